@@ -1,1 +1,13 @@
-//! hatchery-common
+//! The vocabulary of Hatchery: identifiers, specifications, manifests, digests, time, settings, telemetry and TLS
+//! material. No async runtime, no wire format, no libtorch.
+
+pub mod checkpoint;
+pub mod dataset;
+pub mod device;
+pub mod digest;
+pub mod field;
+pub mod id;
+pub mod model;
+pub mod recipe;
+pub mod time;
+pub mod trainer;

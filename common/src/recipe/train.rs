@@ -1,0 +1,197 @@
+//! The training part of a recipe.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    device::DeviceKind,
+    field::{FieldError, check_range},
+};
+
+/// The arithmetic of the forward and backward pass. Weights and optimizer state are always f32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 on a CUDA device that supports it, f32 elsewhere.
+    #[default]
+    Auto,
+    /// f32 everywhere.
+    F32,
+    /// bf16 matrix products with f32 norms, loss and weights.
+    Bf16,
+}
+
+impl Precision {
+    /// What `Auto` comes to on `kind` of device; the others stay.
+    #[must_use]
+    pub fn resolve(self, kind: DeviceKind, bf16_supported: bool) -> Self {
+        match self {
+            Self::Auto if kind == DeviceKind::Cuda && bf16_supported => Self::Bf16,
+            Self::Auto => Self::F32,
+            given => given,
+        }
+    }
+}
+
+/// A recipe's `[train]` as written, not yet checked. The defaults are those of the preset `tiny`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTrainSpec {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences in each step.
+    pub batch: u32,
+    /// Tokens in each sequence.
+    pub block: u32,
+    /// AdamW's learning rate.
+    pub lr: f64,
+    /// AdamW's decoupled weight decay, on all weights.
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub beta2: f64,
+    /// AdamW's term against division by zero.
+    pub epsilon: f64,
+    /// Start weights, batches and dropout follow from this and the step alone.
+    pub seed: u64,
+    /// Arithmetic of the passes.
+    pub precision: Precision,
+    /// Steps between checkpoints; the last step always makes one.
+    pub checkpoint_every: u64,
+    /// Steps between validations; the last step always makes one.
+    pub validate_every: u64,
+    /// Share of the corpus, at its end, that is held out for validation.
+    pub validation_share: f64,
+    /// Most windows of `block` bytes that a validation reads, from the start of the held-out part.
+    pub validation_windows: u32,
+}
+
+impl Default for RawTrainSpec {
+    fn default() -> Self {
+        Self {
+            steps: 300,
+            batch: 8,
+            block: 128,
+            lr: 1e-3,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            seed: 1,
+            precision: Precision::Auto,
+            checkpoint_every: 100,
+            validate_every: 100,
+            validation_share: 0.1,
+            validation_windows: 128,
+        }
+    }
+}
+
+/// A checked `[train]`. Read its fields through [`TrainSpec::raw`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RawTrainSpec", into = "RawTrainSpec")]
+pub struct TrainSpec(RawTrainSpec);
+
+impl TrainSpec {
+    /// Most steps.
+    pub const STEPS_MAX: u64 = 1_000_000_000;
+    /// Most sequences in a step.
+    pub const BATCH_MAX: u32 = 65_536;
+    /// Longest sequence.
+    pub const BLOCK_MAX: u32 = 1 << 20;
+
+    /// Checks every field; the error names the first wrong one.
+    pub fn new(raw: RawTrainSpec) -> Result<Self, FieldError> {
+        check_range("steps", raw.steps, 1, Self::STEPS_MAX)?;
+        check_range("batch", raw.batch, 1, Self::BATCH_MAX)?;
+        check_range("block", raw.block, 2, Self::BLOCK_MAX)?;
+        if !(raw.lr > 0.0 && raw.lr <= 10.0) {
+            return Err(FieldError::new("lr", format!("must be above 0 and at most 10, not {}", raw.lr)));
+        }
+        check_range("weight_decay", raw.weight_decay, 0.0, 10.0)?;
+        for (field, beta) in [("beta1", raw.beta1), ("beta2", raw.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(FieldError::new(field, format!("must be at least 0 and below 1, not {beta}")));
+            }
+        }
+        if !(raw.epsilon > 0.0 && raw.epsilon <= 1.0) {
+            return Err(FieldError::new(
+                "epsilon",
+                format!("must be above 0 and at most 1, not {}", raw.epsilon),
+            ));
+        }
+        check_range("seed", raw.seed, 0, i64::MAX as u64)?;
+        check_range("checkpoint_every", raw.checkpoint_every, 1, Self::STEPS_MAX)?;
+        check_range("validate_every", raw.validate_every, 1, Self::STEPS_MAX)?;
+        check_range("validation_share", raw.validation_share, 0.001, 0.9)?;
+        check_range("validation_windows", raw.validation_windows, 1, 1 << 20)?;
+        Ok(Self(raw))
+    }
+
+    /// The fields.
+    pub fn raw(&self) -> &RawTrainSpec {
+        &self.0
+    }
+
+    /// Splits a corpus of `corpus_bytes`: the training part's length; the rest validates.
+    ///
+    /// Each part must hold at least one window and the byte after it; the error names the sizes.
+    pub fn split(&self, corpus_bytes: u64) -> Result<u64, FieldError> {
+        let window = u64::from(self.0.block) + 1;
+        let train_bytes = ((corpus_bytes as f64) * (1.0 - self.0.validation_share)).floor() as u64;
+        let validation_bytes = corpus_bytes - train_bytes;
+        if train_bytes < window || validation_bytes < window {
+            return Err(FieldError::new(
+                "data",
+                format!(
+                    "the corpus has {corpus_bytes} bytes: {train_bytes} to train on and {validation_bytes} to \
+                     validate on, but each part needs at least block + 1 = {window}; give more text or a smaller \
+                     train.block"
+                ),
+            ));
+        }
+        Ok(train_bytes)
+    }
+}
+
+impl TryFrom<RawTrainSpec> for TrainSpec {
+    type Error = FieldError;
+
+    fn try_from(raw: RawTrainSpec) -> Result<Self, FieldError> {
+        Self::new(raw)
+    }
+}
+
+impl From<TrainSpec> for RawTrainSpec {
+    fn from(spec: TrainSpec) -> Self {
+        spec.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_values_name_the_field() {
+        let cases: [(RawTrainSpec, &str); 5] = [
+            (RawTrainSpec { lr: f64::NAN, ..Default::default() }, "lr"),
+            (RawTrainSpec { steps: 0, ..Default::default() }, "steps"),
+            (RawTrainSpec { batch: u32::MAX, ..Default::default() }, "batch"),
+            (RawTrainSpec { beta2: 1.0, ..Default::default() }, "beta2"),
+            (RawTrainSpec { weight_decay: f64::INFINITY, ..Default::default() }, "weight_decay"),
+        ];
+        for (raw, field) in cases {
+            assert_eq!(TrainSpec::new(raw).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn a_small_corpus_is_refused_with_its_sizes() {
+        let spec = TrainSpec::new(RawTrainSpec::default()).unwrap();
+        assert_eq!(spec.split(1_115_394).unwrap(), 1_003_854);
+        let error = spec.split(1000).unwrap_err().to_string();
+        assert!(error.contains("1000 bytes") && error.contains("129"), "{error}");
+        assert!(spec.split(0).is_err());
+    }
+}

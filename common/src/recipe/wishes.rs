@@ -1,0 +1,73 @@
+//! Where a job may run and where its checkpoints go.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    device::DeviceKind,
+    id::{Name, NodeId},
+};
+
+/// Labels that people put on nodes: `room = "attic"`.
+pub type Labels = BTreeMap<Name, Name>;
+
+/// Where a job may run. Empty lists and tables wish for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceWishes {
+    /// Kinds of device that will do; empty: any.
+    pub kinds: Vec<DeviceKind>,
+    /// Names of nodes that will do; empty: any.
+    pub nodes: Vec<Name>,
+    /// Labels that the node must carry, each with this value.
+    pub labels: Labels,
+}
+
+/// A set of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeSelector {
+    /// Every node of the fleet, also one that joins later.
+    #[default]
+    All,
+    /// No node.
+    None,
+    /// The nodes that carry all these labels.
+    Labels(Labels),
+    /// These nodes.
+    Nodes(Vec<NodeId>),
+}
+
+impl NodeSelector {
+    /// Whether a node with this id and these labels is in the set.
+    pub fn selects(&self, node: NodeId, labels: &Labels) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Labels(wanted) => wanted.iter().all(|(key, value)| labels.get(key) == Some(value)),
+            Self::Nodes(nodes) => nodes.contains(&node),
+        }
+    }
+}
+
+/// Which of a job's checkpoints are replicated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicateWhich {
+    /// Each one.
+    #[default]
+    Each,
+    /// Only the newest.
+    Last,
+}
+
+/// Where a job's checkpoints go by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicaPolicy {
+    /// The nodes that hold them.
+    pub to: NodeSelector,
+    /// Which of them.
+    pub which: ReplicateWhich,
+}

@@ -1,0 +1,122 @@
+//! Two clocks: wall time for people and records, boot time for deadlines.
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Wall time in milliseconds since 1970-01-01 UTC. For records and people; never for deadlines.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Now.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(since.as_millis() as u64)
+    }
+
+    /// Time passed since `earlier`; zero if the clock went back.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.as_millis() as u64))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// `2026-11-24 14:03:09 UTC`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, seconds) = ((self.0 / 86_400_000) as i64, self.0 / 1000 % 86_400);
+        let (year, month, day) = civil_date(days);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        )
+    }
+}
+
+/// The Gregorian date of a day counted from 1970-01-01, by the proleptic 400-year cycle of 146,097 days.
+fn civil_date(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468; // days since 0000-03-01, so that the leap day ends a year
+    let (cycle, day_of_cycle) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_cycle =
+        (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
+    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (cycle * 400 + year_of_cycle + i64::from(month <= 2), month, day)
+}
+
+/// Time since the machine booted, in milliseconds, that goes on counting while it is suspended. Processes of one
+/// machine share it, so a deadline can be handed from the agent to its trainer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootTime(pub u64);
+
+impl BootTime {
+    /// Now.
+    pub fn now() -> Self {
+        // Linux stops CLOCK_MONOTONIC in suspend; Apple's CLOCK_MONOTONIC counts through it.
+        #[cfg(target_os = "linux")]
+        let clock = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = rustix::time::ClockId::Monotonic;
+        let time = rustix::time::clock_gettime(clock);
+        Self(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    }
+
+    /// Time passed since `earlier`; zero if that lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.as_millis() as u64))
+    }
+}
+
+impl Sub<Duration> for BootTime {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration.as_millis() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_read_as_dates() {
+        assert_eq!(Timestamp(0).to_string(), "1970-01-01 00:00:00 UTC");
+        assert_eq!(Timestamp(1_709_210_096_000).to_string(), "2024-02-29 12:34:56 UTC");
+        assert_eq!(Timestamp(1_798_761_599_999).to_string(), "2026-12-31 23:59:59 UTC");
+    }
+
+    #[test]
+    fn boot_time_does_not_go_back() {
+        let before = BootTime::now();
+        assert!(BootTime::now() >= before);
+        assert_eq!((before + Duration::from_secs(2)).since(before), Duration::from_secs(2));
+    }
+}
