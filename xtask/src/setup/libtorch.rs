@@ -1,0 +1,164 @@
+//! Puts libtorch into its folder: finds the wheels, takes what is missing, writes the manifest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use console::style;
+use indicatif::HumanBytes;
+
+use super::http::Http;
+use super::index;
+use super::layout::{self, TORCH_VERSION};
+use super::manifest::{Entry, Manifest};
+use super::pip::{self, PipConfig};
+use super::platform::{Flavour, Platform};
+use super::record::{self, Recorded};
+use super::requirement::{self, Requirement};
+use super::url;
+use super::wheel::{Source, Wheel};
+use super::zip::{self, Member, Span};
+use crate::progress::Meter;
+
+/// Where half-fetched parts wait to be completed.
+const DOWNLOADS: &str = ".downloads";
+const LOCK: &str = ".lock";
+
+/// Makes sure that `folder` holds libtorch in the flavour that was asked for, or one that contains it.
+pub(crate) fn ensure(folder: &Path, platform: Platform, flavour: Flavour, is_forced: bool) -> Result<Manifest> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock = File::create(folder.join(LOCK)).with_context(|| format!("cannot write in {}", folder.display()))?;
+    lock.lock().context("cannot wait for another setup to end")?;
+
+    let installed = Manifest::read(folder);
+    if let Some(manifest) = &installed {
+        let flavour_serves = manifest.flavour == flavour || !is_forced && manifest.flavour >= flavour;
+        if manifest.version == TORCH_VERSION && manifest.platform == platform && flavour_serves {
+            match manifest.first_missing(folder) {
+                None => return Ok(installed.expect("the manifest was just looked at")),
+                Some(path) => eprintln!("{path} is missing or has another length: fetching it again"),
+            }
+        }
+    }
+    Manifest::remove(folder)?;
+    let manifest = install(folder, platform, flavour)?;
+    for stale in installed.iter().flat_map(|old| old.files.keys()).filter(|path| !manifest.files.contains_key(*path)) {
+        // A file of another flavour that is gone already is as good as one removed here.
+        std::fs::remove_file(folder.join(stale)).ok();
+    }
+    manifest.write(folder)?;
+    Ok(manifest)
+}
+
+fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manifest> {
+    eprintln!("libtorch {TORCH_VERSION} for {platform}, {flavour} libraries");
+    let downloads = folder.join(DOWNLOADS);
+    std::fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
+
+    let pip = PipConfig::read();
+    let http = Http::new(&pip)?;
+    let online = Finder::Index { http: &http, pip: &pip };
+    let found = if pip.no_index { None } else { Some(find_all(&online, platform, flavour)) };
+    let chosen = match found {
+        Some(Ok(chosen)) => chosen,
+        Some(Err(error)) => {
+            eprintln!("{} {error:#}", style("cannot read parts of the wheels:").yellow());
+            eprintln!("downloading them whole with pip");
+            find_all(&Finder::Pip { downloads: &downloads }, platform, flavour)?
+        }
+        None => find_all(&Finder::Pip { downloads: &downloads }, platform, flavour)?,
+    };
+
+    let mut files = BTreeMap::new();
+    let mut work = Vec::new();
+    for (wheel, members) in &chosen {
+        let recorded: HashMap<String, Recorded> =
+            members.iter().map(|(member, recorded)| (member.name.clone(), recorded.clone())).collect();
+        files.extend(recorded.iter().map(|(name, recorded)| (name.clone(), Entry::from(recorded.clone()))));
+        let missing = members.iter().filter(|(member, recorded)| !is_there(&folder.join(&member.name), recorded));
+        let spans = zip::spans(missing.map(|(member, _)| member.clone()));
+        work.extend(spans.into_iter().map(|span| (wheel, span)).map(|(wheel, span)| (wheel, span, recorded.clone())));
+    }
+    let total: u64 = work.iter().map(|(_, span, _)| length(span)).sum();
+    let mut meter = Meter::new("libtorch", total);
+    for (wheel, span, recorded) in &work {
+        meter.label(span.title());
+        wheel.take(span, recorded, folder, &downloads, &mut meter)?;
+    }
+    eprintln!("fetched {}", meter.finish());
+
+    for (path, content) in layout::made_here(platform) {
+        let entry = Entry { size_bytes: content.len() as u64, sha256: record::sha256(content.as_bytes())? };
+        std::fs::write(folder.join(path), &content).with_context(|| format!("cannot write {path}"))?;
+        files.insert(path.to_owned(), entry);
+    }
+    std::fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))?;
+    let manifest = Manifest { version: TORCH_VERSION.to_owned(), platform, flavour, files };
+    eprintln!("{} in {}", HumanBytes(manifest.size_bytes()), folder.display());
+    Ok(manifest)
+}
+
+fn length(span: &Span) -> u64 {
+    span.range.end - span.range.start
+}
+
+fn is_there(path: &Path, recorded: &Recorded) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    file.metadata().is_ok_and(|found| found.len() == recorded.size_bytes)
+        && record::sha256(file).is_ok_and(|sha256| sha256 == recorded.sha256)
+}
+
+/// How wheels are found.
+enum Finder<'a> {
+    /// In the user's index, to be read in parts.
+    Index { http: &'a Http, pip: &'a PipConfig },
+    /// By pip, which downloads them whole.
+    Pip { downloads: &'a Path },
+}
+
+type Chosen<'a> = (Wheel<'a>, Vec<(Member, Recorded)>);
+
+/// The wheels and what is wanted of each: torch, and of NVIDIA's those that torch names for this flavour.
+fn find_all<'a>(finder: &Finder<'a>, platform: Platform, flavour: Flavour) -> Result<Vec<Chosen<'a>>> {
+    let torch = Requirement::parse(&format!("torch=={TORCH_VERSION}")).expect("a pinned requirement");
+    let torch = open(finder, &torch, platform)?;
+    let mut needed = Vec::new();
+    if platform.is_linux() {
+        for requirement in requirement::on_linux(&torch.metadata()?, &[])? {
+            if requirement.name == "cuda-toolkit" {
+                let toolkit = open(finder, &requirement, platform)?;
+                needed.extend(requirement::on_linux(&toolkit.metadata()?, &requirement.extras)?);
+            } else {
+                needed.push(requirement);
+            }
+        }
+    }
+    let members = torch.choose(|name| layout::wants_of_torch(name, platform, flavour))?;
+    let mut chosen = vec![(torch, members)];
+    for requirement in needed.iter().filter(|requirement| layout::wants_project(requirement, flavour)) {
+        let wheel = open(finder, requirement, platform)?;
+        let members = wheel.choose(|name| layout::wants_of_nvidia(name, &requirement.name, flavour))?;
+        chosen.push((wheel, members));
+    }
+    Ok(chosen)
+}
+
+fn open<'a>(finder: &Finder<'a>, requirement: &Requirement, platform: Platform) -> Result<Wheel<'a>> {
+    match *finder {
+        Finder::Index { http, pip } => {
+            let offer = index::find(http, pip, requirement, platform)?;
+            let same_origin = |index: &&String| {
+                url::origin(&url::split_credentials(index).url) == url::origin(&offer.url)
+            };
+            let authorization =
+                pip.indexes.iter().find(same_origin).and_then(|index| url::split_credentials(index).authorization);
+            Wheel::open(offer.filename, Source::Remote { http, url: offer.url, authorization })
+        }
+        Finder::Pip { downloads } => {
+            let path = pip::download(&requirement.to_pip(), downloads)?;
+            let filename = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Wheel::open(filename, Source::Local(path))
+        }
+    }
+}
