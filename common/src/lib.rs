@@ -8,6 +8,8 @@ pub mod digest;
 pub mod field;
 pub mod id;
 pub mod model;
+pub mod node;
 pub mod recipe;
+pub mod session;
 pub mod time;
 pub mod trainer;

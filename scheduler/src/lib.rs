@@ -1,1 +1,23 @@
-//! hatchery-scheduler
+//! The scheduler: pure functions over the cluster's state.
+//!
+//! ```text
+//! decide(&Cluster, Request, now)      -> changes | Rejected(why)
+//! plan(&Cluster, &Observed, now)      -> changes + a typed reason for everything that waits
+//! Cluster::evolve(&Change)            infallible: a change was checked when it was made
+//! assignment(&Cluster, node)          what one node is to do
+//! violations(&Cluster)                what should never be
+//! ```
+//!
+//! No IO, no clock, no randomness of its own: time and fresh ids are arguments.
+
+mod change;
+mod cluster;
+mod observed;
+mod request;
+
+pub use change::{Change, LeaseEnd};
+pub use cluster::{
+    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout, Scope,
+};
+pub use observed::{Now, Observed, ObservedNode};
+pub use request::{Rejected, Request};

@@ -1,0 +1,128 @@
+//! What coordinator and agent tell each other over a session: desired state one way, observed state the other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    device::Device,
+    id::{CheckpointId, Epoch, JobId},
+    recipe::JobSpec,
+    trainer::{Ending, Progress, Validation},
+};
+
+/// Everything that a node is to do, whole each time: what is not in it is to stop.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// How long the coordinator waits, from the last report it received, before it gives the node's attempts away.
+    pub lease: Duration,
+    /// The attempts to run, sorted by job.
+    pub attempts: Vec<AssignedAttempt>,
+    /// The checkpoints to hold, newest last.
+    pub checkpoints: Vec<CheckpointId>,
+}
+
+/// One attempt to run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssignedAttempt {
+    /// The job.
+    pub job: JobId,
+    /// The fencing token.
+    pub epoch: Epoch,
+    /// What to train.
+    pub spec: JobSpec,
+    /// Where.
+    pub device: Device,
+    /// The committed checkpoint to go on from; none: from the start.
+    pub resume_from: Option<CheckpointId>,
+    /// Whether the trainer is to write a checkpoint and stop, because the job was cancelled.
+    pub stop: bool,
+}
+
+/// All that an agent sees, whole each time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Counts the reports of one session from 1; the coordinator's answer names the one it answers.
+    pub sequence: u64,
+    /// Every attempt that the agent knows of, also ended ones until the assignment no longer has them.
+    pub attempts: Vec<AttemptReport>,
+    /// Every checkpoint that it holds or fetches.
+    pub replicas: Vec<ReplicaReport>,
+    /// What is free on the file system of its folder.
+    pub disk_free_bytes: u64,
+}
+
+/// How one attempt stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptReport {
+    /// The job.
+    pub job: JobId,
+    /// The fencing token it runs under.
+    pub epoch: Epoch,
+    /// How far it is.
+    pub phase: AttemptPhase,
+    /// The trainer's last progress.
+    pub progress: Option<Progress>,
+    /// The trainer's last validation.
+    pub validation: Option<Validation>,
+    /// The arithmetic and device in words, once the trainer said: `cpu, f32`.
+    pub running_on: Option<String>,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum AttemptPhase {
+    /// Dataset and checkpoint are being fetched.
+    Fetching {
+        /// Bytes fetched.
+        done_bytes: u64,
+        /// Bytes to fetch in all.
+        total_bytes: u64,
+    },
+    /// The trainer is loading.
+    Starting,
+    /// The trainer makes steps.
+    Running,
+    /// The trainer was told to stop.
+    Stopping,
+    /// The trainer has ended and its checkpoints are committed.
+    Ended {
+        /// How.
+        ending: Ending,
+        /// The last lines of its stderr, for a failure.
+        last_output: String,
+    },
+}
+
+/// One checkpoint on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    /// Which.
+    pub checkpoint: CheckpointId,
+    /// How it stands.
+    pub state: ReplicaState,
+}
+
+/// How a replica stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// On its way.
+    Fetching {
+        /// Bytes fetched and verified.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// Verified, activated, and answering.
+    Ready {
+        /// How long the self-test generation took.
+        self_test_ms: f64,
+    },
+    /// It cannot be had or does not answer; it is tried again.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}

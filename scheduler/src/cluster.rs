@@ -1,0 +1,244 @@
+//! The durable state of the fleet. It changes only by [`Change`](crate::Change)s.
+
+use std::collections::BTreeMap;
+
+use hatchery_common::{
+    checkpoint::CheckpointManifest,
+    dataset::DatasetManifest,
+    device::Device,
+    digest::Digest,
+    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
+    node::Inventory,
+    recipe::{JobSpec, Labels, NodeSelector},
+    time::Timestamp,
+    trainer::{FailureCause, Metrics},
+};
+use serde::{Deserialize, Serialize};
+
+/// Everything that the coordinator knows for certain.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// Nodes that have joined, removed ones left out.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Every job, ended ones included.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// Which request made which job: I2.
+    pub requests: BTreeMap<RequestId, (Digest, JobId)>,
+    /// Every dataset.
+    pub datasets: BTreeMap<DatasetId, Dataset>,
+    /// Every committed checkpoint.
+    pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+    /// Every rollout that somebody asked for.
+    pub rollouts: BTreeMap<RolloutId, Rollout>,
+    /// Join tokens by the digest of their secret; the secret itself is never kept.
+    pub tokens: BTreeMap<Digest, JoinToken>,
+    /// Every certificate given out.
+    pub certificates: BTreeMap<CertificateId, Certificate>,
+    /// The number of the last change; the first is 1.
+    pub last_event: u64,
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its identity, as its certificate names it.
+    pub id: NodeId,
+    /// What people call it; unique among nodes.
+    pub name: Name,
+    /// What people put on it.
+    pub labels: Labels,
+    /// What it is and has, as it last said.
+    pub inventory: Inventory,
+    /// When it joined.
+    pub joined_at: Timestamp,
+}
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// What was submitted.
+    pub spec: JobSpec,
+    /// Who submitted it.
+    pub submitter: Name,
+    /// When.
+    pub submitted_at: Timestamp,
+    /// Where it stands.
+    pub phase: JobPhase,
+    /// The newest lease's epoch; 0 before the first.
+    pub epoch: Epoch,
+    /// The lease, while there is one.
+    pub lease: Option<Lease>,
+    /// When the first lease was granted.
+    pub started_at: Option<Timestamp>,
+    /// When it reached a terminal phase.
+    pub ended_at: Option<Timestamp>,
+    /// The newest committed checkpoint.
+    pub checkpoint: Option<CheckpointId>,
+    /// Steps done at that checkpoint.
+    pub checkpoint_step: u64,
+    /// The figures of that checkpoint.
+    pub metrics: Metrics,
+    /// Attempts that failed, oldest first, bounded.
+    pub failures: Vec<Failure>,
+    /// No new lease before this time: backing off after a failure.
+    pub not_before: Option<Timestamp>,
+}
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum JobPhase {
+    /// It waits for a device.
+    Queued,
+    /// An attempt has the lease.
+    Running,
+    /// It was cancelled; the attempt is stopping and still has the lease.
+    Cancelling,
+    /// All steps are done and the last checkpoint is committed.
+    Completed,
+    /// It was cancelled.
+    Cancelled,
+    /// It cannot succeed.
+    Failed {
+        /// Why, for a person.
+        why: String,
+    },
+    /// It crashed too often on too many nodes and is held: I10.
+    Poisoned {
+        /// The last output, for a person.
+        why: String,
+    },
+}
+
+impl JobPhase {
+    /// Whether nothing more can come: I4.
+    pub const fn is_terminal(&self) -> bool {
+        matches!(self, Self::Completed | Self::Cancelled | Self::Failed { .. } | Self::Poisoned { .. })
+    }
+
+    /// One lower-case word.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Cancelling => "cancelling",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Failed { .. } => "failed",
+            Self::Poisoned { .. } => "poisoned",
+        }
+    }
+}
+
+/// One attempt's right to a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The node.
+    pub node: NodeId,
+    /// The device.
+    pub device: Device,
+    /// When it was granted.
+    pub granted_at: Timestamp,
+    /// The checkpoint that the attempt goes on from.
+    pub resume_from: Option<CheckpointId>,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Where it ran.
+    pub node: NodeId,
+    /// On what.
+    pub device: Device,
+    /// Why, as a class.
+    pub cause: FailureCause,
+    /// Why, for a person, with the last output.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// What it is made of.
+    pub manifest: DatasetManifest,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+}
+
+/// One committed checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// What it is made of.
+    pub manifest: CheckpointManifest,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+}
+
+/// Somebody's wish that a checkpoint be on a set of nodes, beside what the job's own policy wishes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Its identity.
+    pub id: RolloutId,
+    /// Which checkpoint.
+    pub checkpoint: CheckpointId,
+    /// On which nodes.
+    pub to: NodeSelector,
+    /// Who asked.
+    pub by: Name,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What the bearer of a certificate may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+pub enum Scope {
+    /// Be a node.
+    Agent,
+    /// Do everything that people do.
+    Operator,
+    /// Look, and change nothing.
+    Viewer,
+}
+
+/// A one-time right to get a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// What the certificate will allow.
+    pub scope: Scope,
+    /// The name wished for the node or the person.
+    pub name: Option<Name>,
+    /// Labels for the node.
+    pub labels: Labels,
+    /// Who made it.
+    pub created_by: Name,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// After this it is void.
+    pub expires_at: Timestamp,
+    /// When it was used.
+    pub used_at: Option<Timestamp>,
+}
+
+/// A certificate given out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Its identity, which stands in the certificate.
+    pub id: CertificateId,
+    /// What it allows.
+    pub scope: Scope,
+    /// The node, for an agent.
+    pub node: Option<NodeId>,
+    /// The node's or the person's name.
+    pub name: Name,
+    /// When it was given out.
+    pub issued_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}

@@ -1,0 +1,53 @@
+//! Observations: what was last heard. Never durable; a restarted coordinator starts with none.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hatchery_common::{
+    id::NodeId,
+    session::Report,
+    time::{BootTime, Timestamp},
+};
+
+/// The two clocks at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For records.
+    pub wall: Timestamp,
+    /// For deadlines.
+    pub boot: BootTime,
+}
+
+/// What the coordinator has heard since it started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// When this coordinator started: a node not heard from since then is *unknown*, and its leases run from here (I5).
+    pub started_at: BootTime,
+    /// A lease's term, counted from the last report received.
+    pub lease: Duration,
+    /// The nodes heard from.
+    pub nodes: BTreeMap<NodeId, ObservedNode>,
+}
+
+/// What was last heard of a node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ObservedNode {
+    /// When its last report came.
+    pub last_heard: BootTime,
+    /// Whether its session is open.
+    pub connected: bool,
+    /// Its last report.
+    pub report: Report,
+}
+
+impl Observed {
+    /// Nothing heard yet.
+    pub fn new(started_at: BootTime, lease: Duration) -> Self {
+        Self { started_at, lease, nodes: BTreeMap::new() }
+    }
+
+    /// When the leases of `node` run out, unless it is heard from again.
+    pub fn lease_until(&self, node: NodeId) -> BootTime {
+        let last_heard = self.nodes.get(&node).map_or(self.started_at, |node| node.last_heard);
+        last_heard.max(self.started_at) + self.lease
+    }
+}

@@ -1,0 +1,194 @@
+//! Requests: what people and agents want changed, and why it may be refused.
+
+use hatchery_common::{
+    checkpoint::CheckpointManifest,
+    dataset::DatasetManifest,
+    digest::Digest,
+    field::FieldError,
+    id::{CertificateId, CheckpointId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
+    node::Inventory,
+    recipe::{JobSpec, Labels, NodeSelector},
+    time::Timestamp,
+    trainer::Ending,
+};
+
+use crate::cluster::Scope;
+
+/// What somebody wants changed. Fresh ids are drawn by the caller, so that deciding stays pure.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Make a join token.
+    CreateToken {
+        /// Digest of the secret.
+        secret: Digest,
+        /// What it is to give.
+        scope: Scope,
+        /// The name wished for the node or the person.
+        name: Option<Name>,
+        /// Labels for the node.
+        labels: Labels,
+        /// Who asks.
+        by: Name,
+        /// After this it is void.
+        expires_at: Timestamp,
+    },
+    /// Use a token: get a certificate, and for an agent become a node.
+    Join {
+        /// Digest of the secret given.
+        secret: Digest,
+        /// The certificate's new id.
+        certificate: CertificateId,
+        /// The node's new id, used for an agent.
+        node: NodeId,
+        /// The name wished by the joiner, where the token wishes none; made unique for a node.
+        name: Name,
+        /// Labels wished by the joiner, added to the token's.
+        labels: Labels,
+    },
+    /// Renew the certificate of a known bearer: same scope, same name, a new id.
+    Renew {
+        /// The certificate that asks.
+        old: CertificateId,
+        /// The new id.
+        new: CertificateId,
+    },
+    /// Revoke every certificate of a name, or take a node out: its leases end as lost.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// Revoke one certificate.
+    RevokeCertificate {
+        /// Which.
+        certificate: CertificateId,
+    },
+    /// A node says what it is and has.
+    Inventory {
+        /// Which.
+        node: NodeId,
+        /// What it is and has.
+        inventory: Box<Inventory>,
+    },
+    /// Register a dataset whose blobs are all here (the caller has checked).
+    RegisterDataset {
+        /// What it is made of.
+        manifest: DatasetManifest,
+    },
+    /// Submit a job.
+    Submit {
+        /// The request's id: I2.
+        request: RequestId,
+        /// The job's new id, if it becomes one.
+        job: JobId,
+        /// Digest of the body, by which a repeated request is known.
+        body: Digest,
+        /// What is to be trained.
+        spec: Box<JobSpec>,
+        /// Who submits.
+        submitter: Name,
+    },
+    /// Cancel a job.
+    Cancel {
+        /// Which.
+        job: JobId,
+        /// Who.
+        by: Name,
+    },
+    /// Commit a checkpoint whose blobs are all here and verified (the caller has checked).
+    CommitCheckpoint {
+        /// The node that asks.
+        node: NodeId,
+        /// What it is made of.
+        manifest: Box<CheckpointManifest>,
+    },
+    /// An attempt ended on its node.
+    AttemptEnded {
+        /// The node that says so.
+        node: NodeId,
+        /// The job.
+        job: JobId,
+        /// The attempt's epoch.
+        epoch: Epoch,
+        /// How.
+        ending: Ending,
+        /// The last lines of its stderr.
+        last_output: String,
+    },
+    /// An agent says goodbye: its leases end at once.
+    Goodbye {
+        /// Which.
+        node: NodeId,
+    },
+    /// Put a checkpoint on nodes.
+    Push {
+        /// The rollout's new id.
+        rollout: RolloutId,
+        /// Which checkpoint.
+        checkpoint: CheckpointId,
+        /// On which nodes.
+        to: NodeSelector,
+        /// Who asks.
+        by: Name,
+    },
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// A field is wrong.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// Something that the request names is not there.
+    #[error("there is no {what} {id}")]
+    NotFound {
+        /// `job`, `node`, `dataset`, `checkpoint`, `certificate`.
+        what: &'static str,
+        /// As given.
+        id: String,
+    },
+    /// The request id was used with another body: I2.
+    #[error("request {request} was already used for job {job} with another body; draw a new request id")]
+    RequestReused {
+        /// The request.
+        request: RequestId,
+        /// The job it made.
+        job: JobId,
+    },
+    /// The epoch is not the job's current one, or the node does not hold its lease: I3.
+    #[error(
+        "job {job}: epoch {given} on this node has no lease (the current epoch is {current}); its work is not used"
+    )]
+    Fenced {
+        /// The job.
+        job: JobId,
+        /// The epoch given.
+        given: Epoch,
+        /// The job's own.
+        current: Epoch,
+    },
+    /// The job has ended.
+    #[error("job {job} has already {phase}")]
+    AlreadyEnded {
+        /// The job.
+        job: JobId,
+        /// The phase's name.
+        phase: &'static str,
+    },
+    /// The token is unknown, used or expired. Which one is not said to a stranger.
+    #[error("this join string is unknown, used or expired; make a new one with `hatchery token create`")]
+    BadToken,
+    /// The certificate is revoked or unknown.
+    #[error("this certificate is revoked or unknown; join again with a new join string")]
+    BadCertificate,
+    /// The request came too early.
+    #[error("{0}")]
+    NotYet(String),
+    /// A limit of the fleet.
+    #[error("the fleet already has {limit} {what}, which is the limit")]
+    Full {
+        /// `nodes`, `jobs waiting`, `join tokens`.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+}
