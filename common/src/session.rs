@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     device::Device,
-    id::{CheckpointId, Epoch, JobId},
+    generate::{GenerationFinished, GenerationOrder},
+    id::{CheckpointId, Epoch, JobId, Name, RequestId},
+    node::Inventory,
     recipe::JobSpec,
     trainer::{Ending, Progress, Validation},
 };
@@ -126,3 +128,83 @@ pub enum ReplicaState {
         why: String,
     },
 }
+
+/// What an agent sends over its session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentMessage {
+    /// First: what the node is and has.
+    Hello(Box<Inventory>),
+    /// All that it sees; every few seconds, and whenever something changed.
+    Report(Report),
+    /// What the node is and has, when that changed.
+    Inventory(Box<Inventory>),
+    /// What a trainer wrote to stderr.
+    LogLines {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Offset of `text` in everything that this attempt wrote, in bytes.
+        offset: u64,
+        /// At most [`LOG_CHUNK_BYTES_MAX`].
+        text: Vec<u8>,
+    },
+    /// New bytes that the coordinator asked for.
+    Generation {
+        /// Which request.
+        request: RequestId,
+        /// Bytes, the figures at the end, or why not.
+        part: AnswerPart,
+    },
+    /// Last, of a clean stop: the leases end at once.
+    Goodbye,
+}
+
+/// A part of a node's answer to a [`GenerationOrder`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum AnswerPart {
+    /// New bytes, in order.
+    Text(Vec<u8>),
+    /// All bytes are made.
+    Finished(GenerationFinished),
+    /// It cannot be done.
+    Failed(String),
+}
+
+/// What the coordinator sends over a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CoordinatorMessage {
+    /// First.
+    Welcome {
+        /// The node's name.
+        name: Name,
+        /// How often to report.
+        report_every: Duration,
+    },
+    /// Whenever it changed, whole.
+    Assignment(Assignment),
+    /// The report of this sequence was received: the leases run on.
+    ReportReceived {
+        /// The report's own.
+        sequence: u64,
+    },
+    /// Somebody asks a model for new bytes.
+    Generation {
+        /// The request's name in the answer.
+        request: RequestId,
+        /// What is asked.
+        order: GenerationOrder,
+    },
+    /// Nobody listens any more.
+    GenerationCancelled {
+        /// Which request.
+        request: RequestId,
+    },
+}
+
+/// Most bytes of stderr in one message.
+pub const LOG_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Most attempts in one report.
+pub const ATTEMPTS_MAX: usize = 64;
+/// Most replicas in one report.
+pub const REPLICAS_MAX: usize = 10_000;

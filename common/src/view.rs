@@ -1,0 +1,266 @@
+//! What people are shown of the fleet. These types are also the `--output json` of the command line, so their field
+//! names are stable.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoint::CheckpointManifest,
+    device::Device,
+    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
+    node::Inventory,
+    recipe::{JobSpec, Labels},
+    time::Timestamp,
+    trainer::{FailureCause, Metrics, Progress, Validation},
+};
+
+/// The coordinator itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The number of the fleet's last event.
+    pub last_event: u64,
+    /// Nodes whose session is open.
+    pub nodes_connected: u32,
+    /// Nodes in all.
+    pub nodes: u32,
+    /// Jobs that have a lease.
+    pub jobs_running: u32,
+    /// Jobs that wait.
+    pub jobs_queued: u32,
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its identity.
+    pub id: JobId,
+    /// What was submitted.
+    pub spec: JobSpec,
+    /// Who submitted it.
+    pub submitter: Name,
+    /// When.
+    pub submitted_at: Timestamp,
+    /// `queued`, `running`, `cancelling`, `completed`, `cancelled`, `failed`, `poisoned`.
+    pub phase: String,
+    /// Why it waits, failed or is held, as a sentence.
+    pub why: Option<String>,
+    /// The newest attempt's epoch; 0: none yet.
+    pub epoch: Epoch,
+    /// The name of the node that has the lease, or had the last one.
+    pub node: Option<Name>,
+    /// The device there.
+    pub device: Option<Device>,
+    /// When the first attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// What the attempt is doing, in a few words.
+    pub activity: Option<String>,
+    /// Arithmetic and device in words.
+    pub running_on: Option<String>,
+    /// The last progress of the attempt.
+    pub progress: Option<Progress>,
+    /// The last validation of the attempt.
+    pub validation: Option<Validation>,
+    /// The newest committed checkpoint.
+    pub checkpoint: Option<CheckpointId>,
+    /// Steps done at that checkpoint.
+    pub checkpoint_step: u64,
+    /// That checkpoint's figures.
+    pub metrics: Metrics,
+    /// Attempts that failed, oldest first.
+    pub failures: Vec<FailureView>,
+}
+
+impl JobView {
+    /// Whether nothing more can come.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.phase.as_str(), "completed" | "cancelled" | "failed" | "poisoned")
+    }
+
+    /// Whether it ended as it should.
+    pub fn is_completed(&self) -> bool {
+        self.phase == "completed"
+    }
+}
+
+/// An attempt that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailureView {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The node's name, or its id when it has left.
+    pub node: Name,
+    /// On what.
+    pub device: Device,
+    /// Why, as a class.
+    pub cause: FailureCause,
+    /// Why, for a person.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// Its labels.
+    pub labels: Labels,
+    /// What it is and has.
+    pub inventory: Inventory,
+    /// When it joined.
+    pub joined_at: Timestamp,
+    /// Whether its session is open.
+    pub state: NodeState,
+    /// Milliseconds since its last report.
+    pub last_heard_ms_ago: Option<u64>,
+    /// What runs on it.
+    pub running: Vec<RunningView>,
+    /// Checkpoints that it holds, verified and answering.
+    pub replicas_ready: u32,
+    /// Checkpoints that it should hold.
+    pub replicas_wanted: u32,
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Its session is open.
+    Connected,
+    /// Its session is closed.
+    Disconnected,
+    /// Not heard from since the coordinator started.
+    Unknown,
+}
+
+impl NodeState {
+    /// One lower-case word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A job on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningView {
+    /// The device.
+    pub device: Device,
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub job_name: Name,
+    /// Its last progress.
+    pub progress: Option<Progress>,
+}
+
+/// A dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetView {
+    /// Its identity.
+    pub id: DatasetId,
+    /// Its name.
+    pub name: Name,
+    /// How many files.
+    pub files: u64,
+    /// The corpus, separators included.
+    pub corpus_bytes: u64,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// Its identity.
+    pub id: CheckpointId,
+    /// What it is made of.
+    pub manifest: CheckpointManifest,
+    /// The name of the job that made it.
+    pub job_name: Name,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+    /// One for each node that should hold it.
+    pub replicas: Vec<ReplicaView>,
+}
+
+/// One checkpoint on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: Name,
+    /// How it stands; absent: wanted there, and the node has not begun or is not connected.
+    pub state: Option<crate::session::ReplicaState>,
+}
+
+/// One entry of the fleet's history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Counts from 1 without gaps.
+    pub number: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `job_submitted`, `lease_granted`, ...
+    pub kind: String,
+    /// The job it concerns.
+    pub job: Option<JobId>,
+    /// The node it concerns.
+    pub node: Option<NodeId>,
+    /// A sentence for people.
+    pub text: String,
+    /// The whole change.
+    pub change: serde_json::Value,
+}
+
+/// A certificate that was given out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// Its identity.
+    pub id: CertificateId,
+    /// What it allows: `agent`, `operator`, `viewer`.
+    pub scope: AccessScope,
+    /// The node's or the person's name.
+    pub name: Name,
+    /// The node, for an agent.
+    pub node: Option<NodeId>,
+    /// When it was given out.
+    pub issued_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What the bearer of a certificate may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessScope {
+    /// Be a node.
+    Agent,
+    /// Do everything that people do.
+    Operator,
+    /// Look, and change nothing.
+    Viewer,
+}
+
+impl AccessScope {
+    /// One lower-case word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+        }
+    }
+}
