@@ -28,8 +28,9 @@ impl Http {
     pub(crate) fn new(pip: &PipConfig) -> Result<Self> {
         let roots = match &pip.certificates {
             Some(path) => {
-                let pem = std::fs::read(path)
-                    .with_context(|| format!("cannot read the certificates {} that pip is set to use", path.display()))?;
+                let pem = std::fs::read(path).with_context(|| {
+                    format!("cannot read the certificates {} that pip is set to use", path.display())
+                })?;
                 RootCerts::new_with_certs(&certificates(&pem))
             }
             None => RootCerts::WebPki,
@@ -45,7 +46,8 @@ impl Http {
                 .timeout_recv_response(Some(RESPONSE_TIMEOUT))
                 .timeout_per_read(Some(SILENCE_TIMEOUT));
             if let Some(proxy) = &pip.proxy {
-                config = config.proxy(Some(ureq::Proxy::new(proxy).context("pip's proxy setting cannot be read")?));
+                config = config
+                    .proxy(Some(ureq::Proxy::new(proxy).context("pip's proxy setting cannot be read")?));
             }
             Ok(config.build().new_agent())
         };
@@ -53,17 +55,29 @@ impl Http {
     }
 
     /// Asks for a page; anything but success is an error.
-    pub(crate) fn get(&self, url: &str, headers: &[(&str, &str)], authorization: Option<&str>) -> Result<Response> {
+    pub(crate) fn get(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        authorization: Option<&str>,
+    ) -> Result<Response> {
         let response = self.send(url, headers, authorization)?;
         match response.status() {
             200..=299 => Ok(response),
-            401 | 403 => bail!("{url} refuses access ({}): check the credentials of the index", response.status()),
+            401 | 403 => {
+                bail!("{url} refuses access ({}): check the credentials of the index", response.status())
+            }
             status => bail!("{url} answers {status}"),
         }
     }
 
     /// Asks for a range of bytes; a server that answers with the whole file is refused.
-    pub(crate) fn range(&self, url: &str, range: Range<u64>, authorization: Option<&str>) -> Result<Response> {
+    pub(crate) fn range(
+        &self,
+        url: &str,
+        range: Range<u64>,
+        authorization: Option<&str>,
+    ) -> Result<Response> {
         let wanted = format!("bytes={}-{}", range.start, range.end - 1);
         let response = self.send(url, &[("Range", &wanted)], authorization)?;
         if response.status() != 206 {

@@ -35,7 +35,12 @@ pub(crate) struct Offer {
 }
 
 /// Finds the wheel for a requirement: the first index of the user's that has it.
-pub(crate) fn find(http: &Http, pip: &PipConfig, requirement: &Requirement, platform: Platform) -> Result<Offer> {
+pub(crate) fn find(
+    http: &Http,
+    pip: &PipConfig,
+    requirement: &Requirement,
+    platform: Platform,
+) -> Result<Offer> {
     let mut refusals = Vec::new();
     for index in &pip.indexes {
         let shown = url::split_credentials(index).url;
@@ -58,7 +63,8 @@ fn page(http: &Http, index: &str, project: &str) -> Result<Vec<Offer>> {
         bail!("it answers {kind:?} where {SIMPLE_JSON} was asked for");
     }
     let base = response.url().to_owned();
-    let page: Page = serde_json::from_slice(&response.bytes(PAGE_BYTES_MAX)?).context("its page is not as PEP 691 says")?;
+    let page: Page = serde_json::from_slice(&response.bytes(PAGE_BYTES_MAX)?)
+        .context("its page is not as PEP 691 says")?;
     Ok(page
         .files
         .into_iter()
@@ -112,7 +118,8 @@ mod tests {
     use super::*;
 
     fn chosen(names: &[&str], requirement: &str, platform: Platform) -> Option<String> {
-        let offers = names.iter().map(|name| Offer { filename: (*name).into(), url: String::new() }).collect();
+        let offers =
+            names.iter().map(|name| Offer { filename: (*name).into(), url: String::new() }).collect();
         choose(offers, &Requirement::parse(requirement).unwrap(), platform).map(|offer| offer.filename)
     }
 
@@ -144,7 +151,8 @@ mod tests {
 
     #[test]
     fn of_several_versions_with_one_beginning_the_highest_is_taken() {
-        let names = ["nvidia_x-1.2.9-py3-none-any.whl", "nvidia_x-1.2.10-py3-none-any.whl", "nvidia-x-1.2.11.tar.gz"];
+        let names =
+            ["nvidia_x-1.2.9-py3-none-any.whl", "nvidia_x-1.2.10-py3-none-any.whl", "nvidia-x-1.2.11.tar.gz"];
         let expected = Some("nvidia_x-1.2.10-py3-none-any.whl".to_owned());
         assert_eq!(chosen(&names, "nvidia-x==1.2.*", Platform::LinuxAarch64), expected);
     }

@@ -18,15 +18,7 @@ const CPU_CUDA_PARTS: [(&str, &str); 2] =
     [("nvidia-cuda-runtime", "libcudart.so.13"), ("nvidia-cuda-cupti", "libcupti.so.13")];
 
 /// Libraries of the wheel that serve Python only.
-const PYTHON_ONLY: [&str; 7] = [
-    "libtorch_python",
-    "libshm",
-    "libtorch_global_deps",
-    "libbackend_with_compiler",
-    "libjitbackend_test",
-    "libtorchbind_test",
-    "libaoti_custom_ops",
-];
+const PYTHON_ONLY: [&str; 3] = ["libtorch_python", "libshm", "libtorch_global_deps"];
 
 /// Parts of a name that mark a library as CUDA's.
 const CUDA_MARKS: [&str; 3] = ["cuda", "nvrtc", "nvshmem"];
@@ -36,9 +28,9 @@ pub(crate) fn wants_of_torch(name: &str, platform: Platform, flavour: Flavour) -
     if name.starts_with("torch/include/") {
         return true;
     }
-    // Libraries that the wheel's builder vendored stand in a folder of their own.
-    let vendored = name.strip_prefix("torch.libs/").is_some_and(is_library);
-    let Some(library) = name.strip_prefix("torch/lib/").filter(|file| !file.contains('/')) else { return vendored };
+    let Some(library) = name.strip_prefix("torch/lib/").filter(|file| !file.contains('/')) else {
+        return false;
+    };
     let is_replaced = platform.is_linux() && library == "libtorch.so";
     let is_for_python = PYTHON_ONLY.iter().any(|start| library.starts_with(start));
     let is_cuda = CUDA_MARKS.iter().any(|mark| library.contains(mark));
@@ -87,7 +79,12 @@ mod tests {
     #[test]
     fn a_cpu_box_takes_the_cpu_libraries_and_headers() {
         let wants = |name| wants_of_torch(name, Platform::LinuxX86_64, Flavour::Cpu);
-        for name in ["torch/lib/libc10.so", "torch/lib/libtorch_cpu.so", "torch/lib/libgomp.so.1", "torch/include/a/b.h"] {
+        for name in [
+            "torch/lib/libc10.so",
+            "torch/lib/libtorch_cpu.so",
+            "torch/lib/libgomp.so.1",
+            "torch/include/a/b.h",
+        ] {
             assert!(wants(name), "{name}");
         }
         for name in [
@@ -104,7 +101,7 @@ mod tests {
         ] {
             assert!(!wants(name), "{name}");
         }
-        assert!(wants_of_torch("torch.libs/libarm_compute.so", Platform::LinuxAarch64, Flavour::Cpu));
+        assert!(wants_of_torch("torch/lib/libnvpl_blas_core.so.0", Platform::LinuxAarch64, Flavour::Cpu));
         assert!(wants_of_torch("torch/lib/libtorch.dylib", Platform::MacosArm64, Flavour::Cpu));
     }
 

@@ -26,9 +26,15 @@ const DOWNLOADS: &str = ".downloads";
 const LOCK: &str = ".lock";
 
 /// Makes sure that `folder` holds libtorch in the flavour that was asked for, or one that contains it.
-pub(crate) fn ensure(folder: &Path, platform: Platform, flavour: Flavour, is_forced: bool) -> Result<Manifest> {
+pub(crate) fn ensure(
+    folder: &Path,
+    platform: Platform,
+    flavour: Flavour,
+    is_forced: bool,
+) -> Result<Manifest> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let lock = File::create(folder.join(LOCK)).with_context(|| format!("cannot write in {}", folder.display()))?;
+    let lock =
+        File::create(folder.join(LOCK)).with_context(|| format!("cannot write in {}", folder.display()))?;
     lock.lock().context("cannot wait for another setup to end")?;
 
     let installed = Manifest::read(folder);
@@ -43,7 +49,9 @@ pub(crate) fn ensure(folder: &Path, platform: Platform, flavour: Flavour, is_for
     }
     Manifest::remove(folder)?;
     let manifest = install(folder, platform, flavour)?;
-    for stale in installed.iter().flat_map(|old| old.files.keys()).filter(|path| !manifest.files.contains_key(*path)) {
+    for stale in
+        installed.iter().flat_map(|old| old.files.keys()).filter(|path| !manifest.files.contains_key(*path))
+    {
         // A file of another flavour that is gone already is as good as one removed here.
         std::fs::remove_file(folder.join(stale)).ok();
     }
@@ -76,9 +84,12 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
         let recorded: HashMap<String, Recorded> =
             members.iter().map(|(member, recorded)| (member.name.clone(), recorded.clone())).collect();
         files.extend(recorded.iter().map(|(name, recorded)| (name.clone(), Entry::from(recorded.clone()))));
-        let missing = members.iter().filter(|(member, recorded)| !is_there(&folder.join(&member.name), recorded));
+        let missing =
+            members.iter().filter(|(member, recorded)| !is_there(&folder.join(&member.name), recorded));
         let spans = zip::spans(missing.map(|(member, _)| member.clone()));
-        work.extend(spans.into_iter().map(|span| (wheel, span)).map(|(wheel, span)| (wheel, span, recorded.clone())));
+        work.extend(
+            spans.into_iter().map(|span| (wheel, span)).map(|(wheel, span)| (wheel, span, recorded.clone())),
+        );
     }
     let total: u64 = work.iter().map(|(_, span, _)| length(span)).sum();
     let mut meter = Meter::new("libtorch", total);
@@ -148,11 +159,13 @@ fn open<'a>(finder: &Finder<'a>, requirement: &Requirement, platform: Platform) 
     match *finder {
         Finder::Index { http, pip } => {
             let offer = index::find(http, pip, requirement, platform)?;
-            let same_origin = |index: &&String| {
-                url::origin(&url::split_credentials(index).url) == url::origin(&offer.url)
-            };
-            let authorization =
-                pip.indexes.iter().find(same_origin).and_then(|index| url::split_credentials(index).authorization);
+            let same_origin =
+                |index: &&String| url::origin(&url::split_credentials(index).url) == url::origin(&offer.url);
+            let authorization = pip
+                .indexes
+                .iter()
+                .find(same_origin)
+                .and_then(|index| url::split_credentials(index).authorization);
             Wheel::open(offer.filename, Source::Remote { http, url: offer.url, authorization })
         }
         Finder::Pip { downloads } => {

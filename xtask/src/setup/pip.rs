@@ -56,14 +56,16 @@ impl PipConfig {
         };
         let mut indexes = vec![setting("index-url").unwrap_or_else(|| DEFAULT_INDEX.to_owned())];
         indexes.extend(words(setting("extra-index-url")));
-        let certificates = setting("cert")
-            .or_else(|| ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"].iter().find_map(|name| variable(name)));
+        let certificates = setting("cert").or_else(|| {
+            ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"].iter().find_map(|name| variable(name))
+        });
         Self {
             indexes: indexes.into_iter().map(|index| index.trim_end_matches('/').to_owned()).collect(),
             certificates: certificates.map(PathBuf::from),
             proxy: setting("proxy"),
             trusted_hosts: words(setting("trusted-host")),
-            no_index: setting("no-index").is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no" | "off")),
+            no_index: setting("no-index")
+                .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no" | "off")),
         }
     }
 }
@@ -97,16 +99,11 @@ fn python_string(literal: &str) -> String {
 }
 
 /// Has pip itself download the wheel of `requirement` (as `torch==2.11.0`) into `folder`; returns the wheel's path.
+/// The Python that is here is asked first: a folder of wheels laid by for it may hold no others.
 pub(crate) fn download(requirement: &str, folder: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let status = Command::new("python3")
-        .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--implementation=cp"])
-        .args(["--python-version", PYTHON_VERSION, "--dest"])
-        .arg(folder)
-        .arg(requirement)
-        .status()
-        .context("cannot start python3: install python3 with pip (`cargo xtask setup` says how)")?;
-    if !status.success() {
+    let is_done = download_as(requirement, folder, &[])?
+        || download_as(requirement, folder, &["--implementation=cp", "--python-version", PYTHON_VERSION])?;
+    if !is_done {
         bail!("`python3 -m pip download {requirement}` failed: see its message above");
     }
     let name = requirement.split(['=', '[']).next().unwrap_or(requirement).replace('-', "_").to_lowercase();
@@ -118,6 +115,17 @@ pub(crate) fn download(requirement: &str, folder: &Path) -> Result<PathBuf> {
             file.split('-').next() == Some(&name)
         })
         .with_context(|| format!("pip downloaded {requirement} but left no wheel in {}", folder.display()))
+}
+
+fn download_as(requirement: &str, folder: &Path, python: &[&str]) -> Result<bool> {
+    let status = Command::new("python3")
+        .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"])
+        .arg(folder)
+        .args(python)
+        .arg(requirement)
+        .status()
+        .context("cannot start python3: install python3 with pip (`cargo xtask setup` says how)")?;
+    Ok(status.success())
 }
 
 #[cfg(test)]
@@ -132,7 +140,10 @@ mod tests {
 
     #[test]
     fn without_settings_it_is_pypi() {
-        assert_eq!(config("", &[]), PipConfig { indexes: vec![DEFAULT_INDEX.into()], ..PipConfig::default() });
+        assert_eq!(
+            config("", &[]),
+            PipConfig { indexes: vec![DEFAULT_INDEX.into()], ..PipConfig::default() }
+        );
     }
 
     #[test]

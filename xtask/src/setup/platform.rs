@@ -23,7 +23,9 @@ impl Platform {
     pub(crate) fn current() -> Result<Self> {
         match (std::env::consts::OS, std::env::consts::ARCH) {
             ("linux", _) if cfg!(target_env = "musl") => {
-                bail!("this Linux uses musl; libtorch is built for glibc only: use a glibc distribution or container")
+                bail!(
+                    "this Linux uses musl; libtorch is built for glibc only: use a glibc distribution or container"
+                )
             }
             ("linux", "x86_64") => Ok(Self::LinuxX86_64),
             ("linux", "aarch64") => Ok(Self::LinuxAarch64),

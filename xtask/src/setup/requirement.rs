@@ -27,7 +27,12 @@ impl Requirement {
         let prefix = version.strip_suffix(".*");
         Some(Self {
             name: normalise(name),
-            extras: extras.split(',').map(str::trim).filter(|extra| !extra.is_empty()).map(str::to_owned).collect(),
+            extras: extras
+                .split(',')
+                .map(str::trim)
+                .filter(|extra| !extra.is_empty())
+                .map(str::to_owned)
+                .collect(),
             version: prefix.unwrap_or(version).to_owned(),
             is_prefix: prefix.is_some(),
         })

@@ -21,7 +21,10 @@ pub(crate) fn split_credentials(url: &str) -> Address {
         Some((user, host)) => {
             let user = if user.contains(':') { user.to_owned() } else { format!("{user}:") };
             let encoded = BASE64.encode(&percent_decode(&user));
-            Address { url: format!("{scheme}://{host}{path}"), authorization: Some(format!("Basic {encoded}")) }
+            Address {
+                url: format!("{scheme}://{host}{path}"),
+                authorization: Some(format!("Basic {encoded}")),
+            }
         }
         None => Address { url: url.to_owned(), authorization: None },
     }

@@ -50,7 +50,8 @@ impl<'a> Wheel<'a> {
     /// Reads the directory and RECORD of a wheel.
     pub(crate) fn open(filename: String, source: Source<'a>) -> Result<Self> {
         let size_bytes = source.size_bytes()?;
-        let members = zip::directory(size_bytes, |range| source.read(range)).with_context(|| filename.clone())?;
+        let members =
+            zip::directory(size_bytes, |range| source.read(range)).with_context(|| filename.clone())?;
         let mut wheel = Self { filename, source, members, record: HashMap::new() };
         wheel.record = record::parse(&wheel.dist_info("RECORD")?)?;
         Ok(wheel)
@@ -63,7 +64,10 @@ impl<'a> Wheel<'a> {
 
     fn dist_info(&self, file: &str) -> Result<String> {
         let is_it = |member: &&Member| {
-            member.name.split_once('/').is_some_and(|(folder, rest)| folder.ends_with(".dist-info") && rest == file)
+            member
+                .name
+                .split_once('/')
+                .is_some_and(|(folder, rest)| folder.ends_with(".dist-info") && rest == file)
         };
         let member =
             self.members.iter().find(is_it).with_context(|| format!("{} has no {file}", self.filename))?;
@@ -83,7 +87,8 @@ impl<'a> Wheel<'a> {
                     bail!("{} holds a file with an unsafe path: {}", self.filename, member.name);
                 }
                 let recorded = self.record.get(&member.name);
-                let recorded = recorded.with_context(|| format!("{} is not in the wheel's RECORD", member.name))?;
+                let recorded =
+                    recorded.with_context(|| format!("{} is not in the wheel's RECORD", member.name))?;
                 Ok((member.clone(), recorded.clone()))
             })
             .collect()
@@ -101,7 +106,8 @@ impl<'a> Wheel<'a> {
     ) -> Result<()> {
         let (http, url, authorization) = match &self.source {
             Source::Local(path) => {
-                let mut archive = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let mut archive =
+                    File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
                 unpack_all(&mut archive, 0, span, recorded, root)?;
                 meter.arrived(span.range.end - span.range.start);
                 return Ok(());
@@ -201,7 +207,9 @@ fn fetch(
         }
         fruitless = if have > before { 0 } else { fruitless + 1 };
         if fruitless == FRUITLESS_ATTEMPTS_MAX {
-            return Err(error.context(format!("gave up after {fruitless} attempts; run it again to go on from here")));
+            return Err(
+                error.context(format!("gave up after {fruitless} attempts; run it again to go on from here"))
+            );
         }
         meter.say(&format!("  connection broke, going on from byte {}: {error:#}", range.start + have));
         std::thread::sleep(RETRY_WAIT * 2_u32.pow(fruitless));

@@ -37,7 +37,10 @@ pub(crate) struct Member {
 }
 
 /// Reads the list of members of a zip file of `size_bytes`, given a way to read ranges of it.
-pub(crate) fn directory(size_bytes: u64, read: impl Fn(Range<u64>) -> Result<Vec<u8>>) -> Result<Vec<Member>> {
+pub(crate) fn directory(
+    size_bytes: u64,
+    read: impl Fn(Range<u64>) -> Result<Vec<u8>>,
+) -> Result<Vec<Member>> {
     let tail_start = size_bytes.saturating_sub(COMMENT_BYTES_MAX + END_BYTES as u64);
     let tail = read(tail_start..size_bytes)?;
     let end_at = (0..=tail.len().saturating_sub(END_BYTES))
@@ -50,7 +53,10 @@ pub(crate) fn directory(size_bytes: u64, read: impl Fn(Range<u64>) -> Result<Vec
         bail!("a zip64 archive, which wheels of this kind never are");
     }
     if start + length > size_bytes {
-        bail!("not a whole zip file: its directory would end after byte {}, the file ends at {size_bytes}", start + length);
+        bail!(
+            "not a whole zip file: its directory would end after byte {}, the file ends at {size_bytes}",
+            start + length
+        );
     }
     let listing = read(start..start + length)?;
     let mut members = entries(&listing, usize::from(count))?;
@@ -70,7 +76,8 @@ fn entries(listing: &[u8], count: usize) -> Result<Vec<Member>> {
             bail!("damaged zip file: its directory breaks off after {} members", members.len());
         }
         let name_end = at + ENTRY_BYTES + usize::from(u16_at(listing, at + 28));
-        let entry_end = name_end + usize::from(u16_at(listing, at + 30)) + usize::from(u16_at(listing, at + 32));
+        let entry_end =
+            name_end + usize::from(u16_at(listing, at + 30)) + usize::from(u16_at(listing, at + 32));
         let name = listing.get(at + ENTRY_BYTES..name_end).context("damaged zip file: a name is cut off")?;
         let start = u64::from(u32_at(listing, at + 42));
         members.push(Member {
@@ -144,7 +151,8 @@ pub(crate) fn unpack(
             recorded.sha256
         );
     }
-    std::fs::rename(temporary, destination).with_context(|| format!("cannot put {} in place", destination.display()))
+    std::fs::rename(temporary, destination)
+        .with_context(|| format!("cannot put {} in place", destination.display()))
 }
 
 /// Writes a member's content to `sink`, at most `limit_bytes` of it. `archive` holds the zip file from `base` on.
