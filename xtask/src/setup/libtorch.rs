@@ -1,6 +1,6 @@
 //! Puts libtorch into its folder: finds the wheels, takes what is missing, writes the manifest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::record::{self, Recorded};
 use super::requirement::{self, Requirement};
 use super::url;
 use super::wheel::{Source, Wheel};
-use super::zip::{self, Member, Span};
+use super::zip::{self, Member};
 use crate::progress::Meter;
 
 /// Where half-fetched parts wait to be completed.
@@ -81,21 +81,20 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
     let mut files = BTreeMap::new();
     let mut work = Vec::new();
     for (wheel, members) in &chosen {
-        let recorded: HashMap<String, Recorded> =
-            members.iter().map(|(member, recorded)| (member.name.clone(), recorded.clone())).collect();
-        files.extend(recorded.iter().map(|(name, recorded)| (name.clone(), Entry::from(recorded.clone()))));
-        let missing =
-            members.iter().filter(|(member, recorded)| !is_there(&folder.join(&member.name), recorded));
-        let spans = zip::spans(missing.map(|(member, _)| member.clone()));
-        work.extend(
-            spans.into_iter().map(|span| (wheel, span)).map(|(wheel, span)| (wheel, span, recorded.clone())),
+        files.extend(
+            members.iter().map(|member| (member.name.clone(), Entry::from(wheel.recorded(member).clone()))),
         );
+        let is_missing = |member: &Member| !is_there(&folder.join(&member.name), wheel.recorded(member));
+        // The spans are the same in every run, whatever is there already: so a part begun in an earlier one is found.
+        let spans = zip::spans(members.iter().cloned());
+        let missing = spans.into_iter().filter(|span| span.members.iter().any(is_missing));
+        work.extend(missing.map(|span| (wheel, span)));
     }
-    let total: u64 = work.iter().map(|(_, span, _)| length(span)).sum();
+    let total = work.iter().map(|(_, span)| span.length_bytes()).sum();
     let mut meter = Meter::new("libtorch", total);
-    for (wheel, span, recorded) in &work {
+    for (wheel, span) in &work {
         meter.label(span.title());
-        wheel.take(span, recorded, folder, &downloads, &mut meter)?;
+        wheel.take(span, folder, &downloads, &mut meter)?;
     }
     eprintln!("fetched {}", meter.finish());
 
@@ -108,10 +107,6 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
     let manifest = Manifest { version: TORCH_VERSION.to_owned(), platform, flavour, files };
     eprintln!("{} in {}", HumanBytes(manifest.size_bytes()), folder.display());
     Ok(manifest)
-}
-
-fn length(span: &Span) -> u64 {
-    span.range.end - span.range.start
 }
 
 fn is_there(path: &Path, recorded: &Recorded) -> bool {
@@ -128,7 +123,7 @@ enum Finder<'a> {
     Pip { downloads: &'a Path },
 }
 
-type Chosen<'a> = (Wheel<'a>, Vec<(Member, Recorded)>);
+type Chosen<'a> = (Wheel<'a>, Vec<Member>);
 
 /// The wheels and what is wanted of each: torch, and of NVIDIA's those that torch names for this flavour.
 fn find_all<'a>(finder: &Finder<'a>, platform: Platform, flavour: Flavour) -> Result<Vec<Chosen<'a>>> {

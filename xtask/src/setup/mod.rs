@@ -15,6 +15,11 @@ mod url;
 mod wheel;
 mod zip;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use anyhow::{Result, bail};
 use console::style;
 use indicatif::HumanBytes;

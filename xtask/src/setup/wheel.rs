@@ -77,67 +77,57 @@ impl<'a> Wheel<'a> {
         String::from_utf8(content).with_context(|| format!("{file} of {} is not text", self.filename))
     }
 
-    /// The files that a choice picks, with what RECORD says of each; a file that RECORD does not know is refused.
-    pub(crate) fn choose(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<(Member, Recorded)>> {
-        self.members
-            .iter()
-            .filter(|member| !member.name.ends_with('/') && is_wanted(&member.name))
-            .map(|member| {
-                if member.name.starts_with('/') || member.name.split('/').any(|part| part == "..") {
-                    bail!("{} holds a file with an unsafe path: {}", self.filename, member.name);
-                }
-                let recorded = self.record.get(&member.name);
-                let recorded =
-                    recorded.with_context(|| format!("{} is not in the wheel's RECORD", member.name))?;
-                Ok((member.clone(), recorded.clone()))
-            })
-            .collect()
+    /// The members that a choice picks; one that RECORD does not know is refused, and so is an unsafe path.
+    pub(crate) fn choose(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Member>> {
+        let is_file = |member: &&Member| !member.name.ends_with('/') && is_wanted(&member.name);
+        let chosen: Vec<Member> = self.members.iter().filter(is_file).cloned().collect();
+        for Member { name, .. } in &chosen {
+            if name.starts_with('/') || name.split('/').any(|part| part == "..") {
+                bail!("{} holds a file with an unsafe path: {name}", self.filename);
+            }
+            if !self.record.contains_key(name) {
+                bail!("{name} is not in the RECORD of {}", self.filename);
+            }
+        }
+        Ok(chosen)
     }
 
     /// Fetches one span and unpacks its members below `root`. What has arrived stays in `downloads` until then, so
     /// that a broken download goes on where it ended; one that proves damaged is started anew, once.
-    pub(crate) fn take(
-        &self,
-        span: &Span,
-        recorded: &HashMap<String, Recorded>,
-        root: &Path,
-        downloads: &Path,
-        meter: &mut Meter,
-    ) -> Result<()> {
+    pub(crate) fn take(&self, span: &Span, root: &Path, downloads: &Path, meter: &mut Meter) -> Result<()> {
         let (http, url, authorization) = match &self.source {
             Source::Local(path) => {
                 let mut archive =
                     File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-                unpack_all(&mut archive, 0, span, recorded, root)?;
-                meter.arrived(span.range.end - span.range.start);
+                self.unpack_all(&mut archive, 0, span, root)?;
+                meter.arrived(span.length_bytes());
                 return Ok(());
             }
             Source::Remote { http, url, authorization } => (http, url, authorization.as_deref()),
         };
         let part = downloads.join(format!("{}.{}-{}.part", self.filename, span.range.start, span.range.end));
         fetch(http, url, authorization, &span.range, &part, meter)?;
-        if let Err(error) = unpack_all(&mut File::open(&part)?, span.range.start, span, recorded, root) {
+        if let Err(error) = self.unpack_all(&mut File::open(&part)?, span.range.start, span, root) {
             meter.say(&format!("  damaged download, once more: {error:#}"));
-            meter.lost(span.range.end - span.range.start);
+            meter.lost(span.length_bytes());
             std::fs::remove_file(&part)?;
             fetch(http, url, authorization, &span.range, &part, meter)?;
-            unpack_all(&mut File::open(&part)?, span.range.start, span, recorded, root)?;
+            self.unpack_all(&mut File::open(&part)?, span.range.start, span, root)?;
         }
         Ok(std::fs::remove_file(&part)?)
     }
-}
 
-fn unpack_all(
-    archive: &mut File,
-    base: u64,
-    span: &Span,
-    recorded: &HashMap<String, Recorded>,
-    root: &Path,
-) -> Result<()> {
-    for member in &span.members {
-        zip::unpack(archive, base, member, &recorded[&member.name], &root.join(&member.name))?;
+    /// What RECORD says of a member that `choose` returned.
+    pub(crate) fn recorded(&self, member: &Member) -> &Recorded {
+        &self.record[&member.name]
     }
-    Ok(())
+
+    fn unpack_all(&self, archive: &mut File, base: u64, span: &Span, root: &Path) -> Result<()> {
+        for member in &span.members {
+            zip::unpack(archive, base, member, self.recorded(member), &root.join(&member.name))?;
+        }
+        Ok(())
+    }
 }
 
 impl Source<'_> {
@@ -205,13 +195,17 @@ fn fetch(
         if error.downcast_ref::<DiskError>().is_some() {
             return Err(error);
         }
-        fruitless = if have > before { 0 } else { fruitless + 1 };
+        meter.say(&format!("  connection broke, going on from byte {}: {error:#}", range.start + have));
+        if have > before {
+            fruitless = 0;
+            continue;
+        }
+        fruitless += 1;
         if fruitless == FRUITLESS_ATTEMPTS_MAX {
             return Err(
                 error.context(format!("gave up after {fruitless} attempts; run it again to go on from here"))
             );
         }
-        meter.say(&format!("  connection broke, going on from byte {}: {error:#}", range.start + have));
         std::thread::sleep(RETRY_WAIT * 2_u32.pow(fruitless));
     }
     Ok(())

@@ -101,6 +101,11 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// How many bytes there are to fetch.
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
     /// The member that makes up most of the span: what to call it.
     pub(crate) fn title(&self) -> &str {
         let largest = self.members.iter().max_by_key(|member| member.extent.end - member.extent.start);
