@@ -12,9 +12,9 @@ use super::pip::PipConfig;
 use super::url;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 /// A body may take long as a whole; a single silence this long means that the connection is dead.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A client with the user's settings.
 pub(crate) struct Http {

@@ -62,7 +62,7 @@ fn page(http: &Http, index: &str, project: &str) -> Result<Vec<Offer>> {
     if !kind.starts_with(SIMPLE_JSON) {
         bail!("it answers {kind:?} where {SIMPLE_JSON} was asked for");
     }
-    let base = response.url().to_owned();
+    let base = response.url();
     let page: Page = serde_json::from_slice(&response.bytes(PAGE_BYTES_MAX)?)
         .context("its page is not as PEP 691 says")?;
     Ok(page
@@ -103,11 +103,10 @@ struct WheelName<'a> {
 impl<'a> WheelName<'a> {
     fn parse(filename: &'a str) -> Option<Self> {
         let fields: Vec<&str> = filename.strip_suffix(".whl")?.split('-').collect();
-        let (project, version, python, abi, platforms) = match fields[..] {
-            [project, version, python, abi, platforms] | [project, version, _, python, abi, platforms] => {
-                (project, version, python, abi, platforms)
-            }
-            _ => return None,
+        let ([project, version, python, abi, platforms] | [project, version, _, python, abi, platforms]) =
+            fields[..]
+        else {
+            return None;
         };
         Some(Self { project, version, python, abi, platforms })
     }

@@ -58,7 +58,8 @@ pub(crate) fn wants_project(requirement: &Requirement, flavour: Flavour) -> bool
 }
 
 fn is_library(file: &str) -> bool {
-    file.ends_with(".so") || file.contains(".so.") || file.ends_with(".dylib")
+    let mut parts = file.split('.').skip(1);
+    parts.any(|part| part == "so" || part == "dylib")
 }
 
 /// Files that no wheel holds: path below `libtorch/` and content.

@@ -1,6 +1,7 @@
 //! For tests: a wheel made in memory, and a small HTTP server that can be told to misbehave.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ pub(super) fn wheel(files: &[(&str, &[u8])], lie_about: Option<&str>) -> Vec<u8>
     for (name, content) in files {
         let content = if lie_about == Some(*name) { b"something else" } else { *content };
         let digest = HEXLOWER.decode(record::sha256(content).unwrap().as_bytes()).unwrap();
-        lines += &format!("{name},sha256={},{}\n", BASE64URL_NOPAD.encode(&digest), content.len());
+        writeln!(lines, "{name},sha256={},{}", BASE64URL_NOPAD.encode(&digest), content.len()).unwrap();
     }
     lines += "x-1.dist-info/RECORD,,\n";
     let metadata = b"Name: x\nRequires-Dist: y==1.0\n\n";

@@ -47,14 +47,13 @@ impl Tool {
             }
             (_, Other) => return format!("install {} with this system's package manager", self.name()),
             (CxxCompiler, Macos) => return "xcode-select --install".to_owned(),
-            (Python | Pip, Macos) => "python3",
             (CxxCompiler, Debian) => "g++",
             (CxxCompiler, Arch) => "gcc",
             (CxxCompiler, Fedora | Suse) => "gcc-c++",
             (Python, Arch) => "python",
-            (Python, _) => "python3",
             (Pip, Arch) => "python-pip",
-            (Pip, _) => "python3-pip",
+            (Pip, Debian | Fedora | Suse) => "python3-pip",
+            (Python | Pip, _) => "python3",
         };
         let install = match system {
             Macos => "brew install",
