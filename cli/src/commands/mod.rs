@@ -1,0 +1,101 @@
+//! One file for each group of commands.
+
+mod access;
+mod checkpoints;
+mod generate;
+mod history;
+mod jobs;
+mod nodes;
+mod serve;
+mod submit;
+mod watch;
+
+use std::io;
+
+use clap::CommandFactory;
+
+use crate::{
+    args::{Cli, Command},
+    exit::Outcome,
+    home::Home,
+    human,
+    output::{Output, facts, table},
+};
+
+/// Runs one command.
+pub async fn run(command: Command, home: &Home, output: Output) -> Outcome {
+    match command {
+        Command::Up(args) => serve::up(args, home).await,
+        Command::Coordinator(args) => serve::coordinator(args, home, output).await,
+        Command::Agent(args) => serve::agent(args, home, output).await,
+        Command::Login(args) => access::login(args, home, output).await,
+        Command::Token(command) => access::token(command, home, output).await,
+        Command::Certificate(command) => access::certificate(command, home, output).await,
+        Command::Submit(args) => submit::submit(*args, home, output).await,
+        Command::Jobs(args) => jobs::list(args, home, output).await,
+        Command::Job(args) => jobs::show(args, home, output).await,
+        Command::Watch(args) => watch::watch_named(args, home, output).await,
+        Command::Logs(args) => history::logs(args, home, output).await,
+        Command::Cancel(args) => jobs::cancel(args, home, output).await,
+        Command::Nodes => nodes::list(home, output).await,
+        Command::Node(args) => nodes::show(args, home, output).await,
+        Command::Datasets => datasets(home, output).await,
+        Command::Checkpoints(args) => checkpoints::list(args, home, output).await,
+        Command::Push(args) => checkpoints::push(args, home, output).await,
+        Command::Generate(args) => generate::generate(args, home, output).await,
+        Command::Events(args) => history::events(args, home, output).await,
+        Command::Status => status(home, output).await,
+        Command::Version => version(output),
+        Command::Completions(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "hatchery", &mut io::stdout());
+            Ok(())
+        }
+    }
+}
+
+async fn datasets(home: &Home, output: Output) -> Outcome {
+    let datasets = home.fleet().await?.datasets().await?;
+    output.print(&datasets, |datasets| {
+        table(
+            &["dataset", "name", ">files", ">size", "registered"],
+            datasets.iter().map(|dataset| {
+                vec![
+                    dataset.id.short(),
+                    dataset.name.to_string(),
+                    dataset.files.to_string(),
+                    human::bytes(dataset.corpus_bytes),
+                    human::ago(dataset.registered_at),
+                ]
+            }),
+        )
+    })
+}
+
+async fn status(home: &Home, output: Output) -> Outcome {
+    let status = home.fleet().await?.status().await?;
+    output.print(&status, |status| {
+        facts(&[
+            ("version", Some(status.version.clone())),
+            ("started", Some(human::ago(status.started_at))),
+            ("nodes", Some(format!("{} connected of {}", status.nodes_connected, status.nodes))),
+            ("jobs", Some(format!("{} running, {} waiting", status.jobs_running, status.jobs_queued))),
+            ("events", Some(status.last_event.to_string())),
+        ])
+    })
+}
+
+fn version(output: Output) -> Outcome {
+    let version = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "os": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+    });
+    output.print(&version, |_| {
+        format!(
+            "hatchery {} ({}, {})",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::OS,
+            std::env::consts::ARCH
+        )
+    })
+}

@@ -1,0 +1,147 @@
+//! `nodes`, `node`.
+
+use hatchery_common::{node::TrainerState, view::NodeView};
+
+use crate::{
+    args::NodeArgs,
+    exit::Outcome,
+    home::Home,
+    human,
+    output::{Output, facts, table},
+};
+
+/// `hatchery nodes`: a line for each device.
+pub async fn list(home: &Home, output: Output) -> Outcome {
+    let nodes = home.fleet().await?.nodes().await?;
+    output.print(&nodes, |nodes| {
+        table(
+            &["node", "state", "device", "model", ">memory", ">tiny steps/s", "running", ">checkpoints"],
+            nodes.iter().flat_map(rows),
+        )
+    })
+}
+
+fn rows(node: &NodeView) -> Vec<Vec<String>> {
+    let replicas = format!("{}/{}", node.replicas_ready, node.replicas_wanted);
+    let head =
+        |device: String, model: String, memory: String, speed: String, running: String, first: bool| {
+            let (name, state) = if first {
+                (node.name.to_string(), node.state.name().to_owned())
+            } else {
+                Default::default()
+            };
+            let replicas = if first { replicas.clone() } else { String::new() };
+            vec![name, state, device, model, memory, speed, running, replicas]
+        };
+    if node.inventory.devices.is_empty() {
+        let why = match &node.inventory.trainer {
+            TrainerState::Missing { .. } => format!("no trainer: see `hatchery node {}`", node.name),
+            TrainerState::Ready { .. } => "no device".to_owned(),
+        };
+        return vec![head(
+            "-".into(),
+            why,
+            human::bytes(node.inventory.memory_bytes),
+            "-".into(),
+            "-".into(),
+            true,
+        )];
+    }
+    let devices = node.inventory.devices.iter().enumerate();
+    devices
+        .map(|(index, device)| {
+            let running = node.running.iter().find(|running| running.device == device.device);
+            let speed =
+                device.calibration.as_ref().map(|calibration| human::speed(calibration.steps_per_sec));
+            head(
+                device.device.to_string(),
+                device.name.clone(),
+                human::bytes(device.memory_bytes),
+                speed.unwrap_or_else(|| "-".to_owned()),
+                running.map_or_else(|| "-".to_owned(), |running| running.job_name.to_string()),
+                index == 0,
+            )
+        })
+        .collect()
+}
+
+/// `hatchery node`.
+pub async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome {
+    let fleet = home.fleet().await?;
+    let node = fleet.node(&args.node).await?;
+    if args.remove {
+        fleet.remove_node(&args.node).await?;
+        return output.print(&node, |node| {
+            format!("node {} is out of the fleet; its certificates are revoked", node.name)
+        });
+    }
+    output.print(&node, describe)
+}
+
+fn describe(node: &NodeView) -> String {
+    let inventory = &node.inventory;
+    let trainer = match &inventory.trainer {
+        TrainerState::Ready { version, libtorch } => format!("{version} with libtorch {libtorch}"),
+        TrainerState::Missing { why } => format!("none: {why}"),
+    };
+    let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut text = facts(&[
+        ("node", Some(node.id.to_string())),
+        ("name", Some(node.name.to_string())),
+        ("state", Some(node.state.name().to_owned())),
+        (
+            "last heard",
+            node.last_heard_ms_ago
+                .map(|ms| format!("{} ago", human::duration(std::time::Duration::from_millis(ms)))),
+        ),
+        ("labels", (!labels.is_empty()).then(|| labels.join(", "))),
+        ("machine", Some(format!("{}: {}, {}", inventory.hostname, inventory.os, inventory.architecture))),
+        ("processor", Some(format!("{}, {} cores", inventory.cpu_model, inventory.cores))),
+        ("memory", Some(human::bytes(inventory.memory_bytes))),
+        (
+            "disk",
+            Some(format!(
+                "{} free of {}",
+                human::bytes(inventory.disk_free_bytes),
+                human::bytes(inventory.disk_bytes)
+            )),
+        ),
+        ("agent", Some(inventory.agent_version.clone())),
+        ("trainer", Some(trainer)),
+        ("checkpoints", Some(format!("{} ready of {}", node.replicas_ready, node.replicas_wanted))),
+        ("joined", Some(node.joined_at.to_string())),
+    ]);
+    for device in &inventory.devices {
+        let mut parts = vec![device.name.clone()];
+        if device.memory_bytes > 0 {
+            parts.push(human::bytes(device.memory_bytes));
+        }
+        if device.bf16 {
+            parts.push("bf16".to_owned());
+        }
+        parts.extend(device.driver.as_ref().map(|driver| format!("driver {driver}")));
+        parts.extend(device.calibration.as_ref().map(|calibration| {
+            format!(
+                "{} steps/s of tiny, {:.1} GFLOP/s",
+                human::speed(calibration.steps_per_sec),
+                calibration.flops_per_sec / 1e9
+            )
+        }));
+        text += &format!("\n{:<13}{}", device.device, parts.join(", "));
+    }
+    for note in &inventory.notes {
+        text += &format!("\nnote         {note}");
+    }
+    for running in &node.running {
+        let progress = running.progress.map_or_else(String::new, |progress| {
+            format!(", step {} at {} steps/s", progress.step, human::speed(progress.steps_per_sec))
+        });
+        text += &format!(
+            "\nrunning      {} ({}) on {}{progress}",
+            running.job_name,
+            running.job.short(),
+            running.device
+        );
+    }
+    text
+}

@@ -1,0 +1,188 @@
+//! `submit`: a corpus and a recipe become a job.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use hatchery_common::{
+    dataset::{self, DatasetManifest, Scan},
+    id::{DatasetId, Name, RequestId},
+    recipe::{NodeSelector, Recipe},
+    view::JobView,
+};
+use hatchery_proto::{client::FleetClient, transfer};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{checkpoints::parse_selector, watch};
+use crate::{
+    args::SubmitArgs,
+    exit::{Code, Failure, Outcome},
+    home::Home,
+    human,
+    output::{Output, is_interactive},
+};
+
+/// `hatchery submit`.
+pub async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
+    let wait = args.wait;
+    let recipe = recipe(&args)?;
+    let fallback_name = fallback_name(&args);
+    let scan = match &args.dataset {
+        Some(_) => None,
+        None => Some(scan(&recipe)?),
+    };
+    let fleet = home.fleet().await?;
+    let dataset = match (&args.dataset, scan) {
+        (Some(wanted), _) => find_dataset(&fleet, wanted).await?,
+        (None, Some(scan)) => upload(&fleet, home, scan, &fallback_name, output).await?,
+        (None, None) => return Err(Failure::usage("no data: give --data PATH or --dataset ID")),
+    };
+    let job = send(&fleet, &recipe, dataset, &fallback_name).await?;
+    if !wait {
+        return output.print(&job, |job| {
+            let mut text = format!("job {} submitted as {}", job.id.short(), job.spec.name);
+            if let Some(why) = &job.why {
+                text += &format!("\n{why}");
+            }
+            text + &format!("\nsee it with: hatchery watch {}", job.id.short())
+        });
+    }
+    if output == Output::Text {
+        eprintln!("job {} submitted as {}", job.id.short(), job.spec.name);
+    }
+    watch::watch(&fleet, &job.id.to_string(), output).await
+}
+
+/// Sends the job; while the coordinator is away, again with the same request id, so that it is one job (I2).
+async fn send(
+    fleet: &FleetClient,
+    recipe: &Recipe,
+    dataset: DatasetId,
+    fallback_name: &Name,
+) -> Result<JobView, Failure> {
+    const TRIES_MAX: u32 = 5;
+    let request = RequestId::random();
+    let spec = recipe.job(dataset, fallback_name);
+    let mut tries = 1;
+    loop {
+        match fleet.submit(request, &spec).await {
+            Ok((job, _)) => return Ok(job),
+            Err(error) if error.is_retriable() && tries < TRIES_MAX => {
+                tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
+                tries += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn recipe(args: &SubmitArgs) -> Result<Recipe, Failure> {
+    let text = match &args.recipe {
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?,
+        None => String::new(),
+    };
+    let mut recipe = Recipe::parse(args.preset.as_deref(), &text, &args.set).map_err(Failure::usage)?;
+    if let Some(name) = &args.name {
+        recipe.name = Some(Name::new("--name", name).map_err(Failure::usage)?);
+    }
+    if !args.data.is_empty() {
+        recipe.data.paths.clone_from(&args.data);
+    }
+    if !args.include.is_empty() {
+        recipe.data.include.clone_from(&args.include);
+    }
+    if !args.device.is_empty() {
+        recipe.devices.kinds.clone_from(&args.device);
+    }
+    if !args.node.is_empty() {
+        recipe.devices.nodes.clone_from(&args.node);
+    }
+    recipe.devices.labels.extend(args.labels.iter().cloned());
+    if let Some(to) = &args.replicate_to {
+        recipe.replicate.to = parse_selector(to)?
+            .ok_or_else(|| Failure::usage("--replicate-to takes all, none, or labels such as room=attic"))?;
+    }
+    if let Some(which) = args.replicate_which {
+        recipe.replicate.which = which.into();
+    }
+    if matches!(&recipe.replicate.to, NodeSelector::Labels(labels) if labels.is_empty()) {
+        return Err(Failure::usage("replicate.to: name at least one label"));
+    }
+    Ok(recipe)
+}
+
+/// What the job is called where neither recipe nor `--name` says.
+fn fallback_name(args: &SubmitArgs) -> Name {
+    let stem = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        path.file_stem().map(|stem| Name::from_lossy(&stem.to_string_lossy()))
+    };
+    args.recipe
+        .as_deref()
+        .or_else(|| args.data.first().map(AsRef::as_ref))
+        .and_then(stem)
+        .unwrap_or_else(|| Name::from_lossy(args.preset.as_deref().unwrap_or("job")))
+}
+
+fn scan(recipe: &Recipe) -> Result<Scan, Failure> {
+    let scan = dataset::scan(&recipe.data).map_err(Failure::usage)?;
+    recipe.train.split(scan.corpus_bytes()).map_err(Failure::usage)?;
+    Ok(scan)
+}
+
+async fn find_dataset(fleet: &FleetClient, wanted: &str) -> Result<DatasetId, Failure> {
+    let datasets = fleet.datasets().await?;
+    let found: BTreeSet<DatasetId> = datasets
+        .iter()
+        .filter(|dataset| dataset.name.as_str() == wanted || dataset.id.to_string().starts_with(wanted))
+        .map(|dataset| dataset.id)
+        .collect();
+    match found.len() {
+        1 => found.into_iter().next().ok_or_else(|| Failure::failed("the dataset is gone")),
+        0 => Err(Failure::new(
+            Code::NotFound,
+            format!("there is no dataset {wanted}; `hatchery datasets` lists them"),
+        )),
+        count => {
+            Err(Failure::new(Code::NotFound, format!("{wanted} fits {count} datasets; give more of the id")))
+        }
+    }
+}
+
+/// Hashes the corpus, sends what the coordinator lacks, and registers the dataset.
+async fn upload(
+    fleet: &FleetClient,
+    home: &Home,
+    scan: Scan,
+    name: &Name,
+    output: Output,
+) -> Result<DatasetId, Failure> {
+    let bar = bar(output, scan.corpus_bytes(), "reading");
+    let progress = bar.clone();
+    let name = name.clone();
+    let (files, total_bytes) = (scan.files.len(), scan.corpus_bytes());
+    let hashed =
+        tokio::task::spawn_blocking(move || transfer::hash_scan(&scan, &name, |bytes| progress.inc(bytes)))
+            .await;
+    let (manifest, sources): (DatasetManifest, _) =
+        hashed.map_err(Failure::failed)?.map_err(Failure::usage)?;
+    bar.finish_and_clear();
+    let bulk = transfer::BlobClient::connect(&home.credentials()?).await?;
+    let bar = self::bar(output, manifest.corpus_bytes(), "sending");
+    let sent = bulk.put_files(&sources, |bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    sent.map_err(|error| Failure::failed(format!("cannot send the dataset: {error}")))?;
+    let dataset = fleet.create_dataset(&manifest).await?;
+    if output == Output::Text {
+        eprintln!("dataset {}: {files} files, {}", dataset.id.short(), human::bytes(total_bytes));
+    }
+    Ok(dataset.id)
+}
+
+fn bar(output: Output, total_bytes: u64, what: &'static str) -> ProgressBar {
+    if output != Output::Text || !is_interactive() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:>8} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total_bytes).with_style(style).with_message(what)
+}

@@ -1,0 +1,72 @@
+//! Where things are on this machine: one folder for everything, `~/.hatchery` or `HATCHERY_HOME`.
+
+use std::path::{Path, PathBuf};
+
+use hatchery_common::tls::Credentials;
+use hatchery_proto::client::FleetClient;
+
+use crate::exit::{Code, Failure};
+
+/// The folder that holds this machine's state: `coordinator/`, `agent/` and `client/`.
+#[derive(Clone, Debug)]
+pub struct Home {
+    folder: PathBuf,
+    coordinator: Option<String>,
+}
+
+impl Home {
+    /// Takes the folder given, or the default; `coordinator` overrides the saved address.
+    pub fn new(folder: Option<PathBuf>, coordinator: Option<String>) -> Result<Self, Failure> {
+        let folder = match folder {
+            Some(folder) => folder,
+            None => std::env::home_dir()
+                .map(|home| home.join(".hatchery"))
+                .ok_or_else(|| Failure::usage("this account has no home folder; set HATCHERY_HOME"))?,
+        };
+        let folder = std::path::absolute(&folder)
+            .map_err(|error| Failure::usage(format!("{}: {error}", folder.display())))?;
+        Ok(Self { folder, coordinator })
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The coordinator's state.
+    pub fn coordinator(&self) -> PathBuf {
+        self.folder.join("coordinator")
+    }
+
+    /// The agent's state.
+    pub fn agent(&self) -> PathBuf {
+        self.folder.join("agent")
+    }
+
+    /// The credentials of the person at this terminal.
+    pub fn client(&self) -> PathBuf {
+        self.folder.join("client")
+    }
+
+    /// The person's credentials, with the address that the command line gave, if any.
+    pub fn credentials(&self) -> Result<Credentials, Failure> {
+        let mut credentials = Credentials::load(&self.client()).map_err(|error| {
+            Failure::new(
+                Code::Unreachable,
+                format!(
+                    "{error}\nthis machine knows no coordinator yet: start one here with `hatchery up`, or use one \
+                     elsewhere with `hatchery login 'JOIN STRING'` (made there by `hatchery token create --scope operator`)"
+                ),
+            )
+        })?;
+        if let Some(address) = &self.coordinator {
+            credentials.addresses = vec![address.clone()];
+        }
+        Ok(credentials)
+    }
+
+    /// A connection to the coordinator as the person at this terminal.
+    pub async fn fleet(&self) -> Result<FleetClient, Failure> {
+        Ok(FleetClient::connect(&self.credentials()?).await?)
+    }
+}

@@ -1,0 +1,81 @@
+//! Figures as people read them.
+
+use std::time::Duration;
+
+use hatchery_common::time::Timestamp;
+
+/// `1.2 kB`, `13.1 MB`: decimal units.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// `850 ms`, `12 s`, `3 min 20 s`, `2 h 05 min`, `4 d 3 h`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// How long ago something was, by this machine's clock.
+pub fn ago(when: Timestamp) -> String {
+    format!("{} ago", duration(Timestamp::now().since(when)))
+}
+
+/// A loss in nats, or a dash.
+pub fn loss(loss: Option<f64>) -> String {
+    loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.3}"))
+}
+
+/// A speed in steps per second, with three figures.
+pub fn speed(steps_per_sec: f64) -> String {
+    match steps_per_sec {
+        speed if speed <= 0.0 => "-".to_owned(),
+        speed if speed < 10.0 => format!("{speed:.2}"),
+        speed => format!("{speed:.1}"),
+    }
+}
+
+/// Reads `90s`, `15m`, `24h`, `7d`, or plain seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit_secs) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3600),
+        Some(b'd') => (&text[..text.len() - 1], 86_400),
+        _ => (text, 1),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| format!("`{text}` is not a duration such as 90s, 15m, 24h or 7d"))?;
+    number
+        .checked_mul(unit_secs)
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is too long a duration"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_read_well() {
+        assert_eq!([bytes(12), bytes(1200), bytes(13_100_000)], ["12 B", "1.2 kB", "13.1 MB"]);
+        assert_eq!(bytes(999_999), "1.0 MB");
+        assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
+        assert_eq!(duration(Duration::from_millis(850)), "850 ms");
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
+        assert!(parse_duration("soon").is_err() && parse_duration("").is_err());
+        assert!(parse_duration("99999999999999999999d").is_err());
+    }
+}
