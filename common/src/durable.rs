@@ -25,7 +25,11 @@ const LOCK_FILE_BYTES_MAX: u64 = 32;
 #[cfg(feature = "failpoints")]
 macro_rules! fail_point {
     ($name:literal, $path:expr) => {
-        fail::fail_point!($name, |_| Err(FileError::new("write", $path, io::Error::other("fault asked for"))));
+        fail::fail_point!($name, |_| Err(FileError::new(
+            "write",
+            $path,
+            io::Error::other("fault asked for")
+        )));
     };
 }
 #[cfg(not(feature = "failpoints"))]

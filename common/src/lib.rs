@@ -1,10 +1,12 @@
 //! The vocabulary of Hatchery: identifiers, specifications, manifests, digests, time, settings, telemetry and TLS
 //! material. No async runtime, no wire format, no libtorch.
 
+pub mod blob;
 pub mod checkpoint;
 pub mod dataset;
 pub mod device;
 pub mod digest;
+pub mod durable;
 pub mod field;
 pub mod generate;
 pub mod id;
@@ -12,6 +14,8 @@ pub mod model;
 pub mod node;
 pub mod recipe;
 pub mod session;
+pub mod settings;
+pub mod telemetry;
 pub mod time;
 pub mod trainer;
 pub mod view;

@@ -8,7 +8,6 @@ use std::{
 };
 
 use crate::{
-    blob::BlobError,
     digest::Digest,
     durable::{Context, FileError},
     id::BlobId,
@@ -18,7 +17,7 @@ use crate::{
 pub const PIECE_BYTES_MIN: u32 = 64 << 10;
 /// Largest piece.
 pub const PIECE_BYTES_MAX: u32 = 4 << 20;
-/// Most pieces of a blob; above this size its pieces stay at their largest.
+/// How many pieces a blob has at most while the limits on their size allow it.
 const PIECES_AIM: u64 = 512;
 /// Largest blob: 256 GiB, well above any file of a checkpoint of the largest model.
 pub const BLOB_BYTES_MAX: u64 = PIECES_MAX as u64 * PIECE_BYTES_MAX as u64;
@@ -110,22 +109,26 @@ impl PieceManifest {
     }
 
     /// The manifest of a file, read once.
-    pub fn of_file(path: &Path) -> Result<Self, BlobError> {
+    pub fn of_file(path: &Path) -> Result<Self, FileError> {
         let file = File::open(path).context("open", path)?;
         let size_bytes = file.metadata().context("read the length of", path)?.len();
-        Ok(Self::of_reader(file, size_bytes, |_| Ok(())).context("read", path)??)
+        Self::of_reader(file, size_bytes).context("read", path)
     }
 
-    /// The manifest of what `reader` gives, which must be exactly `size_bytes`; each piece is also handed to `sink`.
-    ///
-    /// The outer error is that of `reader` or `sink`; a length other than `size_bytes` is such an error.
-    pub fn of_reader(
+    /// The manifest of what `reader` gives, which must be exactly `size_bytes`.
+    pub fn of_reader(reader: impl Read, size_bytes: u64) -> io::Result<Self> {
+        Self::of_reader_into(reader, size_bytes, |_| Ok(()))
+    }
+
+    /// The same, while each piece is also handed to `sink`.
+    pub(super) fn of_reader_into(
         mut reader: impl Read,
         size_bytes: u64,
         mut sink: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<Result<Self, ManifestError>> {
+    ) -> io::Result<Self> {
         if size_bytes > BLOB_BYTES_MAX {
-            return Ok(Err(ManifestError::TooLarge { size_bytes }));
+            let too_large = ManifestError::TooLarge { size_bytes };
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large));
         }
         let piece_bytes = piece_bytes_for(size_bytes);
         let mut manifest = Self { size_bytes, piece_bytes, pieces: Vec::new() };
@@ -138,9 +141,11 @@ impl PieceManifest {
             sink(piece)?;
         }
         if reader.read(&mut buffer[..1])? != 0 {
-            return Err(io::Error::other(format!("it has grown beyond {size_bytes} bytes while it was read")));
+            return Err(io::Error::other(format!(
+                "it has grown beyond {size_bytes} bytes while it was read"
+            )));
         }
-        Ok(Ok(manifest))
+        Ok(manifest)
     }
 
     /// Reads an encoded manifest from outside; nothing is taken on trust, and no more memory is used than it has bytes.
@@ -256,7 +261,7 @@ mod tests {
     #[test]
     fn an_id_is_for_ever() {
         let id = |bytes: &[u8]| PieceManifest::of_bytes(bytes).id().to_string();
-        assert_eq!(id(b""), "IDEMPTY");
+        assert_eq!(id(b""), "eec50d42fa76d4a67dde8fc89f7735563f67dcadb1a87f4556da32be60858ff5");
         assert_eq!(id(b"hatchery"), "IDHATCHERY");
     }
 
@@ -281,10 +286,10 @@ mod tests {
     #[test]
     fn a_reader_of_another_length_is_an_error() {
         for claimed in [9_u64, 11] {
-            assert!(PieceManifest::of_reader(&[0_u8; 10][..], claimed, |_| Ok(())).is_err());
+            assert!(PieceManifest::of_reader(&[0_u8; 10][..], claimed).is_err());
         }
-        let refused = PieceManifest::of_reader(io::empty(), BLOB_BYTES_MAX + 1, |_| Ok(())).unwrap();
-        assert_eq!(refused, Err(ManifestError::TooLarge { size_bytes: BLOB_BYTES_MAX + 1 }));
+        let refused = PieceManifest::of_reader(io::empty(), BLOB_BYTES_MAX + 1).unwrap_err();
+        assert!(refused.to_string().contains("the most is 274877906944"), "{refused}");
     }
 
     proptest! {
@@ -292,7 +297,7 @@ mod tests {
         fn every_manifest_round_trips(bytes in prop::collection::vec(any::<u8>(), 0..300_000)) {
             let manifest = PieceManifest::of_bytes(&bytes);
             prop_assert_eq!(&PieceManifest::decode(&manifest.encode()).unwrap(), &manifest);
-            let read = PieceManifest::of_reader(&bytes[..], bytes.len() as u64, |_| Ok(())).unwrap().unwrap();
+            let read = PieceManifest::of_reader(&bytes[..], bytes.len() as u64).unwrap();
             prop_assert_eq!(read.id(), manifest.id());
             for index in 0..manifest.piece_count() {
                 let range = manifest.piece_range(index).unwrap();
