@@ -1,8 +1,12 @@
 //! What a person types in a clone of the repository: `cargo xtask setup | test | dist | demo`.
 
+mod cargo;
+mod dist;
+mod phases;
 mod progress;
 mod repo;
 mod setup;
+mod test;
 
 use clap::{Parser, Subcommand};
 
@@ -17,11 +21,17 @@ struct Arguments {
 enum Chore {
     /// Check the toolchain and fetch the parts of libtorch that the trainer needs
     Setup(setup::Options),
+    /// Run every test; sets up first
+    Test(test::Options),
+    /// Build a release archive and try it in an empty folder
+    Dist(dist::Options),
 }
 
 fn main() -> std::process::ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Setup(options) => setup::run(&options),
+        Chore::Test(options) => test::run(&options),
+        Chore::Dist(options) => dist::run(&options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 
 use super::http::Http;
 use super::index;
-use super::layout::{self, TORCH_VERSION};
+use super::layout::{self, LAYOUT, TORCH_VERSION};
 use super::manifest::{Entry, Manifest};
 use super::pip::{self, PipConfig};
 use super::platform::{Flavour, Platform};
@@ -40,7 +40,11 @@ pub(crate) fn ensure(
     let installed = Manifest::read(folder);
     if let Some(manifest) = &installed {
         let flavour_serves = manifest.flavour == flavour || !is_forced && manifest.flavour >= flavour;
-        if manifest.version == TORCH_VERSION && manifest.platform == platform && flavour_serves {
+        if manifest.layout == LAYOUT
+            && manifest.version == TORCH_VERSION
+            && manifest.platform == platform
+            && flavour_serves
+        {
             match manifest.first_missing(folder) {
                 None => return Ok(installed.expect("the manifest was just looked at")),
                 Some(path) => eprintln!("{path} is missing or has another length: fetching it again"),
@@ -104,7 +108,7 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
         files.insert(path.to_owned(), entry);
     }
     std::fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))?;
-    let manifest = Manifest { version: TORCH_VERSION.to_owned(), platform, flavour, files };
+    let manifest = Manifest { layout: LAYOUT, version: TORCH_VERSION.to_owned(), platform, flavour, files };
     eprintln!("{} in {}", HumanBytes(manifest.size_bytes()), folder.display());
     Ok(manifest)
 }

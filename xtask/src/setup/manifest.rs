@@ -29,6 +29,9 @@ impl From<Recorded> for Entry {
 /// All that was installed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
+    /// Which files were taken, as `layout::LAYOUT` counts.
+    #[serde(default)]
+    pub(crate) layout: u32,
     /// Version of torch.
     pub(crate) version: String,
     /// Platform it is for.
@@ -86,6 +89,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let entry = Entry { size_bytes: 3, sha256: "00".into() };
         let manifest = Manifest {
+            layout: 2,
             version: "2.11.0".into(),
             platform: Platform::LinuxAarch64,
             flavour: Flavour::Cpu,

@@ -20,11 +20,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 use console::style;
 use indicatif::HumanBytes;
 
 use crate::repo;
+use manifest::Manifest;
 use platform::{Flavour, Platform};
 
 /// Flags of `setup`.
@@ -72,4 +75,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         HumanBytes(manifest.size_bytes())
     );
     Ok(())
+}
+
+/// What a release takes of the installed libtorch: each file, and its path below the release's `libtorch/`.
+pub(crate) fn runtime_files(cpu_only: bool) -> Result<Vec<(PathBuf, String)>> {
+    let folder = repo::libtorch();
+    let manifest = Manifest::read(&folder)
+        .context("a release is made from the libtorch that `cargo xtask setup` fetches: unset LIBTORCH")?;
+    let paths = manifest.files.into_keys();
+    Ok(paths
+        .filter(|path| layout::is_for_running(path, manifest.platform, cpu_only))
+        .map(|path| (folder.join(&path), path))
+        .collect())
 }

@@ -1,0 +1,100 @@
+//! cargo, started from here.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::repo;
+
+/// The packages with the two binaries.
+pub(crate) const BINARY_PACKAGES: [&str; 2] = ["hatchery-cli", "hatchery-trainer"];
+
+/// The two binaries, as built.
+pub(crate) struct Binaries {
+    /// `hatchery`: coordinator, agent, command line.
+    pub(crate) hatchery: PathBuf,
+    /// `hatchery-trainer`: the one that links libtorch.
+    pub(crate) trainer: PathBuf,
+}
+
+/// How to build.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As the tests run.
+    Dev,
+    /// Optimised.
+    Release,
+    /// Optimised, and without any path of this machine in the trainer.
+    Relocatable,
+}
+
+/// A cargo command in the clone's root.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(repo::root());
+    // What the outer cargo took from `.cargo/config.toml` the inner one takes again; only a LIBTORCH of the user's own
+    // has to be handed on. Otherwise torch-sys would see a change and be built anew.
+    if std::env::var_os("LIBTORCH").is_some_and(|value| value == repo::libtorch().join("torch").as_os_str()) {
+        command.env_remove("LIBTORCH");
+    }
+    command
+}
+
+/// Runs cargo; fails if it does.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let status = command(arguments).status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("`cargo {}` failed", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// Builds both binaries and says where they are, whatever target folder cargo is set to use.
+pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
+    let mut command = command(&["build", "--message-format=json-render-diagnostics"]);
+    for package in BINARY_PACKAGES {
+        command.args(["--package", package]);
+    }
+    if profile != Profile::Dev {
+        command.arg("--release");
+    }
+    if profile == Profile::Relocatable {
+        command.env("HATCHERY_RELOCATABLE", "1");
+    }
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("building {} failed", BINARY_PACKAGES.join(" and "));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let find =
+        |name: &str| executable(&messages, name).with_context(|| format!("cargo built no binary {name}"));
+    Ok(Binaries { hatchery: find("hatchery")?, trainer: find("hatchery-trainer")? })
+}
+
+/// The path of a binary in cargo's JSON messages.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(
+        |message| {
+            let target = message.get("target")?;
+            let is_binary = target.get("kind")?.as_array()?.iter().any(|kind| kind == "bin");
+            let is_it = is_binary && target.get("name")? == name;
+            is_it.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_is_found_among_the_messages() {
+        let messages = "not json\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"lib\"],\"name\":\"hatchery\"},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"hatchery\"},\"executable\":\"/t/hatchery\"}\n";
+        assert_eq!(executable(messages, "hatchery"), Some("/t/hatchery".into()));
+        assert_eq!(executable(messages, "hatchery-trainer"), None);
+    }
+}
