@@ -61,6 +61,8 @@ pub enum Change {
         node: NodeId,
         /// What it is and has.
         inventory: Box<Inventory>,
+        /// When.
+        at: Timestamp,
     },
     /// A node was taken out of the fleet; its certificates are revoked beside this.
     NodeRemoved {
@@ -143,6 +145,63 @@ pub enum Change {
         /// The wish.
         rollout: Rollout,
     },
+}
+
+impl Change {
+    /// When it happened.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::TokenCreated { token, .. } => token.created_at,
+            Self::CertificateIssued { certificate } => certificate.issued_at,
+            Self::LeaseGranted { lease, .. } => lease.granted_at,
+            Self::RolloutStarted { rollout } => rollout.at,
+            Self::TokenUsed { at, .. }
+            | Self::CertificateRevoked { at, .. }
+            | Self::NodeJoined { at, .. }
+            | Self::NodeInventoried { at, .. }
+            | Self::NodeRemoved { at, .. }
+            | Self::DatasetRegistered { at, .. }
+            | Self::JobSubmitted { at, .. }
+            | Self::LeaseEnded { at, .. }
+            | Self::CancelRequested { at, .. }
+            | Self::JobEnded { at, .. }
+            | Self::CheckpointCommitted { at, .. } => *at,
+        }
+    }
+
+    /// Its kind, as it stands under `change` in its JSON.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TokenCreated { .. } => "token_created",
+            Self::TokenUsed { .. } => "token_used",
+            Self::CertificateIssued { .. } => "certificate_issued",
+            Self::CertificateRevoked { .. } => "certificate_revoked",
+            Self::NodeJoined { .. } => "node_joined",
+            Self::NodeInventoried { .. } => "node_inventoried",
+            Self::NodeRemoved { .. } => "node_removed",
+            Self::DatasetRegistered { .. } => "dataset_registered",
+            Self::JobSubmitted { .. } => "job_submitted",
+            Self::LeaseGranted { .. } => "lease_granted",
+            Self::LeaseEnded { .. } => "lease_ended",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::JobEnded { .. } => "job_ended",
+            Self::CheckpointCommitted { .. } => "checkpoint_committed",
+            Self::RolloutStarted { .. } => "rollout_started",
+        }
+    }
+
+    /// The job that it is about, if it is about one.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Self::JobSubmitted { job, .. }
+            | Self::LeaseGranted { job, .. }
+            | Self::LeaseEnded { job, .. }
+            | Self::CancelRequested { job, .. }
+            | Self::JobEnded { job, .. } => Some(*job),
+            Self::CheckpointCommitted { manifest, .. } => Some(manifest.job),
+            _ => None,
+        }
+    }
 }
 
 /// Why a lease ended without ending its job.

@@ -10,14 +10,29 @@
 //!
 //! No IO, no clock, no randomness of its own: time and fresh ids are arguments.
 
+mod assignment;
 mod change;
 mod cluster;
+mod decide;
+mod ending;
+mod evolve;
+pub mod limits;
 mod observed;
+mod placement;
+mod plan;
 mod request;
+mod speed;
+mod violations;
+mod wait;
 
+pub use assignment::{assignment, desired_nodes};
 pub use change::{Change, LeaseEnd};
 pub use cluster::{
     Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout, Scope,
 };
+pub use decide::{Decision, Outcome, decide};
 pub use observed::{Now, Observed, ObservedNode};
+pub use plan::{Plan, plan};
 pub use request::{Rejected, Request};
+pub use violations::{Violation, violations};
+pub use wait::{Because, Fleet, FleetNode, Instead, Wait};

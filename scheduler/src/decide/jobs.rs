@@ -1,0 +1,98 @@
+//! Datasets, jobs and rollouts: what people ask for.
+
+use hatchery_common::{
+    dataset::DatasetManifest,
+    digest::Digest,
+    field::FieldError,
+    id::{JobId, Name, RequestId},
+    recipe::{JobSpec, NodeSelector},
+    time::Timestamp,
+};
+
+use super::{Decision, Outcome, check_count, check_labels, check_room, check_selector};
+use crate::{
+    change::Change,
+    cluster::{Cluster, JobPhase, Rollout},
+    limits::{DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX, ROLLOUTS_MAX},
+    request::Rejected,
+};
+
+pub(super) fn register_dataset(
+    cluster: &Cluster,
+    manifest: DatasetManifest,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    if cluster.datasets.contains_key(&manifest.id()) {
+        return Ok(Decision::done([]));
+    }
+    check_room(cluster.datasets.len(), DATASETS_MAX, "datasets")?;
+    Ok(Decision::done([Change::DatasetRegistered { manifest, at }]))
+}
+
+/// A job as somebody submits it.
+pub(super) struct Submission {
+    pub(super) request: RequestId,
+    pub(super) job: JobId,
+    pub(super) body: Digest,
+    pub(super) spec: Box<JobSpec>,
+    pub(super) submitter: Name,
+}
+
+pub(super) fn submit(cluster: &Cluster, new: Submission, at: Timestamp) -> Result<Decision, Rejected> {
+    if let Some(&(body, job)) = cluster.requests.get(&new.request) {
+        if body != new.body {
+            return Err(Rejected::RequestReused { request: new.request, job });
+        }
+        return Ok(Decision { changes: Vec::new(), outcome: Outcome::Submitted { job, duplicate: true } });
+    }
+    check_spec(cluster, &new.spec)?;
+    if cluster.jobs.contains_key(&new.job) {
+        return Err(FieldError::new("job", format!("{} is there already; draw a new id", new.job)).into());
+    }
+    let waiting = cluster.jobs.values().filter(|job| job.phase == JobPhase::Queued).count();
+    check_room(waiting, JOBS_WAITING_MAX, "jobs waiting")?;
+    let Submission { request, job, body, spec, submitter } = new;
+    Ok(Decision {
+        changes: vec![Change::JobSubmitted { job, request, body, spec, submitter, at }],
+        outcome: Outcome::Submitted { job, duplicate: false },
+    })
+}
+
+/// Model and recipe were checked when they were read; here is what only the fleet can know.
+fn check_spec(cluster: &Cluster, spec: &JobSpec) -> Result<(), FieldError> {
+    let dataset = cluster.datasets.get(&spec.dataset).ok_or_else(|| {
+        let problem = format!("there is no dataset {}; upload it again", spec.dataset);
+        FieldError::new("dataset", problem)
+    })?;
+    spec.train.split(dataset.manifest.corpus_bytes())?;
+    check_count("devices.nodes", spec.devices.nodes.len(), NODES_NAMED_MAX)?;
+    check_labels("devices.labels", &spec.devices.labels)?;
+    check_selector("replicate.to", &spec.replicate.to)
+}
+
+pub(super) fn cancel(cluster: &Cluster, job: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
+    let phase = &super::job(cluster, job)?.phase;
+    match phase {
+        JobPhase::Queued => Ok(Decision::done([Change::JobEnded { job, phase: JobPhase::Cancelled, at }])),
+        JobPhase::Running => Ok(Decision::done([Change::CancelRequested { job, by, at }])),
+        JobPhase::Cancelling => Ok(Decision::done([])),
+        ended => Err(Rejected::AlreadyEnded { job, phase: ended.name() }),
+    }
+}
+
+pub(super) fn push(cluster: &Cluster, rollout: Rollout) -> Result<Decision, Rejected> {
+    if cluster.rollouts.contains_key(&rollout.id) {
+        return Ok(Decision::done([]));
+    }
+    if !cluster.checkpoints.contains_key(&rollout.checkpoint) {
+        return Err(Rejected::NotFound { what: "checkpoint", id: rollout.checkpoint.to_string() });
+    }
+    check_selector("to", &rollout.to)?;
+    if let NodeSelector::Nodes(nodes) = &rollout.to {
+        for node in nodes {
+            super::node(cluster, *node)?;
+        }
+    }
+    check_room(cluster.rollouts.len(), ROLLOUTS_MAX, "rollouts")?;
+    Ok(Decision::done([Change::RolloutStarted { rollout }]))
+}

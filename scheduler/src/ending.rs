@@ -1,0 +1,127 @@
+//! What becomes of a job when its attempt is over.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use hatchery_common::{
+    digest::Digest,
+    time::Timestamp,
+    trainer::{Ending, FailureCause},
+};
+
+use crate::{
+    change::{Change, LeaseEnd},
+    cluster::{Cluster, Job, JobPhase, Lease},
+    limits::{
+        BACKOFF_MAX, BACKOFF_MIN, CRASH_NODES_MIN, CRASHES_MAX, CRASHES_ON_ONE_NODE_MAX, OUT_OF_MEMORY_MAX,
+        OUTPUT_BYTES_MAX,
+    },
+};
+
+impl Job {
+    /// Whether the last step's checkpoint is committed, so that nothing is left to do.
+    pub fn all_steps_committed(&self) -> bool {
+        self.checkpoint_step == self.spec.train.raw().steps
+    }
+}
+
+/// The one change that ends the attempt which has `job`'s lease, for a reason that is not the job's fault.
+pub(crate) fn interrupted(job: &Job, why: LeaseEnd, at: Timestamp) -> Change {
+    settled(job, at).unwrap_or(Change::LeaseEnded {
+        job: job.id,
+        epoch: job.epoch,
+        why,
+        not_before: None,
+        at,
+    })
+}
+
+/// The one change that ends the attempt which has `lease`, as its trainer ended.
+pub(crate) fn ended(
+    cluster: &Cluster,
+    job: &Job,
+    lease: &Lease,
+    ending: &Ending,
+    last_output: &str,
+    at: Timestamp,
+) -> Change {
+    let Ending::Failed { cause, message } = ending else {
+        return interrupted(job, LeaseEnd::Stopped, at);
+    };
+    let told = told(message, last_output);
+    settled(job, at).unwrap_or_else(|| match verdict(cluster, job, lease, *cause, &told) {
+        Some(phase) => Change::JobEnded { job: job.id, phase, at },
+        None => Change::LeaseEnded {
+            job: job.id,
+            epoch: job.epoch,
+            why: LeaseEnd::Failed { cause: *cause, message: told },
+            not_before: Some(at + backoff(cluster, job)),
+            at,
+        },
+    })
+}
+
+/// The end of a job that ends in any case once its attempt is over.
+fn settled(job: &Job, at: Timestamp) -> Option<Change> {
+    let phase = match job.phase {
+        JobPhase::Cancelling => JobPhase::Cancelled,
+        _ if job.all_steps_committed() => JobPhase::Completed,
+        _ => return None,
+    };
+    Some(Change::JobEnded { job: job.id, phase, at })
+}
+
+/// Whether a failure is the job's last.
+fn verdict(cluster: &Cluster, job: &Job, lease: &Lease, cause: FailureCause, told: &str) -> Option<JobPhase> {
+    let failed = |why: &str| Some(JobPhase::Failed { why: format!("{why}: {told}") });
+    let before = |cause| job.failures.iter().filter(move |failure| failure.cause == cause);
+    match cause {
+        FailureCause::BadInput => failed("the input cannot be used"),
+        FailureCause::NotANumber => failed("the loss is not a number"),
+        FailureCause::OutOfMemory => {
+            let kind = lease.device.kind;
+            let times = 1 + before(cause).filter(|failure| failure.device.kind == kind).count();
+            if times < OUT_OF_MEMORY_MAX {
+                return None;
+            }
+            failed(&format!(
+                "{times} attempts ran out of memory on {kind}; make the batch or the model smaller"
+            ))
+        }
+        FailureCause::Crashed => {
+            let crashes = 1 + before(cause).count();
+            let nodes: BTreeSet<_> = before(cause).map(|failure| failure.node).chain([lease.node]).collect();
+            let poisoned = crashes >= CRASHES_MAX && nodes.len() >= CRASH_NODES_MIN
+                || crashes >= CRASHES_ON_ONE_NODE_MAX;
+            let names: Vec<_> = nodes
+                .iter()
+                .map(|node| cluster.nodes.get(node).map_or(node.short(), |n| n.name.to_string()))
+                .collect();
+            poisoned.then(|| JobPhase::Poisoned {
+                why: format!("its trainer crashed {crashes} times, on {}: {told}", names.join(", ")),
+            })
+        }
+        FailureCause::Unavailable | FailureCause::Storage => None,
+    }
+}
+
+/// The pause before the next attempt: it doubles with every failure since the last checkpoint, and up to a quarter
+/// is added that depends on job and epoch, so that jobs which failed together do not come back together.
+fn backoff(cluster: &Cluster, job: &Job) -> Duration {
+    let reached = job.checkpoint.and_then(|id| cluster.checkpoints.get(&id)).map(|c| c.manifest.epoch);
+    let fruitless = job.failures.iter().filter(|failure| Some(failure.epoch) > reached).count();
+    let base = BACKOFF_MIN.saturating_mul(1 << fruitless.min(16)).min(BACKOFF_MAX);
+    let dice = Digest::of(format!("{} {}", job.id, job.epoch).as_bytes()).as_bytes()[0];
+    base + base / 4 * u32::from(dice) / 255
+}
+
+/// Message and last output as one text; of a long one the end is kept.
+fn told(message: &str, last_output: &str) -> String {
+    let last_output = last_output.trim_end();
+    let text = if last_output.is_empty() { message.to_owned() } else { format!("{message}\n{last_output}") };
+    if text.len() <= OUTPUT_BYTES_MAX {
+        return text;
+    }
+    let mark = "... ";
+    let start = text.ceil_char_boundary(text.len() - OUTPUT_BYTES_MAX + mark.len());
+    format!("{mark}{}", &text[start..])
+}

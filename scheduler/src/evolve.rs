@@ -1,0 +1,144 @@
+//! Applying changes. Nothing is checked here: a change was checked when it was made.
+
+use hatchery_common::{
+    id::{Epoch, JobId, Name},
+    node::Inventory,
+    recipe::JobSpec,
+    time::Timestamp,
+    trainer::{FailureCause, Metrics},
+};
+
+use crate::{
+    change::{Change, LeaseEnd},
+    cluster::{Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, Node},
+    limits::FAILURES_MAX,
+};
+
+impl Cluster {
+    /// Applies one change. A change about something that is not there does nothing but count.
+    pub fn evolve(&mut self, change: &Change) {
+        self.last_event += 1;
+        match change {
+            Change::TokenCreated { secret, token } => {
+                self.tokens.insert(*secret, token.clone());
+            }
+            Change::TokenUsed { secret, at } => {
+                if let Some(token) = self.tokens.get_mut(secret) {
+                    token.used_at = Some(*at);
+                }
+            }
+            Change::CertificateIssued { certificate } => {
+                self.certificates.insert(certificate.id, certificate.clone());
+            }
+            Change::CertificateRevoked { certificate, at } => {
+                if let Some(certificate) = self.certificates.get_mut(certificate) {
+                    certificate.revoked_at = Some(*at);
+                }
+            }
+            Change::NodeJoined { node, name, labels, at } => {
+                let (id, name, labels) = (*node, name.clone(), labels.clone());
+                let inventory = Inventory::default();
+                self.nodes.insert(id, Node { id, name, labels, inventory, joined_at: *at });
+            }
+            Change::NodeInventoried { node, inventory, .. } => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.inventory = (**inventory).clone();
+                }
+            }
+            Change::NodeRemoved { node, .. } => {
+                self.nodes.remove(node);
+            }
+            Change::DatasetRegistered { manifest, at } => {
+                let dataset = Dataset { manifest: manifest.clone(), registered_at: *at };
+                self.datasets.insert(manifest.id(), dataset);
+            }
+            Change::JobSubmitted { job, request, body, spec, submitter, at } => {
+                self.requests.insert(*request, (*body, *job));
+                self.jobs.insert(*job, Job::new(*job, (**spec).clone(), submitter.clone(), *at));
+            }
+            Change::RolloutStarted { rollout } => {
+                self.rollouts.insert(rollout.id, rollout.clone());
+            }
+            Change::CheckpointCommitted { manifest, at } => {
+                let id = manifest.id();
+                if let Some(job) = self.jobs.get_mut(&manifest.job) {
+                    job.checkpoint = Some(id);
+                    job.checkpoint_step = manifest.step;
+                    job.metrics = manifest.metrics;
+                }
+                let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };
+                self.checkpoints.insert(id, checkpoint);
+            }
+            Change::LeaseGranted { job, epoch, lease } => self.evolve_job(*job, |job| {
+                job.phase = JobPhase::Running;
+                job.epoch = *epoch;
+                job.started_at.get_or_insert(lease.granted_at);
+                job.not_before = None;
+                job.lease = Some(lease.clone());
+            }),
+            Change::LeaseEnded { job, epoch, why, not_before, at } => {
+                self.evolve_job(*job, |job| job.requeue(*epoch, why, *not_before, *at));
+            }
+            Change::CancelRequested { job, .. } => {
+                self.evolve_job(*job, |job| job.phase = JobPhase::Cancelling);
+            }
+            Change::JobEnded { job, phase, at } => self.evolve_job(*job, |job| {
+                job.phase = phase.clone();
+                job.lease = None;
+                job.not_before = None;
+                job.ended_at = Some(*at);
+            }),
+        }
+    }
+
+    fn evolve_job(&mut self, job: JobId, step: impl FnOnce(&mut Job)) {
+        if let Some(job) = self.jobs.get_mut(&job) {
+            step(job);
+        }
+    }
+}
+
+impl Job {
+    /// A job just submitted.
+    fn new(id: JobId, spec: JobSpec, submitter: Name, at: Timestamp) -> Self {
+        Self {
+            id,
+            spec,
+            submitter,
+            submitted_at: at,
+            phase: JobPhase::Queued,
+            epoch: Epoch(0),
+            lease: None,
+            started_at: None,
+            ended_at: None,
+            checkpoint: None,
+            checkpoint_step: 0,
+            metrics: Metrics::default(),
+            failures: Vec::new(),
+            not_before: None,
+        }
+    }
+
+    fn requeue(&mut self, epoch: Epoch, why: &LeaseEnd, not_before: Option<Timestamp>, at: Timestamp) {
+        self.phase = JobPhase::Queued;
+        self.not_before = not_before;
+        let lease = self.lease.take();
+        if let (LeaseEnd::Failed { cause, message }, Some(lease)) = (why, lease) {
+            let (node, device, message) = (lease.node, lease.device, message.clone());
+            self.remember_failure(Failure { epoch, node, device, cause: *cause, message, at });
+        }
+    }
+
+    /// Adds a failure. Beyond [`FAILURES_MAX`] the oldest one that no rule counts is forgotten; those that are
+    /// counted (crashes, memory) end the job long before there are so many.
+    pub fn remember_failure(&mut self, failure: Failure) {
+        self.failures.push(failure);
+        if self.failures.len() > FAILURES_MAX {
+            let counted = |failure: &Failure| {
+                matches!(failure.cause, FailureCause::Crashed | FailureCause::OutOfMemory)
+            };
+            let oldest = self.failures.iter().position(|failure| !counted(failure)).unwrap_or(0);
+            self.failures.remove(oldest);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The plan: leases that ran out end, waiting jobs get devices, and every job that still waits gets a reason.
+
+use std::collections::BTreeMap;
+
+use hatchery_common::{
+    id::JobId,
+    time::{BootTime, Timestamp},
+};
+
+use crate::{
+    change::{Change, LeaseEnd},
+    cluster::{Cluster, Job, JobPhase},
+    ending,
+    observed::{Now, Observed},
+    placement::Placement,
+    wait::{Because, Wait},
+};
+
+/// What is to change now, what waits and why, and when to look again if nothing is heard until then.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// To be committed, in this order and together.
+    pub changes: Vec<Change>,
+    /// A reason for every job that stays in the queue.
+    pub waits: BTreeMap<JobId, Wait>,
+    /// The next time at which a plan may differ although nothing was heard.
+    pub wake_at: Option<BootTime>,
+}
+
+impl Plan {
+    fn wake_by(&mut self, at: BootTime) {
+        self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+    }
+}
+
+/// Plans. Pure, and at rest after one step: planning again at once gives the same reasons and no changes.
+pub fn plan(cluster: &Cluster, observed: &Observed, now: Now) -> Plan {
+    let mut plan = Plan::default();
+    let mut queue = end_expired_leases(cluster, observed, now, &mut plan);
+    queue.sort_by_key(|job| (job.submitted_at, job.id));
+    let mut placement = Placement::new(cluster, observed, now);
+    for job in queue {
+        if let Some(wait) = backing_off(cluster, job, now, &mut plan) {
+            plan.waits.insert(job.id, wait);
+            continue;
+        }
+        match placement.place(job) {
+            Ok(lease) => {
+                plan.changes.push(Change::LeaseGranted { job: job.id, epoch: job.epoch.next(), lease });
+            }
+            Err(wait) => {
+                if let Wait::NodeUnknown { given, .. } = wait {
+                    plan.wake_by(now.boot + given);
+                }
+                plan.waits.insert(job.id, wait);
+            }
+        }
+    }
+    plan
+}
+
+/// Ends the leases whose node was not heard from for their term, and returns the jobs that wait for a device then.
+fn end_expired_leases<'a>(
+    cluster: &'a Cluster,
+    observed: &Observed,
+    now: Now,
+    plan: &mut Plan,
+) -> Vec<&'a Job> {
+    let mut queue = Vec::new();
+    for job in cluster.jobs.values() {
+        let Some(lease) = &job.lease else {
+            if job.phase == JobPhase::Queued {
+                queue.push(job);
+            }
+            continue;
+        };
+        let until = observed.lease_until(lease.node);
+        if now.boot < until {
+            plan.wake_by(until);
+            continue;
+        }
+        let end = ending::interrupted(job, LeaseEnd::NodeLost, now.wall);
+        if matches!(end, Change::LeaseEnded { .. }) {
+            queue.push(job);
+        }
+        plan.changes.push(end);
+    }
+    queue
+}
+
+fn backing_off(cluster: &Cluster, job: &Job, now: Now, plan: &mut Plan) -> Option<Wait> {
+    let until: Timestamp = job.not_before.filter(|until| now.wall < *until)?;
+    let about = until.since(now.wall);
+    plan.wake_by(now.boot + about);
+    let because = job.failures.last().map(|failure| Because {
+        cause: failure.cause,
+        epoch: failure.epoch,
+        node: cluster.nodes.get(&failure.node).map(|node| node.name.clone()),
+    });
+    Some(Wait::BackingOff { about, because })
+}

@@ -1,0 +1,168 @@
+//! What should never be. Nothing here is needed to run; tests, `fsck` and the simulator look at it after every change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use hatchery_common::id::{Epoch, Name, NodeId};
+
+use crate::{
+    cluster::{Cluster, Job, JobPhase, Scope},
+    limits::FAILURES_MAX,
+};
+
+/// One thing that should never be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// What it is about: `job 4f...`.
+    pub subject: String,
+    /// What should hold, and does not.
+    pub rule: &'static str,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: it does not hold that {}", self.subject, self.rule)
+    }
+}
+
+/// Everything that should not be; empty for a sound cluster.
+pub fn violations(cluster: &Cluster) -> Vec<Violation> {
+    let mut found = Found(Vec::new());
+    for (id, job) in &cluster.jobs {
+        let subject = || format!("job {id}");
+        found.check(job.id == *id, subject, "it is filed under its own id");
+        job_phase(job, &mut |holds, rule| found.check(holds, subject, rule));
+        job_references(cluster, job, &mut |holds, rule| found.check(holds, subject, rule));
+    }
+    devices(cluster, &mut found);
+    requests(cluster, &mut found);
+    checkpoints(cluster, &mut found);
+    members(cluster, &mut found);
+    found.0
+}
+
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn check(&mut self, holds: bool, subject: impl Fn() -> String, rule: &'static str) {
+        if !holds {
+            self.0.push(Violation { subject: subject(), rule });
+        }
+    }
+}
+
+/// I4: a phase and what goes with it.
+fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
+    let leased = matches!(job.phase, JobPhase::Running | JobPhase::Cancelling);
+    check(job.lease.is_some() == leased, "a job has a lease exactly while it runs or is being cancelled");
+    check(job.ended_at.is_some() == job.phase.is_terminal(), "a job has an end exactly in a terminal phase");
+    check(
+        job.started_at.is_some() == (job.epoch > Epoch(0)),
+        "a job has a start exactly once it had a lease",
+    );
+    check(job.not_before.is_none() || job.phase == JobPhase::Queued, "only a queued job backs off");
+    let complete = job.all_steps_committed();
+    check(!complete || job.phase != JobPhase::Queued, "a job whose last step is committed is not queued");
+    check(complete || job.phase != JobPhase::Completed, "a completed job has committed its last step");
+    check(job.failures.len() <= FAILURES_MAX, "a job remembers a bounded number of failures");
+    let epochs = job.failures.iter().map(|failure| failure.epoch);
+    check(epochs.is_sorted_by(|a, b| a < b), "each attempt fails once, in the order of epochs");
+    check(job.failures.last().is_none_or(|last| last.epoch <= job.epoch), "no failure is ahead of the epoch");
+}
+
+fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'static str)) {
+    check(cluster.datasets.contains_key(&job.spec.dataset), "a job's dataset is there");
+    let own = |id| cluster.checkpoints.get(&id).filter(|checkpoint| checkpoint.manifest.job == job.id);
+    match job.checkpoint {
+        None => check(job.checkpoint_step == 0, "a job without a checkpoint has no step committed"),
+        Some(id) => {
+            let step = own(id).map(|checkpoint| checkpoint.manifest.step);
+            check(step == Some(job.checkpoint_step), "a job's checkpoint is its own and of the step it says");
+        }
+    }
+    check(job.checkpoint_step <= job.spec.train.raw().steps, "no checkpoint is beyond the last step");
+    if let Some(lease) = &job.lease {
+        check(cluster.nodes.contains_key(&lease.node), "a lease's node is in the fleet");
+        check(
+            lease.resume_from.is_none_or(|id| own(id).is_some()),
+            "an attempt goes on from a checkpoint of its job",
+        );
+    }
+}
+
+/// I4: no device has two attempts.
+fn devices(cluster: &Cluster, found: &mut Found) {
+    let mut taken = BTreeSet::new();
+    for lease in cluster.jobs.values().filter_map(|job| job.lease.as_ref()) {
+        let free = taken.insert((lease.node, lease.device));
+        found.check(
+            free,
+            || format!("{} of node {}", lease.device, lease.node),
+            "a device has one attempt at most",
+        );
+    }
+}
+
+/// I2: every job was made by exactly one request.
+fn requests(cluster: &Cluster, found: &mut Found) {
+    let mut makers: BTreeMap<_, usize> = cluster.jobs.keys().map(|job| (*job, 0)).collect();
+    for (request, (_, job)) in &cluster.requests {
+        match makers.get_mut(job) {
+            Some(count) => *count += 1,
+            None => found.check(false, || format!("request {request}"), "the job that it made is there"),
+        }
+    }
+    for (job, count) in makers {
+        found.check(count == 1, || format!("job {job}"), "exactly one request made it");
+    }
+}
+
+/// I3: within a job, later checkpoints are further and come from no earlier epoch.
+fn checkpoints(cluster: &Cluster, found: &mut Found) {
+    let mut by_job: BTreeMap<_, Vec<(u64, Epoch)>> = BTreeMap::new();
+    for (id, checkpoint) in &cluster.checkpoints {
+        let manifest = &checkpoint.manifest;
+        let subject = || format!("checkpoint {id}");
+        found.check(manifest.id() == *id, subject, "it is filed under the digest of its manifest");
+        let job = cluster.jobs.get(&manifest.job);
+        found.check(job.is_some(), subject, "its job is there");
+        let known = |parent| cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job);
+        found.check(manifest.parent.is_none_or(known), subject, "its parent is a checkpoint of the same job");
+        let (newest, epoch) =
+            job.map_or((manifest.step, manifest.epoch), |job| (job.checkpoint_step, job.epoch));
+        found.check(manifest.step <= newest, subject, "no checkpoint is further than the job's own");
+        found.check(manifest.epoch <= epoch, subject, "its epoch is not ahead of the job's");
+        by_job.entry(manifest.job).or_default().push((manifest.step, manifest.epoch));
+    }
+    for (job, mut line) in by_job {
+        line.sort_unstable();
+        let grows = line.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
+        found.check(grows, || format!("job {job}"), "its checkpoints grow by step and by epoch together");
+    }
+    for (id, rollout) in &cluster.rollouts {
+        let there = cluster.checkpoints.contains_key(&rollout.checkpoint);
+        found.check(there && rollout.id == *id, || format!("rollout {id}"), "its checkpoint is there");
+    }
+}
+
+/// Nodes, their names and who may speak for them.
+fn members(cluster: &Cluster, found: &mut Found) {
+    let mut names: BTreeMap<&Name, NodeId> = BTreeMap::new();
+    for (id, node) in &cluster.nodes {
+        let unique = names.insert(&node.name, *id).is_none();
+        found.check(unique && node.id == *id, || format!("node {id}"), "its name is its own");
+    }
+    for (id, certificate) in &cluster.certificates {
+        let subject = || format!("certificate {id}");
+        let of_node = certificate.node.is_some() == (certificate.scope == Scope::Agent);
+        found.check(of_node && certificate.id == *id, subject, "it names a node exactly for an agent");
+        let live = certificate.revoked_at.is_none();
+        let there = certificate.node.is_none_or(|node| cluster.nodes.contains_key(&node));
+        found.check(there || !live, subject, "it is revoked when its node is gone");
+    }
+    for (id, dataset) in &cluster.datasets {
+        found.check(dataset.manifest.id() == *id, || format!("dataset {id}"), "it is filed under its own id");
+    }
+}
