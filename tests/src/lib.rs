@@ -1,1 +1,8 @@
-//! hatchery-tests
+//! Whole-system tests: the harness. It starts the real binaries, types what a person would type, and reads what a
+//! person would read. The tests themselves are in `tests/tests/`.
+
+mod fleet;
+mod process;
+
+pub use fleet::{Fleet, Run, corpus, processes_with, run};
+pub use process::{PATIENCE, Process, binary};
