@@ -17,5 +17,6 @@ pub mod session;
 pub mod settings;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod trainer;
 pub mod view;
