@@ -1,0 +1,77 @@
+//! `hatchery-trainer generate`: the recurrent engine, the same that serves on every node.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use hatchery_bdh::{Engine, Generation, Model, RawSamplingParams, SamplingParams, Utf8Stream, Window};
+use serde::Serialize;
+
+use crate::{
+    args::{Generate, Output},
+    print_json,
+};
+
+/// An answer as JSON.
+#[derive(Debug, Serialize)]
+struct Answer {
+    /// The new bytes, as hexadecimal digits.
+    bytes_hex: String,
+    /// The same as text, what is not UTF-8 replaced.
+    text: String,
+    /// From the prompt's first byte to the answer's last; loading left out.
+    latency_ms: f64,
+}
+
+/// Generates, streamed as text or at once as JSON.
+pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
+    let prompt = match (&args.prompt, &args.prompt_hex) {
+        (_, Some(hex)) => HEXLOWER_PERMISSIVE
+            .decode(hex.as_bytes())
+            .context("--prompt-hex is not pairs of hexadecimal digits")?,
+        (text, None) => text.clone().unwrap_or_default().into_bytes(),
+    };
+    let params = sampling(args)?;
+    let model = Arc::new(Model::load(&args.checkpoint)?);
+    let begun = Instant::now();
+    let engine = Engine::new(model, Window::Default)?;
+    let mut generation = Generation::new(engine, &prompt, &params, args.max_bytes as usize);
+    match args.output {
+        Output::Json => {
+            let bytes: Vec<u8> = generation.by_ref().collect();
+            let latency_ms = begun.elapsed().as_secs_f64() * 1e3;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            print_json(&Answer { bytes_hex: HEXLOWER.encode(&bytes), text, latency_ms })?;
+        }
+        Output::Text => {
+            let (mut stream, mut out, mut count) = (Utf8Stream::new(), io::stdout(), 0);
+            for byte in generation.by_ref() {
+                count += 1;
+                out.write_all(stream.push(&[byte]).as_bytes())?;
+                out.flush()?;
+            }
+            writeln!(out, "{}", stream.finish())?;
+            eprintln!("{count} bytes in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    anyhow::ensure!(
+        !generation.is_broken(),
+        "the answer ends early: the model's weights do not give numbers; choose another checkpoint"
+    );
+    Ok(())
+}
+
+fn sampling(args: &Generate) -> anyhow::Result<SamplingParams> {
+    let defaults = RawSamplingParams::default();
+    Ok(SamplingParams::new(RawSamplingParams {
+        temperature: args.temperature.map_or(defaults.temperature, |temperature| temperature as f32),
+        top_k: args.top_k,
+        seed: args.seed.unwrap_or(defaults.seed),
+        greedy: args.greedy,
+        ..defaults
+    })?)
+}

@@ -1,0 +1,210 @@
+//! The command line as typed.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use hatchery_common::{device::Device, field::FieldError, recipe};
+
+const EXAMPLES: &str = "\
+Examples:
+  hatchery-trainer doctor
+  hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes
+  hatchery-trainer train --data book.txt --preset seed --set train.steps=2000 --out runs/book
+  hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes --resume runs/notes/step-000000100
+  hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
+  hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
+
+Exit codes: 0 done, or stopped cleanly; 1 failed; 2 wrong command line.";
+
+/// Trains BDH models on this machine's devices, measures them, and lets them answer.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model, or go on training it. Ctrl-C stops with a checkpoint; twice stops at once.
+    Train(Train),
+    /// The loss of a checkpoint on text, over consecutive windows.
+    Eval(Eval),
+    /// Let a checkpoint go on with a prompt.
+    Generate(Generate),
+    /// Which libtorch was found, which devices it sees, and why not others.
+    Doctor(Doctor),
+    /// Measure how fast a device trains a fixed small model.
+    Calibrate(Calibrate),
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For a person.
+    #[default]
+    Text,
+    /// For a program: one JSON value on a line.
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Train {
+    /// Run the order in this file, as the agent does; stdin takes its commands, stdout gives events.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "out"])]
+    pub(crate) attempt: Option<PathBuf>,
+    /// Files and folders to learn; folders are read recursively.
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["attempt", "recipe"])]
+    pub(crate) data: Vec<PathBuf>,
+    /// Only files in folders that match this glob; may be given again.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// A ready-made recipe: tiny or seed.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) preset: Option<String>,
+    /// A recipe in TOML.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// One key of the recipe, such as train.steps=500; may be given again.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The folder for checkpoints, each in a folder of its own such as step-000000100.
+    #[arg(long, value_name = "DIR", required_unless_present = "attempt")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on from this checkpoint, by its own recipe; --set changes it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Where to run.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceWish,
+    /// Threads for a CPU device; 0: as many as there are cores.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub(crate) threads: u32,
+    /// Lines for people on stderr, or events as JSON lines on stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Eval {
+    /// A folder with at least config.json and model.safetensors.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// Files and folders to measure on.
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Only files in folders that match this glob; may be given again.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// Bytes in a window; without it, the block that the checkpoint was trained on.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(recipe::TrainSpec::BLOCK_MAX)))]
+    pub(crate) block: Option<u32>,
+    /// Where to run.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceWish,
+    /// Arithmetic.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) precision: Precision,
+    /// Threads for a CPU device; 0: as many as there are cores.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub(crate) threads: u32,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Generate {
+    /// A folder with at least config.json and model.safetensors.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// The text to go on with.
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_hex", conflicts_with = "prompt_hex")]
+    pub(crate) prompt: Option<String>,
+    /// The bytes to go on with, as hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) prompt_hex: Option<String>,
+    /// How many new bytes.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) max_bytes: u32,
+    /// Below 1: likelier bytes; above 1: more varied ones.
+    #[arg(long, value_name = "X")]
+    pub(crate) temperature: Option<f64>,
+    /// Choose among the K likeliest bytes only.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// The same seed gives the same bytes.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Always the likeliest byte.
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "seed"])]
+    pub(crate) greedy: bool,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Calibrate {
+    /// Which device.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceWish,
+    /// Threads for a CPU device; 0: as many as there are cores.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub(crate) threads: u32,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// `auto`, `cpu`, `cuda:N` or `mps`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceWish(Option<Device>);
+
+impl DeviceWish {
+    /// None: the most preferred one.
+    pub(crate) fn wanted(self) -> Option<Device> {
+        self.0
+    }
+}
+
+impl FromStr for DeviceWish {
+    type Err = FieldError;
+
+    fn from_str(text: &str) -> Result<Self, FieldError> {
+        if text == "auto" { Ok(Self(None)) } else { text.parse().map(|device| Self(Some(device))) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Precision {
+    /// bf16 on a CUDA device that supports it, f32 elsewhere.
+    #[default]
+    Auto,
+    /// f32 everywhere.
+    F32,
+    /// bf16 matrix products.
+    Bf16,
+}
+
+impl From<Precision> for recipe::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Auto => Self::Auto,
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+fn threads() -> clap::builder::RangedI64ValueParser<u32> {
+    const THREADS_MAX: i64 = 4096;
+    clap::value_parser!(u32).range(0..=THREADS_MAX)
+}

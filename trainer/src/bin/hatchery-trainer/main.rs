@@ -1,0 +1,134 @@
+//! `hatchery-trainer`: the trainer's command line, for the agent and by hand.
+
+mod answer;
+mod args;
+mod train;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use args::{Args, Command, Output};
+use clap::Parser;
+use hatchery_common::recipe::DataSpec;
+use hatchery_trainer::{
+    calibrate::calibrate,
+    checkpoint::read_model,
+    data::{Corpus, DataError, consecutive_starts},
+    device,
+    evaluate::evaluate,
+    failure::Failure,
+    ffi,
+    model::Model,
+};
+use serde::Serialize;
+
+/// Exit code of everything that failed; clap exits with 2 for a wrong command line.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    // Both before libtorch allocates or looks for devices.
+    ffi::keep_freed_memory();
+    device::open_cuda();
+    let result = match Args::parse().command {
+        Command::Train(args) => train::train(args),
+        Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
+        Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("hatchery-trainer: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+/// Finds and maps what `--data` and `--include` name.
+fn corpus(data: &DataSpec) -> Result<Corpus, DataError> {
+    Corpus::gather(&hatchery_common::dataset::scan(data)?)
+}
+
+/// Prints one line of JSON. A reader that is gone is no failure of ours to panic about.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string(value)?)
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+fn eval(args: &args::Eval) -> anyhow::Result<()> {
+    let found = read_model(&args.checkpoint)?;
+    let corpus = corpus(&DataSpec { paths: args.data.clone(), include: args.include.clone() })?;
+    let block = args.block.unwrap_or_else(|| {
+        if found.trained_block.is_none() {
+            eprintln!(
+                "the checkpoint does not name the block it was trained on; taking {}, as the public training code does \
+                 (--block sets another)",
+                found.block()
+            );
+        }
+        found.block()
+    });
+    let starts = consecutive_starts(0..corpus.len(), u64::from(block));
+    anyhow::ensure!(
+        !starts.is_empty(),
+        "the data has {} bytes, but one window of {block} bytes and the byte after it need {}; give more data or a \
+         smaller --block",
+        corpus.len(),
+        u64::from(block) + 1
+    );
+    let device = device::find(args.device.wanted())?;
+    device::use_threads(args.threads);
+    let precision = device::precision(args.precision.into(), &device);
+    let torch = device::torch_device(device.device);
+    let model =
+        Model::new(found.config, found.weights, torch, precision, block as usize).map_err(Failure::from)?;
+    let evaluation = evaluate(&model, &corpus, &starts, block as usize, || false)
+        .map_err(Failure::from)?
+        .ok_or_else(|| anyhow::anyhow!("nothing stops this evaluation"))?;
+    match args.output {
+        Output::Json => print_json(&evaluation),
+        Output::Text => print(&format!(
+            "loss {:.4} nats, {:.4} bits per byte, over {} bytes in windows of {block}",
+            evaluation.loss, evaluation.bits_per_byte, evaluation.bytes
+        )),
+    }
+}
+
+fn doctor(output: Output) -> anyhow::Result<()> {
+    let report = device::doctor();
+    if output == Output::Json {
+        return print_json(&report);
+    }
+    let folder =
+        report.libtorch_folder.map_or_else(|| "a folder unknown".into(), |f| f.display().to_string());
+    print(&format!("hatchery-trainer {}\nlibtorch {} from {folder}", report.trainer, report.libtorch))?;
+    for found in report.devices {
+        let memory = if found.memory_bytes == 0 {
+            String::new()
+        } else {
+            format!(", {} MiB", found.memory_bytes >> 20)
+        };
+        let bf16 = if found.bf16 { ", bf16" } else { "" };
+        print(&format!("  yes  {:<8} {}{memory}{bf16}", found.device, found.name))?;
+    }
+    for missing in report.unavailable {
+        print(&format!("  no   {:<8} {}", missing.kind, missing.why))?;
+    }
+    Ok(())
+}
+
+fn measure(args: &args::Calibrate) -> anyhow::Result<()> {
+    let calibration = calibrate(args.device.wanted(), args.threads)?;
+    match args.output {
+        Output::Json => print_json(&calibration),
+        Output::Text => print(&format!(
+            "{}: {:.2} steps/s of the preset tiny, {:.1} GFLOP/s",
+            calibration.device,
+            calibration.steps_per_sec,
+            calibration.flops_per_sec / 1e9
+        )),
+    }
+}

@@ -1,0 +1,175 @@
+//! Reading a checkpoint folder that may come from anywhere: sizes, names and shapes are checked before use.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use hatchery_common::{
+    checkpoint::{
+        CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, PUBLIC_BLOCK, TRAINED_BLOCK_KEY, TRAINING_FILE,
+        TrainingCursor,
+    },
+    model::ModelConfig,
+    recipe::TrainSpec,
+};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, Tensor};
+
+use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ};
+use crate::{optimizer::Moments, weights::Weights};
+
+/// Largest `config.json` or `training.json`.
+const JSON_BYTES_MAX: u64 = 1 << 20;
+/// Largest safetensors header that is read.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+/// The form of `training.json` that this build writes and reads.
+const CURSOR_VERSION: u32 = 1;
+
+/// What the two public files of a checkpoint hold.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// The shape.
+    pub config: ModelConfig,
+    /// The weights, f32 on the CPU.
+    pub weights: Weights,
+    /// The block that the model was trained on, if any file names it.
+    pub trained_block: Option<u32>,
+}
+
+impl ModelFolder {
+    /// The trained block, or the one that the public training code uses.
+    pub fn block(&self) -> u32 {
+        self.trained_block.unwrap_or(PUBLIC_BLOCK)
+    }
+}
+
+/// Reads shape and weights. `config.json` and `model.safetensors` suffice; weights of bf16, f16 and f64 become f32.
+pub fn read_model(folder: &Path) -> Result<ModelFolder, CheckpointError> {
+    let config: ModelConfig = read_json(&folder.join(CONFIG_FILE))?;
+    let file = TensorBytes::read(folder.join(MODEL_FILE), config.parameters())?;
+    let tensors = file.parse()?;
+    let weights = Weights::each(&config, |name, shape| file.tensor(&tensors, name, shape))?;
+    let trained_block = match file.metadata(TRAINED_BLOCK_KEY)? {
+        Some(text) => Some(file.check_block(&text)?),
+        None if folder.join(TRAINING_FILE).exists() => Some(read_cursor(folder)?.train.raw().block),
+        None => None,
+    };
+    Ok(ModelFolder { config, weights, trained_block })
+}
+
+/// Reads what going on needs beside the model: the moments, placed on `device`, and the cursor.
+pub fn read_training(
+    folder: &Path,
+    config: &ModelConfig,
+    device: Device,
+) -> Result<([Moments; 5], TrainingCursor), CheckpointError> {
+    let cursor = read_cursor(folder)?;
+    let file = TensorBytes::read(folder.join(OPTIMIZER_FILE), 2 * config.parameters())?;
+    let tensors = file.parse()?;
+    let moments = config.weights().map(|(name, shape)| {
+        let read = |prefix| -> Result<Tensor, CheckpointError> {
+            Ok(file.tensor(&tensors, &format!("{prefix}{name}"), &shape)?.f_to_device(device)?)
+        };
+        Ok::<_, CheckpointError>(Moments { exp_avg: read(EXP_AVG)?, exp_avg_sq: read(EXP_AVG_SQ)? })
+    });
+    let [a, b, c, d, e] = moments;
+    Ok(([a?, b?, c?, d?, e?], cursor))
+}
+
+/// Reads where the run stood.
+pub fn read_cursor(folder: &Path) -> Result<TrainingCursor, CheckpointError> {
+    let path = folder.join(TRAINING_FILE);
+    let cursor: TrainingCursor = read_json(&path)?;
+    if cursor.version == CURSOR_VERSION {
+        Ok(cursor)
+    } else {
+        let problem = format!("its form is {}, this build reads form {CURSOR_VERSION}", cursor.version);
+        Err(CheckpointError::Content { path, problem })
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let bytes = read_bounded(path, JSON_BYTES_MAX)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| CheckpointError::Content { path: path.to_owned(), problem: error.to_string() })
+}
+
+fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::with_capacity(size.min(bytes_max) as usize);
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        let problem = format!("it has {size} bytes, but at most {bytes_max} can be right");
+        return Err(CheckpointError::Content { path: path.to_owned(), problem });
+    }
+    Ok(bytes)
+}
+
+/// A safetensors file in memory.
+struct TensorBytes {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl TensorBytes {
+    /// Reads a file that is to hold `numbers` numbers; a file too large for that is refused.
+    fn read(path: PathBuf, numbers: u64) -> Result<Self, CheckpointError> {
+        const NUMBER_BYTES_MAX: u64 = 8;
+        // Public state dicts may also hold the rotary frequencies and an unused gate, which are small beside the rest.
+        const UNUSED_SHARE: u64 = 2;
+        let bytes = read_bounded(&path, UNUSED_SHARE * NUMBER_BYTES_MAX * numbers + HEADER_BYTES_MAX)?;
+        Ok(Self { path, bytes })
+    }
+
+    fn wrong(&self, problem: impl ToString) -> CheckpointError {
+        CheckpointError::Content { path: self.path.clone(), problem: problem.to_string() }
+    }
+
+    fn parse(&self) -> Result<SafeTensors<'_>, CheckpointError> {
+        SafeTensors::deserialize(&self.bytes).map_err(|error| {
+            self.wrong(format!("it is not a whole safetensors file ({error}, {} bytes)", self.bytes.len()))
+        })
+    }
+
+    fn metadata(&self, key: &str) -> Result<Option<String>, CheckpointError> {
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).map_err(|error| self.wrong(error))?;
+        Ok(metadata.metadata().as_ref().and_then(|metadata| metadata.get(key).cloned()))
+    }
+
+    fn check_block(&self, text: &str) -> Result<u32, CheckpointError> {
+        text.parse().ok().filter(|block| (1..=TrainSpec::BLOCK_MAX).contains(block)).ok_or_else(|| {
+            self.wrong(format!("its {TRAINED_BLOCK_KEY} is {text:?}, not 1 to {}", TrainSpec::BLOCK_MAX))
+        })
+    }
+
+    /// The tensor called `name`, f32 on the CPU, which must have `shape`.
+    fn tensor(
+        &self,
+        tensors: &SafeTensors<'_>,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<Tensor, CheckpointError> {
+        let view = tensors.tensor(name).map_err(|_| self.wrong(format!("it has no tensor `{name}`")))?;
+        if view.shape() != shape {
+            return Err(self.wrong(format!(
+                "`{name}` has the shape {:?}, but {CONFIG_FILE} asks for {shape:?}",
+                view.shape()
+            )));
+        }
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::F64 => Kind::Double,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            other => return Err(self.wrong(format!("`{name}` is {other}, not f32, f64, f16 or bf16"))),
+        };
+        let sizes: Vec<i64> = shape.iter().map(|n| *n as i64).collect();
+        // The parser has checked that the bytes are as many as shape and kind ask for.
+        Ok(Tensor::f_from_data_size(view.data(), &sizes, kind)?.f_to_kind(Kind::Float)?)
+    }
+}

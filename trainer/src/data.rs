@@ -1,0 +1,174 @@
+//! The corpus, and which part of it each step reads.
+
+use std::{
+    fs::File,
+    io::BufWriter,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use hatchery_common::{
+    dataset::{DatasetError, Scan},
+    field::FieldError,
+    recipe::TrainSpec,
+};
+use memmap2::Mmap;
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::{
+    counter::{Purpose, below, bits},
+    ffi,
+};
+
+/// Why a corpus cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Reading failed.
+    #[error("cannot read the corpus {}: {source}", path.display())]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Files could not be gathered.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// There is no room for the gathered corpus.
+    #[error("cannot gather the corpus in a temporary file: {0}; set TMPDIR to a folder with room")]
+    Gather(std::io::Error),
+    /// Too small.
+    #[error(transparent)]
+    Size(#[from] FieldError),
+}
+
+/// Text as bytes, mapped into memory.
+#[derive(Debug)]
+pub struct Corpus(Option<Mmap>);
+
+/// B windows of a corpus.
+#[derive(Debug)]
+pub struct Batch {
+    /// (B, T) int64.
+    pub tokens: Tensor,
+    /// The byte after each token, (B, T) int64.
+    pub targets: Tensor,
+}
+
+impl Corpus {
+    /// Maps one file, which must not change as long as the corpus lives.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let failed = |source| DataError::Read { path: path.to_owned(), source };
+        Self::map(&File::open(path).map_err(failed)?).map_err(failed)
+    }
+
+    /// Maps what `scan` found: the file itself if it is one, else all of them joined in a temporary file.
+    pub fn gather(scan: &Scan) -> Result<Self, DataError> {
+        if let [file] = scan.files.as_slice() {
+            return Self::open(&file.path);
+        }
+        let file = tempfile::tempfile().map_err(DataError::Gather)?;
+        let mut writer = BufWriter::new(&file);
+        scan.write_corpus(&mut writer)?;
+        writer.into_inner().map_err(|error| DataError::Gather(error.into_error()))?;
+        Self::map(&file).map_err(DataError::Gather)
+    }
+
+    fn map(file: &File) -> std::io::Result<Self> {
+        // An empty file cannot be mapped.
+        Ok(Self(if file.metadata()?.len() == 0 { None } else { Some(ffi::map_file(file)?) }))
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// How many bytes.
+    pub fn len(&self) -> u64 {
+        self.bytes().len() as u64
+    }
+
+    /// Whether there is no byte at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The windows of `block` tokens that start at `starts`, on `device`. Each start needs `block` + 1 bytes after it.
+    pub fn batch(&self, starts: &[u64], block: usize, device: Device) -> Result<Batch, TchError> {
+        let windows: Vec<u8> =
+            starts.iter().flat_map(|start| &self.bytes()[*start as usize..][..=block]).copied().collect();
+        Batch::from_windows(&windows, starts.len(), device)
+    }
+}
+
+impl Batch {
+    /// Cuts `bytes` into `rows` windows of equal length: all but the last byte of each are tokens, all but the first
+    /// targets.
+    pub fn from_windows(bytes: &[u8], rows: usize, device: Device) -> Result<Self, TchError> {
+        // One small copy to the device, as bytes; the shift by one happens there.
+        let windows = Tensor::f_from_slice(bytes)?
+            .f_view_([rows as i64, -1])?
+            .f_to_device(device)?
+            .f_to_kind(Kind::Int64)?;
+        let block = windows.size()[1] - 1;
+        let part = |from| windows.f_narrow(1, from, block)?.f_contiguous();
+        Ok(Self { tokens: part(0)?, targets: part(1)? })
+    }
+}
+
+/// Which windows a run reads: a pure function of the recipe, the corpus' length, the step and the row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sampler {
+    seed: u64,
+    batch: u64,
+    block: u64,
+    train_bytes: u64,
+    corpus_bytes: u64,
+    validation_windows: u64,
+}
+
+impl Sampler {
+    /// Splits a corpus of `corpus_bytes` as the recipe says; refuses one too small, with the sizes.
+    pub fn new(spec: &TrainSpec, corpus_bytes: u64) -> Result<Self, FieldError> {
+        let raw = spec.raw();
+        Ok(Self {
+            seed: raw.seed,
+            batch: raw.batch.into(),
+            block: raw.block.into(),
+            train_bytes: spec.split(corpus_bytes)?,
+            corpus_bytes,
+            validation_windows: raw.validation_windows.into(),
+        })
+    }
+
+    /// Tokens in a window.
+    pub fn block(&self) -> usize {
+        self.block as usize
+    }
+
+    /// Where the windows of step `step` (from 0) start, all of them within the training part.
+    pub fn starts(&self, step: u64) -> Vec<u64> {
+        // A window and the byte after it: the last start is train_bytes - block - 1.
+        let choices = self.train_bytes - self.block;
+        (0..self.batch).map(|row| below(choices, bits(self.seed, Purpose::Windows, step, row))).collect()
+    }
+
+    /// The part that is held out.
+    pub fn held_out(&self) -> Range<u64> {
+        self.train_bytes..self.corpus_bytes
+    }
+
+    /// Where the validation windows start: consecutive ones from the start of the held-out part.
+    pub fn validation_starts(&self) -> Vec<u64> {
+        let mut starts = consecutive_starts(self.held_out(), self.block);
+        starts.truncate(self.validation_windows as usize);
+        starts
+    }
+}
+
+/// Where consecutive windows of `block` tokens start in `part`, each with a byte after it; a short tail is left out.
+pub fn consecutive_starts(part: Range<u64>, block: u64) -> Vec<u64> {
+    let windows = (part.end - part.start).saturating_sub(1) / block;
+    (0..windows).map(|window| part.start + window * block).collect()
+}

@@ -1,0 +1,164 @@
+//! The devices that this process can train on, and why not on others.
+
+use std::{path::Path, sync::OnceLock};
+
+use hatchery_common::{
+    device::{Device, DeviceKind},
+    recipe::Precision,
+    trainer::{DoctorReport, FailureCause, TrainerDevice, UnavailableDevice},
+};
+
+use crate::{failure::Failure, ffi};
+
+/// CUDA in libtorch: a library of its own that the trainer is not linked with, so that one build serves every machine.
+const CUDA_LIBRARY: &str = "libtorch_cuda.so";
+/// The first compute capability whose matrix units take bf16.
+const BF16_CAPABILITY_MIN: i32 = 8;
+
+/// Why libtorch's CUDA part is not loaded.
+#[derive(Clone, Debug)]
+enum CudaLibrary {
+    Loaded,
+    Absent,
+    Broken(String),
+}
+
+static CUDA: OnceLock<CudaLibrary> = OnceLock::new();
+
+/// Loads libtorch's CUDA part if it stands beside the libtorch that this process has. First thing in `main`, before
+/// libtorch looks for devices.
+pub fn open_cuda() {
+    CUDA.get_or_init(|| {
+        let Some(library) = ffi::libtorch_folder().map(|folder| folder.join(CUDA_LIBRARY)) else {
+            return CudaLibrary::Absent;
+        };
+        if !library.exists() {
+            return CudaLibrary::Absent;
+        }
+        ffi::open_library(&library).map_or_else(CudaLibrary::Broken, |()| CudaLibrary::Loaded)
+    });
+}
+
+/// The devices in the order of preference, and the kinds that are missing, with reasons.
+pub fn doctor() -> DoctorReport {
+    let mut devices = cuda_devices();
+    let mut unavailable = Vec::new();
+    if devices.is_empty() {
+        unavailable.push(UnavailableDevice { kind: DeviceKind::Cuda, why: why_no_cuda() });
+    }
+    if tch::utils::has_mps() {
+        let name = "Apple GPU".to_owned();
+        devices.push(TrainerDevice { device: Device::MPS, name, memory_bytes: 0, bf16: false });
+    } else {
+        let why = if cfg!(target_os = "macos") {
+            "libtorch finds no Metal device; it needs Apple silicon and macOS 14 or newer"
+        } else {
+            "only macOS on Apple silicon has it"
+        };
+        unavailable.push(UnavailableDevice { kind: DeviceKind::Mps, why: why.into() });
+    }
+    devices.push(TrainerDevice {
+        device: Device::CPU,
+        name: cpu_name(),
+        memory_bytes: 0,
+        bf16: cpu_multiplies_bf16(),
+    });
+    DoctorReport {
+        trainer: env!("CARGO_PKG_VERSION").into(),
+        libtorch: ffi::libtorch_version(),
+        libtorch_folder: ffi::libtorch_folder(),
+        devices,
+        unavailable,
+    }
+}
+
+/// Finds `wanted`, or the most preferred device. The error says why it cannot be used.
+pub fn find(wanted: Option<Device>) -> Result<TrainerDevice, Failure> {
+    let report = doctor();
+    let mut devices = report.devices.into_iter();
+    let unavailable = |message| Err(Failure::new(FailureCause::Unavailable, message));
+    let Some(wanted) = wanted else {
+        return devices.next().map_or_else(|| unavailable("libtorch has no device at all".into()), Ok);
+    };
+    if let Some(found) = devices.find(|found| found.device == wanted) {
+        return Ok(found);
+    }
+    let why = report.unavailable.into_iter().find(|missing| missing.kind == wanted.kind);
+    let why = why.map_or_else(|| format!("this machine has no {wanted}"), |missing| missing.why);
+    unavailable(format!(
+        "the device {wanted} cannot be used here: {why}; `hatchery-trainer doctor` lists what can"
+    ))
+}
+
+/// libtorch's name for a device.
+pub fn torch_device(device: Device) -> tch::Device {
+    match device.kind {
+        DeviceKind::Cuda => tch::Device::Cuda(device.index as usize),
+        DeviceKind::Mps => tch::Device::Mps,
+        DeviceKind::Cpu => tch::Device::Cpu,
+    }
+}
+
+/// The arithmetic for `device`.
+pub fn precision(wanted: Precision, device: &TrainerDevice) -> Precision {
+    wanted.resolve(device.device.kind, device.bf16)
+}
+
+/// Sets the threads of a CPU device; 0: as many as there are cores.
+pub fn use_threads(threads: u32) {
+    let all = || std::thread::available_parallelism().map_or(1, |cores| cores.get() as i32);
+    tch::set_num_threads(if threads == 0 { all() } else { threads as i32 });
+}
+
+fn cuda_devices() -> Vec<TrainerDevice> {
+    if !tch::Cuda::is_available() {
+        return Vec::new();
+    }
+    (0..tch::Cuda::device_count() as u32)
+        .map(|index| {
+            let found = ffi::cuda_device(index).unwrap_or_default();
+            let name = if found.name.is_empty() { format!("NVIDIA GPU {index}") } else { found.name };
+            TrainerDevice {
+                device: Device::cuda(index),
+                name,
+                memory_bytes: found.memory_bytes,
+                bf16: found.capability_major >= BF16_CAPABILITY_MIN,
+            }
+        })
+        .collect()
+}
+
+fn why_no_cuda() -> String {
+    if !cfg!(target_os = "linux") {
+        return "this system has no CUDA".into();
+    }
+    let has_driver = Path::new("/proc/driver/nvidia/version").exists();
+    match CUDA.get().unwrap_or(&CudaLibrary::Absent) {
+        CudaLibrary::Absent if has_driver => format!(
+            "there is an NVIDIA driver, but {CUDA_LIBRARY} does not stand beside libtorch; fetch it with `cargo xtask \
+             setup`, or let LD_LIBRARY_PATH name the lib folder of a libtorch with CUDA"
+        ),
+        CudaLibrary::Broken(error) => format!("{CUDA_LIBRARY} cannot be loaded: {error}"),
+        CudaLibrary::Loaded if has_driver => {
+            "libtorch finds no GPU that it can use: is the driver new enough for its CUDA, and may this user open \
+             /dev/nvidia*?"
+                .into()
+        }
+        _ => "no NVIDIA driver is loaded on this machine".into(),
+    }
+}
+
+fn cpu_name() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+fn cpu_multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}

@@ -1,0 +1,177 @@
+//! Everything unsafe of this crate: what the operating system and libtorch offer as C functions only.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString, OsStr, c_char, c_int, c_void},
+    fs::File,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use memmap2::Mmap;
+
+unsafe extern "C" {
+    /// Of libtorch: major, minor and patch in the three upper bytes.
+    fn aoti_torch_abi_version() -> u64;
+}
+
+/// The version of the libtorch that this process has loaded: `2.11.0`.
+pub fn libtorch_version() -> String {
+    // SAFETY: takes nothing and returns a constant.
+    let version = unsafe { aoti_torch_abi_version() };
+    let [major, minor, patch, ..] = version.to_be_bytes();
+    format!("{major}.{minor}.{patch}")
+}
+
+/// The folder of the libtorch that this process has loaded.
+pub fn libtorch_folder() -> Option<PathBuf> {
+    // SAFETY: dladdr only compares the address and fills in `info`, whose strings belong to the linker and stay.
+    let name = unsafe {
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        let found = libc::dladdr(aoti_torch_abi_version as *const c_void, &raw mut info) != 0;
+        (found && !info.dli_fname.is_null()).then(|| CStr::from_ptr(info.dli_fname))?
+    };
+    let library = Path::new(OsStr::from_bytes(name.to_bytes()));
+    std::fs::canonicalize(library.parent()?).ok()
+}
+
+/// Loads a library for good, its symbols visible to all; the error is the linker's own.
+pub fn open_library(path: &Path) -> Result<(), String> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+    // SAFETY: the library's initialisers run, which is the purpose; it is never closed. dlerror's text is copied
+    // before the next call of the linker.
+    unsafe {
+        if libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL).is_null() {
+            let message = libc::dlerror();
+            return Err(if message.is_null() {
+                "the dynamic linker gave no reason".into()
+            } else {
+                CStr::from_ptr(message).to_string_lossy().into_owned()
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What NVIDIA's driver says about a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CudaDevice {
+    /// Its name.
+    pub name: String,
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Compute capability, the part before the dot.
+    pub capability_major: i32,
+}
+
+/// Asks the driver about GPU `index`. None: there is no driver, or it does not answer.
+pub fn cuda_device(index: u32) -> Option<CudaDevice> {
+    /// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    const CAPABILITY_MAJOR: c_int = 75;
+    const NAME_BYTES_MAX: usize = 256;
+    type Init = unsafe extern "C" fn(u32) -> c_int;
+    type Get = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
+    type Name = unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int;
+    type Memory = unsafe extern "C" fn(*mut usize, c_int) -> c_int;
+    type Attribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
+
+    // SAFETY: the driver's C interface is stable; the types above are those of cuda.h, and every pointer goes to a local
+    // of that type. A symbol that is missing is a null pointer, which `transmute` makes None.
+    unsafe {
+        let driver = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
+        if driver.is_null() {
+            return None;
+        }
+        let symbol = |name: &CStr| libc::dlsym(driver, name.as_ptr());
+        let init = std::mem::transmute::<*mut c_void, Option<Init>>(symbol(c"cuInit"))?;
+        let get = std::mem::transmute::<*mut c_void, Option<Get>>(symbol(c"cuDeviceGet"))?;
+        let name = std::mem::transmute::<*mut c_void, Option<Name>>(symbol(c"cuDeviceGetName"))?;
+        let memory = std::mem::transmute::<*mut c_void, Option<Memory>>(symbol(c"cuDeviceTotalMem_v2"))?;
+        let attribute =
+            std::mem::transmute::<*mut c_void, Option<Attribute>>(symbol(c"cuDeviceGetAttribute"))?;
+
+        let (mut device, mut bytes, mut major) = (0, 0, 0);
+        let mut text: [c_char; NAME_BYTES_MAX] = [0; NAME_BYTES_MAX];
+        let answered = init(0) == 0
+            && get(&raw mut device, index as c_int) == 0
+            && name(text.as_mut_ptr(), NAME_BYTES_MAX as c_int - 1, device) == 0
+            && memory(&raw mut bytes, device) == 0
+            && attribute(&raw mut major, CAPABILITY_MAJOR, device) == 0;
+        answered.then(|| CudaDevice {
+            name: CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned(),
+            memory_bytes: bytes as u64,
+            capability_major: major,
+        })
+    }
+}
+
+/// Makes glibc keep freed memory instead of giving it back and asking again. A training step makes and frees the same
+/// large temporaries every time; mapped anew each time, their page faults cost half of the step.
+#[cfg(target_env = "gnu")]
+pub fn keep_freed_memory() {
+    const KEEP_BYTES: c_int = c_int::MAX;
+    const GROW_BYTES: c_int = 64 << 20;
+    // SAFETY: mallopt only sets numbers, and locks for it.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEEP_BYTES);
+        libc::mallopt(libc::M_TOP_PAD, GROW_BYTES);
+    }
+}
+
+/// Other allocators keep freed memory by themselves, or cannot be told.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_freed_memory() {}
+
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+/// Counts SIGTERM and SIGINT from now on instead of dying of them; the second one exits at once.
+pub fn watch_signals() {
+    extern "C" fn on_signal(signal: c_int) {
+        const SIGNAL_EXIT: c_int = 128; // as shells report a death by signal
+        if SIGNALS.fetch_add(1, Ordering::Relaxed) > 0 {
+            // SAFETY: _exit is async-signal-safe. A checkpoint being written has no final name yet.
+            unsafe { libc::_exit(SIGNAL_EXIT + signal) }
+        }
+    }
+    let handler = on_signal as extern "C" fn(c_int);
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the handler touches an atomic and calls _exit, nothing else.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
+/// Whether a watched signal came.
+pub fn was_signalled() -> bool {
+    SIGNALS.load(Ordering::Relaxed) > 0
+}
+
+/// Maps a file to be read.
+pub fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: corpora are immutable by contract; a change by others gives wrong bytes or SIGBUS, never a write.
+    unsafe { Mmap::map(file) }
+}
+
+/// The resident memory of this process in bytes, where it can be told.
+#[cfg(target_os = "linux")]
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    // SAFETY: takes a number and returns one.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.unwrap_or_default() * u64::try_from(page_bytes).unwrap_or_default()
+}
+
+/// The largest resident memory of this process so far in bytes: macOS tells the present one only through Mach.
+#[cfg(not(target_os = "linux"))]
+pub fn resident_bytes() -> u64 {
+    // SAFETY: getrusage fills in the local.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        u64::try_from(usage.ru_maxrss).unwrap_or_default()
+    }
+}

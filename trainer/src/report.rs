@@ -1,0 +1,90 @@
+//! Telling how a run goes: JSON lines for a program, plain lines for a person.
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use hatchery_common::trainer::{Ending, Progress, TrainerEvent};
+
+/// Hears every event of a run.
+pub trait Reporter {
+    /// Takes one event. An error means that nobody listens any more.
+    fn event(&mut self, event: &TrainerEvent) -> std::io::Result<()>;
+}
+
+/// One [`TrainerEvent`] as JSON on each line.
+#[derive(Debug)]
+pub struct JsonLines<W>(pub W);
+
+impl<W: Write> Reporter for JsonLines<W> {
+    fn event(&mut self, event: &TrainerEvent) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.0.write_all(&line)?;
+        self.0.flush()
+    }
+}
+
+/// Lines for a person.
+#[derive(Debug)]
+pub struct Text<W> {
+    out: W,
+    steps: u64,
+    shown: Option<Instant>,
+}
+
+impl<W: Write> Text<W> {
+    /// The least time between two progress lines.
+    const SHOW_EVERY: Duration = Duration::from_secs(2);
+
+    /// For a run of `steps` steps.
+    pub fn new(out: W, steps: u64) -> Self {
+        Self { out, steps, shown: None }
+    }
+
+    fn progress(&mut self, progress: &Progress) -> std::io::Result<()> {
+        let is_last = progress.step == self.steps;
+        if !is_last && self.shown.is_some_and(|shown| shown.elapsed() < Self::SHOW_EVERY) {
+            return Ok(());
+        }
+        self.shown = Some(Instant::now());
+        let left_secs = (self.steps.saturating_sub(progress.step)) as f64 / progress.steps_per_sec;
+        let left = if left_secs.is_finite() { format!("{left_secs:.0} s left") } else { "?".into() };
+        writeln!(
+            self.out,
+            "step {:>width$}/{}  loss {:.4}  {:.2} steps/s  {left}  {} MiB",
+            progress.step,
+            self.steps,
+            progress.train_loss,
+            progress.steps_per_sec,
+            progress.memory_bytes >> 20,
+            width = self.steps.to_string().len(),
+        )
+    }
+}
+
+impl<W: Write> Reporter for Text<W> {
+    fn event(&mut self, event: &TrainerEvent) -> std::io::Result<()> {
+        match event {
+            TrainerEvent::Started { step, device, precision, libtorch } => writeln!(
+                self.out,
+                "training on {device} in {} with libtorch {libtorch}, from step {step}",
+                format!("{precision:?}").to_lowercase()
+            ),
+            TrainerEvent::Progress(progress) => self.progress(progress),
+            TrainerEvent::Validation(validation) => writeln!(
+                self.out,
+                "validation at step {}: loss {:.4} nats, {:.4} bits per byte",
+                validation.step,
+                validation.loss,
+                validation.loss / std::f64::consts::LN_2
+            ),
+            TrainerEvent::Checkpoint { folder, .. } => writeln!(self.out, "checkpoint {}", folder.display()),
+            TrainerEvent::Ended(Ending::Completed) => writeln!(self.out, "completed"),
+            TrainerEvent::Ended(Ending::Stopped) => writeln!(self.out, "stopped; --resume goes on from here"),
+            TrainerEvent::Ended(Ending::LeaseExpired) => writeln!(self.out, "stopped: the lease ran out"),
+            TrainerEvent::Ended(Ending::Failed { message, .. }) => writeln!(self.out, "failed: {message}"),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The five weights of BDH.
+
+use hatchery_common::model::ModelConfig;
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::counter::{Purpose, bits, normal_pair};
+
+/// The standard deviation of every start weight.
+const START_DEVIATION: f64 = 0.02;
+
+/// The five weights, f32, in their public shapes. V tokens, D width, H heads, M neurons per head.
+#[derive(Debug)]
+pub struct Weights {
+    /// V x D.
+    pub embed: Tensor,
+    /// H x D x M, from the residual stream to neurons.
+    pub encoder: Tensor,
+    /// H x D x M, from what attention reads to gates.
+    pub encoder_v: Tensor,
+    /// H*M x D, from gated neurons back.
+    pub decoder: Tensor,
+    /// D x V, the readout.
+    pub lm_head: Tensor,
+}
+
+impl Weights {
+    /// Draws N(0, 0.02) for `seed`: the same numbers on every platform, made in f64 on the CPU.
+    pub fn start(config: &ModelConfig, seed: u64) -> Result<Self, TchError> {
+        let mut index = 0;
+        Self::each(config, |_, shape| {
+            let numbers = draw(seed, index, shape.iter().product());
+            index += 1;
+            Tensor::f_from_slice(&numbers)?.f_view_(shape.iter().map(|n| *n as i64).collect::<Vec<_>>())
+        })
+    }
+
+    /// Makes the weights of `config` one by one, from public name and shape, in the order of the public names.
+    pub fn each<E>(
+        config: &ModelConfig,
+        mut make: impl FnMut(&'static str, &[usize]) -> Result<Tensor, E>,
+    ) -> Result<Self, E> {
+        let [embed, encoder, encoder_v, decoder, lm_head] = config.weights();
+        let mut make = |(name, shape): (&'static str, Vec<usize>)| make(name, &shape);
+        Ok(Self {
+            embed: make(embed)?,
+            encoder: make(encoder)?,
+            encoder_v: make(encoder_v)?,
+            decoder: make(decoder)?,
+            lm_head: make(lm_head)?,
+        })
+    }
+
+    /// The weights in the order of [`ModelConfig::weights`].
+    pub fn all(&self) -> [&Tensor; 5] {
+        [&self.embed, &self.encoder, &self.encoder_v, &self.decoder, &self.lm_head]
+    }
+
+    /// The weights in the order of [`ModelConfig::weights`], to be changed in place.
+    pub fn all_mut(&mut self) -> [&mut Tensor; 5] {
+        [&mut self.embed, &mut self.encoder, &mut self.encoder_v, &mut self.decoder, &mut self.lm_head]
+    }
+
+    /// Moves the weights to `device`, f32, so that gradients can be taken of them.
+    pub fn trainable_on(self, device: Device) -> Result<Self, TchError> {
+        let place = |weight: Tensor| {
+            weight.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(device)?.f_set_requires_grad(true)
+        };
+        Ok(Self {
+            embed: place(self.embed)?,
+            encoder: place(self.encoder)?,
+            encoder_v: place(self.encoder_v)?,
+            decoder: place(self.decoder)?,
+            lm_head: place(self.lm_head)?,
+        })
+    }
+}
+
+fn draw(seed: u64, weight: u64, count: usize) -> Vec<f32> {
+    let pair = |i: u64| {
+        let word = |half| bits(seed, Purpose::Weights, weight, 2 * i + half);
+        normal_pair(word(0), word(1)).map(|x| (x * START_DEVIATION) as f32)
+    };
+    let mut numbers: Vec<f32> = (0..count.div_ceil(2) as u64).flat_map(pair).collect();
+    numbers.truncate(count);
+    numbers
+}
