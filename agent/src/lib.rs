@@ -1,1 +1,6 @@
 //! hatchery-agent
+
+pub mod lease;
+pub mod reconcile;
+pub mod settings;
+

@@ -1,0 +1,167 @@
+//! How long this node may act on what it was told.
+//!
+//! The coordinator gives a node's attempts away when it has heard nothing for the lease. The agent cannot know when a
+//! report arrived, but it knows when it sent it, which was earlier. So counted from there, less a margin, its own
+//! deadline always comes first (invariant I6). Boot time goes on while a machine is suspended: a laptop that wakes finds
+//! its deadline passed.
+//!
+//! ```text
+//! report sent                      stop_by         deadline        lease
+//!      |------- start, train --------|-- checkpoint --|--- margin ---|
+//!                                    trainers stop    killed         given away
+//! ```
+
+use std::{collections::VecDeque, time::Duration};
+
+use hatchery_common::time::BootTime;
+
+/// The share of the lease that is left unused at its end: 1 / this.
+const MARGIN_DIVISOR: u32 = 5;
+/// The share of the lease, before the margin, in which trainers may write a last checkpoint: 1 / this.
+const STOPPING_DIVISOR: u32 = 5;
+/// Most reports whose answer is awaited; older ones no longer count.
+const AWAITED_MAX: usize = 64;
+
+/// What may be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Attempts may start and run.
+    Live,
+    /// Nothing may start; trainers are to write a checkpoint and stop.
+    Closing,
+    /// Nothing may run.
+    Over,
+}
+
+/// The node's lease: one for all of its attempts.
+#[derive(Clone, Debug, Default)]
+pub struct Lease {
+    length: Duration,
+    acknowledged_sent: Option<BootTime>,
+    awaited: VecDeque<(u64, BootTime)>,
+}
+
+impl Lease {
+    /// Takes the length from an assignment.
+    pub fn set_length(&mut self, length: Duration) {
+        self.length = length;
+    }
+
+    /// A report goes out; call this before it is handed to the network.
+    pub fn report_sent(&mut self, sequence: u64, now: BootTime) {
+        if self.awaited.len() == AWAITED_MAX {
+            self.awaited.pop_front();
+        }
+        self.awaited.push_back((sequence, now));
+    }
+
+    /// A report was answered; true if the lease now runs longer. One that was never sent in this session is ignored.
+    pub fn report_received(&mut self, sequence: u64) -> bool {
+        let Some(position) = self.awaited.iter().position(|(sent, _)| *sent == sequence) else {
+            return false;
+        };
+        let (_, sent) = self.awaited[position];
+        self.awaited.drain(..=position);
+        let longer = self.acknowledged_sent.is_none_or(|before| sent > before);
+        if longer {
+            self.acknowledged_sent = Some(sent);
+        }
+        longer
+    }
+
+    /// A new session counts its reports anew; what was granted before still runs.
+    pub fn session_began(&mut self) {
+        self.awaited.clear();
+    }
+
+    /// When trainers are to write their last checkpoint and stop. None: nothing was granted yet.
+    pub fn stop_by(&self) -> Option<BootTime> {
+        let usable = self.usable();
+        Some(self.acknowledged_sent? + (usable - self.length / STOPPING_DIVISOR))
+    }
+
+    /// When nothing of it may run any more.
+    pub fn deadline(&self) -> Option<BootTime> {
+        Some(self.acknowledged_sent? + self.usable())
+    }
+
+    fn usable(&self) -> Duration {
+        self.length - self.length / MARGIN_DIVISOR
+    }
+
+    /// What may be done at `now`.
+    pub fn state(&self, now: BootTime) -> LeaseState {
+        match (self.stop_by(), self.deadline()) {
+            (Some(stop_by), _) if now < stop_by => LeaseState::Live,
+            (_, Some(deadline)) if now < deadline => LeaseState::Closing,
+            _ => LeaseState::Over,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease() -> Lease {
+        let mut lease = Lease::default();
+        lease.set_length(Duration::from_millis(10_000));
+        lease
+    }
+
+    #[test]
+    fn it_runs_from_the_sending_of_the_last_report_that_was_answered() {
+        let mut lease = lease();
+        assert_eq!(lease.state(BootTime(0)), LeaseState::Over, "nothing was granted");
+        lease.report_sent(1, BootTime(1000));
+        lease.report_sent(2, BootTime(2000));
+        assert_eq!(lease.state(BootTime(2000)), LeaseState::Over, "nothing was answered");
+        assert!(lease.report_received(1));
+        assert_eq!((lease.stop_by(), lease.deadline()), (Some(BootTime(7000)), Some(BootTime(9000))));
+        assert!(lease.report_received(2));
+        assert!(!lease.report_received(1), "an older answer changes nothing");
+        assert!(!lease.report_received(9), "nor does one to a report that was never sent");
+        for (now, state) in [
+            (2000, LeaseState::Live),
+            (7999, LeaseState::Live),
+            (8000, LeaseState::Closing),
+            (9999, LeaseState::Closing),
+            (10_000, LeaseState::Over),
+        ] {
+            assert_eq!(lease.state(BootTime(now)), state, "at {now}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_a_long_sleep_grants_nothing() {
+        let mut lease = lease();
+        lease.report_sent(1, BootTime(1000));
+        assert!(lease.report_received(1));
+        assert_eq!(lease.state(BootTime(3_600_000)), LeaseState::Over);
+    }
+
+    #[test]
+    fn a_new_session_does_not_answer_for_the_old_one() {
+        let mut lease = lease();
+        lease.report_sent(1, BootTime(1000));
+        lease.session_began();
+        assert!(!lease.report_received(1));
+        lease.report_sent(1, BootTime(5000));
+        assert!(lease.report_received(1));
+        assert_eq!(lease.deadline(), Some(BootTime(13_000)));
+    }
+
+    #[test]
+    fn the_deadline_always_comes_before_the_coordinators() {
+        let lengths = [0, 1, 7, 999, 15_000, u64::from(u32::MAX)];
+        for length in lengths {
+            let mut lease = Lease::default();
+            lease.set_length(Duration::from_millis(length));
+            lease.report_sent(1, BootTime(500));
+            lease.report_received(1);
+            let given_away = 500 + length; // at the earliest: the report cannot have arrived before it was sent
+            assert!(lease.deadline().unwrap().0 <= given_away);
+            assert!(length < 5 || lease.deadline().unwrap().0 < given_away);
+        }
+    }
+}

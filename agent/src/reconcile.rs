@@ -1,0 +1,250 @@
+//! What to do next, as a pure function: what is wished, what is there, what the lease allows -> steps.
+//!
+//! There are no start and stop commands that could be lost. Whatever happened before, comparing the newest assignment
+//! with what is there gives the steps that lead from one to the other; when they agree there are none.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use hatchery_common::{
+    device::Device,
+    id::{CheckpointId, Epoch, JobId},
+    session::{ATTEMPTS_MAX, AssignedAttempt, Assignment},
+    time::BootTime,
+};
+
+use crate::lease::LeaseState;
+
+/// How long a trainer that was told to stop may take before it is killed. The lease may end it sooner.
+pub const STOP_GRACE: Duration = Duration::from_secs(60);
+/// Most checkpoints fetched at the same time.
+pub const FETCHES_MAX: usize = 2;
+/// How long a checkpoint that nobody wishes to be here is kept: one that was just made is often wished for a moment later.
+pub const UNWISHED_GRACE: Duration = Duration::from_secs(60);
+
+/// One attempt's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptKey {
+    /// The job.
+    pub job: JobId,
+    /// The fencing token.
+    pub epoch: Epoch,
+}
+
+impl AttemptKey {
+    /// The name of an assigned attempt.
+    pub fn of(assigned: &AssignedAttempt) -> Self {
+        Self { job: assigned.job, epoch: assigned.epoch }
+    }
+}
+
+/// What is wished of this node.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The newest assignment, if any came yet.
+    pub assignment: Option<&'a Assignment>,
+    /// Whether it came in the present session. An older one keeps running what runs, and begins nothing.
+    pub fresh: bool,
+    /// Whether the agent itself is about to end.
+    pub leaving: bool,
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Every attempt known here.
+    pub attempts: Vec<LocalAttempt>,
+    /// Every checkpoint held or fetched here.
+    pub checkpoints: Vec<LocalCheckpoint>,
+}
+
+/// An attempt as it is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAttempt {
+    /// Which.
+    pub key: AttemptKey,
+    /// Where it runs. None for one that was left over by an earlier agent.
+    pub device: Option<Device>,
+    /// How far it is.
+    pub phase: LocalPhase,
+}
+
+/// How far an attempt is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalPhase {
+    /// Its folder is there, from before the agent was started again.
+    Leftover,
+    /// What it needs is being fetched, or its trainer runs.
+    Active,
+    /// It was told to stop.
+    Stopping {
+        /// When.
+        since: BootTime,
+    },
+    /// No trainer runs any more; its checkpoints are on their way.
+    Delivering,
+    /// All is over.
+    Ended,
+}
+
+impl LocalPhase {
+    /// Whether the device is taken.
+    fn occupies(self) -> bool {
+        matches!(self, Self::Active | Self::Stopping { .. })
+    }
+}
+
+/// A checkpoint as it is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalCheckpoint {
+    /// Which.
+    pub id: CheckpointId,
+    /// How far it is.
+    pub phase: CheckpointPhase,
+    /// Whether an attempt goes on from it.
+    pub in_use: bool,
+    /// When somebody last wished it here.
+    pub wished_at: BootTime,
+}
+
+/// How far a checkpoint is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointPhase {
+    /// Its files are here; nobody tried whether it answers.
+    Held,
+    /// It is being fetched, verified or tried.
+    Fetching,
+    /// It answers.
+    Ready,
+    /// It could not be had.
+    Failed {
+        /// When to try again.
+        retry_at: BootTime,
+    },
+}
+
+/// Why a trainer is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The assignment says so.
+    Asked,
+    /// The lease ends.
+    LeaseEnds,
+    /// The agent ends.
+    Leaving,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Fetch what it needs and start its trainer; for one that is to stop anyway: only deliver what is left of it.
+    StartAttempt(Box<AssignedAttempt>),
+    /// Tell its trainer to write a checkpoint and stop.
+    StopAttempt(AttemptKey, StopReason),
+    /// End its trainer at once.
+    KillAttempt(AttemptKey),
+    /// Nobody wants to hear of it any more: remove its folder.
+    ForgetAttempt(AttemptKey),
+    /// Fetch, verify, activate and try it.
+    FetchCheckpoint(CheckpointId),
+    /// Remove it.
+    DropCheckpoint(CheckpointId),
+}
+
+/// The steps from what is there to what is wished, fencing first. Carrying them out and asking again comes to an end.
+pub fn reconcile(wish: Wish<'_>, observed: &Observed, lease: LeaseState, now: BootTime) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for attempt in &observed.attempts {
+        steps.extend(settle_attempt(wish, attempt, lease, now));
+    }
+    if let Some(assignment) = wish.assignment.filter(|_| wish.fresh && !wish.leaving) {
+        start_attempts(assignment, observed, lease, &mut steps);
+        fetch_checkpoints(assignment, observed, now, &mut steps);
+        drop_checkpoints(assignment, observed, now, &mut steps);
+    }
+    steps
+}
+
+/// What becomes of one attempt that is here.
+fn settle_attempt(
+    wish: Wish<'_>,
+    attempt: &LocalAttempt,
+    lease: LeaseState,
+    now: BootTime,
+) -> Option<Step> {
+    let key = attempt.key;
+    let assigned = wish
+        .assignment
+        .map(|assignment| assignment.attempts.iter().find(|assigned| AttemptKey::of(assigned) == key));
+    let dropped = assigned == Some(None);
+    match attempt.phase {
+        LocalPhase::Leftover | LocalPhase::Delivering | LocalPhase::Ended => {
+            (dropped && wish.fresh).then_some(Step::ForgetAttempt(key))
+        }
+        LocalPhase::Active | LocalPhase::Stopping { .. } if dropped || lease == LeaseState::Over => {
+            Some(Step::KillAttempt(key))
+        }
+        LocalPhase::Stopping { since } => (now.since(since) >= STOP_GRACE).then_some(Step::KillAttempt(key)),
+        LocalPhase::Active => {
+            let asked = assigned.flatten().is_some_and(|assigned| assigned.stop);
+            let reason = match lease {
+                _ if asked => Some(StopReason::Asked),
+                _ if wish.leaving => Some(StopReason::Leaving),
+                LeaseState::Closing => Some(StopReason::LeaseEnds),
+                LeaseState::Live | LeaseState::Over => None,
+            };
+            reason.map(|reason| Step::StopAttempt(key, reason))
+        }
+    }
+}
+
+fn start_attempts(assignment: &Assignment, observed: &Observed, lease: LeaseState, steps: &mut Vec<Step>) {
+    if lease != LeaseState::Live {
+        return;
+    }
+    let mut taken: BTreeSet<Device> = observed
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.phase.occupies())
+        .filter_map(|attempt| attempt.device)
+        .collect();
+    let mut known = observed.attempts.len();
+    for assigned in &assignment.attempts {
+        let local = observed.attempts.iter().find(|attempt| attempt.key == AttemptKey::of(assigned));
+        match local {
+            Some(local) if local.phase != LocalPhase::Leftover => continue,
+            None if known >= ATTEMPTS_MAX => continue,
+            _ => {}
+        }
+        // One that only delivers what is left of it needs no device.
+        if assigned.stop || taken.insert(assigned.device) {
+            known += usize::from(local.is_none());
+            steps.push(Step::StartAttempt(Box::new(assigned.clone())));
+        }
+    }
+}
+
+fn fetch_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime, steps: &mut Vec<Step>) {
+    let phase_of = |id: CheckpointId| {
+        observed.checkpoints.iter().find(|checkpoint| checkpoint.id == id).map(|checkpoint| checkpoint.phase)
+    };
+    let fetching = observed.checkpoints.iter().filter(|local| local.phase == CheckpointPhase::Fetching).count();
+    let wanted = assignment.checkpoints.iter().rev().filter(|id| match phase_of(**id) {
+        None | Some(CheckpointPhase::Held) => true,
+        Some(CheckpointPhase::Failed { retry_at }) => now >= retry_at,
+        Some(CheckpointPhase::Fetching | CheckpointPhase::Ready) => false,
+    });
+    steps.extend(wanted.take(FETCHES_MAX.saturating_sub(fetching)).map(|id| Step::FetchCheckpoint(*id)));
+}
+
+fn drop_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime, steps: &mut Vec<Step>) {
+    let wished: BTreeSet<CheckpointId> = assignment
+        .checkpoints
+        .iter()
+        .copied()
+        .chain(assignment.attempts.iter().filter_map(|assigned| assigned.resume_from))
+        .collect();
+    let unwanted = observed.checkpoints.iter().filter(|local| {
+        !wished.contains(&local.id) && !local.in_use && now.since(local.wished_at) >= UNWISHED_GRACE
+    });
+    steps.extend(unwanted.map(|local| Step::DropCheckpoint(local.id)));
+}

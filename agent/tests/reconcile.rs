@@ -1,0 +1,271 @@
+//! The reconciler: single decisions, and what holds in any world.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use hatchery_agent::{
+    lease::LeaseState,
+    reconcile::{
+        AttemptKey, CheckpointPhase, FETCHES_MAX, LocalAttempt, LocalCheckpoint, LocalPhase, Observed,
+        STOP_GRACE, Step, StopReason, UNWISHED_GRACE, Wish, reconcile,
+    },
+};
+use hatchery_common::{
+    device::Device,
+    digest::Digest,
+    id::{CheckpointId, DatasetId, Epoch, JobId, Name},
+    recipe::{JobSpec, Recipe},
+    session::{AssignedAttempt, Assignment},
+    time::BootTime,
+};
+use proptest::prelude::*;
+
+fn job(number: u8) -> JobId {
+    JobId::from_bytes([number; 16])
+}
+
+fn checkpoint(number: u8) -> CheckpointId {
+    CheckpointId(Digest::of(&[number]))
+}
+
+fn spec() -> JobSpec {
+    let recipe = Recipe::parse(None, "", &[]).unwrap();
+    recipe.job(DatasetId(Digest::of(b"")), &Name::from_lossy("job"))
+}
+
+fn assigned(number: u8, epoch: u64, device: Device) -> AssignedAttempt {
+    AssignedAttempt { job: job(number), epoch: Epoch(epoch), spec: spec(), device, resume_from: None, stop: false }
+}
+
+fn local(number: u8, epoch: u64, device: Device, phase: LocalPhase) -> LocalAttempt {
+    LocalAttempt { key: AttemptKey { job: job(number), epoch: Epoch(epoch) }, device: Some(device), phase }
+}
+
+fn assignment(attempts: Vec<AssignedAttempt>, checkpoints: Vec<CheckpointId>) -> Assignment {
+    Assignment { lease: Duration::from_secs(15), attempts, checkpoints }
+}
+
+fn fresh(assignment: &Assignment) -> Wish<'_> {
+    Wish { assignment: Some(assignment), fresh: true, leaving: false }
+}
+
+const NOW: BootTime = BootTime(1_000_000);
+
+#[test]
+fn an_assigned_attempt_starts_once_and_only_under_a_live_lease() {
+    let wished = assignment(vec![assigned(1, 1, Device::CPU)], vec![]);
+    let nothing = Observed::default();
+    let start = vec![Step::StartAttempt(Box::new(wished.attempts[0].clone()))];
+    assert_eq!(reconcile(fresh(&wished), &nothing, LeaseState::Live, NOW), start);
+    for lease in [LeaseState::Closing, LeaseState::Over] {
+        assert_eq!(reconcile(fresh(&wished), &nothing, lease, NOW), vec![]);
+    }
+    for (is_fresh, leaving) in [(false, false), (true, true)] {
+        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving };
+        assert_eq!(reconcile(wish, &nothing, LeaseState::Live, NOW), vec![]);
+    }
+    for phase in [LocalPhase::Active, LocalPhase::Delivering, LocalPhase::Ended] {
+        let there = Observed { attempts: vec![local(1, 1, Device::CPU, phase)], ..Default::default() };
+        assert_eq!(reconcile(fresh(&wished), &there, LeaseState::Live, NOW), vec![], "{phase:?}");
+    }
+    let leftover = local(1, 1, Device::CPU, LocalPhase::Leftover);
+    let leftover = Observed { attempts: vec![LocalAttempt { device: None, ..leftover }], ..Default::default() };
+    assert_eq!(reconcile(fresh(&wished), &leftover, LeaseState::Live, NOW), start);
+}
+
+#[test]
+fn a_newer_epoch_waits_until_the_device_is_free() {
+    let wished = assignment(vec![assigned(1, 2, Device::CPU)], vec![]);
+    let old = local(1, 1, Device::CPU, LocalPhase::Active);
+    let there = Observed { attempts: vec![old], ..Default::default() };
+    assert_eq!(reconcile(fresh(&wished), &there, LeaseState::Live, NOW), vec![Step::KillAttempt(old.key)]);
+    let there = Observed {
+        attempts: vec![local(1, 1, Device::CPU, LocalPhase::Ended)],
+        ..Default::default()
+    };
+    let steps = reconcile(fresh(&wished), &there, LeaseState::Live, NOW);
+    assert_eq!(steps[0], Step::ForgetAttempt(old.key));
+    assert!(matches!(&steps[1], Step::StartAttempt(attempt) if attempt.epoch == Epoch(2)));
+}
+
+#[test]
+fn trainers_stop_before_the_lease_ends_and_are_killed_when_it_has() {
+    let wished = assignment(vec![assigned(1, 1, Device::CPU)], vec![]);
+    let running = local(1, 1, Device::CPU, LocalPhase::Active);
+    let there = Observed { attempts: vec![running], ..Default::default() };
+    // Also without a session, and also with an assignment of an earlier one.
+    for is_fresh in [true, false] {
+        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving: false };
+        assert_eq!(reconcile(wish, &there, LeaseState::Live, NOW), vec![]);
+        let stop = vec![Step::StopAttempt(running.key, StopReason::LeaseEnds)];
+        assert_eq!(reconcile(wish, &there, LeaseState::Closing, NOW), stop);
+        assert_eq!(reconcile(wish, &there, LeaseState::Over, NOW), vec![Step::KillAttempt(running.key)]);
+    }
+}
+
+#[test]
+fn a_cancelled_attempt_stops_by_itself_or_is_killed() {
+    let stop = AssignedAttempt { stop: true, ..assigned(1, 1, Device::CPU) };
+    let wished = assignment(vec![stop.clone()], vec![]);
+    let running = local(1, 1, Device::CPU, LocalPhase::Active);
+    let there = |phase| Observed { attempts: vec![LocalAttempt { phase, ..running }], ..Default::default() };
+    let steps = reconcile(fresh(&wished), &there(LocalPhase::Active), LeaseState::Live, NOW);
+    assert_eq!(steps, vec![Step::StopAttempt(running.key, StopReason::Asked)]);
+    let stopping = there(LocalPhase::Stopping { since: NOW });
+    assert_eq!(reconcile(fresh(&wished), &stopping, LeaseState::Live, NOW), vec![]);
+    let late = NOW + STOP_GRACE;
+    assert_eq!(
+        reconcile(fresh(&wished), &stopping, LeaseState::Live, late),
+        vec![Step::KillAttempt(running.key)]
+    );
+    // One that was never here is taken up all the same, so that its end is reported.
+    let steps = reconcile(fresh(&wished), &Observed::default(), LeaseState::Live, NOW);
+    assert_eq!(steps, vec![Step::StartAttempt(Box::new(stop))]);
+}
+
+#[test]
+fn checkpoints_come_newest_first_and_go_after_a_while() {
+    let wished = assignment(vec![], (1..=4).map(checkpoint).collect());
+    let steps = reconcile(fresh(&wished), &Observed::default(), LeaseState::Over, NOW);
+    assert_eq!(steps, vec![Step::FetchCheckpoint(checkpoint(4)), Step::FetchCheckpoint(checkpoint(3))]);
+
+    let held = |number, phase| LocalCheckpoint { id: checkpoint(number), phase, in_use: false, wished_at: NOW };
+    let failed = CheckpointPhase::Failed { retry_at: NOW + Duration::from_secs(1) };
+    let there = Observed {
+        checkpoints: vec![
+            held(4, CheckpointPhase::Fetching),
+            held(3, failed),
+            held(2, CheckpointPhase::Held),
+            held(9, CheckpointPhase::Ready),
+            LocalCheckpoint { in_use: true, ..held(8, CheckpointPhase::Ready) },
+        ],
+        ..Default::default()
+    };
+    let steps = reconcile(fresh(&wished), &there, LeaseState::Live, NOW);
+    assert_eq!(steps, vec![Step::FetchCheckpoint(checkpoint(2))]);
+    let late = NOW + UNWISHED_GRACE;
+    let steps = reconcile(fresh(&wished), &there, LeaseState::Live, late);
+    assert_eq!(steps, vec![Step::FetchCheckpoint(checkpoint(3)), Step::DropCheckpoint(checkpoint(9))]);
+    let stale = Wish { fresh: false, ..fresh(&wished) };
+    assert_eq!(reconcile(stale, &there, LeaseState::Live, late), vec![], "nothing goes by an old assignment");
+}
+
+/// A node without IO: it does what the steps say, and things happen to it.
+#[derive(Clone, Debug, Default)]
+struct World {
+    observed: Observed,
+}
+
+impl World {
+    fn apply(&mut self, step: &Step, now: BootTime) {
+        let attempts = &mut self.observed.attempts;
+        let phase_of = |attempts: &mut Vec<LocalAttempt>, key: &AttemptKey, phase| {
+            attempts.iter_mut().find(|attempt| attempt.key == *key).unwrap().phase = phase;
+        };
+        match step {
+            Step::StartAttempt(assigned) => {
+                attempts.retain(|attempt| attempt.key != AttemptKey::of(assigned));
+                let phase = if assigned.stop { LocalPhase::Delivering } else { LocalPhase::Active };
+                let device = Some(assigned.device);
+                attempts.push(LocalAttempt { key: AttemptKey::of(assigned), device, phase });
+            }
+            Step::StopAttempt(key, _) => phase_of(attempts, key, LocalPhase::Stopping { since: now }),
+            Step::KillAttempt(key) => phase_of(attempts, key, LocalPhase::Delivering),
+            Step::ForgetAttempt(key) => attempts.retain(|attempt| attempt.key != *key),
+            Step::FetchCheckpoint(id) => {
+                let checkpoints = &mut self.observed.checkpoints;
+                checkpoints.retain(|local| local.id != *id);
+                let phase = CheckpointPhase::Fetching;
+                checkpoints.push(LocalCheckpoint { id: *id, phase, in_use: false, wished_at: now });
+            }
+            Step::DropCheckpoint(id) => self.observed.checkpoints.retain(|local| local.id != *id),
+        }
+    }
+
+    fn finish_work(&mut self) {
+        for checkpoint in &mut self.observed.checkpoints {
+            checkpoint.phase = CheckpointPhase::Ready;
+        }
+        for attempt in &mut self.observed.attempts {
+            if matches!(attempt.phase, LocalPhase::Stopping { .. } | LocalPhase::Delivering) {
+                attempt.phase = LocalPhase::Ended;
+            }
+        }
+    }
+
+    fn check(&self, wished: &Assignment, fresh: bool) {
+        let mut devices = BTreeSet::new();
+        for attempt in &self.observed.attempts {
+            if matches!(attempt.phase, LocalPhase::Active | LocalPhase::Stopping { .. }) {
+                assert!(devices.insert(attempt.device), "two trainers on {:?}", attempt.device);
+                let is_wished = wished.attempts.iter().any(|assigned| AttemptKey::of(assigned) == attempt.key);
+                assert!(is_wished || !fresh, "runs {:?}, which nobody assigned", attempt.key);
+            }
+        }
+        let fetching = |local: &&LocalCheckpoint| local.phase == CheckpointPhase::Fetching;
+        assert!(self.observed.checkpoints.iter().filter(fetching).count() <= FETCHES_MAX);
+    }
+}
+
+fn devices() -> impl Strategy<Value = Device> {
+    prop_oneof![Just(Device::CPU), Just(Device::cuda(0)), Just(Device::cuda(1))]
+}
+
+/// An assignment as a coordinator may give it: a device has at most one attempt, and a job one epoch.
+fn assignments() -> impl Strategy<Value = Assignment> {
+    let attempt = (0u8..4, 1u64..4, devices(), any::<bool>());
+    (prop::collection::vec(attempt, 0..4), prop::collection::vec(0u8..6, 0..5)).prop_map(|(attempts, held)| {
+        let (mut jobs, mut taken) = (BTreeSet::new(), BTreeSet::new());
+        let attempts = attempts
+            .into_iter()
+            .filter(|(number, _, device, _)| jobs.insert(*number) && taken.insert(*device))
+            .map(|(number, epoch, device, stop)| AssignedAttempt { stop, ..assigned(number, epoch, device) })
+            .collect();
+        let held: BTreeSet<u8> = held.into_iter().collect();
+        assignment(attempts, held.into_iter().map(checkpoint).collect())
+    })
+}
+
+fn leases() -> impl Strategy<Value = LeaseState> {
+    prop_oneof![3 => Just(LeaseState::Live), 1 => Just(LeaseState::Closing), 1 => Just(LeaseState::Over)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_history_stays_sound_and_comes_to_rest(
+        rounds in prop::collection::vec((assignments(), leases(), any::<bool>(), any::<bool>()), 1..8),
+    ) {
+        let mut world = World::default();
+        let mut now = NOW;
+        for (wished, lease, is_fresh, finishes) in &rounds {
+            now = now + Duration::from_secs(7);
+            let wish = Wish { assignment: Some(wished), fresh: *is_fresh, leaving: false };
+            for step in reconcile(wish, &world.observed, *lease, now) {
+                world.apply(&step, now);
+            }
+            world.check(wished, *is_fresh);
+            if *lease == LeaseState::Over {
+                let runs = |attempt: &LocalAttempt| matches!(attempt.phase, LocalPhase::Active | LocalPhase::Stopping { .. });
+                prop_assert!(!world.observed.attempts.iter().any(runs), "runs past its deadline");
+            }
+            if *finishes {
+                world.finish_work();
+            }
+        }
+
+        let (wished, ..) = rounds.last().unwrap();
+        for _ in 0..10 {
+            now = now + UNWISHED_GRACE;
+            for step in reconcile(fresh(wished), &world.observed, LeaseState::Live, now) {
+                world.apply(&step, now);
+            }
+            world.finish_work();
+        }
+        prop_assert_eq!(reconcile(fresh(wished), &world.observed, LeaseState::Live, now), vec![]);
+        let here: BTreeSet<AttemptKey> = world.observed.attempts.iter().map(|attempt| attempt.key).collect();
+        prop_assert_eq!(here, wished.attempts.iter().map(AttemptKey::of).collect());
+        let held: BTreeSet<CheckpointId> = world.observed.checkpoints.iter().map(|local| local.id).collect();
+        prop_assert_eq!(held, wished.checkpoints.iter().copied().collect());
+    }
+}
