@@ -1,6 +1,7 @@
 //! What a person types in a clone of the repository: `cargo xtask setup | test | dist | demo`.
 
 mod cargo;
+mod demo;
 mod dist;
 mod phases;
 mod progress;
@@ -23,6 +24,8 @@ enum Chore {
     Setup(setup::Options),
     /// Run every test; sets up first
     Test(test::Options),
+    /// Show the whole main path, live, on this machine
+    Demo(demo::Options),
     /// Build a release archive and try it in an empty folder
     Dist(dist::Options),
 }
@@ -31,6 +34,7 @@ fn main() -> std::process::ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Setup(options) => setup::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Demo(options) => demo::run(&options),
         Chore::Dist(options) => dist::run(&options),
     };
     match result {

@@ -1,0 +1,158 @@
+//! `cargo xtask demo`: the whole main path on this machine, live. A coordinator and two agents, a training job over
+//! real text, its checkpoints on both nodes, and an answer from each.
+
+mod corpus;
+mod daemon;
+mod fleet;
+mod interrupt;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use console::style;
+use serde_json::Value;
+
+use crate::cargo::{self, Binaries, Profile};
+use crate::phases::seconds;
+use crate::setup;
+use corpus::Corpus;
+use fleet::Fleet;
+use interrupt::Interrupt;
+
+const JOB: &str = "demo";
+const PROMPT: &str = "# ";
+const ANSWER_BYTES: &str = "160";
+
+/// The run on two cores: a couple of minutes, and the loss falls well below 3.
+const SETTINGS: [&str; 0] = [];
+/// The smallest that still shows everything.
+const SETTINGS_SMALLEST: [&str; 9] = [
+    "model.n_layer=2",
+    "model.n_embd=32",
+    "model.mlp_internal_dim_multiplier=16",
+    "train.block=32",
+    "train.batch=4",
+    "train.steps=60",
+    "train.checkpoint_every=20",
+    "train.validate_every=20",
+    "train.validation_windows=16",
+];
+
+/// Flags of `demo`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Train on this file or folder [default: the READMEs and docs of the crates that cargo has unpacked here]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Leave the fleet running, and say what to try next
+    #[arg(long)]
+    keep: bool,
+    /// The smallest model and run that show everything
+    #[arg(long)]
+    smallest: bool,
+}
+
+/// Runs the demo. Whatever happens, nothing is left running unless `--keep` was given.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let corpus = corpus::choose(options.data.as_deref(), &corpus::cargo_home()?)?;
+    setup::run(&setup::Options::default())?;
+    heading("building (release)");
+    let binaries = cargo::build_binaries(Profile::Release)?;
+
+    let interrupt = Interrupt::listen()?;
+    let started = Instant::now();
+    let folder =
+        tempfile::Builder::new().prefix("hatchery-demo-").tempdir().context("no temporary folder")?;
+    let hatchery = binaries.hatchery.display().to_string();
+    let fleet = start(binaries, folder.path().to_owned(), &interrupt)?;
+    train(&fleet, &corpus, options.smallest)?;
+    show_results(&fleet)?;
+    eprintln!("\nthe demo took {}", seconds(started.elapsed()));
+
+    if options.keep {
+        keep(fleet, folder, &hatchery);
+    } else {
+        drop(fleet);
+        eprintln!("everything is stopped");
+    }
+    Ok(())
+}
+
+fn heading(text: &str) {
+    eprintln!("\n{} {}", style("==").cyan().bold(), style(text).bold());
+}
+
+fn start(binaries: Binaries, folder: PathBuf, interrupt: &Interrupt) -> Result<Fleet> {
+    heading("a coordinator and two agents");
+    let fleet = Fleet::start(binaries, folder, interrupt)?;
+    eprintln!("the coordinator listens on {}", fleet.address);
+    fleet.run(&["nodes"])?;
+    Ok(fleet)
+}
+
+fn train(fleet: &Fleet, corpus: &Corpus, smallest: bool) -> Result<()> {
+    heading("a training job");
+    let data = corpus.path.display().to_string();
+    let mut arguments = vec!["submit", "--preset", "tiny", "--name", JOB, "--wait", "--data", &data];
+    if let Some(glob) = corpus.include {
+        arguments.extend(["--include", glob]);
+    }
+    let settings: &[&str] = if smallest { &SETTINGS_SMALLEST } else { &SETTINGS };
+    for setting in settings {
+        arguments.extend(["--set", setting]);
+    }
+    eprintln!("$ hatchery {}", arguments.join(" "));
+    fleet.run(&arguments).with_context(|| match fleet.command(&["logs", JOB]).output() {
+        Ok(logs) => {
+            format!("the job did not complete; its trainers said:\n{}", String::from_utf8_lossy(&logs.stdout))
+        }
+        Err(_) => "the job did not complete".to_owned(),
+    })
+}
+
+fn show_results(fleet: &Fleet) -> Result<()> {
+    heading("checkpoints, and where they are");
+    fleet.run(&["checkpoints", JOB])?;
+
+    heading("an answer from each node");
+    let generate =
+        ["generate", JOB, "--prompt", PROMPT, "--max-bytes", ANSWER_BYTES, "--seed", "1", "--all-nodes"];
+    let answers = fleet.json(&generate)?;
+    let answers: &Vec<Value> =
+        answers.as_array().context("`hatchery generate --all-nodes` printed no list")?;
+    if answers.len() != fleet::NODES.len() {
+        bail!("{} of {} nodes answered; see `hatchery checkpoints`", answers.len(), fleet::NODES.len());
+    }
+    for answer in answers {
+        let (node, text) = (answer["node"].as_str().unwrap_or("?"), answer["text"].as_str().unwrap_or(""));
+        let latency_ms = answer["latency_ms"].as_f64().unwrap_or(f64::NAN);
+        println!("{} in {latency_ms:.0} ms", style(node).bold());
+        println!("{}", report::sample(&format!("{PROMPT}{text}")));
+    }
+
+    heading("in short");
+    println!("{}", report::table(&fleet.json(&["job", JOB])?, answers));
+    Ok(())
+}
+
+fn keep(fleet: Fleet, folder: tempfile::TempDir, hatchery: &str) {
+    let home = fleet.person();
+    let pids: Vec<String> = fleet.keep().iter().map(ToString::to_string).collect();
+    let folder = folder.keep();
+    println!(
+        "\nThe fleet goes on. To try next:\n\
+         \x20 export HATCHERY_HOME={}\n\
+         \x20 alias hatchery={hatchery}\n\
+         \x20 hatchery nodes\n\
+         \x20 hatchery generate {JOB} --prompt 'The '\n\
+         \x20 hatchery submit --preset tiny --data FOLDER --name mine\n\
+         \x20 hatchery watch mine\n\
+         To end it:\n\
+         \x20 kill {} && rm -r {}",
+        home.display(),
+        pids.join(" "),
+        folder.display(),
+    );
+}
