@@ -1,1 +1,3 @@
 //! hatchery-coordinator
+
+pub mod store;

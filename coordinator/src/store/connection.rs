@@ -1,0 +1,152 @@
+//! The connection: opening and checking the file, and the one way in which statements that write are run.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::FallibleIterator};
+
+use super::StoreError;
+
+/// The formats, oldest first; format N is what the first N scripts make.
+const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+/// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// Statements kept ready.
+const STATEMENTS_KEPT_MAX: usize = 64;
+/// Most faults of a damaged file that are told.
+const FAULTS_TOLD_MAX: usize = 3;
+
+/// An open, checked database of the newest format.
+pub(super) struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Database {
+    /// Opens `path`, makes it if it is not there, checks it, and brings it to the newest format. It will not grow
+    /// beyond `bytes_max`.
+    pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        let database = Self { connection, path: path.to_owned() };
+        let format = database.check_format()?;
+        database.check_integrity()?;
+        database.configure(bytes_max).map_err(|source| StoreError::of(path, source))?;
+        database.migrate(format)?;
+        Ok(database)
+    }
+
+    fn check_format(&self) -> Result<i64, StoreError> {
+        self.connection.busy_timeout(BUSY_MAX).map_err(|source| self.error(source))?;
+        let found: i64 = self
+            .connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|source| self.error(source))?;
+        let known = MIGRATIONS.len() as i64;
+        if found > known {
+            return Err(StoreError::TooNew { path: self.path.clone(), found, known });
+        }
+        Ok(found)
+    }
+
+    fn check_integrity(&self) -> Result<(), StoreError> {
+        let mut faults = self.query("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
+        faults.retain(|line| line != "ok");
+        let orphans = self.query("PRAGMA foreign_key_check", [], |row| row.get::<_, String>(0))?;
+        faults.extend(orphans.iter().map(|table| format!("table {table} names rows that are not there")));
+        if faults.is_empty() {
+            return Ok(());
+        }
+        faults.truncate(FAULTS_TOLD_MAX);
+        Err(StoreError::Corrupt { path: self.path.clone(), detail: faults.join("; ") })
+    }
+
+    fn configure(&self, bytes_max: u64) -> rusqlite::Result<()> {
+        let connection = &self.connection;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        // Where fsync alone leaves bytes in the drive's cache (macOS), ask for more; elsewhere these do nothing.
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        let page_bytes: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let pages_max = (bytes_max / page_bytes as u64).max(1) as i64;
+        connection.pragma_update_and_check(None, "max_page_count", pages_max, |_| Ok(()))
+    }
+
+    fn migrate(&self, format: i64) -> Result<(), StoreError> {
+        for (script, becomes) in MIGRATIONS.iter().zip(1..).skip(format as usize) {
+            self.transaction(|| {
+                let mut statements = Batch::new(&self.connection, script);
+                while let Some(mut statement) = statements.next().map_err(|source| self.error(source))? {
+                    fault();
+                    statement.execute([]).map_err(|source| self.error(source))?;
+                }
+                fault();
+                self.connection
+                    .pragma_update(None, "user_version", becomes)
+                    .map_err(|source| self.error(source))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs `body` in one transaction: durable if it is `Ok`, undone if not.
+    pub(super) fn transaction<T>(
+        &self,
+        body: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.execute("BEGIN IMMEDIATE", [])?;
+        let result = body().and_then(|value| self.execute("COMMIT", []).map(|_| value));
+        if result.is_err() && !self.connection.is_autocommit() {
+            // The first error is the one to tell; SQLite undoes what is left when the connection closes.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        fault();
+        result
+    }
+
+    /// Runs one statement that writes; how many rows it touched.
+    pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
+        fault();
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(|source| self.error(source))
+    }
+
+    /// Every row that `sql` gives.
+    pub(super) fn query<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_map(params, read)?.collect())
+            .map_err(|source| self.error(source))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn error(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::of(&self.path, source)
+    }
+}
+
+/// The fault point before every statement that writes and after every transaction. When tests arm it, the process ends
+/// here as if its power were cut; in a build without `failpoints` it is nothing at all.
+fn fault() {
+    fail::fail_point!("store::statement", |_| {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    });
+}

@@ -1,0 +1,103 @@
+//! What can go wrong with the store, and what to do then.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened.
+    #[error("cannot open the database {}: {source}; check that the folder exists and can be written", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The file is damaged, or no database at all.
+    #[error(
+        "the database {} is damaged: {detail}; nothing was changed; keep a copy of it and put a backup in its place",
+        path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A newer version wrote the file.
+    #[error(
+        "the database {} has format {found}, and this version knows formats up to {known}; start the version that \
+         wrote it, or a newer one",
+        path.display()
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest format known here.
+        known: i64,
+    },
+    /// There is no room for the changes.
+    #[error("there is no room for the database {}: {source}; nothing was changed; make room and try again", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The disk does not do as it is told.
+    #[error("the disk under the database {} fails: {source}; stop, check the disk, start again", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A change does not fit what is stored: another epoch, another phase, a taken device. I3 and I4.
+    #[error("event {kind} does not fit the database: {why}; nothing was changed")]
+    Stale {
+        /// The change's kind.
+        kind: &'static str,
+        /// What does not fit.
+        why: String,
+    },
+    /// A row holds something that this version cannot read.
+    #[error("table {table} of the database {} holds something unreadable: {why}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The table.
+        table: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// Anything else that SQLite says.
+    #[error("the database {} refuses: {source}", path.display())]
+    Other {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+impl StoreError {
+    /// Sorts what SQLite says about the file at `path`.
+    pub(super) fn of(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full { path, source },
+            Some(ErrorCode::SystemIoFailure) => Self::Io { path, source },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Corrupt { path, detail: source.to_string() }
+            }
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                Self::Open { path, source }
+            }
+            _ => Self::Other { path, source },
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The store: where changes become durable.
+//!
+//! [`Store::commit`] is the one place in which the fleet's state moves on disk. It writes each change into the
+//! append-only `events` and into the tables that the events come to, in one transaction, and checks there once more
+//! that epochs and phases fit.
+
+mod connection;
+mod error;
+mod read;
+mod sqlite;
+mod write;
+
+pub use error::StoreError;
+pub use sqlite::SqliteStore;
+
+use hatchery_common::time::Timestamp;
+use hatchery_scheduler::{Change, Cluster};
+
+/// What keeps the cluster's state. One writer; every call blocks, so it lives on a thread of its own.
+pub trait Store: Send {
+    /// Reads the whole state, as all events together have made it.
+    fn load(&mut self) -> Result<Cluster, StoreError>;
+
+    /// Makes `changes` durable, all or none, in their order.
+    ///
+    /// After an error nothing of them is visible and the store can be used on, except after [`StoreError::Io`] and
+    /// [`StoreError::Corrupt`]: then stop the process, because nobody knows what the disk holds until it is read again.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// The events after number `after`, oldest first, at most `limit` of them.
+    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<Event>, StoreError>;
+}
+
+/// One change with its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Its number; the first is 1, and none is left out.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened.
+    pub change: Change,
+}

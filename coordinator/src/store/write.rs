@@ -1,0 +1,253 @@
+//! A change as rows. Updates name the epoch and the phase that they start from, so that one which does not fit what is
+//! stored touches no row, and the whole transaction is undone.
+
+use hatchery_common::{id::Name, node::Inventory, time::Timestamp};
+use hatchery_scheduler::{Change, JobPhase, LeaseEnd, Scope};
+use rusqlite::{Params, params};
+use serde::Serialize;
+
+use super::{StoreError, connection::Database};
+
+/// Appends `change` to the events.
+pub(super) fn event(database: &Database, change: &Change) -> Result<(), StoreError> {
+    let sql = "INSERT INTO events (at, kind, job, body) VALUES (?1, ?2, ?3, ?4)";
+    let job = change.job().map(|job| job.to_string());
+    database.execute(sql, params![time(change.at()), change.kind(), job, json(change)]).map(drop)
+}
+
+/// Brings the tables up to `change`.
+pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreError> {
+    let write = Write { database, change };
+    match change {
+        Change::TokenCreated { secret, token } => write.one(
+            "INSERT INTO tokens (secret, scope, name, labels, created_by, created_at, expires_at, used_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                secret.to_string(),
+                scope(&token.scope),
+                token.name.as_ref().map(Name::as_str),
+                json(&token.labels),
+                token.created_by.as_str(),
+                time(token.created_at),
+                time(token.expires_at),
+                token.used_at.map(time),
+            ],
+        ),
+        Change::TokenUsed { secret, at } => write.one(
+            "UPDATE tokens SET used_at = ?2 WHERE secret = ?1 AND used_at IS NULL",
+            params![secret.to_string(), time(*at)],
+        ),
+        Change::CertificateIssued { certificate } => write.one(
+            "INSERT INTO certificates (id, scope, node, name, issued_at, revoked_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                certificate.id.to_string(),
+                scope(&certificate.scope),
+                certificate.node.map(|node| node.to_string()),
+                certificate.name.as_str(),
+                time(certificate.issued_at),
+                certificate.revoked_at.map(time),
+            ],
+        ),
+        Change::CertificateRevoked { certificate, at } => write.one(
+            "UPDATE certificates SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
+            params![certificate.to_string(), time(*at)],
+        ),
+        Change::NodeJoined { node, name, labels, at } => write.one(
+            "INSERT INTO nodes (id, name, labels, inventory, joined_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                node.to_string(),
+                name.as_str(),
+                json(labels),
+                json(&Inventory::default()),
+                time(*at)
+            ],
+        ),
+        Change::NodeInventoried { node, inventory, .. } => write.one(
+            "UPDATE nodes SET inventory = ?2 WHERE id = ?1 AND removed_at IS NULL",
+            params![node.to_string(), json(inventory)],
+        ),
+        Change::NodeRemoved { node, at } => write.one(
+            "UPDATE nodes SET removed_at = ?2 WHERE id = ?1 AND removed_at IS NULL",
+            params![node.to_string(), time(*at)],
+        ),
+        Change::DatasetRegistered { manifest, at } => write.one(
+            "INSERT INTO datasets (id, name, corpus_bytes, manifest, registered_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                manifest.id().to_string(),
+                manifest.name().as_str(),
+                manifest.corpus_bytes() as i64,
+                json(manifest),
+                time(*at)
+            ],
+        ),
+        Change::RolloutStarted { rollout } => write.one(
+            "INSERT INTO rollouts (id, checkpoint, selector, asked_by, asked_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                rollout.id.to_string(),
+                rollout.checkpoint.to_string(),
+                json(&rollout.to),
+                rollout.by.as_str(),
+                time(rollout.at)
+            ],
+        ),
+        Change::JobSubmitted { .. }
+        | Change::LeaseGranted { .. }
+        | Change::LeaseEnded { .. }
+        | Change::CancelRequested { .. }
+        | Change::JobEnded { .. }
+        | Change::CheckpointCommitted { .. } => write.job(),
+    }
+}
+
+struct Write<'a> {
+    database: &'a Database,
+    change: &'a Change,
+}
+
+impl Write<'_> {
+    /// Runs a statement that must touch exactly one row.
+    fn one(&self, sql: &str, params: impl Params) -> Result<(), StoreError> {
+        let kind = self.change.kind();
+        match self.database.execute(sql, params) {
+            Ok(1) => Ok(()),
+            Ok(rows) => Err(StoreError::Stale { kind, why: format!("{rows} rows are as it expects, not 1") }),
+            Err(StoreError::Other { source, .. })
+                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+            {
+                Err(StoreError::Stale { kind, why: source.to_string() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn job(&self) -> Result<(), StoreError> {
+        match self.change {
+            Change::JobSubmitted { job, request, body, spec, submitter, at } => {
+                self.one(
+                    "INSERT INTO jobs (id, name, dataset, submitter, spec, submitted_at, phase)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued')",
+                    params![
+                        job.to_string(),
+                        spec.name.as_str(),
+                        spec.dataset.to_string(),
+                        submitter.as_str(),
+                        json(spec),
+                        time(*at)
+                    ],
+                )?;
+                self.one(
+                    "INSERT INTO requests (id, body, job) VALUES (?1, ?2, ?3)",
+                    params![request.to_string(), body.to_string(), job.to_string()],
+                )
+            }
+            Change::LeaseGranted { job, epoch, lease } => {
+                self.one(
+                    "UPDATE jobs SET phase = 'running', epoch = ?2, started_at = coalesce(started_at, ?3),
+                        not_before = NULL
+                     WHERE id = ?1 AND epoch = ?2 - 1 AND phase = 'queued'",
+                    params![job.to_string(), epoch.0 as i64, time(lease.granted_at)],
+                )?;
+                self.one(
+                    "INSERT INTO attempts (job, epoch, node, device, granted_at, resume_from)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    params![
+                        job.to_string(),
+                        epoch.0 as i64,
+                        lease.node.to_string(),
+                        lease.device.to_string(),
+                        time(lease.granted_at),
+                        lease.resume_from.map(|checkpoint| checkpoint.to_string())
+                    ],
+                )
+            }
+            Change::LeaseEnded { job, epoch, why, not_before, at } => {
+                self.one(
+                    "UPDATE jobs SET phase = 'queued', not_before = ?3
+                     WHERE id = ?1 AND epoch = ?2 AND phase = 'running'",
+                    params![job.to_string(), epoch.0 as i64, not_before.map(time)],
+                )?;
+                let how = match why {
+                    LeaseEnd::NodeLost => "node_lost",
+                    LeaseEnd::Stopped => "stopped",
+                    LeaseEnd::Failed { .. } => "failed",
+                };
+                self.one(
+                    "UPDATE attempts SET ended_at = ?3, how = ?4 WHERE job = ?1 AND epoch = ?2 AND ended_at IS NULL",
+                    params![job.to_string(), epoch.0 as i64, time(*at), how],
+                )?;
+                let LeaseEnd::Failed { cause, message } = why else { return Ok(()) };
+                self.one(
+                    "INSERT INTO failures (job, epoch, cause, message, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![
+                        job.to_string(),
+                        epoch.0 as i64,
+                        json(cause).trim_matches('"'),
+                        message,
+                        time(*at)
+                    ],
+                )
+            }
+            Change::CancelRequested { job, .. } => self.one(
+                "UPDATE jobs SET phase = 'cancelling' WHERE id = ?1 AND phase = 'running'",
+                params![job.to_string()],
+            ),
+            Change::JobEnded { job, phase, at } => {
+                // Only the attempt of a running job is open, so at most one row changes here.
+                self.database.execute(
+                    "UPDATE attempts SET ended_at = ?2, how = ?3 WHERE job = ?1 AND ended_at IS NULL",
+                    params![job.to_string(), time(*at), phase.name()],
+                )?;
+                let why = match phase {
+                    JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.as_str()),
+                    _ => None,
+                };
+                self.one(
+                    "UPDATE jobs SET phase = ?2, why = ?3, ended_at = ?4, not_before = NULL
+                     WHERE id = ?1 AND ended_at IS NULL",
+                    params![job.to_string(), phase.name(), why, time(*at)],
+                )
+            }
+            Change::CheckpointCommitted { manifest, at } => {
+                let (id, job) = (manifest.id().to_string(), manifest.job.to_string());
+                self.one(
+                    "INSERT INTO checkpoints (id, job, epoch, step, parent, size_bytes, manifest, committed_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    params![
+                        id,
+                        job,
+                        manifest.epoch.0 as i64,
+                        manifest.step as i64,
+                        manifest.parent.map(|parent| parent.to_string()),
+                        manifest.size_bytes() as i64,
+                        json(manifest),
+                        time(*at)
+                    ],
+                )?;
+                self.one(
+                    "UPDATE jobs SET checkpoint = ?3, checkpoint_step = ?4
+                     WHERE id = ?1 AND epoch = ?2 AND phase IN ('running', 'cancelling') AND checkpoint_step < ?4",
+                    params![job, manifest.epoch.0 as i64, id, manifest.step as i64],
+                )
+            }
+            other => unreachable!("{} is about no job", other.kind()),
+        }
+    }
+}
+
+/// SQLite's numbers are signed; every 64 bits come back as they went.
+fn time(at: Timestamp) -> i64 {
+    at.0 as i64
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("ids, text and checked numbers are always JSON")
+}
+
+fn scope(scope: &Scope) -> &'static str {
+    match scope {
+        Scope::Agent => "agent",
+        Scope::Operator => "operator",
+        Scope::Viewer => "viewer",
+    }
+}
