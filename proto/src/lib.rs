@@ -1,6 +1,10 @@
 //! The wire: generated messages and services, their conversion to and from domain types, and the connections that
 //! carry them. Nothing else knows prost.
 
+pub mod convert;
+
+pub mod transport;
+
 /// The generated code of `hatchery/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod v1 {

@@ -1,0 +1,224 @@
+//! Connections for a client.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hatchery_common::tls::SERVER_NAME;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    body::Body,
+    codegen::http::{Request, header},
+    transport::{Channel, Endpoint},
+};
+use tower::{ServiceExt, service_fn};
+
+use super::{
+    BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, ConnectError,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+};
+
+/// How long one address may take for TCP and TLS, and the server for its first answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is asked for to see whether the server answers. No service has this name, so every server answers in one frame.
+const PROBE_URI: &str = "http://coordinator.hatchery/hatchery.Probe/Probe";
+/// The origin of all calls. TLS lies below what tonic sees.
+const ORIGIN: &str = "http://coordinator.hatchery";
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Calls and sessions.
+    Control,
+    /// Blobs: more bytes under way at once.
+    Bulk,
+}
+
+/// Connects to the first of `addresses` (`host:port`) that will do, and waits until the server has answered once, so that
+/// a certificate which it does not take shows here and not in the first call. The channel connects again by itself
+/// when it must; [`connect_error`](super::connect_error) reads why that failed out of a call's status.
+pub async fn connect(
+    addresses: &[String],
+    config: Arc<ClientConfig>,
+    profile: Profile,
+) -> Result<Channel, ConnectError> {
+    let first = addresses.first().ok_or(ConnectError::NoAddress)?.clone();
+    let dialer =
+        Dialer { addresses: addresses.into(), tls: TlsConnector::from(config), last: Last::default() };
+    let last = dialer.last.clone();
+    let connector = service_fn(move |_| {
+        let dialer = dialer.clone();
+        async move { dialer.dial().await.map(TokioIo::new) }
+    });
+    let mut endpoint = Endpoint::from_static(ORIGIN)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    if profile == Profile::Bulk {
+        endpoint = endpoint
+            .initial_stream_window_size(BULK_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(BULK_CONNECTION_WINDOW_BYTES)
+            .max_frame_size(BULK_FRAME_BYTES_MAX);
+    }
+    let answered = async {
+        let channel = endpoint.connect_with_connector(connector).await?;
+        let probe = timeout(CONNECT_TIMEOUT, probe(channel.clone())).await;
+        Ok::<_, tonic::transport::Error>(probe.map(|answer| answer.map(|()| channel)))
+    };
+    let problem = match answered.await {
+        Ok(Ok(Ok(channel))) => return Ok(channel),
+        Ok(Err(_)) => {
+            return Err(ConnectError::TimedOut { address: first, timeout: CONNECT_TIMEOUT });
+        }
+        Ok(Ok(Err(error))) | Err(error) => error,
+    };
+    // The dialer knows best; what tonic says has gone through many hands.
+    let said = last.take();
+    Err(said.unwrap_or_else(|| ConnectError::Protocol { address: first, problem: in_full(&problem) }))
+}
+
+/// Any answer will do, a refusal too: it says that the server has taken the connection.
+async fn probe(channel: Channel) -> Result<(), tonic::transport::Error> {
+    let request = Request::post(PROBE_URI)
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::TE, "trailers")
+        .body(Body::empty())
+        .expect("the parts of the request are constant");
+    channel.oneshot(request).await.map(drop)
+}
+
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// What last went wrong on the way to a server.
+#[derive(Clone, Debug, Default)]
+struct Last(Arc<Mutex<Option<ConnectError>>>);
+
+impl Last {
+    fn set(&self, error: ConnectError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    fn take(&self) -> Option<ConnectError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+#[derive(Clone)]
+struct Dialer {
+    addresses: Arc<[String]>,
+    tls: TlsConnector,
+    last: Last,
+}
+
+impl Dialer {
+    /// The first address that will do, tried one after the other.
+    async fn dial(&self) -> Result<ClientStream, ConnectError> {
+        let mut errors = Vec::new();
+        for address in self.addresses.iter() {
+            let dialed = timeout(CONNECT_TIMEOUT, self.dial_one(address)).await;
+            match dialed.unwrap_or_else(|_| {
+                Err(ConnectError::TimedOut { address: address.clone(), timeout: CONNECT_TIMEOUT })
+            }) {
+                Ok(stream) => {
+                    let (address, last) = (address.clone(), self.last.clone());
+                    return Ok(ClientStream { stream, address, last });
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        let error = if errors.len() == 1 { errors.remove(0) } else { ConnectError::Several(errors) };
+        self.last.set(error.clone());
+        Err(error)
+    }
+
+    async fn dial_one(&self, address: &str) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let not_found = |problem: String| ConnectError::Address { address: address.to_owned(), problem };
+        let found: Vec<_> =
+            lookup_host(address).await.map_err(|error| not_found(error.to_string()))?.collect();
+        if found.is_empty() {
+            return Err(not_found("it has no address".to_owned()));
+        }
+        // Given a list, this tries each in turn.
+        let stream = TcpStream::connect(&found[..]).await;
+        let stream = stream.map_err(|error| ConnectError::of_dial(address, &error))?;
+        stream.set_nodelay(true).map_err(|error| ConnectError::of_dial(address, &error))?;
+        let name = ServerName::try_from(SERVER_NAME).expect("the name is a DNS name");
+        self.tls.connect(name, stream).await.map_err(|error| ConnectError::of_tls(address, &error))
+    }
+}
+
+/// A connection that notes why the server ended it: in TLS 1.3 a refused certificate shows only with the first bytes read.
+struct ClientStream {
+    stream: TlsStream<TcpStream>,
+    address: String,
+    last: Last,
+}
+
+impl ClientStream {
+    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result {
+            self.last.set(ConnectError::of_tls(&self.address, error));
+        }
+        result
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.note(result)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

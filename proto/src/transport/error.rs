@@ -1,0 +1,168 @@
+//! Why a connection did not come about, in words that say what to do.
+
+use std::{error::Error, io, time::Duration};
+
+use hatchery_common::tls::WrongAuthority;
+use rustls::{AlertDescription, CertificateError};
+
+/// Why a connection did not come about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no address to try.
+    #[error("no address of a coordinator is known")]
+    NoAddress,
+    /// The address has no such host, or is no address.
+    #[error("cannot find {address}: {problem}; check the name")]
+    Address {
+        /// The address.
+        address: String,
+        /// The resolver's reason.
+        problem: String,
+    },
+    /// The machine is there, but nothing listens.
+    #[error("nobody listens at {address}; is the coordinator running, and the address right?")]
+    NobodyListens {
+        /// The address.
+        address: String,
+    },
+    /// No answer within the time allowed.
+    #[error("{address} did not answer within {} s; is the machine up, and no firewall between?", timeout.as_secs_f32())]
+    TimedOut {
+        /// The address.
+        address: String,
+        /// The time allowed.
+        timeout: Duration,
+    },
+    /// The network says no.
+    #[error("cannot reach {address}: {problem}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// The system's reason.
+        problem: String,
+    },
+    /// Whoever listens there does not belong to the fleet that was meant.
+    #[error("{address} is not the coordinator that was meant: {problem}; nothing was sent to it")]
+    WrongAuthority {
+        /// The address.
+        address: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// The server does not accept our certificate.
+    #[error(
+        "{address} refused our certificate ({problem}); it may have expired or belong to another fleet: join again with a \
+         new join string"
+    )]
+    CertificateRefused {
+        /// The address.
+        address: String,
+        /// The server's reason.
+        problem: String,
+    },
+    /// Something listens there that does not speak as we do.
+    #[error("{address} does not speak our protocol: {problem}; is it a coordinator of this release?")]
+    Protocol {
+        /// The address.
+        address: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// None of several addresses would do.
+    #[error("no address would do: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<ConnectError>),
+}
+
+impl ConnectError {
+    /// Whether trying again later may help: nobody was there. Otherwise somebody was, and the answer was no.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NobodyListens { .. }
+            | Self::TimedOut { .. }
+            | Self::Unreachable { .. }
+            | Self::Address { .. } => true,
+            Self::Several(errors) => errors.iter().any(Self::is_absence),
+            Self::NoAddress
+            | Self::WrongAuthority { .. }
+            | Self::CertificateRefused { .. }
+            | Self::Protocol { .. } => false,
+        }
+    }
+
+    /// Takes the failure of a TCP connection.
+    pub(super) fn of_dial(address: &str, error: &io::Error) -> Self {
+        let address = address.to_owned();
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::NobodyListens { address },
+            _ => Self::Unreachable { address, problem: error.to_string() },
+        }
+    }
+
+    /// Takes the failure of a TLS handshake, or of the first words after it.
+    pub(super) fn of_tls(address: &str, error: &io::Error) -> Self {
+        let address = address.to_owned();
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(certificate)) => {
+                Self::WrongAuthority { address, problem: certificate_problem(certificate) }
+            }
+            Some(rustls::Error::AlertReceived(alert)) if is_about_certificate(*alert) => {
+                Self::CertificateRefused { address, problem: format!("{alert:?}") }
+            }
+            Some(error) => Self::Protocol { address, problem: error.to_string() },
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let problem = "it closed the connection during the TLS handshake".to_owned();
+                Self::Protocol { address, problem }
+            }
+            None => Self::Unreachable { address, problem: error.to_string() },
+        }
+    }
+}
+
+fn certificate_problem(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Other(other) => match other.0.downcast_ref::<WrongAuthority>() {
+            Some(wrong) => wrong.to_string(),
+            None => other.to_string(),
+        },
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is of another authority than ours".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet; is this machine's clock right?".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired; is this machine's clock right?".to_owned()
+        }
+        other => format!("its certificate does not fit ({other})"),
+    }
+}
+
+/// Whether a server says by `alert` that it does not take the client's certificate.
+pub(super) fn is_about_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+    )
+}
+
+/// Why a call on a channel from [`connect`](super::connect) failed, where the reason is that its connection was lost and
+/// could not be made again.
+pub fn connect_error(status: &tonic::Status) -> Option<ConnectError> {
+    let mut error = status.source();
+    while let Some(current) = error {
+        if let Some(found) = current.downcast_ref::<ConnectError>() {
+            return Some(found.clone());
+        }
+        error = current.source();
+    }
+    None
+}

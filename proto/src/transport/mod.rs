@@ -1,0 +1,33 @@
+//! The connections that carry the wire: always TLS 1.3, on loopback too; plain text is never spoken.
+//!
+//! A server gets its connections from [`TlsIncoming`] and finds the [`Peer`] of each among a request's extensions. A
+//! client calls [`connect`], which says in words why a connection did not come about. Bulk data travels on a connection of
+//! its own ([`Profile::Bulk`]), so that no heartbeat queues behind it.
+
+mod client;
+mod error;
+mod server;
+
+use std::time::Duration;
+
+use hatchery_common::blob::{MANIFEST_BYTES_MAX, PIECE_BYTES_MAX};
+
+pub use client::{Profile, connect};
+pub use error::{ConnectError, connect_error};
+pub use server::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TlsConnection, TlsIncoming, server_builder};
+
+/// Largest message of the services for people and for agents, in and out; a piece manifest fits in.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Largest message of the service for blobs, in and out: one piece, and some room for what goes with it.
+pub const BULK_MESSAGE_BYTES_MAX: usize = PIECE_BYTES_MAX as usize + (64 << 10);
+const _: () = assert!(MANIFEST_BYTES_MAX < CONTROL_MESSAGE_BYTES_MAX, "a manifest fits in one message");
+
+/// How often an idle or busy connection is asked whether the other side still lives, by either side.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the answer may take before the connection is given up.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 flow control for bulk data: bytes under way in one stream, and in one connection.
+const BULK_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const BULK_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Largest HTTP/2 frame for bulk data: a piece goes in few of them.
+const BULK_FRAME_BYTES_MAX: u32 = 256 << 10;
