@@ -18,6 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     let folder = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(folder.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .btree_map(".") // so that equal messages have equal bytes
+        .bytes(".hatchery.v1.Piece.bytes") // so that a received piece is not copied
+        .compile_fds(descriptors)?;
     Ok(())
 }

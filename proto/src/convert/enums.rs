@@ -1,0 +1,57 @@
+//! Enumerations. The wire has them as numbers, of which a newer peer may know more.
+
+use hatchery_common::{
+    device::DeviceKind,
+    field::FieldError,
+    recipe::{Precision, ReplicateWhich},
+    trainer::FailureCause,
+    view::AccessScope,
+};
+
+/// An enumeration with a number for each value on the wire; 0 stands for none of them.
+pub(super) trait Enumeration: Sized {
+    fn of_number(number: i32) -> Option<Self>;
+    fn number(self) -> i32;
+
+    /// Reads the number; the error names it.
+    fn read(field: &str, number: i32) -> Result<Self, FieldError> {
+        Self::of_number(number).ok_or_else(|| match number {
+            0 => FieldError::new(field, "is missing"),
+            _ => FieldError::new(field, format!("has the value {number}, which this version does not know")),
+        })
+    }
+}
+
+macro_rules! enumeration {
+    ($domain:ident: $($value:ident),+) => {
+        impl Enumeration for $domain {
+            fn of_number(number: i32) -> Option<Self> {
+                $(if number == wire::$domain::$value as i32 {
+                    return Some(Self::$value);
+                })+
+                None
+            }
+
+            fn number(self) -> i32 {
+                match self {
+                    $(Self::$value => wire::$domain::$value as i32,)+
+                }
+            }
+        }
+    };
+}
+
+mod wire {
+    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Scope as AccessScope};
+}
+
+enumeration!(DeviceKind: Cuda, Mps, Cpu);
+enumeration!(Precision: Auto, F32, Bf16);
+enumeration!(ReplicateWhich: Each, Last);
+enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
+enumeration!(AccessScope: Agent, Operator, Viewer);
+
+/// Reads a scope out of a request's field `scope`.
+pub fn scope(number: i32) -> Result<AccessScope, FieldError> {
+    AccessScope::read("scope", number)
+}

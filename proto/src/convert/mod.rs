@@ -1,0 +1,24 @@
+//! Conversion between the wire's messages and the domain's types, in one place.
+//!
+//! Domain to message cannot fail. Message to domain checks everything: lengths, ranges, ids, enum values, parts that are
+//! missing; the [`FieldError`](hatchery_common::field::FieldError) names the field by its dotted path in the message,
+//! entries of lists by their index: `spec.train.lr`, `attempts.3.epoch`.
+
+mod enums;
+mod fields;
+mod generate;
+mod manifest;
+mod node;
+mod recipe;
+mod report;
+mod run;
+mod session;
+mod view;
+
+pub use enums::scope;
+pub use fields::{ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, labels};
+pub use manifest::{
+    CHECKPOINT_MANIFEST_BYTES_MAX, DATASET_MANIFEST_BYTES_MAX, checkpoint_manifest,
+    checkpoint_manifest_bytes, dataset_manifest, dataset_manifest_bytes,
+};
+pub use node::{DEVICES_MAX, NOTES_MAX};

@@ -1,0 +1,195 @@
+//! Recipes: the model's shape, how to train, where to run, where checkpoints go.
+
+use hatchery_common::{
+    device::DeviceKind,
+    field::FieldError,
+    id::Name,
+    model::{ModelConfig, RawModelConfig},
+    recipe::{
+        DeviceWishes, JobSpec, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
+        TrainSpec,
+    },
+};
+
+use super::{
+    enums::Enumeration,
+    fields::{ENTRIES_MAX, at_most, labels, missing, needed, parsed, parsed_each, wire_labels},
+};
+use crate::v1::{self, node_selector};
+
+/// Most device kinds in a wish; a repeated one does no harm.
+const KINDS_MAX: usize = 16;
+
+impl From<ModelConfig> for v1::ModelConfig {
+    fn from(config: ModelConfig) -> Self {
+        let raw = RawModelConfig::from(config);
+        Self {
+            n_layer: raw.n_layer,
+            n_embd: raw.n_embd,
+            dropout: raw.dropout,
+            n_head: raw.n_head,
+            mlp_internal_dim_multiplier: raw.mlp_internal_dim_multiplier,
+            vocab_size: raw.vocab_size,
+        }
+    }
+}
+
+impl TryFrom<v1::ModelConfig> for ModelConfig {
+    type Error = FieldError;
+
+    fn try_from(config: v1::ModelConfig) -> Result<Self, FieldError> {
+        Self::new(RawModelConfig {
+            n_layer: config.n_layer,
+            n_embd: config.n_embd,
+            dropout: config.dropout,
+            n_head: config.n_head,
+            mlp_internal_dim_multiplier: config.mlp_internal_dim_multiplier,
+            vocab_size: config.vocab_size,
+        })
+    }
+}
+
+impl From<TrainSpec> for v1::TrainSpec {
+    fn from(spec: TrainSpec) -> Self {
+        let raw = RawTrainSpec::from(spec);
+        Self {
+            steps: raw.steps,
+            batch: raw.batch,
+            block: raw.block,
+            lr: raw.lr,
+            weight_decay: raw.weight_decay,
+            beta1: raw.beta1,
+            beta2: raw.beta2,
+            epsilon: raw.epsilon,
+            seed: raw.seed,
+            precision: raw.precision.number(),
+            checkpoint_every: raw.checkpoint_every,
+            validate_every: raw.validate_every,
+            validation_share: raw.validation_share,
+            validation_windows: raw.validation_windows,
+        }
+    }
+}
+
+impl TryFrom<v1::TrainSpec> for TrainSpec {
+    type Error = FieldError;
+
+    fn try_from(spec: v1::TrainSpec) -> Result<Self, FieldError> {
+        Self::new(RawTrainSpec {
+            steps: spec.steps,
+            batch: spec.batch,
+            block: spec.block,
+            lr: spec.lr,
+            weight_decay: spec.weight_decay,
+            beta1: spec.beta1,
+            beta2: spec.beta2,
+            epsilon: spec.epsilon,
+            seed: spec.seed,
+            precision: Precision::read("precision", spec.precision)?,
+            checkpoint_every: spec.checkpoint_every,
+            validate_every: spec.validate_every,
+            validation_share: spec.validation_share,
+            validation_windows: spec.validation_windows,
+        })
+    }
+}
+
+impl From<DeviceWishes> for v1::DeviceWishes {
+    fn from(wishes: DeviceWishes) -> Self {
+        Self {
+            kinds: wishes.kinds.into_iter().map(Enumeration::number).collect(),
+            nodes: wishes.nodes.into_iter().map(String::from).collect(),
+            labels: wire_labels(wishes.labels),
+        }
+    }
+}
+
+impl TryFrom<v1::DeviceWishes> for DeviceWishes {
+    type Error = FieldError;
+
+    fn try_from(wishes: v1::DeviceWishes) -> Result<Self, FieldError> {
+        at_most("kinds", wishes.kinds.len(), KINDS_MAX, "entries")?;
+        at_most("nodes", wishes.nodes.len(), ENTRIES_MAX, "entries")?;
+        let kind = |(index, number): (usize, &i32)| DeviceKind::read(&format!("kinds.{index}"), *number);
+        let node = |(index, text): (usize, &String)| Name::new(&format!("nodes.{index}"), text);
+        Ok(Self {
+            kinds: wishes.kinds.iter().enumerate().map(kind).collect::<Result<_, _>>()?,
+            nodes: wishes.nodes.iter().enumerate().map(node).collect::<Result<_, _>>()?,
+            labels: labels("labels", &wishes.labels)?,
+        })
+    }
+}
+
+impl From<NodeSelector> for v1::NodeSelector {
+    fn from(selector: NodeSelector) -> Self {
+        let set = match selector {
+            NodeSelector::All => node_selector::Set::All(node_selector::All {}),
+            NodeSelector::None => node_selector::Set::None(node_selector::None {}),
+            NodeSelector::Labels(labels) => {
+                node_selector::Set::Labels(node_selector::Labels { labels: wire_labels(labels) })
+            }
+            NodeSelector::Nodes(nodes) => {
+                let ids = nodes.iter().map(ToString::to_string).collect();
+                node_selector::Set::Listed(node_selector::Nodes { ids })
+            }
+        };
+        Self { set: Some(set) }
+    }
+}
+
+impl TryFrom<v1::NodeSelector> for NodeSelector {
+    type Error = FieldError;
+
+    fn try_from(selector: v1::NodeSelector) -> Result<Self, FieldError> {
+        Ok(match selector.set.ok_or_else(|| missing("set"))? {
+            node_selector::Set::All(_) => Self::All,
+            node_selector::Set::None(_) => Self::None,
+            node_selector::Set::Labels(wanted) => Self::Labels(labels("labels", &wanted.labels)?),
+            node_selector::Set::Listed(listed) => {
+                Self::Nodes(parsed_each("listed", &listed.ids, ENTRIES_MAX)?)
+            }
+        })
+    }
+}
+
+impl From<ReplicaPolicy> for v1::ReplicaPolicy {
+    fn from(policy: ReplicaPolicy) -> Self {
+        Self { to: Some(policy.to.into()), which: policy.which.number() }
+    }
+}
+
+impl TryFrom<v1::ReplicaPolicy> for ReplicaPolicy {
+    type Error = FieldError;
+
+    fn try_from(policy: v1::ReplicaPolicy) -> Result<Self, FieldError> {
+        Ok(Self { to: needed("to", policy.to)?, which: ReplicateWhich::read("which", policy.which)? })
+    }
+}
+
+impl From<JobSpec> for v1::JobSpec {
+    fn from(spec: JobSpec) -> Self {
+        Self {
+            name: spec.name.into(),
+            dataset: spec.dataset.to_string(),
+            model: Some(spec.model.into()),
+            train: Some(spec.train.into()),
+            devices: Some(spec.devices.into()),
+            replicate: Some(spec.replicate.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::JobSpec> for JobSpec {
+    type Error = FieldError;
+
+    fn try_from(spec: v1::JobSpec) -> Result<Self, FieldError> {
+        Ok(Self {
+            name: Name::new("name", &spec.name)?,
+            dataset: parsed("dataset", &spec.dataset)?,
+            model: needed("model", spec.model)?,
+            train: needed("train", spec.train)?,
+            devices: needed("devices", spec.devices)?,
+            replicate: needed("replicate", spec.replicate)?,
+        })
+    }
+}

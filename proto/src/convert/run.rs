@@ -1,0 +1,108 @@
+//! What trainers say of their runs.
+
+use hatchery_common::{
+    field::FieldError,
+    trainer::{Ending, FailureCause, Metrics, Progress, Validation},
+};
+
+use super::{
+    enums::Enumeration,
+    fields::{OUTPUT_BYTES_MAX, amount, head, missing, short_text},
+};
+use crate::v1::{self, ending};
+
+impl From<Progress> for v1::Progress {
+    fn from(progress: Progress) -> Self {
+        Self {
+            step: progress.step,
+            train_loss: progress.train_loss,
+            first_loss: progress.first_loss,
+            steps_per_sec: progress.steps_per_sec,
+            memory_bytes: progress.memory_bytes,
+            power_watts: progress.power_watts,
+        }
+    }
+}
+
+impl TryFrom<v1::Progress> for Progress {
+    type Error = FieldError;
+
+    // Losses are taken as they are: a run that diverges may say so.
+    fn try_from(progress: v1::Progress) -> Result<Self, FieldError> {
+        Ok(Self {
+            step: progress.step,
+            train_loss: progress.train_loss,
+            first_loss: progress.first_loss,
+            steps_per_sec: amount("steps_per_sec", progress.steps_per_sec)?,
+            memory_bytes: progress.memory_bytes,
+            power_watts: progress.power_watts.map(|watts| amount("power_watts", watts)).transpose()?,
+        })
+    }
+}
+
+impl From<Validation> for v1::Validation {
+    fn from(validation: Validation) -> Self {
+        Self { step: validation.step, loss: validation.loss }
+    }
+}
+
+impl TryFrom<v1::Validation> for Validation {
+    type Error = FieldError;
+
+    fn try_from(validation: v1::Validation) -> Result<Self, FieldError> {
+        Ok(Self { step: validation.step, loss: validation.loss })
+    }
+}
+
+impl From<Metrics> for v1::Metrics {
+    fn from(metrics: Metrics) -> Self {
+        Self {
+            first_loss: metrics.first_loss,
+            train_loss: metrics.train_loss,
+            validation_loss: metrics.validation_loss,
+        }
+    }
+}
+
+impl TryFrom<v1::Metrics> for Metrics {
+    type Error = FieldError;
+
+    fn try_from(metrics: v1::Metrics) -> Result<Self, FieldError> {
+        Ok(Self {
+            first_loss: metrics.first_loss,
+            train_loss: metrics.train_loss,
+            validation_loss: metrics.validation_loss,
+        })
+    }
+}
+
+impl From<Ending> for v1::Ending {
+    fn from(ending: Ending) -> Self {
+        let how = match ending {
+            Ending::Completed => ending::How::Completed(ending::Completed {}),
+            Ending::Stopped => ending::How::Stopped(ending::Stopped {}),
+            Ending::LeaseExpired => ending::How::LeaseExpired(ending::LeaseExpired {}),
+            Ending::Failed { cause, message } => {
+                let message = head(message, OUTPUT_BYTES_MAX);
+                ending::How::Failed(ending::Failed { cause: cause.number(), message })
+            }
+        };
+        Self { how: Some(how) }
+    }
+}
+
+impl TryFrom<v1::Ending> for Ending {
+    type Error = FieldError;
+
+    fn try_from(ending: v1::Ending) -> Result<Self, FieldError> {
+        Ok(match ending.how.ok_or_else(|| missing("how"))? {
+            ending::How::Completed(_) => Self::Completed,
+            ending::How::Stopped(_) => Self::Stopped,
+            ending::How::LeaseExpired(_) => Self::LeaseExpired,
+            ending::How::Failed(failed) => Self::Failed {
+                cause: FailureCause::read("failed.cause", failed.cause)?,
+                message: short_text("failed.message", failed.message, OUTPUT_BYTES_MAX)?,
+            },
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! The session's two directions.
+
+use std::time::Duration;
+
+use hatchery_common::{
+    field::FieldError,
+    generate::{GenerationOrder, PROMPT_BYTES_MAX},
+    id::{Epoch, Name},
+    session::{
+        ATTEMPTS_MAX, AgentMessage, AnswerPart, AssignedAttempt, Assignment, CoordinatorMessage,
+        LOG_CHUNK_BYTES_MAX,
+    },
+};
+
+use super::fields::{
+    ENTRIES_MAX, OUTPUT_BYTES_MAX, at_most, each, head, missing, needed, parsed, parsed_each,
+    parsed_optional, short_text,
+};
+use crate::v1::{self, generation_part, session_request, session_response};
+
+impl From<Assignment> for v1::Assignment {
+    fn from(assignment: Assignment) -> Self {
+        Self {
+            lease_ms: assignment.lease.as_millis() as u64,
+            attempts: assignment.attempts.into_iter().map(Into::into).collect(),
+            checkpoints: assignment.checkpoints.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Assignment> for Assignment {
+    type Error = FieldError;
+
+    fn try_from(assignment: v1::Assignment) -> Result<Self, FieldError> {
+        Ok(Self {
+            lease: Duration::from_millis(assignment.lease_ms),
+            attempts: each("attempts", assignment.attempts, ATTEMPTS_MAX)?,
+            checkpoints: parsed_each("checkpoints", &assignment.checkpoints, ENTRIES_MAX)?,
+        })
+    }
+}
+
+impl From<AssignedAttempt> for v1::AssignedAttempt {
+    fn from(attempt: AssignedAttempt) -> Self {
+        Self {
+            job: attempt.job.to_string(),
+            epoch: attempt.epoch.0,
+            spec: Some(attempt.spec.into()),
+            device: attempt.device.to_string(),
+            resume_from: attempt.resume_from.map(|checkpoint| checkpoint.to_string()),
+            stop: attempt.stop,
+        }
+    }
+}
+
+impl TryFrom<v1::AssignedAttempt> for AssignedAttempt {
+    type Error = FieldError;
+
+    fn try_from(attempt: v1::AssignedAttempt) -> Result<Self, FieldError> {
+        Ok(Self {
+            job: parsed("job", &attempt.job)?,
+            epoch: Epoch(attempt.epoch),
+            spec: needed("spec", attempt.spec)?,
+            device: parsed("device", &attempt.device)?,
+            resume_from: parsed_optional("resume_from", attempt.resume_from.as_deref())?,
+            stop: attempt.stop,
+        })
+    }
+}
+
+impl From<AgentMessage> for v1::SessionRequest {
+    fn from(message: AgentMessage) -> Self {
+        use session_request::Message;
+        let message = match message {
+            AgentMessage::Hello(inventory) => {
+                Message::Hello(v1::Hello { inventory: Some((*inventory).into()) })
+            }
+            AgentMessage::Report(report) => Message::Report(report.into()),
+            AgentMessage::Inventory(inventory) => Message::Inventory((*inventory).into()),
+            AgentMessage::LogLines { job, epoch, offset, text } => {
+                Message::LogLines(v1::LogLines { job: job.to_string(), epoch: epoch.0, offset, text })
+            }
+            AgentMessage::Generation { request, part } => {
+                let part = match part {
+                    AnswerPart::Text(bytes) => generation_part::Part::Text(bytes),
+                    AnswerPart::Finished(finished) => generation_part::Part::Finished(finished.into()),
+                    AnswerPart::Failed(why) => {
+                        let why = head(why, OUTPUT_BYTES_MAX);
+                        generation_part::Part::Failed(generation_part::Failed { why })
+                    }
+                };
+                Message::GenerationPart(v1::GenerationPart {
+                    request_id: request.to_string(),
+                    part: Some(part),
+                })
+            }
+            AgentMessage::Goodbye => Message::Goodbye(v1::Goodbye {}),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl TryFrom<v1::SessionRequest> for AgentMessage {
+    type Error = FieldError;
+
+    fn try_from(request: v1::SessionRequest) -> Result<Self, FieldError> {
+        use session_request::Message;
+        Ok(match request.message.ok_or_else(|| missing("message"))? {
+            Message::Hello(hello) => Self::Hello(Box::new(needed("hello.inventory", hello.inventory)?)),
+            Message::Report(report) => {
+                Self::Report(report.try_into().map_err(|error: FieldError| error.within("report"))?)
+            }
+            Message::Inventory(inventory) => Self::Inventory(Box::new(
+                inventory.try_into().map_err(|error: FieldError| error.within("inventory"))?,
+            )),
+            Message::LogLines(lines) => {
+                at_most("log_lines.text", lines.text.len(), LOG_CHUNK_BYTES_MAX, "bytes")?;
+                Self::LogLines {
+                    job: parsed("log_lines.job", &lines.job)?,
+                    epoch: Epoch(lines.epoch),
+                    offset: lines.offset,
+                    text: lines.text,
+                }
+            }
+            Message::GenerationPart(part) => Self::Generation {
+                request: parsed("generation_part.request_id", &part.request_id)?,
+                part: part
+                    .part
+                    .ok_or_else(|| missing("part"))
+                    .and_then(AnswerPart::try_from)
+                    .map_err(|error| error.within("generation_part"))?,
+            },
+            Message::Goodbye(_) => Self::Goodbye,
+        })
+    }
+}
+
+impl TryFrom<generation_part::Part> for AnswerPart {
+    type Error = FieldError;
+
+    fn try_from(part: generation_part::Part) -> Result<Self, FieldError> {
+        Ok(match part {
+            generation_part::Part::Text(bytes) => {
+                at_most("text", bytes.len(), PROMPT_BYTES_MAX, "bytes")?;
+                Self::Text(bytes)
+            }
+            generation_part::Part::Finished(finished) => {
+                Self::Finished(finished.try_into().map_err(|error: FieldError| error.within("finished"))?)
+            }
+            generation_part::Part::Failed(failed) => {
+                Self::Failed(short_text("failed.why", failed.why, OUTPUT_BYTES_MAX)?)
+            }
+        })
+    }
+}
+
+impl From<CoordinatorMessage> for v1::SessionResponse {
+    fn from(message: CoordinatorMessage) -> Self {
+        use session_response::Message;
+        let message = match message {
+            CoordinatorMessage::Welcome { name, report_every } => Message::Welcome(v1::Welcome {
+                name: name.into(),
+                report_every_ms: report_every.as_millis() as u64,
+            }),
+            CoordinatorMessage::Assignment(assignment) => Message::Assignment(assignment.into()),
+            CoordinatorMessage::ReportReceived { sequence } => {
+                Message::ReportReceived(v1::ReportReceived { sequence })
+            }
+            CoordinatorMessage::Generation { request, order } => {
+                let GenerationOrder { checkpoint, prompt, max_bytes, sampling } = order;
+                Message::Generation(v1::Generation {
+                    request_id: request.to_string(),
+                    checkpoint: checkpoint.to_string(),
+                    prompt,
+                    max_bytes,
+                    sampling: Some(sampling.into()),
+                })
+            }
+            CoordinatorMessage::GenerationCancelled { request } => {
+                Message::GenerationCancelled(v1::GenerationCancelled { request_id: request.to_string() })
+            }
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl TryFrom<v1::SessionResponse> for CoordinatorMessage {
+    type Error = FieldError;
+
+    fn try_from(response: v1::SessionResponse) -> Result<Self, FieldError> {
+        use session_response::Message;
+        Ok(match response.message.ok_or_else(|| missing("message"))? {
+            Message::Welcome(welcome) => Self::Welcome {
+                name: Name::new("welcome.name", &welcome.name)?,
+                report_every: Duration::from_millis(welcome.report_every_ms),
+            },
+            Message::Assignment(assignment) => Self::Assignment(
+                assignment.try_into().map_err(|error: FieldError| error.within("assignment"))?,
+            ),
+            Message::ReportReceived(received) => Self::ReportReceived { sequence: received.sequence },
+            Message::Generation(generation) => Self::Generation {
+                request: parsed("generation.request_id", &generation.request_id)?,
+                order: generation.try_into().map_err(|error: FieldError| error.within("generation"))?,
+            },
+            Message::GenerationCancelled(cancelled) => Self::GenerationCancelled {
+                request: parsed("generation_cancelled.request_id", &cancelled.request_id)?,
+            },
+        })
+    }
+}

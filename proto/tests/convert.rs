@@ -1,0 +1,327 @@
+//! Conversion between messages and domain types: round trips through encoded bytes, and what is refused and how.
+
+mod support;
+
+use std::fmt::Debug;
+
+use hatchery_common::{
+    checkpoint::CheckpointManifest,
+    field::FieldError,
+    generate::GenerationPart,
+    id::{Epoch, JobId},
+    node::Inventory,
+    recipe::JobSpec,
+    session::{AgentMessage, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
+    trainer::{Ending, FailureCause},
+    view::{CertificateView, CheckpointView, EventView, JobView, NodeView},
+};
+use hatchery_proto::{convert, v1};
+use proptest::{prelude::*, strategy::ValueTree};
+use prost::Message;
+use support::arbitrary;
+
+/// Through the message's bytes and back.
+fn round_trip<D, W>(domain: D)
+where
+    D: Clone + PartialEq + Debug + TryFrom<W, Error = FieldError>,
+    W: From<D> + Message + Default,
+{
+    let bytes = W::from(domain.clone()).encode_to_vec();
+    assert_eq!(D::try_from(W::decode(bytes.as_slice()).unwrap()).unwrap(), domain);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_job_spec_survives(spec in arbitrary::job_spec()) {
+        round_trip::<_, v1::JobSpec>(spec);
+    }
+
+    #[test]
+    fn a_job_survives(job in arbitrary::job_view()) {
+        round_trip::<_, v1::Job>(job);
+    }
+
+    #[test]
+    fn a_node_survives(node in arbitrary::node_view()) {
+        round_trip::<_, v1::Node>(node);
+    }
+
+    #[test]
+    fn an_inventory_survives(inventory in arbitrary::inventory()) {
+        round_trip::<_, v1::Inventory>(inventory);
+    }
+
+    #[test]
+    fn a_report_survives(report in arbitrary::report()) {
+        round_trip::<_, v1::Report>(report);
+    }
+
+    #[test]
+    fn an_assignment_survives(assignment in arbitrary::assignment()) {
+        round_trip::<_, v1::Assignment>(assignment);
+    }
+
+    #[test]
+    fn a_checkpoint_survives_with_its_id(checkpoint in arbitrary::checkpoint_view()) {
+        round_trip::<_, v1::Checkpoint>(checkpoint);
+    }
+
+    #[test]
+    fn both_directions_of_a_session_survive(
+        from_agent in arbitrary::agent_message(),
+        from_coordinator in arbitrary::coordinator_message(),
+    ) {
+        round_trip::<_, v1::SessionRequest>(from_agent);
+        round_trip::<_, v1::SessionResponse>(from_coordinator);
+    }
+
+    /// Whatever the bytes are: a message or an error, and never a panic.
+    #[test]
+    fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        fn read<D: TryFrom<W, Error = FieldError>, W: Message + Default>(bytes: &[u8]) {
+            if let Ok(message) = W::decode(bytes) {
+                let _ = D::try_from(message);
+            }
+        }
+        read::<JobView, v1::Job>(&bytes);
+        read::<NodeView, v1::Node>(&bytes);
+        read::<AgentMessage, v1::SessionRequest>(&bytes);
+        read::<CoordinatorMessage, v1::SessionResponse>(&bytes);
+        let _ = convert::dataset_manifest(&bytes);
+        let _ = convert::checkpoint_manifest(&bytes);
+    }
+}
+
+/// One value of a strategy, the same each time.
+fn sample<T: Debug>(strategy: impl Strategy<Value = T>) -> T {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    strategy.new_tree(&mut runner).unwrap().current()
+}
+
+/// What `D` says to a message that `spoil` has changed.
+fn error_of<D, W>(domain: D, spoil: impl FnOnce(&mut W)) -> String
+where
+    D: TryFrom<W, Error = FieldError> + Debug,
+    W: From<D>,
+{
+    let mut message = W::from(domain);
+    spoil(&mut message);
+    D::try_from(message).unwrap_err().to_string()
+}
+
+#[test]
+fn errors_name_the_field_by_its_path() {
+    let spec = || sample(arbitrary::job_spec());
+    let assignment = || Assignment {
+        attempts: vec![hatchery_common::session::AssignedAttempt {
+            job: JobId::from_bytes([1; 16]),
+            epoch: Epoch(1),
+            spec: spec(),
+            device: hatchery_common::device::Device::CPU,
+            resume_from: None,
+            stop: false,
+        }],
+        ..Assignment::default()
+    };
+    let cases = [
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| spec.train.as_mut().unwrap().lr = f64::NAN),
+            "train.lr: must be above 0 and at most 10, not NaN",
+        ),
+        (error_of::<JobSpec, v1::JobSpec>(spec(), |spec| spec.model = None), "model: is missing"),
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| spec.dataset = "12".into()),
+            "dataset: must be 32 bytes, not 1",
+        ),
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| {
+                spec.devices.as_mut().unwrap().labels.insert("room".into(), "up stairs".into());
+            }),
+            "devices.labels.room: \"up stairs\" may hold only letters",
+        ),
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| {
+                spec.replicate.as_mut().unwrap().to = Some(v1::NodeSelector { set: None });
+            }),
+            "replicate.to.set: is missing, or of a kind that this version does not know",
+        ),
+        (
+            error_of::<Assignment, v1::Assignment>(assignment(), |assignment| {
+                assignment.attempts[0].spec.as_mut().unwrap().model.as_mut().unwrap().n_layer = 0;
+            }),
+            "attempts.0.spec.model.n_layer: must be from 1 to 256, not 0",
+        ),
+        (
+            error_of::<Assignment, v1::Assignment>(assignment(), |assignment| {
+                assignment.attempts[0].device = "gpu".into();
+            }),
+            "attempts.0.device: `gpu` is none of cuda:N, mps, cpu",
+        ),
+        (
+            error_of::<AgentMessage, v1::SessionRequest>(AgentMessage::Goodbye, |request| {
+                request.message = None;
+            }),
+            "message: is missing",
+        ),
+    ];
+    for (message, expected) in cases {
+        assert!(message.starts_with(expected), "{message:?} does not start with {expected:?}");
+    }
+}
+
+#[test]
+fn unknown_enum_values_are_errors_that_name_the_number() {
+    let spec = || sample(arbitrary::job_spec());
+    let job = || JobView {
+        failures: vec![hatchery_common::view::FailureView {
+            epoch: Epoch(1),
+            node: sample(arbitrary::name()),
+            device: hatchery_common::device::Device::CPU,
+            cause: FailureCause::Crashed,
+            message: "it is gone".into(),
+            at: hatchery_common::time::Timestamp(1),
+        }],
+        ..sample(arbitrary::job_view())
+    };
+    let unknown = "has the value 99, which this version does not know";
+    let cases = [
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| spec.train.as_mut().unwrap().precision = 99),
+            format!("train.precision: {unknown}"),
+        ),
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| {
+                spec.devices.as_mut().unwrap().kinds = vec![1, 99];
+            }),
+            format!("devices.kinds.1: {unknown}"),
+        ),
+        (
+            error_of::<JobSpec, v1::JobSpec>(spec(), |spec| spec.replicate.as_mut().unwrap().which = 0),
+            "replicate.which: is missing".to_owned(),
+        ),
+        (
+            error_of::<JobView, v1::Job>(job(), |job| job.failures[0].cause = 99),
+            format!("failures.0.cause: {unknown}"),
+        ),
+        (convert::scope(99).unwrap_err().to_string(), format!("scope: {unknown}")),
+        (convert::scope(0).unwrap_err().to_string(), "scope: is missing".to_owned()),
+        (
+            CertificateView::try_from(v1::Certificate {
+                id: "0".repeat(32),
+                scope: -1,
+                ..Default::default()
+            })
+            .unwrap_err()
+            .to_string(),
+            "scope: has the value -1, which this version does not know".to_owned(),
+        ),
+    ];
+    for (message, expected) in cases {
+        assert_eq!(message, expected);
+    }
+}
+
+#[test]
+fn lists_and_texts_have_limits() {
+    let attempt = || AttemptReport {
+        job: JobId::from_bytes([1; 16]),
+        epoch: Epoch(1),
+        phase: AttemptPhase::Starting,
+        progress: None,
+        validation: None,
+        running_on: None,
+    };
+    let report = Report { attempts: vec![attempt(); 65], ..Report::default() };
+    let error = Report::try_from(v1::Report::from(report)).unwrap_err();
+    assert_eq!(error.to_string(), "attempts: has 65 entries, more than the limit of 64");
+
+    let inventory = Inventory { notes: vec![String::new(); 65], ..Inventory::default() };
+    let error = Inventory::try_from(v1::Inventory::from(inventory)).unwrap_err();
+    assert_eq!(error.to_string(), "notes: has 65 entries, more than the limit of 64");
+
+    let lines = AgentMessage::LogLines {
+        job: JobId::from_bytes([1; 16]),
+        epoch: Epoch(1),
+        offset: 0,
+        text: vec![b'x'; (64 << 10) + 1],
+    };
+    let error = AgentMessage::try_from(v1::SessionRequest::from(lines)).unwrap_err();
+    assert_eq!(error.to_string(), "log_lines.text: has 65537 bytes, more than the limit of 65536");
+
+    let many = (0..65).map(|n| (format!("key{n}"), "x".to_owned())).collect();
+    let error = convert::labels("labels", &many).unwrap_err();
+    assert_eq!(error.to_string(), "labels: has 65 entries, more than the limit of 64");
+
+    assert_eq!(
+        convert::dataset_manifest(&vec![b' '; (32 << 20) + 1]).unwrap_err().to_string(),
+        "manifest: has 33554433 bytes, more than the limit of 33554432"
+    );
+}
+
+#[test]
+fn output_that_is_too_long_is_cut_where_it_matters_least() {
+    let long = |edge: &str| format!("{edge}{}{edge}", "ä".repeat(convert::OUTPUT_BYTES_MAX));
+    let report = AttemptReport {
+        job: JobId::from_bytes([1; 16]),
+        epoch: Epoch(1),
+        phase: AttemptPhase::Ended {
+            ending: Ending::Failed { cause: FailureCause::Crashed, message: long("reason") },
+            last_output: long("last line"),
+        },
+        progress: None,
+        validation: None,
+        running_on: None,
+    };
+    let report = AttemptReport::try_from(v1::AttemptReport::from(report)).unwrap();
+    let AttemptPhase::Ended { ending: Ending::Failed { message, .. }, last_output } = report.phase else {
+        panic!("another phase");
+    };
+    assert!(message.starts_with("reason") && message.len() <= convert::OUTPUT_BYTES_MAX);
+    assert!(last_output.ends_with("last line") && last_output.len() <= convert::OUTPUT_BYTES_MAX);
+}
+
+#[test]
+fn speeds_that_cannot_be_are_refused() {
+    let mut progress = v1::Progress { steps_per_sec: f64::INFINITY, ..Default::default() };
+    let error = hatchery_common::trainer::Progress::try_from(progress).unwrap_err();
+    assert_eq!(error.to_string(), "steps_per_sec: must be a finite number of at least 0, not inf");
+    progress.steps_per_sec = 1.0;
+    progress.train_loss = f64::NAN;
+    assert!(hatchery_common::trainer::Progress::try_from(progress).unwrap().train_loss.is_nan());
+    let calibration = v1::Calibration { device: "cpu".into(), steps_per_sec: 1.0, ..Default::default() };
+    let error = hatchery_common::trainer::Calibration::try_from(calibration).unwrap_err();
+    assert_eq!(error.to_string(), "flops_per_sec: must be a finite number above 0, not 0");
+}
+
+#[test]
+fn a_checkpoint_is_what_its_id_says() {
+    let view = sample(arbitrary::checkpoint_view());
+    let id = view.id;
+    let wrong = |spoil: &dyn Fn(&mut v1::Checkpoint)| {
+        error_of::<CheckpointView, v1::Checkpoint>(view.clone(), |checkpoint| spoil(checkpoint))
+    };
+    let other = "0".repeat(64);
+    assert_eq!(
+        wrong(&|checkpoint| checkpoint.id.clone_from(&other)),
+        format!("id: `{other}` is not its manifest's, {id}")
+    );
+    assert_eq!(wrong(&|checkpoint| checkpoint.manifest.push(b' ')), "manifest: is not in its canonical form");
+    assert!(wrong(&|checkpoint| checkpoint.manifest.truncate(9)).contains("is no checkpoint manifest"));
+
+    let mut manifest: CheckpointManifest = view.manifest.clone();
+    manifest.files.swap(0, 1);
+    let bytes = convert::checkpoint_manifest_bytes(&manifest);
+    assert!(
+        convert::checkpoint_manifest(&bytes).unwrap_err().to_string().starts_with("manifest.files: must be")
+    );
+}
+
+#[test]
+fn an_event_s_change_is_json() {
+    let event = v1::Event { change_json: "{".into(), ..Default::default() };
+    assert!(EventView::try_from(event).unwrap_err().to_string().starts_with("change_json: is not JSON"));
+    let part = v1::GenerateResponse { part: None };
+    assert_eq!(GenerationPart::try_from(part).unwrap_err().field, "part");
+}

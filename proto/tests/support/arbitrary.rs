@@ -1,0 +1,454 @@
+//! Any value of the domain's large types.
+
+use std::time::Duration;
+
+use hatchery_common::{
+    checkpoint::{CheckpointFile, CheckpointManifest},
+    device::{Device, DeviceKind},
+    digest::Digest,
+    generate::{GenerationFinished, GenerationOrder, RawSampling, Sampling},
+    id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
+    model::{ModelConfig, RawModelConfig},
+    node::{Inventory, NodeDevice, TrainerState},
+    recipe::{
+        DeviceWishes, JobSpec, Labels, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
+        TrainSpec,
+    },
+    session::{
+        AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
+        CoordinatorMessage, ReplicaReport, ReplicaState, Report,
+    },
+    time::Timestamp,
+    trainer::{Calibration, Ending, FailureCause, Metrics, Progress, Validation},
+    view::{CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView},
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+pub(crate) fn job_id() -> impl Strategy<Value = JobId> {
+    any::<[u8; 16]>().prop_map(JobId::from_bytes)
+}
+
+pub(crate) fn node_id() -> impl Strategy<Value = NodeId> {
+    any::<[u8; 16]>().prop_map(NodeId::from_bytes)
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest::from_bytes)
+}
+
+pub(crate) fn checkpoint_id() -> impl Strategy<Value = CheckpointId> {
+    digest().prop_map(CheckpointId)
+}
+
+pub(crate) fn name() -> impl Strategy<Value = Name> {
+    "[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}".prop_map(|text| Name::new("name", &text).unwrap())
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    proptest::collection::btree_map(name(), name(), 0..4)
+}
+
+pub(crate) fn device() -> impl Strategy<Value = Device> {
+    prop_oneof![Just(Device::CPU), Just(Device::MPS), (0..=Device::INDEX_MAX).prop_map(Device::cuda)]
+}
+
+/// Any finite number of at least 0.
+fn amount() -> impl Strategy<Value = f64> {
+    prop_oneof![Just(0.0), 0.0..1e12, f64::MIN_POSITIVE..1e-300]
+}
+
+fn finite() -> impl Strategy<Value = f64> {
+    any::<f64>().prop_filter("finite", |number| number.is_finite())
+}
+
+pub(crate) fn text() -> impl Strategy<Value = String> {
+    ".{0,40}"
+}
+
+pub(crate) fn model() -> impl Strategy<Value = ModelConfig> {
+    (1..=256u32, 1..=8u32, 1..=64u32, 1..=64u32, 256..=1024u32, 0.0..0.99f64).prop_map(
+        |(n_layer, n_head, width, multiplier, vocab_size, dropout)| {
+            ModelConfig::new(RawModelConfig {
+                n_layer,
+                n_embd: n_head * width,
+                dropout,
+                n_head,
+                mlp_internal_dim_multiplier: 2 * multiplier,
+                vocab_size,
+            })
+            .unwrap()
+        },
+    )
+}
+
+pub(crate) fn train() -> impl Strategy<Value = TrainSpec> {
+    let sizes = (1..=TrainSpec::STEPS_MAX, 1..=TrainSpec::BATCH_MAX, 2..=TrainSpec::BLOCK_MAX);
+    let optimizer = (1e-9..10.0f64, 0.0..=10.0f64, 0.0..1.0f64, 0.0..1.0f64, 1e-12..1.0f64);
+    let rest = (
+        0..=i64::MAX as u64,
+        select(vec![Precision::Auto, Precision::F32, Precision::Bf16]),
+        1..=TrainSpec::STEPS_MAX,
+        1..=TrainSpec::STEPS_MAX,
+        0.001..=0.9f64,
+        1..=(1u32 << 20),
+    );
+    (sizes, optimizer, rest).prop_map(|(sizes, optimizer, rest)| {
+        TrainSpec::new(RawTrainSpec {
+            steps: sizes.0,
+            batch: sizes.1,
+            block: sizes.2,
+            lr: optimizer.0,
+            weight_decay: optimizer.1,
+            beta1: optimizer.2,
+            beta2: optimizer.3,
+            epsilon: optimizer.4,
+            seed: rest.0,
+            precision: rest.1,
+            checkpoint_every: rest.2,
+            validate_every: rest.3,
+            validation_share: rest.4,
+            validation_windows: rest.5,
+        })
+        .unwrap()
+    })
+}
+
+fn selector() -> impl Strategy<Value = NodeSelector> {
+    prop_oneof![
+        Just(NodeSelector::All),
+        Just(NodeSelector::None),
+        labels().prop_map(NodeSelector::Labels),
+        vec(node_id(), 0..4).prop_map(NodeSelector::Nodes),
+    ]
+}
+
+pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
+    let devices = (vec(select(&DeviceKind::ALL[..]), 0..3), vec(name(), 0..3), labels())
+        .prop_map(|(kinds, nodes, labels)| DeviceWishes { kinds, nodes, labels });
+    let replicate = (selector(), select(vec![ReplicateWhich::Each, ReplicateWhich::Last]))
+        .prop_map(|(to, which)| ReplicaPolicy { to, which });
+    (name(), digest(), model(), train(), devices, replicate).prop_map(
+        |(name, dataset, model, train, devices, replicate)| JobSpec {
+            name,
+            dataset: DatasetId(dataset),
+            model,
+            train,
+            devices,
+            replicate,
+        },
+    )
+}
+
+fn progress() -> impl Strategy<Value = Progress> {
+    (any::<u64>(), finite(), option::of(finite()), amount(), any::<u64>(), option::of(amount())).prop_map(
+        |(step, train_loss, first_loss, steps_per_sec, memory_bytes, power_watts)| Progress {
+            step,
+            train_loss,
+            first_loss,
+            steps_per_sec,
+            memory_bytes,
+            power_watts,
+        },
+    )
+}
+
+fn validation() -> impl Strategy<Value = Validation> {
+    (any::<u64>(), finite()).prop_map(|(step, loss)| Validation { step, loss })
+}
+
+fn metrics() -> impl Strategy<Value = Metrics> {
+    (option::of(finite()), option::of(finite()), option::of(finite())).prop_map(
+        |(first_loss, train_loss, validation_loss)| Metrics { first_loss, train_loss, validation_loss },
+    )
+}
+
+fn cause() -> impl Strategy<Value = FailureCause> {
+    select(vec![
+        FailureCause::Crashed,
+        FailureCause::OutOfMemory,
+        FailureCause::BadInput,
+        FailureCause::NotANumber,
+        FailureCause::Unavailable,
+        FailureCause::Storage,
+    ])
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        Just(Ending::Completed),
+        Just(Ending::Stopped),
+        Just(Ending::LeaseExpired),
+        (cause(), text()).prop_map(|(cause, message)| Ending::Failed { cause, message }),
+    ]
+}
+
+fn attempt_report() -> impl Strategy<Value = AttemptReport> {
+    let phase = prop_oneof![
+        any::<(u64, u64)>()
+            .prop_map(|(done_bytes, total_bytes)| AttemptPhase::Fetching { done_bytes, total_bytes }),
+        Just(AttemptPhase::Starting),
+        Just(AttemptPhase::Running),
+        Just(AttemptPhase::Stopping),
+        (ending(), text()).prop_map(|(ending, last_output)| AttemptPhase::Ended { ending, last_output }),
+    ];
+    (job_id(), any::<u64>(), phase, option::of(progress()), option::of(validation()), option::of(text()))
+        .prop_map(|(job, epoch, phase, progress, validation, running_on)| AttemptReport {
+            job,
+            epoch: Epoch(epoch),
+            phase,
+            progress,
+            validation,
+            running_on,
+        })
+}
+
+fn replica_state() -> impl Strategy<Value = ReplicaState> {
+    prop_oneof![
+        any::<(u64, u64)>()
+            .prop_map(|(done_bytes, total_bytes)| ReplicaState::Fetching { done_bytes, total_bytes }),
+        amount().prop_map(|self_test_ms| ReplicaState::Ready { self_test_ms }),
+        text().prop_map(|why| ReplicaState::Failed { why }),
+    ]
+}
+
+pub(crate) fn report() -> impl Strategy<Value = Report> {
+    let replica = (checkpoint_id(), replica_state())
+        .prop_map(|(checkpoint, state)| ReplicaReport { checkpoint, state });
+    (any::<u64>(), vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>()).prop_map(
+        |(sequence, attempts, replicas, disk_free_bytes)| Report {
+            sequence,
+            attempts,
+            replicas,
+            disk_free_bytes,
+        },
+    )
+}
+
+pub(crate) fn assignment() -> impl Strategy<Value = Assignment> {
+    let attempt = (job_id(), any::<u64>(), job_spec(), device(), option::of(checkpoint_id()), any::<bool>())
+        .prop_map(|(job, epoch, spec, device, resume_from, stop)| AssignedAttempt {
+            job,
+            epoch: Epoch(epoch),
+            spec,
+            device,
+            resume_from,
+            stop,
+        });
+    (any::<u32>(), vec(attempt, 0..3), vec(checkpoint_id(), 0..4)).prop_map(
+        |(lease_ms, attempts, checkpoints)| Assignment {
+            lease: Duration::from_millis(lease_ms.into()),
+            attempts,
+            checkpoints,
+        },
+    )
+}
+
+fn node_device() -> impl Strategy<Value = NodeDevice> {
+    let calibration = (device(), 1e-6..1e6f64, 1.0..1e18f64, any::<u32>()).prop_map(
+        |(device, steps_per_sec, flops_per_sec, version)| Calibration {
+            device,
+            steps_per_sec,
+            flops_per_sec,
+            version,
+        },
+    );
+    (device(), text(), any::<u64>(), any::<bool>(), option::of(text()), option::of(calibration)).prop_map(
+        |(device, name, memory_bytes, bf16, driver, calibration)| NodeDevice {
+            device,
+            name,
+            memory_bytes,
+            bf16,
+            driver,
+            calibration,
+        },
+    )
+}
+
+pub(crate) fn inventory() -> impl Strategy<Value = Inventory> {
+    let trainer = prop_oneof![
+        (text(), text()).prop_map(|(version, libtorch)| TrainerState::Ready { version, libtorch }),
+        text().prop_map(|why| TrainerState::Missing { why }),
+    ];
+    let texts = (text(), text(), text(), text(), text());
+    let numbers = any::<(u32, u64, u64, u64)>();
+    (texts, numbers, trainer, vec(node_device(), 0..4), vec(text(), 0..4)).prop_map(
+        |(texts, numbers, trainer, devices, notes)| Inventory {
+            hostname: texts.0,
+            os: texts.1,
+            architecture: texts.2,
+            cpu_model: texts.3,
+            agent_version: texts.4,
+            cores: numbers.0,
+            memory_bytes: numbers.1,
+            disk_bytes: numbers.2,
+            disk_free_bytes: numbers.3,
+            trainer,
+            devices,
+            notes,
+        },
+    )
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    any::<u64>().prop_map(Timestamp)
+}
+
+pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
+    let failure = (any::<u64>(), name(), device(), cause(), text(), time()).prop_map(
+        |(epoch, node, device, cause, message, at)| FailureView {
+            epoch: Epoch(epoch),
+            node,
+            device,
+            cause,
+            message,
+            at,
+        },
+    );
+    let what = (job_id(), job_spec(), name(), time(), text(), option::of(text()));
+    let attempt = (any::<u64>(), option::of(name()), option::of(device()), option::of(time()));
+    let words = (option::of(time()), option::of(text()), option::of(text()));
+    let figures = (option::of(progress()), option::of(validation()), option::of(checkpoint_id()));
+    let rest = (any::<u64>(), metrics(), vec(failure, 0..3));
+    (what, attempt, words, figures, rest).prop_map(|(what, attempt, words, figures, rest)| JobView {
+        id: what.0,
+        spec: what.1,
+        submitter: what.2,
+        submitted_at: what.3,
+        phase: what.4,
+        why: what.5,
+        epoch: Epoch(attempt.0),
+        node: attempt.1,
+        device: attempt.2,
+        started_at: attempt.3,
+        ended_at: words.0,
+        activity: words.1,
+        running_on: words.2,
+        progress: figures.0,
+        validation: figures.1,
+        checkpoint: figures.2,
+        checkpoint_step: rest.0,
+        metrics: rest.1,
+        failures: rest.2,
+    })
+}
+
+pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
+    let running = (device(), job_id(), name(), option::of(progress()))
+        .prop_map(|(device, job, job_name, progress)| RunningView { device, job, job_name, progress });
+    let state = select(vec![NodeState::Connected, NodeState::Disconnected, NodeState::Unknown]);
+    let head = (node_id(), name(), labels(), inventory(), time());
+    (head, state, option::of(any::<u64>()), vec(running, 0..3), any::<(u32, u32)>()).prop_map(
+        |(head, state, last_heard_ms_ago, running, replicas)| NodeView {
+            id: head.0,
+            name: head.1,
+            labels: head.2,
+            inventory: head.3,
+            joined_at: head.4,
+            state,
+            last_heard_ms_ago,
+            running,
+            replicas_ready: replicas.0,
+            replicas_wanted: replicas.1,
+        },
+    )
+}
+
+pub(crate) fn checkpoint_manifest() -> impl Strategy<Value = CheckpointManifest> {
+    let files = vec((digest(), 1..=1u64 << 30), 4).prop_map(|files| {
+        let named = CheckpointManifest::FILES.into_iter().zip(files);
+        named
+            .map(|(name, (blob, size_bytes))| CheckpointFile {
+                name: name.to_owned(),
+                blob: BlobId(blob),
+                size_bytes,
+            })
+            .collect()
+    });
+    let run = (job_id(), any::<u64>(), any::<u64>(), option::of(checkpoint_id()), digest());
+    (run, model(), any::<u32>(), metrics(), files).prop_map(|(run, model, block, metrics, files)| {
+        CheckpointManifest {
+            job: run.0,
+            epoch: Epoch(run.1),
+            step: run.2,
+            parent: run.3,
+            dataset: DatasetId(run.4),
+            model,
+            block,
+            metrics,
+            files,
+        }
+    })
+}
+
+pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
+    let replica = (node_id(), name(), option::of(replica_state()))
+        .prop_map(|(node, node_name, state)| ReplicaView { node, node_name, state });
+    (checkpoint_manifest(), name(), time(), vec(replica, 0..4)).prop_map(
+        |(manifest, job_name, committed_at, replicas)| CheckpointView {
+            id: manifest.id(),
+            manifest,
+            job_name,
+            committed_at,
+            replicas,
+        },
+    )
+}
+
+fn finished() -> impl Strategy<Value = GenerationFinished> {
+    (amount(), amount(), any::<u32>(), any::<bool>()).prop_map(
+        |(latency_ms, first_byte_ms, bytes, loaded)| GenerationFinished {
+            latency_ms,
+            first_byte_ms,
+            bytes,
+            loaded,
+        },
+    )
+}
+
+fn request_id() -> impl Strategy<Value = RequestId> {
+    any::<[u8; 16]>().prop_map(RequestId::from_bytes)
+}
+
+pub(crate) fn agent_message() -> impl Strategy<Value = AgentMessage> {
+    let part = prop_oneof![
+        vec(any::<u8>(), 0..64).prop_map(AnswerPart::Text),
+        finished().prop_map(AnswerPart::Finished),
+        text().prop_map(AnswerPart::Failed),
+    ];
+    prop_oneof![
+        inventory().prop_map(|inventory| AgentMessage::Hello(Box::new(inventory))),
+        report().prop_map(AgentMessage::Report),
+        inventory().prop_map(|inventory| AgentMessage::Inventory(Box::new(inventory))),
+        (job_id(), any::<u64>(), any::<u64>(), vec(any::<u8>(), 0..64)).prop_map(
+            |(job, epoch, offset, text)| AgentMessage::LogLines { job, epoch: Epoch(epoch), offset, text }
+        ),
+        (request_id(), part).prop_map(|(request, part)| AgentMessage::Generation { request, part }),
+        Just(AgentMessage::Goodbye),
+    ]
+}
+
+pub(crate) fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
+    let sampling =
+        (option::of(0.01..=100.0f64), option::of(1..=256u32), option::of(any::<u64>()), any::<bool>())
+            .prop_map(|(temperature, top_k, seed, greedy)| {
+                Sampling::new(RawSampling { temperature, top_k, seed, greedy }).unwrap()
+            });
+    let order = (checkpoint_id(), vec(any::<u8>(), 0..64), 1..=65_536u32, sampling).prop_map(
+        |(checkpoint, prompt, max_bytes, sampling)| GenerationOrder {
+            checkpoint,
+            prompt,
+            max_bytes,
+            sampling,
+        },
+    );
+    prop_oneof![
+        (name(), any::<u32>()).prop_map(|(name, every_ms)| CoordinatorMessage::Welcome {
+            name,
+            report_every: Duration::from_millis(every_ms.into()),
+        }),
+        assignment().prop_map(CoordinatorMessage::Assignment),
+        any::<u64>().prop_map(|sequence| CoordinatorMessage::ReportReceived { sequence }),
+        (request_id(), order).prop_map(|(request, order)| CoordinatorMessage::Generation { request, order }),
+        request_id().prop_map(|request| CoordinatorMessage::GenerationCancelled { request }),
+    ]
+}
