@@ -33,11 +33,6 @@ pub(crate) enum Profile {
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(repo::root());
-    // What the outer cargo took from `.cargo/config.toml` the inner one takes again; only a LIBTORCH of the user's own
-    // has to be handed on. Otherwise torch-sys would see a change and be built anew.
-    if std::env::var_os("LIBTORCH").is_some_and(|value| value == repo::libtorch().join("torch").as_os_str()) {
-        command.env_remove("LIBTORCH");
-    }
     command
 }
 
