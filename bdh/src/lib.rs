@@ -1,1 +1,39 @@
-//! hatchery-bdh
+//! BDH without libtorch: a checkpoint folder is read, and its model answers on any CPU.
+//!
+//! BDH has no softmax, so its attention is a sum that a state carries: each byte costs the same time and memory,
+//! however many came before.
+//!
+//! ```no_run
+//! use std::{path::Path, sync::Arc};
+//! use hatchery_bdh::{Engine, Generation, Model, SamplingParams, Window};
+//!
+//! let model = Arc::new(Model::load(Path::new("step-000005000"))?);
+//! let engine = Engine::new(model, Window::Default)?;
+//! let answer: Vec<u8> = Generation::new(engine, b"To be", &SamplingParams::default(), 100).collect();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | file | its reason to change |
+//! |---|---|
+//! | `load` | the files of a checkpoint folder, and what may be wrong with them |
+//! | `model` | the weights as the engine wants them |
+//! | `engine` | the state, and what may be done with it |
+//! | `forward` | the equations |
+//! | `loops` | the inner loops |
+//! | `sampling`, `generation`, `text` | from logits to bytes, to an answer, to text |
+
+mod engine;
+mod forward;
+mod generation;
+mod load;
+mod loops;
+mod model;
+mod sampling;
+mod text;
+
+pub use engine::{Engine, EngineError, Window};
+pub use generation::Generation;
+pub use load::LoadError;
+pub use model::Model;
+pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
+pub use text::Utf8Stream;

@@ -1,0 +1,258 @@
+//! Reading a checkpoint folder. The files may come from anywhere: nothing in them is believed before it is checked,
+//! and nothing is allocated that the files' own size does not justify.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use hatchery_common::{
+    checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
+    field::{FieldError, check_range},
+    model::{ModelConfig, RawModelConfig},
+    recipe::TrainSpec,
+};
+use safetensors::tensor::{Dtype, Metadata};
+
+use crate::model::{Model, Rows, Tiles, frequencies};
+
+/// Longest `config.json`.
+const CONFIG_BYTES_MAX: u64 = 64 << 10;
+/// Longest header of `model.safetensors`: six tensors and some metadata need a few KiB.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+/// How much of a tensor is read at once; a multiple of every number's size.
+const READ_BYTES: usize = 1 << 20;
+/// Most tensor names in an error.
+const NAMES_SHOWN_MAX: usize = 8;
+/// Rotary frequencies, which the public code saves beside the weights; they follow from the shape and are not read.
+const FREQUENCIES_NAME: &str = "attn.freqs";
+
+/// Why a checkpoint folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file is not there or cannot be read.
+    #[error(
+        "cannot read {}: {source}; a checkpoint folder holds {CONFIG_FILE} and {MODEL_FILE}, readable for this user",
+        file.display()
+    )]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `config.json` is not what it should be.
+    #[error("{} is not a BDH configuration: {problem}; write it with the six public fields", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, with its place or field.
+        problem: String,
+    },
+    /// `model.safetensors` is damaged or another kind of file.
+    #[error("{} is not a whole safetensors file: {problem}; fetch the checkpoint again", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor is missing, unknown, or does not fit the configuration.
+    #[error("{}: tensor `{tensor}` {problem}", file.display())]
+    Tensor {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The metadata of `model.safetensors` is wrong.
+    #[error("{}: metadata {problem}; write the checkpoint again", file.display())]
+    Metadata {
+        /// The file.
+        file: PathBuf,
+        /// The key and what is wrong with it.
+        problem: FieldError,
+    },
+}
+
+/// Reads the model in `folder`.
+pub(crate) fn load(folder: &Path) -> Result<Model, LoadError> {
+    let config = load_config(&folder.join(CONFIG_FILE))?;
+    let mut file = WeightFile::open(folder.join(MODEL_FILE))?;
+    file.check_tensors(&config)?;
+    let trained_block = file.trained_block()?;
+    let (width, neurons) = (config.width(), config.neurons_per_head());
+    Ok(Model {
+        trained_block,
+        embed: Rows::new(file.read("embed.weight")?, width),
+        encoder: Tiles::new(&file.read("encoder")?, width, neurons),
+        encoder_v: Rows::transposed(&file.read("encoder_v")?, width, neurons),
+        decoder: Rows::new(file.read("decoder")?, width),
+        lm_head: Tiles::new(&file.read("lm_head")?, width, config.vocabulary()),
+        frequencies: frequencies(neurons),
+        config,
+    })
+}
+
+fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
+    let wrong = |problem: String| LoadError::Config { file: path.to_owned(), problem };
+    let unreadable = |source| LoadError::Unreadable { file: path.to_owned(), source };
+    let (file, size_bytes) = open_regular(path).map_err(unreadable)?;
+    if size_bytes > CONFIG_BYTES_MAX {
+        return Err(wrong(format!("it has {size_bytes} bytes, more than the limit of {CONFIG_BYTES_MAX}")));
+    }
+    let mut text = Vec::new();
+    file.take(CONFIG_BYTES_MAX).read_to_end(&mut text).map_err(unreadable)?;
+    let raw: RawModelConfig = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    ModelConfig::new(raw).map_err(|error| wrong(error.to_string()))
+}
+
+/// Opens a file that is one: a named pipe, for instance, would block for ever.
+fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let file = File::open(path)?;
+    let size_bytes = file.metadata()?.len();
+    Ok((file, size_bytes))
+}
+
+/// An open `model.safetensors` whose header is checked against its length.
+struct WeightFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    /// Where the first tensor's bytes begin.
+    data_start: u64,
+}
+
+impl WeightFile {
+    fn open(path: PathBuf) -> Result<Self, LoadError> {
+        let damaged = |problem: String| LoadError::Damaged { file: path.clone(), problem };
+        let unreadable = |source| LoadError::Unreadable { file: path.clone(), source };
+        let (mut file, size_bytes) = open_regular(&path).map_err(unreadable)?;
+        let mut length = [0; 8];
+        let room = size_bytes
+            .checked_sub(length.len() as u64)
+            .ok_or_else(|| damaged(format!("it has only {size_bytes} bytes")))?;
+        file.read_exact(&mut length).map_err(unreadable)?;
+        let header_bytes = u64::from_le_bytes(length);
+        if header_bytes > HEADER_BYTES_MAX || header_bytes > room {
+            return Err(damaged(format!(
+                "its header claims {header_bytes} bytes; {room} follow, and the limit is {HEADER_BYTES_MAX}"
+            )));
+        }
+        let mut header = vec![0; header_bytes as usize];
+        file.read_exact(&mut header).map_err(unreadable)?;
+        let header: Metadata =
+            serde_json::from_slice(&header).map_err(|error| damaged(format!("its header is wrong: {error}")))?;
+        let data_bytes = room - header_bytes;
+        if header.data_len() as u64 != data_bytes {
+            return Err(damaged(format!(
+                "its header lists {} bytes of weights and {data_bytes} are there",
+                header.data_len()
+            )));
+        }
+        let data_start = length.len() as u64 + header_bytes;
+        Ok(Self { path, file, header, data_start })
+    }
+
+    fn wrong(&self, tensor: &str, problem: String) -> LoadError {
+        LoadError::Tensor { file: self.path.clone(), tensor: tensor.to_owned(), problem }
+    }
+
+    /// Checks that the five weights are there in the shapes that `config` gives, and nothing that would be ignored.
+    fn check_tensors(&self, config: &ModelConfig) -> Result<(), LoadError> {
+        let weights = config.weights();
+        for (name, shape) in &weights {
+            let Some(info) = self.header.info(name) else {
+                let mut names = self.header.offset_keys();
+                names.truncate(NAMES_SHOWN_MAX);
+                return Err(self.wrong(
+                    name,
+                    format!("is missing; rename the weights as the public code does; now: {}", names.join(", ")),
+                ));
+            };
+            if info.shape != *shape {
+                return Err(self.wrong(
+                    name,
+                    format!(
+                        "has shape {:?} and {CONFIG_FILE} makes it {shape:?}; put the two files of one checkpoint together",
+                        info.shape
+                    ),
+                ));
+            }
+            if !matches!(info.dtype, Dtype::F32 | Dtype::F64 | Dtype::BF16 | Dtype::F16) {
+                return Err(self.wrong(
+                    name,
+                    format!("holds {}; convert it to F32, F64, BF16 or F16", info.dtype),
+                ));
+            }
+        }
+        for name in self.header.offset_keys() {
+            if name != FREQUENCIES_NAME && weights.iter().all(|(known, _)| *known != name) {
+                return Err(self.wrong(
+                    &name,
+                    "is not part of a BDH model; leaving it out would give wrong answers".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn trained_block(&self) -> Result<Option<u32>, LoadError> {
+        let Some(text) = self.header.metadata().as_ref().and_then(|metadata| metadata.get(TRAINED_BLOCK_KEY))
+        else {
+            return Ok(None);
+        };
+        text.parse()
+            .map_err(|_| FieldError::new(TRAINED_BLOCK_KEY, format!("must be a whole number, not {text:?}")))
+            .and_then(|block| check_range(TRAINED_BLOCK_KEY, block, 2, TrainSpec::BLOCK_MAX))
+            .map(Some)
+            .map_err(|problem| LoadError::Metadata { file: self.path.clone(), problem })
+    }
+
+    /// The numbers of a tensor that [`WeightFile::check_tensors`] has seen, as f32, all finite.
+    fn read(&mut self, name: &str) -> Result<Vec<f32>, LoadError> {
+        let info = self.header.info(name).expect("its presence was checked before");
+        let (dtype, (start, end)) = (info.dtype, info.data_offsets);
+        let mut values = Vec::with_capacity((end - start) * 8 / dtype.bitsize());
+        let mut buffer = vec![0; READ_BYTES.min(end - start)];
+        let mut read_all = || {
+            self.file.seek(SeekFrom::Start(self.data_start + start as u64))?;
+            let mut left = end - start;
+            while left > 0 {
+                let part = &mut buffer[..READ_BYTES.min(left)];
+                self.file.read_exact(part)?;
+                append_as_f32(&mut values, part, dtype);
+                left -= part.len();
+            }
+            Ok(())
+        };
+        read_all().map_err(|source| LoadError::Unreadable { file: self.path.clone(), source })?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(index) => Err(self.wrong(
+                name,
+                format!(
+                    "is {} at index {index}, not a finite f32; take a checkpoint from before training went astray",
+                    values[index]
+                ),
+            )),
+        }
+    }
+}
+
+/// Appends the little-endian numbers in `bytes`.
+fn append_as_f32(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
+    match dtype {
+        Dtype::F64 => values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
+        Dtype::BF16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+        Dtype::F16 => values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+        _ => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+    }
+}
