@@ -98,7 +98,9 @@ pub(super) fn readings(text: &str, default: Option<&Json>) -> Vec<toml::Value> {
     match default {
         Some(Json::String(_)) => vec![as_text],
         Some(Json::Array(_)) => {
-            as_toml.into_iter().filter(toml::Value::is_array).chain([as_list()]).collect()
+            let as_numbers = || format!("[{text}]").parse::<toml::Value>().ok();
+            let written_out = as_toml.filter(toml::Value::is_array);
+            written_out.into_iter().chain([as_list()]).chain(as_numbers()).collect()
         }
         // An optional setting shows no type: text as far as that will do.
         Some(Json::Null) | None => [as_text].into_iter().chain(as_toml).collect(),
