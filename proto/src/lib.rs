@@ -1,8 +1,9 @@
 //! The wire: generated messages and services, their conversion to and from domain types, and the connections that
 //! carry them. Nothing else knows prost.
 
+pub mod client;
 pub mod convert;
-
+pub mod services;
 pub mod transport;
 
 /// The generated code of `hatchery/v1/*.proto`.

@@ -55,3 +55,8 @@ enumeration!(AccessScope: Agent, Operator, Viewer);
 pub fn scope(number: i32) -> Result<AccessScope, FieldError> {
     AccessScope::read("scope", number)
 }
+
+/// A scope as requests have it.
+pub fn scope_number(scope: AccessScope) -> i32 {
+    scope.number()
+}

@@ -83,7 +83,7 @@ pub fn labels(field: &str, labels: &BTreeMap<String, String>) -> Result<Labels, 
 }
 
 /// Labels as the wire has them.
-pub(super) fn wire_labels(labels: Labels) -> BTreeMap<String, String> {
+pub fn wire_labels(labels: Labels) -> BTreeMap<String, String> {
     labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
 }
 

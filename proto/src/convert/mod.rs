@@ -15,8 +15,8 @@ mod run;
 mod session;
 mod view;
 
-pub use enums::scope;
-pub use fields::{ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, labels};
+pub use enums::{scope, scope_number};
+pub use fields::{ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, labels, wire_labels};
 pub use manifest::{
     CHECKPOINT_MANIFEST_BYTES_MAX, DATASET_MANIFEST_BYTES_MAX, checkpoint_manifest,
     checkpoint_manifest_bytes, dataset_manifest, dataset_manifest_bytes,

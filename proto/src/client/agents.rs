@@ -1,0 +1,133 @@
+//! What agents ask for, and how anyone joins.
+
+use futures::{Stream, StreamExt};
+use hatchery_common::{
+    checkpoint::CheckpointManifest,
+    dataset::DatasetManifest,
+    field::FieldError,
+    id::{CheckpointId, DatasetId, Name, NodeId},
+    recipe::Labels,
+    session::{AgentMessage, CoordinatorMessage},
+    tls::{CertificateRequest, Credentials, JoinString, KeyHash, client_config_pinned},
+};
+use tonic::transport::Channel;
+
+use super::{Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, id, open, read};
+use crate::{
+    convert::{checkpoint_manifest, checkpoint_manifest_bytes, dataset_manifest, wire_labels},
+    services::LARGE_MESSAGE_BYTES_MAX,
+    transport::{CONTROL_MESSAGE_BYTES_MAX, Profile, connect},
+    v1::{self, agents_client},
+};
+
+/// The service for agents.
+#[derive(Clone, Debug)]
+pub struct AgentsClient(agents_client::AgentsClient<Channel>);
+
+impl AgentsClient {
+    /// Uses up a join string. The private key is made here and stays here; the coordinator is checked against the
+    /// string before anything is said to it. `name` is a wish, granted where the string has no name of its own. Gives
+    /// the credentials to keep, the name given and, for an agent, its node id.
+    pub async fn join(
+        join: &JoinString,
+        name: &Name,
+        labels: &Labels,
+    ) -> Result<(Credentials, Name, Option<NodeId>), CallError> {
+        let config = client_config_pinned(join.authority).map_err(CallError::failed)?;
+        let client = Self::new(connect(&join.addresses, config, Profile::Control).await?);
+        let own = CertificateRequest::generate().map_err(CallError::failed)?;
+        let request = v1::JoinRequest {
+            secret: join.secret.as_bytes().to_vec(),
+            certificate_request_pem: own.request_pem.clone(),
+            name: name.to_string(),
+            labels: wire_labels(labels.clone()),
+        };
+        let response = answer(client.calls().join(request)).await?;
+        let authority = KeyHash::of_certificate_pem(&response.authority_pem).map_err(CallError::failed)?;
+        if authority != join.authority {
+            let problem = "is of another authority than the join string names";
+            return Err(CallError::unusable(FieldError::new("authority_pem", problem)));
+        }
+        let certificate = own.complete(response.certificate_pem).map_err(CallError::failed)?;
+        let credentials = Credentials::new(join.addresses.clone(), &response.authority_pem, certificate);
+        let name = Name::new("name", &response.name).map_err(CallError::unusable)?;
+        let node = response.node.as_deref().map(|node| id("node", node)).transpose()?;
+        Ok((credentials, name, node))
+    }
+
+    /// Connects; an error says why not.
+    pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
+        Ok(Self::new(open(credentials, Profile::Control).await?))
+    }
+
+    fn new(channel: Channel) -> Self {
+        let client = agents_client::AgentsClient::new(channel)
+            .max_decoding_message_size(LARGE_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        Self(client)
+    }
+
+    fn calls(&self) -> agents_client::AgentsClient<Channel> {
+        self.0.clone()
+    }
+
+    /// The same credentials with a new key and a new certificate; save them, then connect with them.
+    pub async fn renew(&self, credentials: &Credentials) -> Result<Credentials, CallError> {
+        let own = CertificateRequest::generate().map_err(CallError::failed)?;
+        let request = v1::RenewRequest { certificate_request_pem: own.request_pem.clone() };
+        let response = answer(self.calls().renew(request)).await?;
+        let certificate = own.complete(response.certificate_pem).map_err(CallError::failed)?;
+        Ok(Credentials::new(credentials.addresses.clone(), &credentials.authority_pem, certificate))
+    }
+
+    /// Opens the session: `messages` go to the coordinator as they come, its own come back. It lasts until `messages`
+    /// end, the coordinator ends it, or the connection is lost. Kinds of message that this version does not know are
+    /// left out.
+    pub async fn session(
+        &self,
+        messages: impl Stream<Item = AgentMessage> + Send + 'static,
+    ) -> Result<Answers<CoordinatorMessage>, CallError> {
+        let stream = self.calls().session(messages.map(v1::SessionRequest::from)).await?.into_inner();
+        let known = stream.filter_map(|response| async {
+            match response {
+                Ok(v1::SessionResponse { message: None }) => None,
+                Ok(response) => Some(read(response)),
+                Err(status) => Some(Err(CallError::from(status))),
+            }
+        });
+        Ok(known.boxed())
+    }
+
+    /// The files of a dataset; the answer is checked against the id.
+    pub async fn dataset_manifest(&self, dataset: DatasetId) -> Result<DatasetManifest, CallError> {
+        let request = v1::GetDatasetManifestRequest { dataset: dataset.to_string() };
+        let response = answer_within(LARGE_CALL_TIMEOUT, self.calls().get_dataset_manifest(request)).await?;
+        let manifest = dataset_manifest(&response.manifest).map_err(CallError::unusable)?;
+        if manifest.id() != dataset {
+            return Err(CallError::unusable(FieldError::new("manifest", "is another dataset's")));
+        }
+        Ok(manifest)
+    }
+
+    /// What a checkpoint is made of; the answer is checked against the id.
+    pub async fn checkpoint_manifest(
+        &self,
+        checkpoint: CheckpointId,
+    ) -> Result<CheckpointManifest, CallError> {
+        let request = v1::GetCheckpointManifestRequest { checkpoint: checkpoint.to_string() };
+        let response = answer(self.calls().get_checkpoint_manifest(request)).await?;
+        let (id, manifest) = checkpoint_manifest(&response.manifest).map_err(CallError::unusable)?;
+        if id != checkpoint {
+            return Err(CallError::unusable(FieldError::new("manifest", "is another checkpoint's")));
+        }
+        Ok(manifest)
+    }
+
+    /// Commits a checkpoint whose blobs have been put. [`CallError::Refused`]: blobs are missing, or the epoch is no
+    /// longer the job's current one.
+    pub async fn commit_checkpoint(&self, manifest: &CheckpointManifest) -> Result<CheckpointId, CallError> {
+        let request = v1::CommitCheckpointRequest { manifest: checkpoint_manifest_bytes(manifest) };
+        let response = answer(self.calls().commit_checkpoint(request)).await?;
+        id("checkpoint", &response.checkpoint)
+    }
+}

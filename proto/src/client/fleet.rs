@@ -1,0 +1,220 @@
+//! What people ask for.
+
+use std::time::Duration;
+
+use hatchery_common::{
+    dataset::DatasetManifest,
+    generate::{GenerationPart, Sampling},
+    id::{Epoch, Name, RequestId, RolloutId},
+    recipe::{JobSpec, Labels, NodeSelector},
+    time::Timestamp,
+    tls::Credentials,
+    view::{
+        AccessScope, CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, StatusView,
+    },
+};
+use tonic::transport::Channel;
+
+use super::{
+    Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, answers, id, open, part, parts, read,
+};
+use crate::{
+    convert::{dataset_manifest_bytes, scope_number, wire_labels},
+    services::LARGE_MESSAGE_BYTES_MAX,
+    transport::Profile,
+    v1::{self, fleet_client},
+};
+
+/// What a model is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateCall {
+    /// Id, unique prefix, a job (its newest), or `latest`.
+    pub checkpoint: String,
+    /// A node's name or id; none: any that holds it.
+    pub node: Option<String>,
+    /// The bytes before; at most 64 KiB.
+    pub prompt: Vec<u8>,
+    /// Most new bytes.
+    pub max_bytes: u32,
+    /// How they are chosen.
+    pub sampling: Sampling,
+}
+
+/// What a join string is to allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenCall {
+    /// For whom.
+    pub scope: AccessScope,
+    /// Name for the node or the person; none: the joiner's own wish.
+    pub name: Option<Name>,
+    /// Labels for the node.
+    pub labels: Labels,
+    /// How long it is good for, a minute to 30 days; none: one day.
+    pub valid: Option<Duration>,
+}
+
+/// The service for people. Jobs, nodes and checkpoints are named by id, unique prefix or name; `latest` is the newest.
+#[derive(Clone, Debug)]
+pub struct FleetClient(fleet_client::FleetClient<Channel>);
+
+impl FleetClient {
+    /// Connects; an error says why not.
+    pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
+        let channel = open(credentials, Profile::Control).await?;
+        let client = fleet_client::FleetClient::new(channel)
+            .max_decoding_message_size(LARGE_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(LARGE_MESSAGE_BYTES_MAX);
+        Ok(Self(client))
+    }
+
+    fn calls(&self) -> fleet_client::FleetClient<Channel> {
+        self.0.clone()
+    }
+
+    /// The coordinator's version and state.
+    pub async fn status(&self) -> Result<StatusView, CallError> {
+        read(answer(self.calls().get_status(v1::GetStatusRequest {})).await?)
+    }
+
+    /// Registers a dataset whose blobs have been put.
+    pub async fn create_dataset(&self, manifest: &DatasetManifest) -> Result<DatasetView, CallError> {
+        let request = v1::CreateDatasetRequest { manifest: dataset_manifest_bytes(manifest) };
+        let response = answer_within(LARGE_CALL_TIMEOUT, self.calls().create_dataset(request)).await?;
+        part("dataset", response.dataset)
+    }
+
+    /// All datasets.
+    pub async fn datasets(&self) -> Result<Vec<DatasetView>, CallError> {
+        parts("datasets", answer(self.calls().list_datasets(v1::ListDatasetsRequest {})).await?.datasets)
+    }
+
+    /// Submits a job. When this returns, the job is durable. The same request id and spec give the same job; the flag
+    /// says whether an earlier call has made it.
+    pub async fn submit(&self, request: RequestId, spec: &JobSpec) -> Result<(JobView, bool), CallError> {
+        let request =
+            v1::SubmitJobRequest { request_id: request.to_string(), spec: Some(spec.clone().into()) };
+        let response = answer(self.calls().submit_job(request)).await?;
+        Ok((part("job", response.job)?, response.duplicate))
+    }
+
+    /// The jobs that have not ended, or `all`, newest first.
+    pub async fn jobs(&self, all: bool) -> Result<Vec<JobView>, CallError> {
+        parts("jobs", answer(self.calls().list_jobs(v1::ListJobsRequest { all })).await?.jobs)
+    }
+
+    /// One job.
+    pub async fn job(&self, job: &str) -> Result<JobView, CallError> {
+        let request = v1::GetJobRequest { job: job.to_owned() };
+        part("job", answer(self.calls().get_job(request)).await?.job)
+    }
+
+    /// The job as it is, then again whenever it has changed, until it has ended.
+    pub async fn watch_job(&self, job: &str) -> Result<Answers<JobView>, CallError> {
+        let request = v1::WatchJobRequest { job: job.to_owned() };
+        let stream = self.calls().watch_job(request).await?.into_inner();
+        Ok(answers(stream, |response| part("job", response.job)))
+    }
+
+    /// Stops a job, through a checkpoint if it runs.
+    pub async fn cancel(&self, job: &str) -> Result<JobView, CallError> {
+        let request = v1::CancelJobRequest { job: job.to_owned() };
+        part("job", answer(self.calls().cancel_job(request)).await?.job)
+    }
+
+    /// What the trainers wrote to stderr, with the attempt that wrote it.
+    pub async fn logs(&self, job: &str, follow: bool) -> Result<Answers<(Epoch, Vec<u8>)>, CallError> {
+        let request = v1::ReadLogsRequest { job: job.to_owned(), follow };
+        let stream = self.calls().read_logs(request).await?.into_inner();
+        Ok(answers(stream, |response| Ok((Epoch(response.epoch), response.text))))
+    }
+
+    /// The fleet's events with a number above `after`, of one job or of all; then on as they happen, if asked to `follow`.
+    pub async fn events(
+        &self,
+        after: u64,
+        follow: bool,
+        job: Option<&str>,
+    ) -> Result<Answers<EventView>, CallError> {
+        let request = v1::WatchEventsRequest { after, follow, job: job.map(str::to_owned) };
+        let stream = self.calls().watch_events(request).await?.into_inner();
+        Ok(answers(stream, |response| part("event", response.event)))
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, CallError> {
+        parts("nodes", answer(self.calls().list_nodes(v1::ListNodesRequest {})).await?.nodes)
+    }
+
+    /// One node.
+    pub async fn node(&self, node: &str) -> Result<NodeView, CallError> {
+        let request = v1::GetNodeRequest { node: node.to_owned() };
+        part("node", answer(self.calls().get_node(request)).await?.node)
+    }
+
+    /// Takes a node out of the fleet and revokes its certificates.
+    pub async fn remove_node(&self, node: &str) -> Result<(), CallError> {
+        let request = v1::RemoveNodeRequest { node: node.to_owned() };
+        answer(self.calls().remove_node(request)).await.map(drop)
+    }
+
+    /// The checkpoints of one job or of all, newest first.
+    pub async fn checkpoints(&self, job: Option<&str>) -> Result<Vec<CheckpointView>, CallError> {
+        let request = v1::ListCheckpointsRequest { job: job.map(str::to_owned) };
+        parts("checkpoints", answer(self.calls().list_checkpoints(request)).await?.checkpoints)
+    }
+
+    /// One checkpoint.
+    pub async fn checkpoint(&self, checkpoint: &str) -> Result<CheckpointView, CallError> {
+        let request = v1::GetCheckpointRequest { checkpoint: checkpoint.to_owned() };
+        part("checkpoint", answer(self.calls().get_checkpoint(request)).await?.checkpoint)
+    }
+
+    /// Wishes a checkpoint on nodes.
+    pub async fn push(
+        &self,
+        checkpoint: &str,
+        to: &NodeSelector,
+    ) -> Result<(RolloutId, CheckpointView), CallError> {
+        let request =
+            v1::PushCheckpointRequest { checkpoint: checkpoint.to_owned(), to: Some(to.clone().into()) };
+        let response = answer(self.calls().push_checkpoint(request)).await?;
+        Ok((id("rollout_id", &response.rollout_id)?, part("checkpoint", response.checkpoint)?))
+    }
+
+    /// Asks a model for new bytes, given out as they are made: who answers, the bytes, the figures.
+    pub async fn generate(&self, call: &GenerateCall) -> Result<Answers<GenerationPart>, CallError> {
+        let request = v1::GenerateRequest {
+            checkpoint: call.checkpoint.clone(),
+            node: call.node.clone(),
+            prompt: call.prompt.clone(),
+            max_bytes: call.max_bytes,
+            sampling: Some(call.sampling.into()),
+        };
+        let stream = self.calls().generate(request).await?.into_inner();
+        Ok(answers(stream, read))
+    }
+
+    /// Makes a one-time join string, and says until when it is good.
+    pub async fn create_token(&self, call: &TokenCall) -> Result<(String, Timestamp), CallError> {
+        let request = v1::CreateTokenRequest {
+            scope: scope_number(call.scope),
+            name: call.name.as_ref().map(ToString::to_string),
+            labels: wire_labels(call.labels.clone()),
+            valid_secs: call.valid.map_or(0, |valid| valid.as_secs()),
+        };
+        let response = answer(self.calls().create_token(request)).await?;
+        Ok((response.join_string, Timestamp(response.expires_at_ms)))
+    }
+
+    /// All certificates that were given out.
+    pub async fn certificates(&self) -> Result<Vec<CertificateView>, CallError> {
+        let response = answer(self.calls().list_certificates(v1::ListCertificatesRequest {})).await?;
+        parts("certificates", response.certificates)
+    }
+
+    /// Makes a certificate worthless, by its id or a unique prefix of it.
+    pub async fn revoke_certificate(&self, certificate: &str) -> Result<CertificateView, CallError> {
+        let request = v1::RevokeCertificateRequest { certificate: certificate.to_owned() };
+        part("certificate", answer(self.calls().revoke_certificate(request)).await?.certificate)
+    }
+}
