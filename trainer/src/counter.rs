@@ -24,12 +24,13 @@ pub fn below(bound: u64, bits: u64) -> u64 {
     ((u128::from(bits) * u128::from(bound)) >> 64) as u64
 }
 
-/// Two independent numbers from N(0, 1) out of two words, by Box and Muller's transform in f64.
+/// Two independent numbers from N(0, 1) out of two words, by Box and Muller's transform in f64. With functions in Rust:
+/// the last bit of the system's own differs between systems.
 pub fn normal_pair(first: u64, second: u64) -> [f64; 2] {
     // 53 bits, moved by half a step: never 0, whose logarithm is infinite.
     let unit = |word: u64| ((word >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let radius = (-2.0 * unit(first).ln()).sqrt();
-    let (sin, cos) = (std::f64::consts::TAU * unit(second)).sin_cos();
+    let radius = (-2.0 * libm::log(unit(first))).sqrt();
+    let (sin, cos) = libm::sincos(std::f64::consts::TAU * unit(second));
     [radius * cos, radius * sin]
 }
 

@@ -69,7 +69,7 @@ impl From<DataError> for Failure {
 impl From<CheckpointError> for Failure {
     fn from(error: CheckpointError) -> Self {
         match error {
-            CheckpointError::Write { .. } => Self::new(FailureCause::Storage, error.to_string()),
+            CheckpointError::Write(_) => Self::new(FailureCause::Storage, error.to_string()),
             CheckpointError::Torch(error) => error.into(),
             _ => Self::bad_input(error),
         }

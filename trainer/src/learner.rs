@@ -28,7 +28,7 @@ impl Learner {
         config: ModelConfig,
         spec: &TrainSpec,
         weights: Weights,
-        moments: Option<[Moments; 5]>,
+        moments: Option<Vec<Moments>>,
         device: Device,
         precision: Precision,
     ) -> Result<Self, TchError> {

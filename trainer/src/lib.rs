@@ -15,6 +15,7 @@ pub mod ffi;
 pub mod learner;
 mod meter;
 pub mod model;
+pub mod openmp;
 pub mod optimizer;
 pub mod report;
 pub mod run;

@@ -17,7 +17,7 @@ const SPEED_WINDOW: Duration = Duration::from_secs(5);
 
 /// Losses since the last report, and the speed.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     loss_sum: Option<Tensor>,
     losses: u64,
     /// Time spent in steps, and nothing else.
@@ -43,7 +43,7 @@ impl Default for Meter {
 
 impl Meter {
     /// Counts one step and its loss, a scalar on the device; waits for nothing.
-    pub fn add(&mut self, loss: Tensor) -> Result<(), TchError> {
+    pub(crate) fn add(&mut self, loss: Tensor) -> Result<(), TchError> {
         self.loss_sum = Some(match self.loss_sum.take() {
             Some(sum) => sum.f_add(&loss)?,
             None => loss,
@@ -54,13 +54,13 @@ impl Meter {
     }
 
     /// Counts time spent in steps.
-    pub fn spend(&mut self, time: Duration) {
+    pub(crate) fn spend(&mut self, time: Duration) {
         self.clock += time;
     }
 
     /// The mean loss since the last report; waits for the device. None: no step since then. A mean that is not a number
     /// fails: one such loss is enough to make every later one so.
-    pub fn mean_loss(&self) -> Result<Option<f64>, Failure> {
+    pub(crate) fn mean_loss(&self) -> Result<Option<f64>, Failure> {
         let Some(sum) = &self.loss_sum else { return Ok(None) };
         let mean = f64::try_from(sum)? / self.losses as f64;
         if mean.is_finite() {
@@ -74,12 +74,12 @@ impl Meter {
     }
 
     /// Whether a report is due.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY)
     }
 
     /// Starts the next report; gives the steps per second over the last seconds of training.
-    pub fn report(&mut self) -> f64 {
+    pub(crate) fn report(&mut self) -> f64 {
         self.loss_sum = None;
         self.losses = 0;
         self.reported = Some(Instant::now());

@@ -1,6 +1,7 @@
 //! BDH as the paper has it, with libtorch's own derivatives: the plain path, and the oracle for faster ones.
 //!
 //! Letters as in the paper: B sequences, T tokens, D width, H heads, M neurons per head, V tokens known.
+#![allow(clippy::many_single_char_names, reason = "the paper's letters say more than words would")]
 
 use hatchery_common::{model::ModelConfig, recipe::Precision};
 use tch::{Device, Kind, Reduction, TchError, Tensor};

@@ -9,7 +9,8 @@ use crate::weights::Weights;
 #[derive(Debug)]
 pub struct AdamW {
     settings: Settings,
-    moments: [Moments; 5],
+    /// In the order of the weights.
+    moments: Vec<Moments>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +34,16 @@ pub struct Moments {
 impl AdamW {
     /// Starts with moments of zero.
     pub fn new(spec: &RawTrainSpec, weights: &Weights) -> Result<Self, TchError> {
-        let [a, b, c, d, e] = weights.all().map(|weight| {
-            let zeros = || weight.f_detach()?.f_zeros_like();
-            Ok::<_, TchError>(Moments { exp_avg: zeros()?, exp_avg_sq: zeros()? })
-        });
-        Ok(Self::with_moments(spec, [a?, b?, c?, d?, e?]))
+        let zeros = |weight: &Tensor| weight.f_detach()?.f_zeros_like();
+        let moments = weights
+            .all()
+            .into_iter()
+            .map(|weight| Ok::<_, TchError>(Moments { exp_avg: zeros(weight)?, exp_avg_sq: zeros(weight)? }));
+        Ok(Self::with_moments(spec, moments.collect::<Result<_, _>>()?))
     }
 
     /// Goes on with `moments`, in the order of the weights and on their device.
-    pub fn with_moments(spec: &RawTrainSpec, moments: [Moments; 5]) -> Self {
+    pub fn with_moments(spec: &RawTrainSpec, moments: Vec<Moments>) -> Self {
         let settings = Settings {
             lr: spec.lr,
             decay: spec.weight_decay,
@@ -53,7 +55,7 @@ impl AdamW {
     }
 
     /// The moments, in the order of the weights.
-    pub fn moments(&self) -> &[Moments; 5] {
+    pub fn moments(&self) -> &[Moments] {
         &self.moments
     }
 

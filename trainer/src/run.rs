@@ -115,7 +115,7 @@ fn train(task: &Task, control: &Control, reporter: &mut dyn Reporter) -> Result<
 struct Start {
     step: u64,
     weights: Weights,
-    moments: Option<[Moments; 5]>,
+    moments: Option<Vec<Moments>>,
     metrics: Metrics,
 }
 

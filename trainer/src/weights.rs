@@ -84,3 +84,39 @@ fn draw(seed: u64, weight: u64, count: usize) -> Vec<f32> {
     numbers.truncate(count);
     numbers
 }
+
+#[cfg(test)]
+mod tests {
+    use hatchery_common::model::RawModelConfig;
+
+    use super::*;
+
+    fn start(seed: u64) -> Weights {
+        let raw = RawModelConfig { n_embd: 32, mlp_internal_dim_multiplier: 8, ..Default::default() };
+        Weights::start(&ModelConfig::new(raw).unwrap(), seed).unwrap()
+    }
+
+    #[test]
+    fn start_weights_follow_from_the_seed_on_every_platform() {
+        let first = |weights: &Weights| -> Vec<f32> {
+            weights.all().iter().map(|weight| weight.flatten(0, -1).double_value(&[0]) as f32).collect()
+        };
+        let known = first(&start(1));
+        assert_eq!(known, first(&start(1)));
+        assert_ne!(known, first(&start(2)));
+        let kept = [0.011_159_101, 0.024_960_043, -0.039_101_698, 0.017_492_803, -0.017_795_712];
+        assert_eq!(known, kept, "kept from the first run");
+    }
+
+    #[test]
+    fn every_start_weight_is_drawn_alike() {
+        for weight in start(3).all() {
+            let (mean, deviation) = (weight.mean(Kind::Double), weight.std(false));
+            let (mean, deviation) = (f64::try_from(mean).unwrap(), f64::try_from(deviation).unwrap());
+            assert!(
+                mean.abs() < 1e-3 && (deviation / START_DEVIATION - 1.0).abs() < 0.03,
+                "{mean} {deviation}"
+            );
+        }
+    }
+}

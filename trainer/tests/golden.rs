@@ -2,6 +2,7 @@
 //!
 //! Measures: logits by the largest difference against the largest logit; gradients and weights by the norm of the
 //! difference against the norm, tensor by tensor, because single numbers flip with a ReLU's side.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::{collections::HashMap, fs, sync::Arc};
 
@@ -30,6 +31,7 @@ struct Figures {
 
 impl Figures {
     fn read(name: &str) -> Self {
+        tch::set_num_threads(1); // the tests run beside one another already
         let path = format!("{}/tests/data/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
         let bytes = fs::read(path).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();

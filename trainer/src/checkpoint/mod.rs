@@ -4,7 +4,12 @@ mod read;
 mod snapshot;
 mod write;
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
+
+use hatchery_common::{
+    checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINING_FILE},
+    durable::FileError,
+};
 
 pub use read::{ModelFolder, read_cursor, read_model, read_training};
 pub use snapshot::Snapshot;
@@ -21,13 +26,10 @@ const EXP_AVG_SQ: &str = "exp_avg_sq.";
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A file is not there or cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(
+        "{0}; a checkpoint folder holds {CONFIG_FILE} and {MODEL_FILE}, and to go on {OPTIMIZER_FILE} and {TRAINING_FILE}"
+    )]
+    Read(FileError),
     /// A file does not hold what it should.
     #[error("{} is not usable: {problem}", path.display())]
     Content {
@@ -37,13 +39,8 @@ pub enum CheckpointError {
         problem: String,
     },
     /// Writing failed; there is no folder of the final name that is not whole.
-    #[error("cannot write the checkpoint {}: {source}{}", path.display(), write_advice(source))]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("the checkpoint is not saved: {0}{advice}", advice = write_advice(&.0.source))]
+    Write(FileError),
     /// libtorch failed, most likely for want of memory.
     #[error(transparent)]
     Torch(#[from] tch::TchError),

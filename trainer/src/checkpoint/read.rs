@@ -1,16 +1,13 @@
 //! Reading a checkpoint folder that may come from anywhere: sizes, names and shapes are checked before use.
 
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use hatchery_common::{
     checkpoint::{
         CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, PUBLIC_BLOCK, TRAINED_BLOCK_KEY, TRAINING_FILE,
         TrainingCursor,
     },
+    durable::read_limited,
     model::ModelConfig,
     recipe::TrainSpec,
 };
@@ -65,18 +62,17 @@ pub fn read_training(
     folder: &Path,
     config: &ModelConfig,
     device: Device,
-) -> Result<([Moments; 5], TrainingCursor), CheckpointError> {
+) -> Result<(Vec<Moments>, TrainingCursor), CheckpointError> {
     let cursor = read_cursor(folder)?;
     let file = TensorBytes::read(folder.join(OPTIMIZER_FILE), 2 * config.parameters())?;
     let tensors = file.parse()?;
-    let moments = config.weights().map(|(name, shape)| {
+    let moments = config.weights().into_iter().map(|(name, shape)| {
         let read = |prefix| -> Result<Tensor, CheckpointError> {
             Ok(file.tensor(&tensors, &format!("{prefix}{name}"), &shape)?.f_to_device(device)?)
         };
         Ok::<_, CheckpointError>(Moments { exp_avg: read(EXP_AVG)?, exp_avg_sq: read(EXP_AVG_SQ)? })
     });
-    let [a, b, c, d, e] = moments;
-    Ok(([a?, b?, c?, d?, e?], cursor))
+    Ok((moments.collect::<Result<_, _>>()?, cursor))
 }
 
 /// Reads where the run stood.
@@ -92,22 +88,9 @@ pub fn read_cursor(folder: &Path) -> Result<TrainingCursor, CheckpointError> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
-    let bytes = read_bounded(path, JSON_BYTES_MAX)?;
+    let bytes = read_limited(path, JSON_BYTES_MAX).map_err(CheckpointError::Read)?;
     serde_json::from_slice(&bytes)
         .map_err(|error| CheckpointError::Content { path: path.to_owned(), problem: error.to_string() })
-}
-
-fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, CheckpointError> {
-    let failed = |source| CheckpointError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
-    let mut bytes = Vec::with_capacity(size.min(bytes_max) as usize);
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > bytes_max {
-        let problem = format!("it has {size} bytes, but at most {bytes_max} can be right");
-        return Err(CheckpointError::Content { path: path.to_owned(), problem });
-    }
-    Ok(bytes)
 }
 
 /// A safetensors file in memory.
@@ -122,7 +105,8 @@ impl TensorBytes {
         const NUMBER_BYTES_MAX: u64 = 8;
         // Public state dicts may also hold the rotary frequencies and an unused gate, which are small beside the rest.
         const UNUSED_SHARE: u64 = 2;
-        let bytes = read_bounded(&path, UNUSED_SHARE * NUMBER_BYTES_MAX * numbers + HEADER_BYTES_MAX)?;
+        let bytes_max = UNUSED_SHARE * NUMBER_BYTES_MAX * numbers + HEADER_BYTES_MAX;
+        let bytes = read_limited(&path, bytes_max).map_err(CheckpointError::Read)?;
         Ok(Self { path, bytes })
     }
 

@@ -9,7 +9,7 @@ use hatchery_common::{
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{EXP_AVG, EXP_AVG_SQ};
-use crate::{learner::Learner, optimizer::AdamW};
+use crate::learner::Learner;
 
 /// The state of a run after a step, as bytes.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Snapshot {
         optimizer.metadata.insert("format".into(), "pt".into());
         for (index, (name, shape)) in config.weights().into_iter().enumerate() {
             model.add(name.to_owned(), &shape, learner.model().weights().all()[index])?;
-            let moments = &AdamW::moments(learner.optimizer())[index];
+            let moments = &learner.optimizer().moments()[index];
             optimizer.add(format!("{EXP_AVG}{name}"), &shape, &moments.exp_avg)?;
             optimizer.add(format!("{EXP_AVG_SQ}{name}"), &shape, &moments.exp_avg_sq)?;
         }

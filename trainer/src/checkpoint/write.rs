@@ -11,6 +11,7 @@ use std::{
 
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINING_FILE, folder_name},
+    durable::{FileError, rename, sync_file, sync_folder},
     trainer::Metrics,
 };
 use safetensors::{Dtype, tensor::TensorInfo};
@@ -43,7 +44,7 @@ impl Writer {
     /// Writes into `parent`, which is made if it is not there.
     pub fn start(parent: &Path) -> Result<Self, CheckpointError> {
         fs::create_dir_all(parent)
-            .map_err(|source| CheckpointError::Write { path: parent.to_owned(), source })?;
+            .map_err(|source| CheckpointError::Write(FileError::new("make the folder", parent, source)))?;
         let parent = parent.to_owned();
         let (waiting, snapshots) = mpsc::sync_channel::<Snapshot>(WAITING_MAX);
         let (results, written) = mpsc::channel();
@@ -84,56 +85,55 @@ impl Writer {
 pub fn write(parent: &Path, snapshot: &Snapshot) -> Result<Written, CheckpointError> {
     let name = folder_name(snapshot.cursor.step);
     let folder = parent.join(&name);
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CheckpointError::Write { path, source }
-    };
-
     let partial = parent.join(format!(".{name}.partial"));
-    remove_folder(&partial).map_err(at(&partial))?; // what a killed run left
-    fs::create_dir(&partial).map_err(at(&partial))?;
-    let file = |name: &str, fill: &dyn Fn(&mut dyn Write) -> io::Result<()>| {
-        let path = partial.join(name);
-        write_durably(&path, fill).map_err(at(&path))
-    };
-    file(CONFIG_FILE, &|out| write_json(out, &snapshot.config))?;
-    file(MODEL_FILE, &|out| snapshot.model.write_to(out))?;
-    file(OPTIMIZER_FILE, &|out| snapshot.optimizer.write_to(out))?;
-    file(TRAINING_FILE, &|out| write_json(out, &snapshot.cursor))?;
-    sync_folder(&partial).map_err(at(&partial))?;
-
-    // A folder cannot be renamed onto a full one. The old one leaves first; were the machine to stop between the two
-    // renames, the checkpoint before this one would be gone on from.
     let replaced = parent.join(format!(".{name}.replaced"));
-    remove_folder(&replaced).map_err(at(&replaced))?;
-    if folder.exists() {
-        fs::rename(&folder, &replaced).map_err(at(&folder))?;
-    }
-    fs::rename(&partial, &folder).map_err(at(&folder))?;
-    sync_folder(parent).map_err(at(parent))?;
-    remove_folder(&replaced).map_err(at(&replaced))?;
+    write_folder(&partial, snapshot)
+        .and_then(|()| {
+            // A folder cannot be renamed onto a full one. The old one leaves first; were the machine to stop between the
+            // two renames, the run would go on from the checkpoint before this one.
+            remove_folder(&replaced)?;
+            if folder.exists() {
+                rename(&folder, &replaced)?;
+            }
+            rename(&partial, &folder)?;
+            remove_folder(&replaced)
+        })
+        .map_err(CheckpointError::Write)?;
     Ok(Written { folder, step: snapshot.cursor.step, metrics: snapshot.cursor.metrics })
 }
 
-fn write_durably(path: &Path, fill: &dyn Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn write_folder(folder: &Path, snapshot: &Snapshot) -> Result<(), FileError> {
+    remove_folder(folder)?; // what a killed run left
+    fs::create_dir(folder).map_err(|source| FileError::new("make the folder", folder, source))?;
+    write_file(&folder.join(CONFIG_FILE), |out| write_json(out, &snapshot.config))?;
+    write_file(&folder.join(MODEL_FILE), |out| snapshot.model.write_to(out))?;
+    write_file(&folder.join(OPTIMIZER_FILE), |out| snapshot.optimizer.write_to(out))?;
+    write_file(&folder.join(TRAINING_FILE), |out| write_json(out, &snapshot.cursor))?;
+    sync_folder(folder)
+}
+
+fn write_file(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), FileError> {
     const BUFFER_BYTES: usize = 1 << 20;
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?);
-    fill(&mut out)?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    let write = || {
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?);
+        fill(&mut out)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)
+    };
+    let file = write().map_err(|source| FileError::new("write", path, source))?;
+    sync_file(&file, path)
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-fn remove_folder(folder: &Path) -> io::Result<()> {
+fn remove_folder(folder: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", folder, error)),
+        _ => Ok(()),
     }
 }
 
-fn write_json(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
+fn write_json(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     out.write_all(b"\n")
 }
@@ -141,7 +141,7 @@ fn write_json(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<
 impl TensorFile {
     /// Writes the safetensors form. Not by the crate's own writer, which keeps metadata in a hash map: the same state is
     /// to give the same bytes.
-    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         const HEADER_ALIGNMENT: usize = 8;
         let mut header = serde_json::Map::new(); // sorted by key
         header.insert("__metadata__".into(), serde_json::to_value(&self.metadata)?);

@@ -21,6 +21,7 @@ use hatchery_trainer::{
     failure::Failure,
     ffi,
     model::Model,
+    openmp,
 };
 use serde::Serialize;
 
@@ -28,10 +29,14 @@ use serde::Serialize;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    let command = Args::parse().command;
+    if !matches!(command, Command::Generate(_) | Command::Doctor(_)) {
+        openmp::sleep_at_barriers();
+    }
     // Both before libtorch allocates or looks for devices.
     ffi::keep_freed_memory();
     device::open_cuda();
-    let result = match Args::parse().command {
+    let result = match command {
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
