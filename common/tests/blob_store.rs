@@ -367,3 +367,30 @@ proptest! {
         prop_assert_eq!(read_all(&store, id).unwrap(), bytes);
     }
 }
+
+#[test]
+fn many_small_blobs_are_added_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let there = store.put_bytes(b"there already").unwrap();
+    let mut blobs: Vec<Vec<u8>> = (0..150).map(|n| format!("blob {}", n % 140).into_bytes()).collect();
+    blobs.extend([b"there already".to_vec(), vec![], vec![7; 200_000]]);
+    let ids = store.put_many(&blobs).unwrap();
+    let expected: Vec<_> = blobs.iter().map(|bytes| PieceManifest::of_bytes(bytes).id()).collect();
+    assert_eq!(ids, expected);
+    assert!(ids.contains(&there));
+    assert_eq!(store.list().len(), 143, "equal bytes are one blob");
+    assert_eq!(fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
+    drop(store);
+
+    let store = open(folder.path());
+    for (id, bytes) in ids.iter().zip(&blobs) {
+        assert_eq!(fs::read(store.verified_path(*id).unwrap()).unwrap(), *bytes);
+    }
+    let quota = BlobLimits { quota_bytes: Some(store.used_bytes() + 10), free_bytes_min: 0 };
+    drop(store);
+    let store = BlobStore::open(folder.path(), quota).unwrap();
+    let error = store.put_many(&[b"six by", b"twelve"]).unwrap_err();
+    assert!(matches!(error, BlobError::Quota { needed_bytes: 12, .. }), "{error}");
+    assert_eq!(store.list().len(), 143);
+}

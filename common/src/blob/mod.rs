@@ -12,6 +12,7 @@
 //!
 //! No path is ever built from text that came from outside: ids are 32 bytes, written in hexadecimal by us.
 
+mod batch;
 mod error;
 mod layout;
 mod manifest;

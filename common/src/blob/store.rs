@@ -351,9 +351,13 @@ impl BlobStore {
         durable::create_folder(&place.folder).map_err(full)?;
         durable::write_atomically(&place.pieces, &manifest.encode()).map_err(full)?;
         durable::rename(path, &place.data).map_err(full)?;
-        let entry = Entry { size_bytes: manifest.size_bytes(), checked: Some(stamp) };
-        self.state().blobs.insert(id, entry);
+        self.register(id, manifest.size_bytes(), stamp);
         Ok(())
+    }
+
+    /// From here on the blob is here: its files are durable in their places, and were checked as `stamp` says.
+    pub(super) fn register(&self, id: BlobId, size_bytes: u64, stamp: Stamp) {
+        self.state().blobs.insert(id, Entry { size_bytes, checked: Some(stamp) });
     }
 
     /// Takes a damaged blob out of the store, unless another file has taken the place of the one that was read.
@@ -415,7 +419,7 @@ impl BlobStore {
         Ok(())
     }
 
-    fn reserve(&self, size_bytes: u64) -> Result<Incoming<'_>, BlobError> {
+    pub(super) fn reserve(&self, size_bytes: u64) -> Result<Incoming<'_>, BlobError> {
         let mut state = self.state();
         self.check_room(&state, size_bytes)?;
         state.incoming_bytes += size_bytes;
@@ -488,13 +492,13 @@ impl BlobStore {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn naming(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn naming(&self) -> MutexGuard<'_, ()> {
         self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Space that a call of `put_*` is filling.
-struct Incoming<'a> {
+pub(super) struct Incoming<'a> {
     store: &'a BlobStore,
     size_bytes: u64,
 }

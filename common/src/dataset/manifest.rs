@@ -50,7 +50,8 @@ impl DatasetManifest {
             if index > 0 && files[index - 1].path == file.path {
                 return Err(FieldError::new("files", format!("{:?} is there twice", file.path)));
             }
-            corpus_bytes = corpus_bytes.saturating_add(file.size_bytes + SEPARATOR.len() as u64);
+            corpus_bytes =
+                corpus_bytes.saturating_add(file.size_bytes).saturating_add(SEPARATOR.len() as u64);
         }
         if corpus_bytes > CORPUS_BYTES_MAX {
             return Err(FieldError::new(
@@ -127,5 +128,6 @@ mod tests {
         assert!(DatasetManifest::new(Name::from_lossy("a"), vec![]).is_err());
         assert!(DatasetManifest::new(Name::from_lossy("a"), vec![file("a", 1), file("a", 1)]).is_err());
         assert!(DatasetManifest::new(Name::from_lossy("a"), vec![file("a", u64::MAX - 2)]).is_err());
+        assert!(DatasetManifest::new(Name::from_lossy("a"), vec![file("a", u64::MAX)]).is_err());
     }
 }
