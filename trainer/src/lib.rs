@@ -1,7 +1,18 @@
 //! The BDH training path on libtorch: model, data, optimizer, checkpoints, the run, and how fast a device is.
 //!
 //! The binary `hatchery-trainer` is this library behind a command line; the agent starts one process of it for each
-//! attempt. [`model`] reads like the paper, [`run`] is the loop, [`checkpoint`] what remains.
+//! attempt, by the contract in [`hatchery_common::trainer`].
+//!
+//! | file | its reason to change |
+//! |---|---|
+//! | `model`, `weights` | the equations of BDH; reads like the paper |
+//! | `optimizer`, `learner` | AdamW; what one step does |
+//! | `data`, `counter` | which bytes a step reads; randomness without state |
+//! | `run`, `meter` | the loop: when to report, validate, save, stop |
+//! | `control`, `report`, `failure` | what may interrupt; how it is told; why it cannot go on |
+//! | `checkpoint` | the folder: read with distrust, written to last |
+//! | `evaluate`, `calibrate` | loss on other text; speed of a device |
+//! | `device`, `openmp`, `ffi` | the machine: devices, threads, and all that is unsafe |
 
 pub mod calibrate;
 pub mod checkpoint;

@@ -19,6 +19,9 @@ use house::{Attempt, complete, order, small_train};
 /// Steps that take about a second: enough to be interrupted in between.
 const MANY: u64 = 400;
 
+/// A way to end a run before its last step.
+type Interrupt = fn(&mut Attempt);
+
 /// Runs `order` to its end, which must be a failure with exit code 1.
 fn failure(order: &AttemptOrder) -> (FailureCause, String) {
     let (_, ending, code) = Attempt::start(order).finish();
@@ -100,13 +103,12 @@ fn interrupted_and_resumed_is_uninterrupted_to_the_bit() {
     }
     let whole = complete(&within("whole"));
 
-    let stop = |attempt: &mut Attempt| attempt.send(&TrainerCommand::Stop);
-    let signal = |attempt: &mut Attempt| {
+    let stop: Interrupt = |attempt| attempt.send(&TrainerCommand::Stop);
+    let signal: Interrupt = |attempt| {
         let status = Command::new("kill").args(["-TERM", &attempt.id().to_string()]).status().unwrap();
         assert!(status.success());
     };
-    let ways: [(&str, &dyn Fn(&mut Attempt)); 2] = [("stopped", &stop), ("signalled", &signal)];
-    for (name, interrupt) in ways {
+    for (name, interrupt) in [("stopped", stop), ("signalled", signal)] {
         let mut order = within(name);
         let mut attempt = Attempt::start(&order);
         attempt.wait_for_progress();

@@ -196,11 +196,11 @@ impl Drop for Attempt {
 pub(crate) fn complete(order: &AttemptOrder) -> PathBuf {
     let (events, ending, code) = Attempt::start(order).finish();
     assert_eq!((ending, code), (Ending::Completed, 0));
-    let folders = events.into_iter().filter_map(|event| match event {
+    let mut folders = events.into_iter().filter_map(|event| match event {
         TrainerEvent::Checkpoint { folder, .. } => Some(folder),
         _ => None,
     });
-    folders.last().expect("the last step makes a checkpoint")
+    folders.next_back().expect("the last step makes a checkpoint")
 }
 
 /// Copies a folder's files.
