@@ -108,6 +108,9 @@ impl<'a> Wheel<'a> {
         let part = downloads.join(format!("{}.{}-{}.part", self.filename, span.range.start, span.range.end));
         fetch(http, url, authorization, &span.range, &part, meter)?;
         if let Err(error) = self.unpack_all(&mut File::open(&part)?, span.range.start, span, root) {
+            if is_the_systems(&error) {
+                return Err(error);
+            }
             meter.say(&format!("  damaged download, once more: {error:#}"));
             meter.lost(span.length_bytes());
             std::fs::remove_file(&part)?;
@@ -209,6 +212,12 @@ fn fetch(
         std::thread::sleep(RETRY_WAIT * 2_u32.pow(fruitless));
     }
     Ok(())
+}
+
+/// Whether the operating system is what refused, as a full disk does: then fetching again is of no use.
+fn is_the_systems(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.into_iter().any(|cause| cause.raw_os_error().is_some())
 }
 
 #[derive(Debug)]

@@ -137,27 +137,43 @@ pub(crate) fn unpack(
     recorded: &Recorded,
     destination: &Path,
 ) -> Result<()> {
-    let name = &member.name;
     let folder = destination.parent().context("a member has a folder to go to")?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut temporary = destination.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = Path::new(&temporary);
-    let file = File::create(temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
+    let outcome = write_checked(archive, base, member, recorded, temporary);
+    if outcome.is_err() {
+        // What is left of it would only take up room.
+        std::fs::remove_file(temporary).ok();
+        return outcome;
+    }
+    std::fs::rename(temporary, destination)
+        .with_context(|| format!("cannot put {} in place", destination.display()))
+}
+
+fn write_checked(
+    archive: &mut File,
+    base: u64,
+    member: &Member,
+    recorded: &Recorded,
+    to: &Path,
+) -> Result<()> {
+    let file = File::create(to).with_context(|| format!("cannot write {}", to.display()))?;
     let mut sink = Hashing { file, hasher: Sha256::new(), size_bytes: 0 };
     // One byte beyond the recorded size is enough to see that it is wrong; a hostile member may be endless.
     inflate(archive, base, member, recorded.size_bytes + 1, &mut sink)?;
     let sha256 = HEXLOWER.encode(&sink.hasher.finalize());
     if sink.size_bytes != recorded.size_bytes || sha256 != recorded.sha256 {
         bail!(
-            "{name}: {} bytes with SHA-256 {sha256} came, {} bytes with {} were promised by the wheel",
+            "{}: {} bytes with SHA-256 {sha256} came, {} bytes with {} were promised by the wheel",
+            member.name,
             sink.size_bytes,
             recorded.size_bytes,
             recorded.sha256
         );
     }
-    std::fs::rename(temporary, destination)
-        .with_context(|| format!("cannot put {} in place", destination.display()))
+    Ok(())
 }
 
 /// Writes a member's content to `sink`, at most `limit_bytes` of it. `archive` holds the zip file from `base` on.
