@@ -4,6 +4,7 @@
 pub mod client;
 pub mod convert;
 pub mod services;
+pub mod transfer;
 pub mod transport;
 
 /// The generated code of `hatchery/v1/*.proto`.

@@ -1,4 +1,5 @@
 //! Real handshakes over loopback: who gets in, as whom, and what the others are told.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{
     net::SocketAddr,
@@ -196,7 +197,7 @@ async fn a_certificate_of_another_fleet_is_refused_with_the_reason() {
 #[tokio::test]
 async fn plain_text_is_never_spoken() {
     let server = Fixture::start().await;
-    for words in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 70_000]] {
+    for words in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &vec![0; 70_000]] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         let _ = stream.write_all(words).await;
         let mut answer = Vec::new();

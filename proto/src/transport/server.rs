@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REFUSAL_LINGER: Duration = Duration::from_secs(1);
 const REFUSAL_LINGER_BYTES_MAX: u64 = 64 << 10;
 /// Idle time after which the system asks whether the other side still exists.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 /// Most calls at once on one connection.
 const STREAMS_MAX: u32 = 256;
 /// Most bytes of a call's headers.

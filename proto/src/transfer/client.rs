@@ -1,0 +1,57 @@
+//! The client for blobs.
+
+use std::collections::HashSet;
+
+use hatchery_common::{id::BlobId, tls::Credentials};
+use tonic::transport::Channel;
+
+use super::{HAVE_BLOBS_MAX, TransferError};
+use crate::{
+    client::{CallError, answer, open},
+    transport::{BULK_MESSAGE_BYTES_MAX, Profile},
+    v1::{HaveRequest, blobs_client},
+};
+
+/// Moves blobs, on a connection of its own. Cheap to clone; it finds the other side again by itself after the connection
+/// was lost.
+///
+/// `on_bytes` of the methods hears how many more bytes are where they should be, those included that were there before:
+/// in the end they sum up to the size of all blobs that were named.
+#[derive(Clone, Debug)]
+pub struct BlobClient(blobs_client::BlobsClient<Channel>);
+
+impl BlobClient {
+    /// Connects; an error says why not.
+    pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
+        Ok(Self::over(open(credentials, Profile::Bulk).await?))
+    }
+
+    /// Uses a connection of [`Profile::Bulk`] that stands.
+    pub fn over(channel: Channel) -> Self {
+        let client = blobs_client::BlobsClient::new(channel)
+            .max_decoding_message_size(BULK_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX);
+        Self(client)
+    }
+
+    pub(super) fn calls(&self) -> blobs_client::BlobsClient<Channel> {
+        self.0.clone()
+    }
+
+    /// Those of `blobs` that are not on the other side, each once, in their order.
+    pub async fn missing(&self, blobs: &[BlobId]) -> Result<Vec<BlobId>, TransferError> {
+        let mut asked = HashSet::new();
+        let distinct: Vec<BlobId> = blobs.iter().copied().filter(|&blob| asked.insert(blob)).collect();
+        let mut missing = Vec::new();
+        for some in distinct.chunks(HAVE_BLOBS_MAX) {
+            let request = HaveRequest { blobs: some.iter().map(ToString::to_string).collect() };
+            for text in answer(self.calls().have(request)).await?.missing {
+                let blob = text.parse().ok().filter(|blob| asked.remove(blob));
+                let wrong =
+                    || TransferError::wrong(format!("`{text}` is missing there, and nobody asked for it"));
+                missing.push(blob.ok_or_else(wrong)?);
+            }
+        }
+        Ok(missing)
+    }
+}
