@@ -1,6 +1,255 @@
-//! hatchery-agent
+//! The agent: the process on a machine that brings it into the fleet. It says what the machine is and has, runs
+//! trainers under a lease, holds replicas of checkpoints, and answers from them.
+//!
+//! ```text
+//! coordinator <-- session --> agent (the loop) -- steps --> attempts   -> trainer processes, deliveries
+//!                                 ^                     `-> holdings   -> replicas, self-tests
+//!                                 `---- updates -----------'
+//! ```
+//!
+//! | file | its reason to change |
+//! |---|---|
+//! | `agent` | the order in which things are looked at |
+//! | `reconcile`, `lease` | what follows from wish, state and time; pure |
+//! | `session`, `link` | how the coordinator is reached |
+//! | `attempts`, `attempt`, `deliver` | the life of attempts and their checkpoints |
+//! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
+//! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `corpora` | what is kept here, and how it comes |
+//! | `inference`, `models` | answers |
+//! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
 
+mod agent;
+mod attempt;
+mod attempts;
+mod backoff;
+mod calibration;
+mod checkpoint_store;
+mod corpora;
+mod deliver;
+mod files;
+mod holdings;
+mod inference;
+mod inventory;
+mod keyed_locks;
 pub mod lease;
+mod link;
+mod models;
+mod nvidia;
+mod obtain;
+mod orphan;
 pub mod reconcile;
+mod replica;
+mod session;
 pub mod settings;
+pub mod stderr_log;
+pub mod trainer_process;
+pub mod trainer_tool;
 
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+
+use hatchery_common::{
+    blob::{BlobError, BlobLimits, BlobStore},
+    durable::{FileError, FolderLock, LockError, create_folder},
+    field::FieldError,
+    id::Name,
+    node::{Inventory, TrainerState},
+    tls::{CREDENTIALS_FILE, Credentials, JoinString, TlsError},
+};
+use hatchery_proto::client::{AgentsClient, CallError};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    agent::{Agent, Inbox},
+    attempt::Workshop,
+    attempts::Attempts,
+    calibration::{CalibrationCache, Calibrator},
+    checkpoint_store::{CheckpointStore, CheckpointStoreError},
+    corpora::Corpora,
+    holdings::Holdings,
+    inference::Inference,
+    link::Link,
+    models::Models,
+    obtain::Obtainer,
+    replica::ReplicaMaker,
+    session::SessionKeeper,
+};
+pub use settings::AgentSettings;
+
+/// Updates of one kind that may wait for the loop.
+const UPDATES_MAX: usize = 1024;
+/// How often a missing trainer is looked for.
+const FIND_TRAINER_EVERY: Duration = Duration::from_secs(60);
+const BLOBS_FOLDER: &str = "blobs";
+const CHECKPOINTS_FOLDER: &str = "checkpoints";
+const CORPORA_FOLDER: &str = "corpora";
+const ATTEMPTS_FOLDER: &str = "attempts";
+
+/// Why an agent cannot start or join.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A setting is wrong.
+    #[error("the agent's setting {0}")]
+    Settings(#[from] FieldError),
+    /// The state folder is in use, or cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file or folder cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The blobs kept here cannot be used.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// Credentials are damaged, or of another kind.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Joining failed.
+    #[error("cannot join: {0}")]
+    Join(#[from] CallError),
+}
+
+impl From<CheckpointStoreError> for AgentError {
+    fn from(error: CheckpointStoreError) -> Self {
+        match error {
+            CheckpointStoreError::Blob(error) => error.into(),
+            CheckpointStoreError::File(error) => error.into(),
+        }
+    }
+}
+
+/// What joining gave.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The credentials, saved in the state folder too.
+    pub credentials: Credentials,
+    /// The node's name in the fleet.
+    pub name: Name,
+}
+
+/// Makes this machine a node of the fleet that `join` belongs to, and saves the credentials in the state folder,
+/// replacing any that are there. The string is used up.
+pub async fn join(join: &JoinString, settings: &AgentSettings) -> Result<Joined, AgentError> {
+    settings.check()?;
+    create_folder(&settings.state)?;
+    let _lock = FolderLock::acquire(&settings.state)?;
+    let (credentials, name, _) = AgentsClient::join(join, &settings.wished_name(), &settings.labels).await?;
+    credentials.save(&settings.state)?;
+    Ok(Joined { credentials, name })
+}
+
+/// The credentials in the state folder; None if the machine has not joined.
+pub fn load_credentials(settings: &AgentSettings) -> Result<Option<Credentials>, AgentError> {
+    if !settings.state.join(CREDENTIALS_FILE).exists() {
+        return Ok(None);
+    }
+    Ok(Some(Credentials::load(&settings.state)?))
+}
+
+/// What this machine is and has, as the coordinator would be told; speeds only where they were measured before.
+pub async fn inventory(settings: &AgentSettings) -> Inventory {
+    look(settings, &settings.trainer_path()).await
+}
+
+/// Runs the agent until `shutdown`; then trainers write a last checkpoint, which is delivered, and the coordinator is
+/// told goodbye, within [`LEAVE_WITHIN_SECS`]. Errors come only from the start: a coordinator that is away is waited
+/// for, forever.
+pub async fn run(
+    settings: AgentSettings,
+    credentials: Credentials,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AgentError> {
+    settings.check()?;
+    create_folder(&settings.state)?;
+    let _lock = FolderLock::acquire(&settings.state)?;
+    let trainer = settings.trainer_path();
+    let (session_sender, session) = mpsc::channel(UPDATES_MAX);
+    let (attempt_updates, attempts) = mpsc::channel(UPDATES_MAX);
+    let (checkpoint_updates, checkpoints) = mpsc::channel(UPDATES_MAX);
+    let (results, measured) = mpsc::channel(UPDATES_MAX);
+    let output_grew = Arc::new(Notify::new());
+    let (clients, link) = Link::new();
+
+    let folder = |name: &str| -> Result<_, FileError> {
+        let path = settings.state.join(name);
+        create_folder(&path)?;
+        Ok(path)
+    };
+    let limits = BlobLimits { free_bytes_min: settings.free_disk_bytes_min, ..BlobLimits::default() };
+    let blobs = BlobStore::open(&folder(BLOBS_FOLDER)?, limits)?;
+    let store = CheckpointStore::open(&folder(CHECKPOINTS_FOLDER)?, blobs)?;
+    let obtainer = Obtainer::new(store.clone(), link.clone());
+    let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone())?;
+    let models = Arc::new(Models::new(settings.models_loaded_max as usize));
+    let workshop = Workshop {
+        trainer: trainer.clone(),
+        obtainer: obtainer.clone(),
+        corpora,
+        cpu_threads: settings.cpu_threads,
+        free_disk_bytes_min: settings.free_disk_bytes_min,
+        output_grew: Arc::clone(&output_grew),
+    };
+    let attempts_folder = folder(ATTEMPTS_FOLDER)?;
+    let table = Attempts::open(&attempts_folder, workshop, attempt_updates)
+        .map_err(|error| FileError::new("read", &attempts_folder, error))?;
+    let maker =
+        ReplicaMaker { obtainer, models: Arc::clone(&models), self_tests: Arc::new(Semaphore::new(1)) };
+    let holdings = Holdings::new(maker, checkpoint_updates);
+    let inference = Inference::new(store, models, settings.generations_at_once as usize);
+
+    // Nothing starts on a device on which a trainer of an earlier agent still runs.
+    let mut shutdown = std::pin::pin!(shutdown);
+    let seen = tokio::select! {
+        (_, seen) = async { tokio::join!(end_orphans(&table), look(&settings, &trainer)) } => seen,
+        () = &mut shutdown => return Ok(()),
+    };
+    let calibrator = Calibrator::new(CalibrationCache::open(&settings.state, &trainer), results);
+    let (inventory, inventory_receiver) = watch::channel(seen);
+    let (inventory_updates, inventories) = mpsc::channel(1);
+    let finder = find_trainer(settings.clone(), inventory_receiver.clone(), inventory_updates);
+    let _finder = AbortOnDropHandle::new(tokio::spawn(finder));
+    let keeper = SessionKeeper {
+        credentials,
+        state: settings.state.clone(),
+        inventory: inventory_receiver,
+        clients,
+        events: session_sender,
+    };
+    let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+    let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory);
+    agent.run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew }, shutdown).await;
+    Ok(())
+}
+
+/// Longest that [`run`] takes after `shutdown`, in seconds, the goodbye itself left out.
+pub const LEAVE_WITHIN_SECS: u64 = agent::LEAVE_WITHIN.as_secs();
+
+async fn end_orphans(attempts: &Attempts) {
+    let ending = attempts.folders().into_iter().map(|folder| files::blocking(move || orphan::end(&folder)));
+    futures::future::join_all(ending).await;
+}
+
+/// Looks again now and then for as long as there is no trainer that runs: somebody may be installing it.
+async fn find_trainer(
+    settings: AgentSettings,
+    known: watch::Receiver<Inventory>,
+    found: mpsc::Sender<Inventory>,
+) {
+    loop {
+        tokio::time::sleep(FIND_TRAINER_EVERY).await;
+        if matches!(known.borrow().trainer, TrainerState::Ready { .. }) {
+            return;
+        }
+        let seen = look(&settings, &settings.trainer_path()).await;
+        if matches!(seen.trainer, TrainerState::Ready { .. }) && found.send(seen).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn look(settings: &AgentSettings, trainer: &Path) -> Inventory {
+    // The state folder may not be there yet; its file system is that of the nearest folder above it.
+    let existing = settings.state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let mut inventory = inventory::look(existing, trainer).await;
+    CalibrationCache::open(&settings.state, trainer).fill(&mut inventory);
+    inventory
+}

@@ -165,12 +165,7 @@ pub fn reconcile(wish: Wish<'_>, observed: &Observed, lease: LeaseState, now: Bo
 }
 
 /// What becomes of one attempt that is here.
-fn settle_attempt(
-    wish: Wish<'_>,
-    attempt: &LocalAttempt,
-    lease: LeaseState,
-    now: BootTime,
-) -> Option<Step> {
+fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now: BootTime) -> Option<Step> {
     let key = attempt.key;
     let assigned = wish
         .assignment
@@ -227,7 +222,8 @@ fn fetch_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime
     let phase_of = |id: CheckpointId| {
         observed.checkpoints.iter().find(|checkpoint| checkpoint.id == id).map(|checkpoint| checkpoint.phase)
     };
-    let fetching = observed.checkpoints.iter().filter(|local| local.phase == CheckpointPhase::Fetching).count();
+    let fetching =
+        observed.checkpoints.iter().filter(|local| local.phase == CheckpointPhase::Fetching).count();
     let wanted = assignment.checkpoints.iter().rev().filter(|id| match phase_of(**id) {
         None | Some(CheckpointPhase::Held) => true,
         Some(CheckpointPhase::Failed { retry_at }) => now >= retry_at,

@@ -87,7 +87,9 @@ impl AgentSettings {
 
     /// The name to ask for when joining.
     pub fn wished_name(&self) -> Name {
-        self.name.clone().unwrap_or_else(|| Name::from_lossy(&sysinfo::System::host_name().unwrap_or_default()))
+        self.name
+            .clone()
+            .unwrap_or_else(|| Name::from_lossy(&sysinfo::System::host_name().unwrap_or_default()))
     }
 }
 

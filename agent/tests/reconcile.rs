@@ -33,7 +33,14 @@ fn spec() -> JobSpec {
 }
 
 fn assigned(number: u8, epoch: u64, device: Device) -> AssignedAttempt {
-    AssignedAttempt { job: job(number), epoch: Epoch(epoch), spec: spec(), device, resume_from: None, stop: false }
+    AssignedAttempt {
+        job: job(number),
+        epoch: Epoch(epoch),
+        spec: spec(),
+        device,
+        resume_from: None,
+        stop: false,
+    }
 }
 
 fn local(number: u8, epoch: u64, device: Device, phase: LocalPhase) -> LocalAttempt {
@@ -68,7 +75,8 @@ fn an_assigned_attempt_starts_once_and_only_under_a_live_lease() {
         assert_eq!(reconcile(fresh(&wished), &there, LeaseState::Live, NOW), vec![], "{phase:?}");
     }
     let leftover = local(1, 1, Device::CPU, LocalPhase::Leftover);
-    let leftover = Observed { attempts: vec![LocalAttempt { device: None, ..leftover }], ..Default::default() };
+    let leftover =
+        Observed { attempts: vec![LocalAttempt { device: None, ..leftover }], ..Default::default() };
     assert_eq!(reconcile(fresh(&wished), &leftover, LeaseState::Live, NOW), start);
 }
 
@@ -78,10 +86,8 @@ fn a_newer_epoch_waits_until_the_device_is_free() {
     let old = local(1, 1, Device::CPU, LocalPhase::Active);
     let there = Observed { attempts: vec![old], ..Default::default() };
     assert_eq!(reconcile(fresh(&wished), &there, LeaseState::Live, NOW), vec![Step::KillAttempt(old.key)]);
-    let there = Observed {
-        attempts: vec![local(1, 1, Device::CPU, LocalPhase::Ended)],
-        ..Default::default()
-    };
+    let there =
+        Observed { attempts: vec![local(1, 1, Device::CPU, LocalPhase::Ended)], ..Default::default() };
     let steps = reconcile(fresh(&wished), &there, LeaseState::Live, NOW);
     assert_eq!(steps[0], Step::ForgetAttempt(old.key));
     assert!(matches!(&steps[1], Step::StartAttempt(attempt) if attempt.epoch == Epoch(2)));
@@ -128,7 +134,8 @@ fn checkpoints_come_newest_first_and_go_after_a_while() {
     let steps = reconcile(fresh(&wished), &Observed::default(), LeaseState::Over, NOW);
     assert_eq!(steps, vec![Step::FetchCheckpoint(checkpoint(4)), Step::FetchCheckpoint(checkpoint(3))]);
 
-    let held = |number, phase| LocalCheckpoint { id: checkpoint(number), phase, in_use: false, wished_at: NOW };
+    let held =
+        |number, phase| LocalCheckpoint { id: checkpoint(number), phase, in_use: false, wished_at: NOW };
     let failed = CheckpointPhase::Failed { retry_at: NOW + Duration::from_secs(1) };
     let there = Observed {
         checkpoints: vec![
@@ -197,7 +204,8 @@ impl World {
         for attempt in &self.observed.attempts {
             if matches!(attempt.phase, LocalPhase::Active | LocalPhase::Stopping { .. }) {
                 assert!(devices.insert(attempt.device), "two trainers on {:?}", attempt.device);
-                let is_wished = wished.attempts.iter().any(|assigned| AttemptKey::of(assigned) == attempt.key);
+                let is_wished =
+                    wished.attempts.iter().any(|assigned| AttemptKey::of(assigned) == attempt.key);
                 assert!(is_wished || !fresh, "runs {:?}, which nobody assigned", attempt.key);
             }
         }
@@ -213,16 +221,21 @@ fn devices() -> impl Strategy<Value = Device> {
 /// An assignment as a coordinator may give it: a device has at most one attempt, and a job one epoch.
 fn assignments() -> impl Strategy<Value = Assignment> {
     let attempt = (0u8..4, 1u64..4, devices(), any::<bool>());
-    (prop::collection::vec(attempt, 0..4), prop::collection::vec(0u8..6, 0..5)).prop_map(|(attempts, held)| {
-        let (mut jobs, mut taken) = (BTreeSet::new(), BTreeSet::new());
-        let attempts = attempts
-            .into_iter()
-            .filter(|(number, _, device, _)| jobs.insert(*number) && taken.insert(*device))
-            .map(|(number, epoch, device, stop)| AssignedAttempt { stop, ..assigned(number, epoch, device) })
-            .collect();
-        let held: BTreeSet<u8> = held.into_iter().collect();
-        assignment(attempts, held.into_iter().map(checkpoint).collect())
-    })
+    (prop::collection::vec(attempt, 0..4), prop::collection::vec(0u8..6, 0..5)).prop_map(
+        |(attempts, held)| {
+            let (mut jobs, mut taken) = (BTreeSet::new(), BTreeSet::new());
+            let attempts = attempts
+                .into_iter()
+                .filter(|(number, _, device, _)| jobs.insert(*number) && taken.insert(*device))
+                .map(|(number, epoch, device, stop)| AssignedAttempt {
+                    stop,
+                    ..assigned(number, epoch, device)
+                })
+                .collect();
+            let held: BTreeSet<u8> = held.into_iter().collect();
+            assignment(attempts, held.into_iter().map(checkpoint).collect())
+        },
+    )
 }
 
 fn leases() -> impl Strategy<Value = LeaseState> {

@@ -1,0 +1,321 @@
+//! The agent's loop: one owner of all that the node knows, one thing at a time.
+//!
+//! Whatever happens, the loop first looks at the lease, and then compares what is wished with what is there.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use hatchery_common::{
+    device::Device,
+    id::CheckpointId,
+    node::Inventory,
+    session::{AgentMessage, Assignment, CoordinatorMessage, ReplicaState, Report},
+    time::BootTime,
+    trainer::Calibration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    attempt::AttemptUpdate,
+    attempts::Attempts,
+    calibration::Calibrator,
+    holdings::Holdings,
+    inference::Inference,
+    inventory::disk,
+    lease::Lease,
+    reconcile::{AttemptKey, Observed, Step, Wish, reconcile},
+    session::{OUTBOX_MAX, SessionEvent},
+    settings::AgentSettings,
+    trainer_tool::TrainerToolError,
+};
+
+/// How often the lease is looked at when nothing else happens.
+const TICK: Duration = Duration::from_millis(100);
+/// How often at most a change is reported before the next report is due.
+const REPORT_SPACING: Duration = Duration::from_millis(100);
+/// Places in the outbox that output leaves to everything else.
+const OUTBOX_ROOM_MIN: usize = OUTBOX_MAX - 4;
+/// How long trainers and deliveries may take when the agent ends.
+pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+/// How long the goodbye may take.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where everything that happens comes in.
+pub(crate) struct Inbox {
+    pub(crate) session: mpsc::Receiver<SessionEvent>,
+    pub(crate) attempts: mpsc::Receiver<(AttemptKey, AttemptUpdate)>,
+    pub(crate) checkpoints: mpsc::Receiver<(CheckpointId, ReplicaState)>,
+    pub(crate) inventories: mpsc::Receiver<Inventory>,
+    pub(crate) measured: mpsc::Receiver<(Device, Result<Calibration, TrainerToolError>)>,
+    pub(crate) output_grew: std::sync::Arc<tokio::sync::Notify>,
+}
+
+/// One thing that happened.
+enum Event {
+    Session(SessionEvent),
+    Attempt(AttemptKey, AttemptUpdate),
+    Checkpoint(CheckpointId, ReplicaState),
+    Inventory(Box<Inventory>),
+    Measured(Device, Result<Calibration, TrainerToolError>),
+    OutputGrew,
+    Tick,
+}
+
+impl Inbox {
+    /// The next thing that happened. The session comes first: it carries the lease.
+    async fn next(&mut self, tick: &mut tokio::time::Interval) -> Event {
+        tokio::select! {
+            biased;
+            Some(event) = self.session.recv() => Event::Session(event),
+            _ = tick.tick() => Event::Tick,
+            Some((key, update)) = self.attempts.recv() => Event::Attempt(key, update),
+            Some((id, state)) = self.checkpoints.recv() => Event::Checkpoint(id, state),
+            Some(inventory) = self.inventories.recv() => Event::Inventory(Box::new(inventory)),
+            Some((device, result)) = self.measured.recv() => Event::Measured(device, result),
+            () = self.output_grew.notified() => Event::OutputGrew,
+        }
+    }
+}
+
+/// A session that stands.
+struct Session {
+    outbox: mpsc::Sender<AgentMessage>,
+    report_every: Duration,
+    sequence: u64,
+    reported_at: Option<Instant>,
+    /// Whether something has happened that is worth a report at once.
+    news: bool,
+    /// Whether an assignment has come in it.
+    assigned: bool,
+}
+
+/// All that the node knows.
+pub(crate) struct Agent {
+    pub(crate) settings: AgentSettings,
+    pub(crate) attempts: Attempts,
+    pub(crate) holdings: Holdings,
+    pub(crate) inference: Inference,
+    pub(crate) calibrator: Calibrator,
+    pub(crate) inventory: watch::Sender<Inventory>,
+    lease: Lease,
+    assignment: Option<Assignment>,
+    session: Option<Session>,
+    leaving: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        settings: AgentSettings,
+        attempts: Attempts,
+        holdings: Holdings,
+        inference: Inference,
+        calibrator: Calibrator,
+        inventory: watch::Sender<Inventory>,
+    ) -> Self {
+        Self {
+            settings,
+            attempts,
+            holdings,
+            inference,
+            calibrator,
+            inventory,
+            lease: Lease::default(),
+            assignment: None,
+            session: None,
+            leaving: false,
+        }
+    }
+
+    /// Runs until `shutdown`, then leaves in good order.
+    pub(crate) async fn run(mut self, mut inbox: Inbox, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = inbox.next(&mut tick) => self.turn(event),
+                () = &mut shutdown => break,
+            }
+        }
+        self.leaving = true;
+        tracing::info!("leaving: trainers write their last checkpoints");
+        let settled = async {
+            self.act();
+            while !self.attempts.all_over() {
+                let event = inbox.next(&mut tick).await;
+                self.turn(event);
+            }
+        };
+        if timeout(LEAVE_WITHIN, settled).await.is_err() {
+            tracing::warn!("not everything could be delivered in time; the rest stays here");
+        }
+        self.say_goodbye(&mut inbox).await;
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self, event: Event) {
+        // A machine that was suspended ends what it may no longer run before it hears anything.
+        self.act();
+        self.handle(event);
+        self.act();
+        self.speak();
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = BootTime::now();
+        let news = match event {
+            Event::Session(event) => self.on_session(event),
+            Event::Attempt(key, update) => self.attempts.update(key, update),
+            Event::Checkpoint(id, state) => self.holdings.update(id, state, now),
+            Event::Inventory(inventory) => {
+                self.on_inventory(*inventory);
+                false
+            }
+            Event::Measured(device, result) => {
+                let mut inventory = self.inventory.borrow().clone();
+                if self.calibrator.measured(device, result, &mut inventory) {
+                    self.on_inventory(inventory);
+                }
+                false
+            }
+            Event::OutputGrew | Event::Tick => false,
+        };
+        if let Some(session) = &mut self.session {
+            session.news |= news;
+        }
+    }
+
+    fn on_session(&mut self, event: SessionEvent) -> bool {
+        match event {
+            SessionEvent::Opened { outbox, name, report_every } => {
+                tracing::info!(%name, "connected to the coordinator");
+                self.lease.session_began();
+                self.attempts.session_began();
+                self.session = Some(Session {
+                    outbox,
+                    report_every,
+                    sequence: 0,
+                    reported_at: None,
+                    news: true,
+                    assigned: false,
+                });
+            }
+            SessionEvent::Message(message) => self.on_message(message),
+            SessionEvent::Closed => {
+                self.session = None;
+                self.inference.cancel_all();
+            }
+        }
+        false
+    }
+
+    fn on_message(&mut self, message: CoordinatorMessage) {
+        let Some(session) = &mut self.session else { return };
+        match message {
+            CoordinatorMessage::Welcome { report_every, .. } => session.report_every = report_every,
+            CoordinatorMessage::Assignment(assignment) => {
+                session.assigned = true;
+                session.news = true;
+                self.lease.set_length(assignment.lease);
+                self.assignment = Some(assignment);
+                self.attempts.extend(self.lease.stop_by());
+            }
+            CoordinatorMessage::ReportReceived { sequence } => {
+                self.attempts.report_received(sequence);
+                if self.lease.report_received(sequence) {
+                    self.attempts.extend(self.lease.stop_by());
+                }
+            }
+            CoordinatorMessage::Generation { request, order } => {
+                self.inference.answer(request, order, session.outbox.clone());
+            }
+            CoordinatorMessage::GenerationCancelled { request } => self.inference.cancel(request),
+        }
+    }
+
+    fn on_inventory(&mut self, inventory: Inventory) {
+        self.inventory.send_replace(inventory.clone());
+        if let Some(session) = &self.session {
+            // Without room now, the next session's first message says it.
+            let _full = session.outbox.try_send(AgentMessage::Inventory(Box::new(inventory)));
+        }
+    }
+
+    /// Compares what is wished with what is there, and takes the steps between them.
+    fn act(&mut self) {
+        let now = BootTime::now();
+        let assignment = self.assignment.as_ref();
+        let observed = Observed {
+            attempts: self.attempts.observe(),
+            checkpoints: self.holdings.observe(assignment, &self.attempts.in_use(), now),
+        };
+        let fresh = self.session.as_ref().is_some_and(|session| session.assigned);
+        let wish = Wish { assignment, fresh, leaving: self.leaving };
+        for step in reconcile(wish, &observed, self.lease.state(now), now) {
+            match step {
+                Step::StartAttempt(assigned) => {
+                    self.calibrator.stop();
+                    self.attempts.start(*assigned);
+                }
+                Step::StopAttempt(key, reason) => self.attempts.stop(key, reason, now),
+                Step::KillAttempt(key) => self.attempts.kill(key),
+                Step::ForgetAttempt(key) => self.attempts.forget(key),
+                Step::FetchCheckpoint(id) => self.holdings.fetch(id, now),
+                Step::DropCheckpoint(id) => self.holdings.drop_checkpoint(id),
+            }
+        }
+        if self.settings.calibrate && fresh && !self.leaving && !self.attempts.any_active() {
+            self.calibrator.work(&self.inventory.borrow());
+        }
+    }
+
+    /// Sends what is due: a report, and new output.
+    fn speak(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        self.attempts.send_output(&session.outbox, OUTBOX_ROOM_MIN);
+        let wait = if session.news { REPORT_SPACING } else { session.report_every };
+        if session.reported_at.is_some_and(|reported_at| reported_at.elapsed() < wait) {
+            return;
+        }
+        session.sequence += 1;
+        let report = Report {
+            sequence: session.sequence,
+            attempts: self.attempts.reports(),
+            replicas: self.holdings.reports(),
+            disk_free_bytes: disk(&self.settings.state).1,
+        };
+        // The lease runs from before the sending.
+        let now = BootTime::now();
+        // Without room the network is behind; a later report says the same and more.
+        if session.outbox.try_send(AgentMessage::Report(report)).is_ok() {
+            self.lease.report_sent(session.sequence, now);
+            self.attempts.report_sent(session.sequence);
+            session.news = false;
+            session.reported_at = Some(Instant::now());
+        }
+    }
+
+    /// The last words: how everything ended, and that nothing more will come.
+    async fn say_goodbye(mut self, inbox: &mut Inbox) {
+        if let Some(session) = &mut self.session {
+            session.reported_at = None;
+        }
+        self.speak();
+        let Some(session) = self.session.take() else { return };
+        let said = async {
+            // A full outbox is emptied by the session, or closed with it.
+            let _closed = session.outbox.send(AgentMessage::Goodbye).await;
+            drop(session);
+            while let Some(event) = inbox.session.recv().await {
+                if matches!(event, SessionEvent::Closed) {
+                    return;
+                }
+            }
+        };
+        if timeout(GOODBYE_WITHIN, said).await.is_err() {
+            tracing::warn!("the coordinator did not hear the goodbye; it will notice by the lease");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! One attempt, from its assignment to its end: fetch what it needs, run its trainer, deliver its checkpoints.
+//!
+//! An agent that was started again while its lease lives takes the attempt up under the same epoch, from the newest of:
+//! a finished checkpoint folder of this attempt, the last one that it committed, and the one that it was assigned. A
+//! local one counts only if its step is not below the assigned one's.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::Arc,
+};
+
+use hatchery_common::{
+    durable::{self, FileError},
+    id::CheckpointId,
+    recipe::Precision,
+    session::AssignedAttempt,
+    time::BootTime,
+    trainer::{AttemptOrder, Ending, FailureCause, Progress, TrainerCommand, TrainerEvent, Validation},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    corpora::Corpora,
+    deliver::{Delivery, Finished},
+    obtain::{ObtainError, Obtainer},
+    orphan,
+    reconcile::{AttemptKey, StopReason},
+    stderr_log::StderrLog,
+    trainer_process::{Heard, TrainerProcess},
+};
+
+/// Most bytes of output shown with a failure.
+pub(crate) const LAST_OUTPUT_BYTES_MAX: usize = 8 * 1024;
+/// The order that a trainer is given.
+const ORDER_FILE: &str = "order.json";
+/// The last checkpoint that the coordinator took.
+const COMMITTED_FILE: &str = "committed.json";
+const COMMITTED_BYTES_MAX: u64 = 4096;
+/// Where the trainer writes.
+const CHECKPOINTS_FOLDER: &str = "checkpoints";
+
+/// What an attempt is told; the newest counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Orders {
+    /// When the trainer is to stop by itself.
+    pub(crate) stop_by: Option<BootTime>,
+    /// To write a checkpoint and stop.
+    pub(crate) stop: Option<StopReason>,
+    /// To end at once.
+    pub(crate) kill: bool,
+}
+
+/// What an attempt tells.
+#[derive(Clone, Debug)]
+pub(crate) enum AttemptUpdate {
+    /// So much is here of what it needs.
+    Fetching {
+        done_bytes: u64,
+        total_bytes: u64,
+    },
+    /// It goes on from a checkpoint that is here, or made one: that one is in use.
+    Uses(CheckpointId),
+    /// Its trainer was started.
+    Starting,
+    /// Its trainer makes steps, on this device with this arithmetic.
+    Running(String),
+    Progress(Progress),
+    Validation(Validation),
+    /// Its trainer is gone, its checkpoints are on their way.
+    Delivering,
+    /// All is over.
+    Ended {
+        ending: Ending,
+        last_output: String,
+    },
+}
+
+/// What an attempt works with.
+#[derive(Clone)]
+pub(crate) struct Workshop {
+    pub(crate) trainer: PathBuf,
+    pub(crate) obtainer: Obtainer,
+    pub(crate) corpora: Corpora,
+    pub(crate) cpu_threads: u32,
+    pub(crate) free_disk_bytes_min: u64,
+    /// Told whenever a trainer wrote something for people.
+    pub(crate) output_grew: Arc<tokio::sync::Notify>,
+}
+
+/// One attempt at work.
+pub(crate) struct Attempt {
+    pub(crate) assigned: Arc<AssignedAttempt>,
+    pub(crate) folder: PathBuf,
+    pub(crate) log: StderrLog,
+    pub(crate) workshop: Workshop,
+    pub(crate) orders: watch::Receiver<Orders>,
+    pub(crate) updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
+}
+
+/// What a trainer needs.
+struct Supplies {
+    corpus: PathBuf,
+    resume_from: Option<PathBuf>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Committed {
+    checkpoint: CheckpointId,
+    step: u64,
+}
+
+impl Attempt {
+    /// Does all of it; the last update is [`AttemptUpdate::Ended`].
+    pub(crate) async fn run(mut self) {
+        let delivery = Delivery::new(
+            self.workshop.obtainer.clone(),
+            Arc::clone(&self.assigned),
+            self.workshop.free_disk_bytes_min,
+        );
+        let leftovers = Finished::in_folder(&self.checkpoints());
+        let newest_leftover = leftovers.last().cloned();
+        if let Some(newest) = &newest_leftover {
+            delivery.keep(&newest.folder);
+        }
+        leftovers.into_iter().for_each(|finished| delivery.add(finished));
+        let delivering = AbortOnDropHandle::new(tokio::spawn(delivery.clone().run(self.on_delivered())));
+
+        let ending =
+            if self.assigned.stop { Ending::Stopped } else { self.train(&delivery, newest_leftover).await };
+        self.tell(AttemptUpdate::Delivering).await;
+        delivery.close();
+        if delivering.await.is_err() {
+            tracing::error!(job = %self.assigned.job, "the delivery of checkpoints broke off");
+        }
+        let failed = matches!(ending, Ending::Failed { .. });
+        let last_output = if failed { self.log.tail(LAST_OUTPUT_BYTES_MAX) } else { String::new() };
+        self.tell(AttemptUpdate::Ended { ending, last_output }).await;
+    }
+
+    async fn train(&mut self, delivery: &Delivery, leftover: Option<Finished>) -> Ending {
+        let mut orders = self.orders.clone();
+        let supplies = tokio::select! {
+            supplies = self.supplies(leftover) => supplies,
+            ending = told_to_end(&mut orders) => return ending,
+        };
+        let order = match supplies {
+            Ok(supplies) => self.order(supplies),
+            Err(ending) => return ending,
+        };
+        self.tell(AttemptUpdate::Starting).await;
+        let process = match self.start(&order).await {
+            Ok(process) => process,
+            Err(ending) => return ending,
+        };
+        self.listen(process, delivery).await
+    }
+
+    /// Gets corpus and checkpoint, however long it takes; an error is how the attempt ends.
+    async fn supplies(&self, leftover: Option<Finished>) -> Result<Supplies, Ending> {
+        let mut retries = self.workshop.obtainer.link().retries();
+        loop {
+            match self.try_supplies(leftover.as_ref()).await {
+                Ok(supplies) => return Ok(supplies),
+                Err(error) if error.is_final() => {
+                    return Err(failed(
+                        FailureCause::BadInput,
+                        format!("what it needs cannot be had: {error}"),
+                    ));
+                }
+                Err(error) => {
+                    tracing::warn!(job = %self.assigned.job.short(), %error, "an attempt waits for what it needs");
+                }
+            }
+            retries.wait().await;
+        }
+    }
+
+    async fn try_supplies(&self, leftover: Option<&Finished>) -> Result<Supplies, ObtainError> {
+        let told = |done_bytes, total_bytes| {
+            // One of many: the next says more.
+            let _full = self.updates.try_send((
+                AttemptKey::of(&self.assigned),
+                AttemptUpdate::Fetching { done_bytes, total_bytes },
+            ));
+        };
+        let corpus = self.workshop.corpora.obtain(self.assigned.spec.dataset, told).await?;
+        let resume_from = self.resume_from(leftover, told).await?;
+        Ok(Supplies { corpus, resume_from })
+    }
+
+    async fn resume_from(
+        &self,
+        leftover: Option<&Finished>,
+        told: impl Fn(u64, u64) + Send,
+    ) -> Result<Option<PathBuf>, ObtainError> {
+        let obtainer = &self.workshop.obtainer;
+        let assigned_step = match self.assigned.resume_from {
+            Some(id) => obtainer.manifest(id).await?.step,
+            None => 0,
+        };
+        let committed = self.committed().filter(|committed| committed.step >= assigned_step);
+        let local_step = committed.as_ref().map_or(assigned_step, |committed| committed.step);
+        if let Some(leftover) = leftover.filter(|leftover| leftover.step >= local_step) {
+            return Ok(Some(leftover.folder.clone()));
+        }
+        let Some(id) = committed.map(|committed| committed.checkpoint).or(self.assigned.resume_from) else {
+            return Ok(None);
+        };
+        self.tell(AttemptUpdate::Uses(id)).await;
+        obtainer.obtain(id, told).await?;
+        Ok(obtainer.store().folder(id))
+    }
+
+    fn committed(&self) -> Option<Committed> {
+        let text = durable::read_limited(&self.folder.join(COMMITTED_FILE), COMMITTED_BYTES_MAX).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn on_delivered(&self) -> impl Fn(CheckpointId, u64) + Send + use<> {
+        let (path, updates) = (self.folder.join(COMMITTED_FILE), self.updates.clone());
+        let key = AttemptKey::of(&self.assigned);
+        move |checkpoint, step| {
+            let text =
+                serde_json::to_vec(&Committed { checkpoint, step }).expect("two numbers are always JSON");
+            if let Err(error) = durable::write_atomically(&path, &text) {
+                tracing::warn!(%error, "cannot note which checkpoint was committed");
+            }
+            // Only if it is told is the checkpoint kept from being dropped; it could be fetched again.
+            let _full = updates.try_send((key, AttemptUpdate::Uses(checkpoint)));
+        }
+    }
+
+    fn order(&self, supplies: Supplies) -> AttemptOrder {
+        let spec = &self.assigned.spec;
+        AttemptOrder {
+            job: self.assigned.job,
+            epoch: self.assigned.epoch,
+            model: spec.model.clone(),
+            train: spec.train.clone(),
+            corpus: supplies.corpus,
+            device: self.assigned.device,
+            threads: self.workshop.cpu_threads,
+            checkpoints: self.checkpoints(),
+            resume_from: supplies.resume_from,
+            lease_until: self.orders.borrow().stop_by,
+        }
+    }
+
+    async fn start(&self, order: &AttemptOrder) -> Result<TrainerProcess, Ending> {
+        let path = self.folder.join(ORDER_FILE);
+        let text = serde_json::to_vec_pretty(order).expect("an order is always JSON");
+        let written =
+            durable::create_folder(&order.checkpoints).and_then(|()| durable::write_atomically(&path, &text));
+        written.map_err(|error: FileError| failed(FailureCause::Storage, error.to_string()))?;
+        let grew = Arc::clone(&self.workshop.output_grew);
+        let program = &self.workshop.trainer;
+        let process =
+            TrainerProcess::start(program, &path, &self.log, move || grew.notify_one()).map_err(|error| {
+                let message = format!("cannot start the trainer {}: {error}", program.display());
+                failed(FailureCause::Unavailable, message)
+            })?;
+        if let Err(error) = orphan::note(&self.folder, process.id()) {
+            tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
+        }
+        tracing::info!(job = %self.assigned.job.short(), epoch = %self.assigned.epoch, process = process.id(),
+            device = %self.assigned.device, "trainer started");
+        Ok(process)
+    }
+
+    async fn listen(&mut self, mut process: TrainerProcess, delivery: &Delivery) -> Ending {
+        let mut orders = self.orders.clone();
+        orders.mark_changed();
+        let mut obeyed = Orders::default();
+        let mut said = None;
+        let status = loop {
+            tokio::select! {
+                heard = process.hear() => match heard {
+                    Heard::Event(TrainerEvent::Ended(ending)) => said = Some(ending),
+                    Heard::Event(event) => self.pass_on(event, delivery).await,
+                    Heard::Exited(status) => break status,
+                },
+                // The agent's own end drops this whole attempt, and kills the trainer.
+                Ok(()) = orders.changed() => {
+                    let newest = *orders.borrow_and_update();
+                    obey(&process, obeyed, newest);
+                    obeyed = newest;
+                }
+            }
+        };
+        drop(process);
+        orphan::forget(&self.folder);
+        ending_of(said, status, *orders.borrow())
+    }
+
+    async fn pass_on(&self, event: TrainerEvent, delivery: &Delivery) {
+        match event {
+            TrainerEvent::Started { device, precision, .. } => {
+                let precision = match precision {
+                    Precision::Bf16 => "bf16",
+                    Precision::F32 | Precision::Auto => "f32",
+                };
+                self.tell(AttemptUpdate::Running(format!("{device}, {precision}"))).await;
+            }
+            TrainerEvent::Progress(progress) => self.tell(AttemptUpdate::Progress(progress)).await,
+            TrainerEvent::Validation(validation) => self.tell(AttemptUpdate::Validation(validation)).await,
+            TrainerEvent::Checkpoint { folder, step, metrics } => {
+                // A trainer says nothing else, but it is another process.
+                if folder.parent() == Some(&self.checkpoints()) {
+                    delivery.add(Finished { folder, step, metrics });
+                } else {
+                    tracing::warn!(folder = %folder.display(), "a trainer named a checkpoint outside its folder");
+                }
+            }
+            TrainerEvent::Ended(_) => {}
+        }
+    }
+
+    async fn tell(&self, update: AttemptUpdate) {
+        // Nobody listens any more only when the agent ends, and this attempt with it.
+        let _nobody = self.updates.send((AttemptKey::of(&self.assigned), update)).await;
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.folder.join(CHECKPOINTS_FOLDER)
+    }
+}
+
+/// Waits until told to stop or to end; gives how that ends an attempt that has no trainer yet.
+async fn told_to_end(orders: &mut watch::Receiver<Orders>) -> Ending {
+    let told = orders.wait_for(|orders| orders.kill || orders.stop.is_some()).await.map(|orders| *orders);
+    match told {
+        Ok(orders) => stopped_ending(orders),
+        // The agent ends, and this attempt with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Does what is new in the orders.
+fn obey(process: &TrainerProcess, before: Orders, now: Orders) {
+    if now.kill {
+        process.kill();
+    } else if now.stop.is_some() && before.stop.is_none() {
+        process.terminate();
+    }
+    if let Some(until) = now.stop_by.filter(|_| now.stop_by != before.stop_by) {
+        process.tell(TrainerCommand::Lease { until });
+    }
+}
+
+/// How a run ended, from its own words, its exit, and what it was told.
+fn ending_of(said: Option<Ending>, status: ExitStatus, orders: Orders) -> Ending {
+    match said {
+        Some(Ending::Stopped) if orders.stop == Some(StopReason::LeaseEnds) => Ending::LeaseExpired,
+        Some(said) => said,
+        None if orders.kill || orders.stop.is_some() => stopped_ending(orders),
+        None => {
+            failed(FailureCause::Crashed, format!("the trainer ended without a word: {}", in_words(status)))
+        }
+    }
+}
+
+fn stopped_ending(orders: Orders) -> Ending {
+    match orders.stop {
+        Some(StopReason::Asked | StopReason::Leaving) => Ending::Stopped,
+        Some(StopReason::LeaseEnds) | None => Ending::LeaseExpired,
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(9)) => "killed by signal 9, as a system does that runs out of memory".to_owned(),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn failed(cause: FailureCause, message: String) -> Ending {
+    Ending::Failed { cause, message }
+}
+
+/// The folder of an attempt: `JOB-EPOCH`.
+pub(crate) fn folder_name(key: AttemptKey) -> String {
+    format!("{}-{}", key.job, key.epoch)
+}
+
+/// The attempt that a folder belongs to.
+pub(crate) fn key_of_folder(path: &Path) -> Option<AttemptKey> {
+    let (job, epoch) = path.file_name()?.to_str()?.split_once('-')?;
+    Some(AttemptKey { job: job.parse().ok()?, epoch: hatchery_common::id::Epoch(epoch.parse().ok()?) })
+}

@@ -1,0 +1,318 @@
+//! The attempts of this node as the agent's loop sees them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hatchery_common::{
+    device::Device,
+    durable,
+    id::CheckpointId,
+    session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, LOG_CHUNK_BYTES_MAX},
+    time::BootTime,
+    trainer::{Ending, FailureCause},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    attempt::{Attempt, AttemptUpdate, Orders, Workshop, folder_name, key_of_folder},
+    files::{blocking, remove_folder},
+    reconcile::{AttemptKey, LocalAttempt, LocalPhase, StopReason},
+    stderr_log::StderrLog,
+};
+
+/// All attempts known here.
+pub(crate) struct Attempts {
+    folder: PathBuf,
+    workshop: Workshop,
+    updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
+    known: BTreeMap<AttemptKey, Known>,
+    stop_by: Option<BootTime>,
+}
+
+struct Known {
+    phase: LocalPhase,
+    device: Option<Device>,
+    report: AttemptReport,
+    uses: Option<CheckpointId>,
+    work: Option<Work>,
+}
+
+/// An attempt that was started by this agent.
+struct Work {
+    orders: watch::Sender<Orders>,
+    task: AbortOnDropHandle<()>,
+    output: Output,
+}
+
+/// How much of the trainer's output the coordinator has.
+struct Output {
+    log: StderrLog,
+    sent: u64,
+    received: u64,
+    /// A report that was sent after so many bytes.
+    awaited: Option<(u64, u64)>,
+}
+
+impl Attempts {
+    /// Finds what an earlier agent left in `folder`, which must exist.
+    pub(crate) fn open(
+        folder: &Path,
+        workshop: Workshop,
+        updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
+    ) -> io::Result<Self> {
+        let mut known = BTreeMap::new();
+        for entry in fs::read_dir(folder)? {
+            match key_of_folder(&entry?.path()) {
+                Some(key) => known.insert(key, Known::new(key, LocalPhase::Leftover, None)),
+                None => continue,
+            };
+        }
+        Ok(Self { folder: folder.to_owned(), workshop, updates, known, stop_by: None })
+    }
+
+    /// The folders of all attempts known.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        self.known.keys().map(|key| self.folder.join(folder_name(*key))).collect()
+    }
+
+    pub(crate) fn observe(&self) -> Vec<LocalAttempt> {
+        let local = self.known.iter().map(|(key, known)| LocalAttempt {
+            key: *key,
+            device: known.device,
+            phase: known.phase,
+        });
+        local.collect()
+    }
+
+    /// The checkpoints that attempts go on from, or would after a crash.
+    pub(crate) fn in_use(&self) -> BTreeSet<CheckpointId> {
+        self.known
+            .values()
+            .filter(|known| known.phase != LocalPhase::Ended)
+            .filter_map(|known| known.uses)
+            .collect()
+    }
+
+    /// Whether a trainer may be running.
+    pub(crate) fn any_active(&self) -> bool {
+        self.known
+            .values()
+            .any(|known| matches!(known.phase, LocalPhase::Active | LocalPhase::Stopping { .. }))
+    }
+
+    /// Whether all that was begun is over.
+    pub(crate) fn all_over(&self) -> bool {
+        self.known.values().all(|known| matches!(known.phase, LocalPhase::Leftover | LocalPhase::Ended))
+    }
+
+    /// Takes up an attempt.
+    pub(crate) fn start(&mut self, assigned: AssignedAttempt) {
+        let key = AttemptKey::of(&assigned);
+        let phase = if assigned.stop { LocalPhase::Delivering } else { LocalPhase::Active };
+        let mut known = Known::new(key, phase, Some(assigned.device));
+        known.uses = assigned.resume_from;
+        let folder = self.folder.join(folder_name(key));
+        let log = durable::create_folder(&folder)
+            .map_err(|error| error.to_string())
+            .and_then(|()| StderrLog::open(&folder).map_err(|error| error.to_string()));
+        match log {
+            Ok(log) => {
+                let (orders, receiver) =
+                    watch::channel(Orders { stop_by: self.stop_by, ..Orders::default() });
+                let attempt = Attempt {
+                    assigned: Arc::new(assigned),
+                    folder,
+                    log: log.clone(),
+                    workshop: self.workshop.clone(),
+                    orders: receiver,
+                    updates: self.updates.clone(),
+                };
+                let task =
+                    AbortOnDropHandle::new(tokio::spawn(run_guarded(key, attempt, self.updates.clone())));
+                known.work = Some(Work { orders, task, output: Output::new(log) });
+            }
+            Err(error) => {
+                let message = format!("the attempt's folder cannot be used: {error}");
+                let ending = Ending::Failed { cause: FailureCause::Storage, message };
+                known.apply(AttemptUpdate::Ended { ending, last_output: String::new() });
+            }
+        }
+        self.known.insert(key, known);
+    }
+
+    /// Tells one to write a checkpoint and stop.
+    pub(crate) fn stop(&mut self, key: AttemptKey, reason: StopReason, now: BootTime) {
+        if let Some(known) = self.known.get_mut(&key) {
+            tracing::info!(job = %key.job.short(), ?reason, "an attempt is told to stop");
+            known.phase = LocalPhase::Stopping { since: now };
+            known.report.phase = AttemptPhase::Stopping;
+            known.order(|orders| orders.stop = Some(reason));
+        }
+    }
+
+    /// Ends one at once. It counts as running until its process is gone.
+    pub(crate) fn kill(&self, key: AttemptKey) {
+        if let Some(known) = self.known.get(&key) {
+            known.order(|orders| orders.kill = true);
+        }
+    }
+
+    /// Forgets one that nobody wants to hear of.
+    pub(crate) fn forget(&mut self, key: AttemptKey) {
+        let Some(known) = self.known.remove(&key) else { return };
+        let folder = self.folder.join(folder_name(key));
+        tokio::spawn(async move {
+            if let Some(work) = known.work {
+                work.task.abort();
+                // However it ended, it is at work no longer.
+                let _ended = work.task.await;
+            }
+            if let Err(error) = blocking(move || remove_folder(&folder)).await {
+                tracing::warn!(%error, "an attempt's folder cannot be removed");
+            }
+        });
+    }
+
+    /// The lease runs longer now.
+    pub(crate) fn extend(&mut self, stop_by: Option<BootTime>) {
+        self.stop_by = stop_by;
+        self.known.values().for_each(|known| known.order(|orders| orders.stop_by = stop_by));
+    }
+
+    /// Takes what an attempt says; true if that is worth a report at once.
+    pub(crate) fn update(&mut self, key: AttemptKey, update: AttemptUpdate) -> bool {
+        self.known.get_mut(&key).is_some_and(|known| known.apply(update))
+    }
+
+    /// What the coordinator is told.
+    pub(crate) fn reports(&self) -> Vec<AttemptReport> {
+        let told = self.known.values().filter(|known| known.phase != LocalPhase::Leftover);
+        told.map(|known| known.report.clone()).collect()
+    }
+
+    /// A new session: what the old one may have lost is sent again.
+    pub(crate) fn session_began(&mut self) {
+        for output in self.outputs() {
+            output.sent = output.received;
+            output.awaited = None;
+        }
+    }
+
+    /// A report was sent, after all output up to here.
+    pub(crate) fn report_sent(&mut self, sequence: u64) {
+        for output in self.outputs() {
+            output.awaited.get_or_insert((sequence, output.sent));
+        }
+    }
+
+    /// A report was received, and so was what had been sent before it.
+    pub(crate) fn report_received(&mut self, sequence: u64) {
+        for output in self.outputs() {
+            if let Some((_, sent)) = output.awaited.take_if(|(awaited, _)| *awaited <= sequence) {
+                output.received = sent;
+            }
+        }
+    }
+
+    /// Sends new output for as long as there is room for more than `room_min` further messages.
+    pub(crate) fn send_output(&mut self, outbox: &mpsc::Sender<AgentMessage>, room_min: usize) {
+        for (key, known) in &mut self.known {
+            let Some(Work { output, .. }) = &mut known.work else { continue };
+            while output.sent < output.log.end() && outbox.capacity() > room_min {
+                let Ok((offset, text)) = output.log.read(output.sent, LOG_CHUNK_BYTES_MAX) else { break };
+                output.sent = offset + text.len() as u64;
+                let lines = AgentMessage::LogLines { job: key.job, epoch: key.epoch, offset, text };
+                if outbox.try_send(lines).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn outputs(&mut self) -> impl Iterator<Item = &mut Output> {
+        self.known.values_mut().filter_map(|known| known.work.as_mut()).map(|work| &mut work.output)
+    }
+}
+
+impl Known {
+    fn new(key: AttemptKey, phase: LocalPhase, device: Option<Device>) -> Self {
+        let report = AttemptReport {
+            job: key.job,
+            epoch: key.epoch,
+            phase: AttemptPhase::Fetching { done_bytes: 0, total_bytes: 0 },
+            progress: None,
+            validation: None,
+            running_on: None,
+        };
+        Self { phase, device, report, uses: None, work: None }
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        if let Some(work) = &self.work {
+            work.orders.send_modify(change);
+        }
+    }
+
+    fn apply(&mut self, update: AttemptUpdate) -> bool {
+        let report = &mut self.report;
+        // Once told to stop it is stopping, whatever else it still says.
+        let active = self.phase == LocalPhase::Active;
+        match update {
+            AttemptUpdate::Fetching { done_bytes, total_bytes } if active => {
+                report.phase = AttemptPhase::Fetching { done_bytes, total_bytes };
+                return false;
+            }
+            AttemptUpdate::Starting if active => report.phase = AttemptPhase::Starting,
+            AttemptUpdate::Running(device) => {
+                report.running_on = Some(device);
+                if active {
+                    report.phase = AttemptPhase::Running;
+                }
+            }
+            AttemptUpdate::Fetching { .. } | AttemptUpdate::Starting => return false,
+            AttemptUpdate::Uses(checkpoint) => {
+                self.uses = Some(checkpoint);
+                return false;
+            }
+            AttemptUpdate::Progress(progress) => {
+                report.progress = Some(progress);
+                return false;
+            }
+            AttemptUpdate::Validation(validation) => report.validation = Some(validation),
+            AttemptUpdate::Delivering => {
+                report.phase = AttemptPhase::Stopping;
+                self.phase = LocalPhase::Delivering;
+            }
+            AttemptUpdate::Ended { ending, last_output } => {
+                tracing::info!(job = %report.job.short(), ?ending, "an attempt has ended");
+                report.phase = AttemptPhase::Ended { ending, last_output };
+                self.phase = LocalPhase::Ended;
+            }
+        }
+        true
+    }
+}
+
+/// Runs an attempt; a fault of the agent itself ends it as any other failure does, instead of leaving it hanging.
+async fn run_guarded(key: AttemptKey, attempt: Attempt, updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>) {
+    let work = AbortOnDropHandle::new(tokio::spawn(attempt.run()));
+    if let Err(error) = work.await {
+        let ending = Ending::Failed {
+            cause: FailureCause::Crashed,
+            message: format!("a fault of the agent: {error}"),
+        };
+        // Nobody listens any more only when the agent ends.
+        let _nobody = updates.send((key, AttemptUpdate::Ended { ending, last_output: String::new() })).await;
+    }
+}
+
+impl Output {
+    fn new(log: StderrLog) -> Self {
+        Self { log, sent: 0, received: 0, awaited: None }
+    }
+}

@@ -1,0 +1,190 @@
+//! The texts that trainers read: each dataset as one file, put together from its blobs.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use hatchery_common::{
+    blob::BlobStore,
+    dataset::{DatasetManifest, SEPARATOR},
+    digest::Digest,
+    durable::{self, FileError},
+    id::{BlobId, DatasetId},
+};
+
+use crate::{
+    files::{UNFINISHED, blocking, finished_names, remove_file},
+    keyed_locks::KeyedLocks,
+    obtain::{ObtainError, Obtainer},
+};
+
+/// Corpora that are kept; the least recently used beyond them go.
+const KEPT_MAX: usize = 8;
+/// Extension of the file that holds a corpus's digest.
+const DIGEST_EXTENSION: &str = "digest";
+/// Length of that file.
+const DIGEST_BYTES_MAX: u64 = 64;
+
+/// The corpora in a folder.
+#[derive(Clone)]
+pub(crate) struct Corpora {
+    folder: PathBuf,
+    obtainer: Obtainer,
+    at_work: KeyedLocks<DatasetId>,
+}
+
+impl Corpora {
+    /// Opens the folder, which must exist.
+    pub(crate) fn open(folder: &Path, obtainer: Obtainer) -> Result<Self, FileError> {
+        finished_names(folder)?;
+        Ok(Self { folder: folder.to_owned(), obtainer, at_work: KeyedLocks::default() })
+    }
+
+    /// The corpus of a dataset, verified; fetched if it is not here or was damaged. `on_bytes` hears how many bytes are
+    /// here, and of how many.
+    pub(crate) async fn obtain(
+        &self,
+        id: DatasetId,
+        mut on_bytes: impl FnMut(u64, u64) + Send,
+    ) -> Result<PathBuf, ObtainError> {
+        let _alone = self.at_work.lock(id).await;
+        let path = self.folder.join(id.to_string());
+        let found = path.clone();
+        if blocking(move || is_intact(&found)).await {
+            touch(&path);
+            return Ok(path);
+        }
+        let manifest = self.obtainer.link().clients().await.agents.dataset_manifest(id).await?;
+        let blobs: Vec<BlobId> = manifest.files().iter().map(|file| file.blob).collect();
+        let pins = self.obtainer.store().pin(blobs.clone());
+        let total_bytes = manifest.corpus_bytes();
+        let mut done_bytes = 0;
+        self.obtainer
+            .blobs(&blobs, |more_bytes| {
+                done_bytes += more_bytes;
+                on_bytes(done_bytes.min(total_bytes), total_bytes);
+            })
+            .await?;
+        let (corpora, target) = (self.clone(), path.clone());
+        blocking(move || {
+            let made = corpora.assemble(&manifest, &target);
+            drop(pins);
+            corpora.obtainer.store().remove_unused(&blobs)?;
+            corpora.remove_oldest();
+            made.map_err(|error| ObtainError::Corpus(error.to_string()))
+        })
+        .await?;
+        Ok(path)
+    }
+
+    /// Writes the files one after the other. The digest is written last and belongs to the bytes that were written.
+    fn assemble(&self, manifest: &DatasetManifest, path: &Path) -> Result<(), CorpusError> {
+        let failed = |error| FileError::new("write", path, error);
+        let unfinished =
+            tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder).map_err(failed)?;
+        let mut corpus =
+            Digesting { file: BufWriter::new(unfinished.as_file()), hasher: blake3::Hasher::new(), len: 0 };
+        for (index, file) in manifest.files().iter().enumerate() {
+            if index > 0 {
+                corpus.write_all(SEPARATOR).map_err(failed)?;
+            }
+            copy_blob(self.obtainer.store().blobs(), file.blob, &mut corpus, path)?;
+        }
+        corpus.flush().map_err(failed)?;
+        let (found, expected) = (corpus.len, manifest.corpus_bytes());
+        let digest = Digest::from_bytes(*corpus.hasher.finalize().as_bytes());
+        drop(corpus);
+        if found != expected {
+            return Err(CorpusError::Length { found, expected });
+        }
+        durable::sync_file(unfinished.as_file(), path)?;
+        remove_file(&digest_path(path))?;
+        durable::rename(&unfinished.into_temp_path().keep().map_err(|error| failed(error.error))?, path)?;
+        durable::write_atomically(&digest_path(path), digest.to_string().as_bytes())?;
+        Ok(())
+    }
+
+    fn remove_oldest(&self) {
+        let mut corpora: Vec<(SystemTime, PathBuf)> = fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_none())
+            .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+            .collect();
+        corpora.sort();
+        for (_, path) in corpora.iter().rev().skip(KEPT_MAX) {
+            if let Err(error) = remove_file(&digest_path(path)).and_then(|()| remove_file(path)) {
+                tracing::warn!(%error, "an old corpus cannot be removed");
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CorpusError {
+    #[error(transparent)]
+    Blob(#[from] hatchery_common::blob::BlobError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("it has {found} bytes, but its description says {expected}")]
+    Length { found: u64, expected: u64 },
+}
+
+fn copy_blob(blobs: &BlobStore, id: BlobId, corpus: &mut impl Write, path: &Path) -> Result<(), CorpusError> {
+    let reader = blobs.reader(id)?;
+    for index in 0..reader.manifest().piece_count() {
+        let piece = reader.read_piece(index)?;
+        corpus.write_all(&piece).map_err(|error| FileError::new("write", path, error))?;
+    }
+    Ok(())
+}
+
+/// Whether a corpus is here and still has the digest that it was written with.
+fn is_intact(path: &Path) -> bool {
+    let Ok(written) = durable::read_limited(&digest_path(path), DIGEST_BYTES_MAX) else { return false };
+    let mut hasher = blake3::Hasher::new();
+    let hashed = File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    let intact = hashed.is_ok() && hasher.finalize().to_hex().as_bytes() == written;
+    if !intact {
+        tracing::warn!(corpus = %path.display(), "a corpus is damaged here; it is fetched again");
+    }
+    intact
+}
+
+/// Marks a corpus as just used.
+fn touch(path: &Path) {
+    let touched =
+        File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    if let Err(error) = touched {
+        tracing::debug!(%error, corpus = %path.display(), "cannot note that a corpus is in use");
+    }
+}
+
+fn digest_path(path: &Path) -> PathBuf {
+    path.with_extension(DIGEST_EXTENSION)
+}
+
+/// Hashes and counts what it writes.
+struct Digesting<W> {
+    file: W,
+    hasher: blake3::Hasher,
+    len: u64,
+}
+
+impl<W: Write> Write for Digesting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,231 @@
+//! Bringing the checkpoints of one attempt to the coordinator: in their order, again and again until they are taken or
+//! turn out to be fenced off.
+//!
+//! What waits lies in the attempt's folder as the trainer wrote it, so it survives the agent. When the disk grows too
+//! full, older ones that still wait give way to the newest.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hatchery_common::{
+    blob::BlobError,
+    checkpoint::{CheckpointFile, CheckpointManifest, TRAINING_FILE, TrainingCursor},
+    durable,
+    id::{BlobId, CheckpointId},
+    session::AssignedAttempt,
+    trainer::Metrics,
+};
+use hatchery_proto::{client::CallError, transfer::TransferError};
+use tokio::sync::Notify;
+
+use crate::{
+    checkpoint_store::CheckpointStoreError,
+    files::{blocking, remove_folder},
+    obtain::Obtainer,
+};
+
+/// How often the coordinator may refuse a checkpoint before it is given up: the first refusal may be about blobs that
+/// got lost on the way.
+const REFUSALS_MAX: u32 = 3;
+/// Longest `training.json`.
+const CURSOR_BYTES_MAX: u64 = 1 << 20;
+
+/// A checkpoint folder that a trainer has finished.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub(crate) folder: PathBuf,
+    pub(crate) step: u64,
+    pub(crate) metrics: Metrics,
+}
+
+impl Finished {
+    /// The finished checkpoints in a folder, oldest first: what an earlier agent left.
+    pub(crate) fn in_folder(folder: &Path) -> Vec<Self> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut found: Vec<Self> = entries.filter_map(|entry| Self::read(&entry.path())).collect();
+        found.sort_by_key(|finished| finished.step);
+        found
+    }
+
+    fn read(folder: &Path) -> Option<Self> {
+        let complete = CheckpointManifest::FILES.iter().all(|name| folder.join(name).is_file());
+        let text = durable::read_limited(&folder.join(TRAINING_FILE), CURSOR_BYTES_MAX).ok()?;
+        let cursor: TrainingCursor = serde_json::from_slice(&text).ok()?;
+        // The trainer gives the name last, so another name means that it was not finished.
+        let named = folder.file_name()?.to_str()? == hatchery_common::checkpoint::folder_name(cursor.step);
+        (complete && named).then(|| Self {
+            folder: folder.to_owned(),
+            step: cursor.step,
+            metrics: cursor.metrics,
+        })
+    }
+}
+
+/// The queue of one attempt; clones share it.
+#[derive(Clone)]
+pub(crate) struct Delivery {
+    obtainer: Obtainer,
+    attempt: Arc<AssignedAttempt>,
+    queue: Arc<Mutex<Queue>>,
+    changed: Arc<Notify>,
+    free_disk_bytes_min: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Finished>,
+    closed: bool,
+    /// The folder that the trainer goes on from: it stays.
+    kept: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DeliverError {
+    #[error("the coordinator: {0}")]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Store(#[from] CheckpointStoreError),
+}
+
+impl Delivery {
+    pub(crate) fn new(obtainer: Obtainer, attempt: Arc<AssignedAttempt>, free_disk_bytes_min: u64) -> Self {
+        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), free_disk_bytes_min }
+    }
+
+    /// Adds a finished checkpoint.
+    pub(crate) fn add(&self, finished: Finished) {
+        // Without a figure the disk counts as full enough to be careful.
+        let free_bytes = self.obtainer.store().blobs().free_bytes().unwrap_or(0);
+        let superseded: Vec<Finished> = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.waiting.push_back(finished);
+            // The first is being delivered just now.
+            let last = queue.waiting.len() - 1;
+            if free_bytes < self.free_disk_bytes_min && last > 1 {
+                queue.waiting.drain(1..last).collect()
+            } else {
+                Vec::new()
+            }
+        };
+        for finished in superseded {
+            tracing::warn!(job = %self.attempt.job, step = finished.step,
+                "the disk is nearly full: a checkpoint that waits for the coordinator gives way to a newer one");
+            self.remove(&finished);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Keeps a folder after its delivery, because the trainer reads it.
+    pub(crate) fn keep(&self, folder: &Path) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).kept = Some(folder.to_owned());
+    }
+
+    /// No more will come: [`Delivery::run`] ends when all are delivered.
+    pub(crate) fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Delivers until closed and empty. `delivered` hears of each that was taken.
+    pub(crate) async fn run(self, delivered: impl Fn(CheckpointId, u64) + Send) {
+        loop {
+            let next = {
+                let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if queue.closed && queue.waiting.is_empty() {
+                    return;
+                }
+                queue.waiting.front().cloned()
+            };
+            let Some(next) = next else {
+                self.changed.notified().await;
+                continue;
+            };
+            if let Some(id) = self.deliver(&next).await {
+                delivered(id, next.step);
+            }
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.pop_front();
+            self.remove(&next);
+        }
+    }
+
+    /// Delivers one, however long that takes. None: it is of no use to the coordinator.
+    async fn deliver(&self, finished: &Finished) -> Option<CheckpointId> {
+        let (job, step) = (self.attempt.job.short(), finished.step);
+        let mut retries = self.obtainer.link().retries();
+        let mut refusals = 0;
+        loop {
+            match self.try_deliver(finished).await {
+                Ok(id) => {
+                    tracing::info!(%job, step, checkpoint = %id.short(), "checkpoint committed");
+                    return Some(id);
+                }
+                Err(DeliverError::Call(CallError::Refused(why))) => {
+                    refusals += 1;
+                    if refusals == REFUSALS_MAX {
+                        tracing::warn!(%job, step, why, "the coordinator does not want this checkpoint; it is dropped");
+                        return None;
+                    }
+                }
+                Err(error) => tracing::warn!(%job, step, %error, "a checkpoint waits to be delivered"),
+            }
+            retries.wait().await;
+        }
+    }
+
+    async fn try_deliver(&self, finished: &Finished) -> Result<CheckpointId, DeliverError> {
+        let (store, attempt, source) =
+            (self.obtainer.store().clone(), Arc::clone(&self.attempt), finished.clone());
+        let manifest = blocking(move || take_over(store.blobs(), &attempt, &source)).await?;
+        let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
+        let _pins = self.obtainer.store().pin(blobs.clone());
+        let clients = self.obtainer.link().clients().await;
+        clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
+        let id = clients.agents.commit_checkpoint(&manifest).await?;
+        let store = self.obtainer.store().clone();
+        blocking(move || store.install(&manifest)).await?;
+        Ok(id)
+    }
+
+    fn remove(&self, finished: &Finished) {
+        let kept = self.queue.lock().unwrap_or_else(PoisonError::into_inner).kept.clone();
+        if kept.as_ref() != Some(&finished.folder)
+            && let Err(error) = remove_folder(&finished.folder)
+        {
+            tracing::warn!(%error, "a delivered checkpoint's folder cannot be removed");
+        }
+    }
+}
+
+/// Copies the files into the blob store and says what they are.
+fn take_over(
+    blobs: &hatchery_common::blob::BlobStore,
+    attempt: &AssignedAttempt,
+    finished: &Finished,
+) -> Result<CheckpointManifest, BlobError> {
+    let files = CheckpointManifest::FILES
+        .iter()
+        .map(|name| {
+            let blob = blobs.put_file(&finished.folder.join(name))?;
+            let size_bytes = blobs.size(blob).ok_or(BlobError::NotFound { id: blob })?;
+            Ok(CheckpointFile { name: (*name).to_owned(), blob, size_bytes })
+        })
+        .collect::<Result<_, BlobError>>()?;
+    Ok(CheckpointManifest {
+        job: attempt.job,
+        epoch: attempt.epoch,
+        step: finished.step,
+        parent: attempt.resume_from,
+        dataset: attempt.spec.dataset,
+        model: attempt.spec.model.clone(),
+        block: attempt.spec.train.raw().block,
+        metrics: finished.metrics,
+        files,
+    })
+}

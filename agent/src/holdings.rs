@@ -1,0 +1,156 @@
+//! The checkpoints of this node as the agent's loop sees them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use hatchery_common::{
+    id::CheckpointId,
+    session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
+    time::BootTime,
+};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    backoff::Backoff,
+    files::blocking,
+    reconcile::{CheckpointPhase, LocalCheckpoint},
+    replica::ReplicaMaker,
+};
+
+/// First and longest wait before a failed replica is tried again.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(60);
+
+/// All checkpoints here, and those on their way.
+pub(crate) struct Holdings {
+    maker: ReplicaMaker,
+    updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
+    known: BTreeMap<CheckpointId, Holding>,
+}
+
+struct Holding {
+    phase: CheckpointPhase,
+    state: Option<ReplicaState>,
+    wished_at: BootTime,
+    backoff: Backoff,
+    work: Option<AbortOnDropHandle<()>>,
+}
+
+impl Holding {
+    fn new(phase: CheckpointPhase, now: BootTime) -> Self {
+        Self {
+            phase,
+            state: None,
+            wished_at: now,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST),
+            work: None,
+        }
+    }
+}
+
+impl Holdings {
+    pub(crate) fn new(maker: ReplicaMaker, updates: mpsc::Sender<(CheckpointId, ReplicaState)>) -> Self {
+        Self { maker, updates, known: BTreeMap::new() }
+    }
+
+    /// Brings what is known up to what is on the disk: attempts put checkpoints there too. Then says what is here.
+    pub(crate) fn observe(
+        &mut self,
+        assignment: Option<&Assignment>,
+        in_use: &BTreeSet<CheckpointId>,
+        now: BootTime,
+    ) -> Vec<LocalCheckpoint> {
+        let here: BTreeSet<CheckpointId> = self.maker.obtainer.store().ids().into_iter().collect();
+        for id in &here {
+            self.known.entry(*id).or_insert_with(|| Holding::new(CheckpointPhase::Held, now));
+        }
+        let wished: BTreeSet<CheckpointId> =
+            assignment.into_iter().flat_map(|assignment| assignment.checkpoints.iter().copied()).collect();
+        for (id, holding) in &mut self.known {
+            if wished.contains(id) || in_use.contains(id) {
+                holding.wished_at = now;
+            }
+            // Found damaged and removed by whoever needed it.
+            if matches!(holding.phase, CheckpointPhase::Ready | CheckpointPhase::Held) && !here.contains(id) {
+                holding.phase = CheckpointPhase::Failed { retry_at: now };
+                holding.state =
+                    Some(ReplicaState::Failed { why: "it was damaged here; it is fetched again".into() });
+            }
+        }
+        let local = self.known.iter().map(|(id, holding)| LocalCheckpoint {
+            id: *id,
+            phase: holding.phase,
+            in_use: in_use.contains(id),
+            wished_at: holding.wished_at,
+        });
+        local.collect()
+    }
+
+    /// Begins to fetch and try one.
+    pub(crate) fn fetch(&mut self, id: CheckpointId, now: BootTime) {
+        let holding = self.known.entry(id).or_insert_with(|| Holding::new(CheckpointPhase::Fetching, now));
+        holding.phase = CheckpointPhase::Fetching;
+        let work = self.maker.clone().make(id, self.updates.clone());
+        holding.work = Some(AbortOnDropHandle::new(tokio::spawn(work)));
+    }
+
+    /// Removes one.
+    pub(crate) fn drop_checkpoint(&mut self, id: CheckpointId) {
+        if let Some(holding) = self.known.remove(&id) {
+            tracing::info!(checkpoint = %id.short(), "checkpoint dropped");
+            let maker = self.maker.clone();
+            tokio::spawn(async move {
+                if let Some(work) = holding.work {
+                    work.abort();
+                    // However it ended, it is at work no longer.
+                    let _ended = work.await;
+                }
+                maker.models.forget(id);
+                let store = maker.obtainer.store().clone();
+                if let Err(error) = blocking(move || store.remove(id)).await {
+                    tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint cannot be removed");
+                }
+            });
+        }
+    }
+
+    /// Takes what a worker says; true if that is worth a report at once.
+    pub(crate) fn update(&mut self, id: CheckpointId, state: ReplicaState, now: BootTime) -> bool {
+        let Some(holding) =
+            self.known.get_mut(&id).filter(|holding| holding.phase == CheckpointPhase::Fetching)
+        else {
+            return false;
+        };
+        match &state {
+            ReplicaState::Fetching { .. } => {}
+            ReplicaState::Ready { self_test_ms } => {
+                tracing::info!(checkpoint = %id.short(), self_test_ms, "checkpoint ready");
+                holding.phase = CheckpointPhase::Ready;
+                holding.backoff.reset();
+            }
+            ReplicaState::Failed { why } => {
+                tracing::warn!(checkpoint = %id.short(), why, "checkpoint not ready");
+                // A little later than the drawn wait, which may be nothing.
+                holding.phase =
+                    CheckpointPhase::Failed { retry_at: now + RETRY_FIRST + holding.backoff.next_wait() };
+            }
+        }
+        let settled = holding.phase != CheckpointPhase::Fetching;
+        if settled {
+            holding.work = None;
+        }
+        holding.state = Some(state);
+        settled
+    }
+
+    /// What the coordinator is told.
+    pub(crate) fn reports(&self) -> Vec<ReplicaReport> {
+        let told = self.known.iter().filter_map(|(id, holding)| {
+            Some(ReplicaReport { checkpoint: *id, state: holding.state.clone()? })
+        });
+        told.take(REPLICAS_MAX).collect()
+    }
+}

@@ -1,0 +1,112 @@
+//! Getting a checkpoint here: manifest, missing blobs, folder.
+
+use std::sync::Arc;
+
+use hatchery_common::{
+    checkpoint::CheckpointManifest,
+    field::FieldError,
+    id::{BlobId, CheckpointId},
+};
+use hatchery_proto::{client::CallError, transfer::TransferError};
+
+use crate::{
+    checkpoint_store::{CheckpointStore, CheckpointStoreError},
+    files::blocking,
+    keyed_locks::KeyedLocks,
+    link::Link,
+};
+
+/// Why something cannot be had now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObtainError {
+    #[error("the coordinator: {0}")]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error(transparent)]
+    Store(#[from] CheckpointStoreError),
+    #[error("the coordinator's description is wrong: {0}")]
+    Description(#[from] FieldError),
+    #[error("the corpus cannot be put together: {0}")]
+    Corpus(String),
+}
+
+impl ObtainError {
+    /// Whether there is no such thing, so that trying again makes no sense.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Call(CallError::NotFound(_))
+                | Self::Transfer(TransferError::Call(CallError::NotFound(_)))
+                | Self::Description(_)
+        )
+    }
+}
+
+/// Gets blobs and checkpoints; each checkpoint by one worker at a time, whoever asks for it.
+#[derive(Clone)]
+pub(crate) struct Obtainer {
+    store: CheckpointStore,
+    link: Link,
+    checkpoints: KeyedLocks<CheckpointId>,
+}
+
+impl Obtainer {
+    pub(crate) fn new(store: CheckpointStore, link: Link) -> Self {
+        Self { store, link, checkpoints: KeyedLocks::default() }
+    }
+
+    /// Where checkpoints and blobs are kept.
+    pub(crate) fn store(&self) -> &CheckpointStore {
+        &self.store
+    }
+
+    /// The way to the coordinator.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Makes sure that blobs are here; pin them first. `on_bytes` hears of how many more.
+    pub(crate) async fn blobs(
+        &self,
+        ids: &[BlobId],
+        on_bytes: impl FnMut(u64) + Send,
+    ) -> Result<(), ObtainError> {
+        if !ids.iter().all(|id| self.store.blobs().has(*id)) {
+            self.link.clients().await.blobs.fetch_all(ids, self.store.blobs(), on_bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// The manifest, from here or from the coordinator.
+    pub(crate) async fn manifest(&self, id: CheckpointId) -> Result<Arc<CheckpointManifest>, ObtainError> {
+        if let Some(manifest) = self.store.manifest(id) {
+            return Ok(manifest);
+        }
+        let manifest = self.link.clients().await.agents.checkpoint_manifest(id).await?;
+        manifest.check()?;
+        Ok(Arc::new(manifest))
+    }
+
+    /// Makes sure that a checkpoint is here and undamaged. `on_bytes` hears how many bytes are here, and of how many.
+    pub(crate) async fn obtain(
+        &self,
+        id: CheckpointId,
+        mut on_bytes: impl FnMut(u64, u64) + Send,
+    ) -> Result<Arc<CheckpointManifest>, ObtainError> {
+        let _alone = self.checkpoints.lock(id).await;
+        let manifest = self.manifest(id).await?;
+        let total_bytes = manifest.size_bytes();
+        let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
+        let _pins = self.store.pin(blobs.clone());
+        let mut done_bytes = 0;
+        self.blobs(&blobs, |more_bytes| {
+            done_bytes += more_bytes;
+            on_bytes(done_bytes.min(total_bytes), total_bytes);
+        })
+        .await?;
+        let (store, installed) = (self.store.clone(), Arc::clone(&manifest));
+        blocking(move || store.install(&installed)).await?;
+        Ok(manifest)
+    }
+}

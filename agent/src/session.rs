@@ -1,0 +1,174 @@
+//! The session with the coordinator: dialled, kept, renewed and dialled again, for as long as the agent lives.
+
+use std::{path::PathBuf, time::Duration};
+
+use futures::StreamExt;
+use hatchery_common::{
+    id::Name,
+    node::Inventory,
+    session::{AgentMessage, CoordinatorMessage},
+    time::Timestamp,
+    tls::{Credentials, validity},
+};
+use hatchery_proto::{
+    client::{AgentsClient, CallError},
+    transfer::BlobClient,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{backoff::Backoff, link::Clients};
+
+/// Messages to the coordinator that may wait. Whoever cannot add one waits, or leaves it out.
+pub(crate) const OUTBOX_MAX: usize = 64;
+/// First and longest wait before dialling again.
+const DIAL_FIRST: Duration = Duration::from_millis(200);
+const DIAL_LONGEST: Duration = Duration::from_secs(10);
+/// How long the coordinator may take to welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the certificate's age is looked at while a session stands.
+const RENEWAL_LOOK_EVERY: Duration = Duration::from_secs(600);
+/// How often reports may be asked for.
+const REPORT_EVERY_MIN: Duration = Duration::from_millis(50);
+const REPORT_EVERY_MAX: Duration = Duration::from_secs(60);
+
+/// What comes from the session.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// The coordinator welcomes.
+    Opened {
+        /// Takes messages until the session is closed.
+        outbox: mpsc::Sender<AgentMessage>,
+        /// The node's name.
+        name: Name,
+        /// How often to report.
+        report_every: Duration,
+    },
+    /// It says something.
+    Message(CoordinatorMessage),
+    /// There is no session any more.
+    Closed,
+}
+
+/// Keeps a session.
+pub(crate) struct SessionKeeper {
+    pub(crate) credentials: Credentials,
+    /// Where renewed credentials are saved.
+    pub(crate) state: PathBuf,
+    pub(crate) inventory: watch::Receiver<Inventory>,
+    pub(crate) clients: watch::Sender<Option<Clients>>,
+    pub(crate) events: mpsc::Sender<SessionEvent>,
+}
+
+/// How a session ended.
+enum Closing {
+    /// The other side ended it.
+    Ended,
+    /// There are newer credentials to dial with.
+    Renewed,
+}
+
+impl SessionKeeper {
+    /// Dials until nobody listens to the events any more.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(DIAL_FIRST, DIAL_LONGEST);
+        let mut complaint = String::new();
+        while !self.events.is_closed() {
+            let mut welcomed = false;
+            let closing = self.hold(&mut welcomed).await;
+            if welcomed {
+                backoff.reset();
+                complaint.clear();
+                // Nobody listens any more only when the agent ends.
+                let _nobody = self.events.send(SessionEvent::Closed).await;
+            }
+            let reason = match closing {
+                Ok(Closing::Renewed) => continue,
+                Ok(Closing::Ended) => "the coordinator ended the session".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if reason != complaint {
+                tracing::warn!(reason, "no session with the coordinator; dialling again until there is one");
+                complaint = reason;
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// One session, from dialling to its end.
+    async fn hold(&mut self, welcomed: &mut bool) -> Result<Closing, CallError> {
+        let agents = AgentsClient::connect(&self.credentials).await?;
+        if self.renew_if_due(&agents).await {
+            return Ok(Closing::Renewed);
+        }
+        let blobs = BlobClient::connect(&self.credentials).await?;
+        let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
+        let inventory = self.inventory.borrow().clone();
+        // There is room: nothing else was sent yet.
+        let _first = outbox.try_send(AgentMessage::Hello(Box::new(inventory)));
+        let dialled = async {
+            let mut answers = agents.session(ReceiverStream::new(messages)).await?;
+            let first = answers.next().await;
+            Ok((answers, first))
+        };
+        let (mut answers, first) = timeout(WELCOME_TIMEOUT, dialled).await.unwrap_or_else(|_| {
+            Err(CallError::Unreachable(format!("no welcome within {} s", WELCOME_TIMEOUT.as_secs())))
+        })?;
+        let (name, report_every) = match first.transpose()? {
+            Some(CoordinatorMessage::Welcome { name, report_every }) => (name, report_every),
+            Some(_) => return Err(CallError::Failed("the coordinator did not welcome first".to_owned())),
+            None => return Ok(Closing::Ended),
+        };
+        *welcomed = true;
+        self.clients.send_replace(Some(Clients { agents: agents.clone(), blobs }));
+        let report_every = report_every.clamp(REPORT_EVERY_MIN, REPORT_EVERY_MAX);
+        let opened = SessionEvent::Opened { outbox, name, report_every };
+        if self.events.send(opened).await.is_err() {
+            return Ok(Closing::Ended);
+        }
+        let mut renewal = tokio::time::interval(RENEWAL_LOOK_EVERY);
+        loop {
+            tokio::select! {
+                answer = answers.next() => match answer.transpose()? {
+                    Some(message) => {
+                        if self.events.send(SessionEvent::Message(message)).await.is_err() {
+                            return Ok(Closing::Ended);
+                        }
+                    }
+                    None => return Ok(Closing::Ended),
+                },
+                _ = renewal.tick() => if self.renew_if_due(&agents).await {
+                    return Ok(Closing::Renewed);
+                },
+            }
+        }
+    }
+
+    /// Gets a new certificate when two thirds of the old one's life are over; true if there is a new one. A failure is
+    /// tried again at the next look, of which there are many before the certificate ends.
+    async fn renew_if_due(&mut self, agents: &AgentsClient) -> bool {
+        let due = validity(&self.credentials.certificate_pem)
+            .is_ok_and(|validity| Timestamp::now() >= validity.renew_after());
+        if !due {
+            return false;
+        }
+        match agents.renew(&self.credentials).await {
+            Ok(renewed) => {
+                if let Err(error) = renewed.save(&self.state) {
+                    tracing::warn!(%error, "the renewed certificate cannot be saved; the old one stays in use");
+                    return false;
+                }
+                tracing::info!("certificate renewed");
+                self.credentials = renewed;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the certificate cannot be renewed yet");
+                false
+            }
+        }
+    }
+}
