@@ -147,6 +147,7 @@ impl ModelConfig {
 
     /// Floating-point operations of one training step over `batch` sequences of `block` tokens: matrix
     /// products only, two operations for each multiply-add, backward counted as twice the forward.
+    #[expect(clippy::many_single_char_names, reason = "the model's own letters")]
     pub fn flops_per_step(&self, batch: u32, block: u32) -> f64 {
         let (d, h, m, v) = (
             self.width() as f64,

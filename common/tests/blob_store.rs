@@ -1,4 +1,5 @@
 //! The blob store through its front door: whatever happens to transfers and disks, only checked bytes come out.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{
     fs::{self, OpenOptions, Permissions},
@@ -208,7 +209,9 @@ fn a_start_clears_leftovers_and_quarantines_what_is_broken() {
     flip_bit(&data_path(folder.path(), changed).with_extension("pieces"), 200);
     let orphan = data_path(folder.path(), good).with_file_name(format!("{short}.pieces"));
     let junk = [folder.path().join("partial/put-abc"), folder.path().join("partial/x.have"), orphan];
-    junk.iter().for_each(|path| fs::write(path, "junk").unwrap());
+    for path in &junk {
+        fs::write(path, "junk").unwrap();
+    }
     let store = open(folder.path());
     assert_eq!(store.list().iter().map(|info| info.id).collect::<Vec<_>>(), [good]);
     assert!(junk.iter().all(|path| !path.exists()));

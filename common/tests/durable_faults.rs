@@ -1,4 +1,5 @@
 //! A write that is stopped between any two of its steps leaves the old file or the new one, whole.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{fs, path::Path};
 

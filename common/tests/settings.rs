@@ -1,4 +1,5 @@
 //! Settings in layers, and what is said when one is wrong.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{collections::BTreeMap, ffi::OsString, fs, path::PathBuf};
 

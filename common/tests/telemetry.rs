@@ -1,5 +1,6 @@
 //! Telemetry: one line for each event, with the role, also to a second place. The tests are one, because a process speaks
 //! in one way.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{
     io::{self, Write},

@@ -1,4 +1,5 @@
 //! The authority and what it gives out, without a network.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{fs, os::unix::fs::PermissionsExt};
 

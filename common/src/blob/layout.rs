@@ -90,8 +90,8 @@ impl Layout {
 
     fn prune_quarantine(&self) -> Result<(), FileError> {
         let mut kept: Vec<(i64, PathBuf)> = Vec::new();
-        for name in file_names(&self.quarantine)?.iter().filter(|name| name.ends_with(".data")) {
-            let path = self.quarantine.join(name);
+        let paths = file_names(&self.quarantine)?.into_iter().map(|name| self.quarantine.join(name));
+        for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "data")) {
             kept.push((fs::metadata(&path).context("look at", &path)?.ctime(), path));
         }
         kept.sort();

@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_manifest_that_lies_is_refused() {
-        let good = PieceManifest::of_bytes(&[7; 200_000]).encode();
+        let good = PieceManifest::of_bytes(&vec![7; 200_000]).encode();
         let with = |at: usize, bytes: &[u8]| {
             let mut changed = good.clone();
             changed[at..at + bytes.len()].copy_from_slice(bytes);

@@ -18,7 +18,9 @@ mod layout;
 mod manifest;
 mod progress;
 mod reader;
+mod scan;
 mod store;
+mod transfer;
 mod writer;
 
 pub use error::BlobError;

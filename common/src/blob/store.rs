@@ -2,9 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{Read, Write},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::{
     blob::{
-        BlobError, BlobReader, BlobWriter, PieceManifest,
+        BlobError, PieceManifest,
         layout::{self, Layout, Stamp},
     },
     durable::{self, Context, FileError},
@@ -64,24 +64,24 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    blobs: HashMap<BlobId, Entry>,
-    transfers: HashMap<BlobId, Transfer>,
+pub(super) struct State {
+    pub(super) blobs: HashMap<BlobId, Entry>,
+    pub(super) transfers: HashMap<BlobId, Transfer>,
     /// Sum of what calls of `put_*` are writing now.
     incoming_bytes: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
-    size_bytes: u64,
+pub(super) struct Entry {
+    pub(super) size_bytes: u64,
     /// What the file looked like when all of it was last checked by this process.
-    checked: Option<Stamp>,
+    pub(super) checked: Option<Stamp>,
 }
 
 #[derive(Debug)]
-struct Transfer {
-    size_bytes: u64,
-    has_writer: bool,
+pub(super) struct Transfer {
+    pub(super) size_bytes: u64,
+    pub(super) has_writer: bool,
 }
 
 impl State {
@@ -171,150 +171,12 @@ impl BlobStore {
             // From here on the file is the store's to keep or to clear.
             let (file, temporary) =
                 file.keep().map_err(|error| FileError::new("keep", folder, error.error))?;
-            self.install(id, &manifest, &file, &temporary).map_err(|error| {
+            self.install(id, &manifest, &file, &temporary).inspect_err(|_| {
                 // The first error is the one to report; what is left is cleared at the next start.
                 let _ = layout::remove_file(&temporary);
-                error
             })?;
         }
         Ok(id)
-    }
-
-    /// Starts the transfer of a blob from elsewhere, or goes on with one that was interrupted. Pieces that an earlier
-    /// writer left are hashed again before they count.
-    pub fn writer(&self, manifest: PieceManifest) -> Result<BlobWriter, BlobError> {
-        let (id, size_bytes) = (manifest.id(), manifest.size_bytes());
-        let known = {
-            let mut state = self.state();
-            if state.blobs.contains_key(&id) {
-                return Err(BlobError::Present { id });
-            }
-            match state.transfers.get_mut(&id) {
-                Some(transfer) if transfer.has_writer => return Err(BlobError::Busy { id }),
-                Some(transfer) => {
-                    transfer.has_writer = true;
-                    true
-                }
-                None => {
-                    self.check_room(&state, size_bytes)?;
-                    state.transfers.insert(id, Transfer { size_bytes, has_writer: true });
-                    false
-                }
-            }
-        };
-        let writer = BlobWriter::open(self.clone(), id, manifest);
-        writer.map_err(|error| {
-            if known {
-                self.release_transfer(id);
-            } else {
-                self.state().transfers.remove(&id);
-                self.clear_partial(id);
-            }
-            self.explain_full(error, size_bytes)
-        })
-    }
-
-    /// Goes on with an unfinished transfer, by the manifest that was kept with it.
-    pub fn resume(&self, id: BlobId) -> Result<BlobWriter, BlobError> {
-        if !self.state().transfers.contains_key(&id) {
-            return Err(BlobError::NotFound { id });
-        }
-        match layout::read_manifest(&self.layout().partial_place(id).pieces, id)? {
-            Ok(manifest) => self.writer(manifest),
-            Err(_) => {
-                self.discard_partial(id)?;
-                Err(BlobError::NotFound { id })
-            }
-        }
-    }
-
-    /// Transfers that are not finished, by name.
-    pub fn partials(&self) -> Vec<BlobInfo> {
-        let state = self.state();
-        let info = |(&id, transfer): (&BlobId, &Transfer)| BlobInfo { id, size_bytes: transfer.size_bytes };
-        let mut transfers: Vec<_> = state.transfers.iter().map(info).collect();
-        transfers.sort();
-        transfers
-    }
-
-    /// Gives up an unfinished transfer and its space; false if there is none.
-    pub fn discard_partial(&self, id: BlobId) -> Result<bool, BlobError> {
-        match self.state().transfers.get(&id) {
-            None => return Ok(false),
-            Some(transfer) if transfer.has_writer => return Err(BlobError::Busy { id }),
-            Some(_) => {}
-        }
-        self.clear_partial(id);
-        self.state().transfers.remove(&id);
-        Ok(true)
-    }
-
-    /// Opens a blob to read its pieces.
-    pub fn reader(&self, id: BlobId) -> Result<BlobReader, BlobError> {
-        if !self.has(id) {
-            return Err(BlobError::NotFound { id });
-        }
-        let place = self.layout().place(id);
-        let opened = (|| {
-            let file = File::open(&place.data).context("open", &place.data)?;
-            let stamp = Stamp::of(&file, &place.data)?;
-            Ok((file, stamp, layout::read_manifest(&place.pieces, id)?))
-        })();
-        match opened {
-            Ok((file, stamp, Ok(manifest))) => {
-                Ok(BlobReader { store: self.clone(), id, manifest, file, stamp })
-            }
-            Ok((_, stamp, Err(problem))) => Err(self.quarantine(id, Some(stamp), problem)),
-            Err(error) if FileError::is_missing(&error) && self.has(id) => {
-                Err(self.quarantine(id, None, "its file is gone".to_owned()))
-            }
-            Err(error) if error.is_missing() => Err(BlobError::NotFound { id }),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Reads one piece; see [`BlobReader::read_piece`].
-    pub fn read_piece(&self, id: BlobId, index: u32) -> Result<Vec<u8>, BlobError> {
-        self.reader(id)?.read_piece(index)
-    }
-
-    /// Opens a blob's data after checking all of it. Once in the life of a process is enough, unless the file's length
-    /// or time of change has moved since.
-    pub fn open_verified(&self, id: BlobId) -> Result<File, BlobError> {
-        let reader = self.reader(id)?;
-        if self.state().blobs.get(&id).and_then(|entry| entry.checked) != Some(reader.stamp) {
-            reader.verify()?;
-            if let Some(entry) = self.state().blobs.get_mut(&id) {
-                entry.checked = Some(reader.stamp);
-            }
-        }
-        Ok(reader.file)
-    }
-
-    /// The path of a blob's data, checked as by [`BlobStore::open_verified`]. Read-only, and good until the blob is
-    /// removed.
-    pub fn verified_path(&self, id: BlobId) -> Result<PathBuf, BlobError> {
-        self.open_verified(id)?;
-        Ok(self.layout().place(id).data)
-    }
-
-    /// Gives a checked blob another name on this machine, replacing what stands there: a hard link, or a copy on another
-    /// file system. The file is read-only, because a link shares its bytes with the store.
-    pub fn link_or_copy_to(&self, id: BlobId, path: &Path) -> Result<(), BlobError> {
-        let source = self.verified_path(id)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        // A name of its own first, so that `path` changes at once and never in part.
-        let temporary = tempfile::Builder::new()
-            .prefix(".linking-")
-            .make_in(folder, |temporary| match fs::hard_link(&source, temporary) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    fs::copy(&source, temporary).and_then(|_| File::open(temporary)?.sync_all())
-                }
-                other => other,
-            })
-            .context("write in", folder)?;
-        temporary.persist(path).map_err(|error| FileError::new("rename to", path, error.error))?;
-        Ok(durable::sync_folder(folder)?)
     }
 
     /// Removes a blob; false if it is not here. Whether anyone still needs it is the caller's to know.
@@ -378,19 +240,6 @@ impl BlobStore {
         BlobError::Corrupt { id, problem, quarantine }
     }
 
-    /// The transfer has no writer any more, but its pieces stay.
-    pub(super) fn release_transfer(&self, id: BlobId) {
-        if let Some(transfer) = self.state().transfers.get_mut(&id) {
-            transfer.has_writer = false;
-        }
-    }
-
-    /// The transfer has come to its end.
-    pub(super) fn end_transfer(&self, id: BlobId) {
-        self.clear_partial(id);
-        self.state().transfers.remove(&id);
-    }
-
     /// Says that the disk is full where that is the reason.
     pub(super) fn explain_full(&self, error: impl Into<BlobError>, needed_bytes: u64) -> BlobError {
         match error.into() {
@@ -404,7 +253,7 @@ impl BlobStore {
         }
     }
 
-    fn check_room(&self, state: &State, needed_bytes: u64) -> Result<(), BlobError> {
+    pub(super) fn check_room(&self, state: &State, needed_bytes: u64) -> Result<(), BlobError> {
         let folder = || self.layout().root.clone();
         let (used_bytes, BlobLimits { quota_bytes, free_bytes_min }) = (state.used_bytes(), self.0.limits);
         if let Some(quota_bytes) = quota_bytes
@@ -426,68 +275,7 @@ impl BlobStore {
         Ok(Incoming { store: self, size_bytes })
     }
 
-    fn clear_partial(&self, id: BlobId) {
-        let place = self.layout().partial_place(id);
-        // The manifest last: as long as it is there, the next start knows the rest as this transfer's.
-        for path in [&place.data, &place.have, &place.pieces] {
-            if let Err(error) = layout::remove_file(path) {
-                warn!(%error, "a leftover stays until the next start");
-            }
-        }
-    }
-
-    fn scan_shard(&self, shard: &Path) -> Result<(), BlobError> {
-        for name in layout::file_names(shard)? {
-            let path = shard.join(&name);
-            let (stem, kind) = name.rsplit_once('.').unwrap_or((&name, ""));
-            match (stem.parse::<BlobId>(), kind) {
-                (Ok(id), "data") if self.layout().place(id).data == path => self.scan_blob(id)?,
-                (Ok(_), "pieces") if path.with_extension("data").exists() => {}
-                _ if kind == "pieces" || name.starts_with(".writing-") => layout::remove_file(&path)?,
-                _ => warn!(path = %path.display(), "not a blob; left alone"),
-            }
-        }
-        Ok(())
-    }
-
-    fn scan_blob(&self, id: BlobId) -> Result<(), BlobError> {
-        let place = self.layout().place(id);
-        let size_bytes = fs::metadata(&place.data).context("look at", &place.data)?.len();
-        let problem = match layout::read_manifest(&place.pieces, id) {
-            Ok(Ok(manifest)) if manifest.size_bytes() == size_bytes => {
-                self.state().blobs.insert(id, Entry { size_bytes, checked: None });
-                return Ok(());
-            }
-            Ok(Ok(manifest)) => format!("it has {size_bytes} bytes instead of {}", manifest.size_bytes()),
-            Ok(Err(problem)) => problem,
-            Err(error) => error.to_string(),
-        };
-        match self.quarantine(id, None, problem) {
-            BlobError::Corrupt { .. } => Ok(()),
-            error => Err(error),
-        }
-    }
-
-    fn scan_partial(&self) -> Result<(), BlobError> {
-        let names = layout::file_names(&self.layout().partial)?;
-        for name in &names {
-            let kept = name.rsplit_once('.').and_then(|(stem, kind)| {
-                let id = stem.parse::<BlobId>().ok().filter(|&id| !self.has(id))?;
-                let manifest =
-                    layout::read_manifest(&self.layout().partial_place(id).pieces, id).ok()?.ok()?;
-                matches!(kind, "data" | "pieces" | "have").then_some((id, manifest.size_bytes()))
-            });
-            match kept {
-                Some((id, size_bytes)) => {
-                    self.state().transfers.insert(id, Transfer { size_bytes, has_writer: false });
-                }
-                None => layout::remove_file(&self.layout().partial.join(name))?,
-            }
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the state is a single step, so a panic elsewhere leaves it sound.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

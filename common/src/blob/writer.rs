@@ -110,14 +110,12 @@ impl BlobWriter {
             return Ok(None);
         }
         let path = self.store.layout().partial_place(self.id).data;
-        match layout::read_piece(&self.file, &self.manifest, index).context("read", &path)? {
-            Ok(bytes) => Ok(Some(bytes)),
+        let bytes = layout::read_piece(&self.file, &self.manifest, index).context("read", &path)?.ok();
+        if bytes.is_none() {
             // Damaged on this disk since it was written: it is missing again.
-            Err(_) => {
-                self.collected().progress.remove(index);
-                Ok(None)
-            }
+            self.collected().progress.remove(index);
         }
+        Ok(bytes)
     }
 
     /// Brings what was written so far to the disk, so that a crash does not lose it.

@@ -120,7 +120,7 @@ pub fn scan(data: &DataSpec) -> Result<Scan, DatasetError> {
             let prefix = if data.paths.len() > 1 { path.file_name() } else { None };
             scan_folder(path, prefix.map(Path::new), include.as_ref(), &mut files)?;
         } else if metadata.is_file() {
-            let name = path.file_name().map(Path::new).unwrap_or(path);
+            let name = path.file_name().map_or(path.as_path(), Path::new);
             files.push(SourceFile { name: unicode(name)?, path: path.clone(), size_bytes: metadata.len() });
         } else {
             return Err(DatasetError::NotAFile(path.clone()));

@@ -28,7 +28,7 @@ const PEM_BYTES_MAX: u64 = 64 << 10;
 /// Longest certificate request that is taken from outside.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 /// How long the authority's own certificate is good; its key is the fleet's root, so it outlives everything.
 const AUTHORITY_VALID_DAYS: u32 = 20 * 365;
 /// How long all other certificates are good; they are renewed after two thirds of it.
@@ -71,13 +71,12 @@ impl Authority {
                 return Err(TlsError::unusable("authority", problem));
             }
         };
-        let certificate_pem = match read_text(&certificate_file)? {
-            Some(pem) => pem,
-            None => {
-                let pem = self_signed(&key)?;
-                durable::write_atomically(&certificate_file, pem.as_bytes())?;
-                pem
-            }
+        let certificate_pem = if let Some(pem) = read_text(&certificate_file)? {
+            pem
+        } else {
+            let pem = self_signed(&key)?;
+            durable::write_atomically(&certificate_file, pem.as_bytes())?;
+            pem
         };
         let der = certificate_der(&certificate_pem)?;
         check_key(&der, &key)?;

@@ -81,7 +81,7 @@ pub(super) fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, TlsE
 /// Reads a certificate; nothing may follow it.
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, TlsError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(TlsError::unusable("certificate", "bytes follow it")),
         Err(error) => Err(TlsError::unusable("certificate", error)),
     }
