@@ -1,3 +1,31 @@
-//! hatchery-coordinator
+//! The coordinator: the one server of a fleet. It keeps the job queue, decides and plans, and knows who holds what.
+//!
+//! [`run`] starts one. All that changes the fleet goes through the [event loop](event_loop), which alone owns the state;
+//! everything else is read from the snapshot that the loop has shown last.
 
+mod access;
+mod addresses;
+mod describe;
+mod event_loop;
+mod generate;
+mod house;
+mod local_operator;
+mod logs;
+mod lookup;
+mod mailbox;
+mod observations;
+mod refusal;
+mod run;
+mod services;
+mod sessions;
+mod settings;
 pub mod store;
+mod store_thread;
+mod twin;
+mod view;
+mod watch;
+
+pub use event_loop::LoopError;
+pub use local_operator::CredentialsError;
+pub use run::{Ready, RunError, run};
+pub use settings::{CoordinatorSettings, PORT, Settings};

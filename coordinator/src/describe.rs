@@ -1,0 +1,129 @@
+//! The fleet's history in words.
+
+use hatchery_common::{
+    id::{JobId, NodeId},
+    recipe::NodeSelector,
+    view::EventView,
+};
+use hatchery_scheduler::{Change, Cluster, JobPhase, LeaseEnd, Scope};
+
+use crate::store::Event;
+
+/// An event as people see it. Names are those of `cluster`; what has left it is called by its id.
+pub(crate) fn event(cluster: &Cluster, event: &Event) -> EventView {
+    EventView {
+        number: event.seq,
+        at: event.at,
+        kind: event.change.kind().to_owned(),
+        job: event.change.job(),
+        node: node_of(&event.change),
+        text: sentence(cluster, &event.change),
+        change: serde_json::to_value(&event.change).expect("a change was read from JSON"),
+    }
+}
+
+/// The node that a change is about, if it is about one.
+fn node_of(change: &Change) -> Option<NodeId> {
+    match change {
+        Change::NodeJoined { node, .. }
+        | Change::NodeInventoried { node, .. }
+        | Change::NodeRemoved { node, .. } => Some(*node),
+        Change::LeaseGranted { lease, .. } => Some(lease.node),
+        Change::CertificateIssued { certificate } => certificate.node,
+        _ => None,
+    }
+}
+
+/// What happened, as a sentence without its full stop.
+fn sentence(cluster: &Cluster, change: &Change) -> String {
+    let job = |id: &JobId| job_name(cluster, *id);
+    let node = |id: &NodeId| node_name(cluster, *id);
+    match change {
+        Change::TokenCreated { token, .. } => {
+            format!("{} made a join string for {}", token.created_by, scope_name(&token.scope))
+        }
+        Change::TokenUsed { .. } => "a join string was used".to_owned(),
+        Change::CertificateIssued { certificate } => {
+            format!("{} got a certificate as {}", certificate.name, scope_name(&certificate.scope))
+        }
+        Change::CertificateRevoked { certificate, .. } => match cluster.certificates.get(certificate) {
+            Some(known) => format!("certificate {} of {} was revoked", certificate.short(), known.name),
+            None => format!("certificate {} was revoked", certificate.short()),
+        },
+        Change::NodeJoined { name, .. } => format!("node {name} joined"),
+        Change::NodeInventoried { node: id, inventory, .. } => {
+            let devices: Vec<String> = inventory.devices.iter().map(|one| one.device.to_string()).collect();
+            let devices = if devices.is_empty() { "no device to train on".to_owned() } else { devices.join(", ") };
+            format!("node {} has {devices}", node(id))
+        }
+        Change::NodeRemoved { node: id, .. } => format!("node {} was removed", id.short()),
+        Change::DatasetRegistered { manifest, .. } => format!(
+            "dataset {} ({} files, {} bytes) is here",
+            manifest.name(),
+            manifest.files().len(),
+            manifest.corpus_bytes()
+        ),
+        Change::JobSubmitted { spec, submitter, .. } => format!("{submitter} submitted {}", spec.name),
+        Change::LeaseGranted { job: id, epoch, lease } => {
+            let from = if lease.resume_from.is_some() { ", going on from its checkpoint" } else { "" };
+            format!("{} goes to {} {} (attempt {epoch}){from}", job(id), node(&lease.node), lease.device)
+        }
+        Change::LeaseEnded { job: id, epoch, why, .. } => {
+            format!("attempt {epoch} of {} is over: {}; it waits again", job(id), lease_end(why))
+        }
+        Change::CancelRequested { job: id, by, .. } => format!("{by} cancelled {}", job(id)),
+        Change::JobEnded { job: id, phase, .. } => match phase {
+            JobPhase::Failed { why } => format!("{} failed: {}", job(id), first_line(why)),
+            JobPhase::Poisoned { why } => format!("{} is held as poisoned: {}", job(id), first_line(why)),
+            phase => format!("{} is {}", job(id), phase.name()),
+        },
+        Change::CheckpointCommitted { manifest, .. } => {
+            format!("{} has checkpoint {} at step {}", job(&manifest.job), manifest.id().short(), manifest.step)
+        }
+        Change::RolloutStarted { rollout } => {
+            format!("{} wants checkpoint {} on {}", rollout.by, rollout.checkpoint.short(), selected(cluster, &rollout.to))
+        }
+    }
+}
+
+/// The node's name, or the first digits of its id when it has left.
+pub(crate) fn node_name(cluster: &Cluster, node: NodeId) -> String {
+    cluster.nodes.get(&node).map_or_else(|| node.short(), |node| node.name.to_string())
+}
+
+fn job_name(cluster: &Cluster, job: JobId) -> String {
+    let id = job.short();
+    cluster.jobs.get(&job).map_or_else(|| format!("job {id}"), |job| format!("{} ({id})", job.spec.name))
+}
+
+const fn scope_name(scope: &Scope) -> &'static str {
+    match scope {
+        Scope::Agent => "an agent",
+        Scope::Operator => "an operator",
+        Scope::Viewer => "a viewer",
+    }
+}
+
+fn lease_end(why: &LeaseEnd) -> String {
+    match why {
+        LeaseEnd::NodeLost => "its node was not heard from".to_owned(),
+        LeaseEnd::Stopped => "its agent stopped it".to_owned(),
+        LeaseEnd::Failed { message, .. } => first_line(message).to_owned(),
+    }
+}
+
+fn selected(cluster: &Cluster, to: &NodeSelector) -> String {
+    let list = |items: Vec<String>| items.join(", ");
+    match to {
+        NodeSelector::All => "all nodes".to_owned(),
+        NodeSelector::None => "no node".to_owned(),
+        NodeSelector::Labels(labels) => {
+            format!("nodes with {}", list(labels.iter().map(|(key, value)| format!("{key}={value}")).collect()))
+        }
+        NodeSelector::Nodes(nodes) => list(nodes.iter().map(|node| node_name(cluster, *node)).collect()),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

@@ -1,0 +1,201 @@
+//! Asking models: which node answers, the way of an order to it, and of its answer back to the caller.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hatchery_common::{
+    generate::GenerationOrder,
+    id::{CheckpointId, NodeId, RequestId},
+    session::{AnswerPart, CoordinatorMessage, ReplicaState},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    describe::node_name,
+    mailbox::{SessionNumber, Snapshot},
+    sessions::Outbox,
+    view::replica,
+};
+
+/// Answers on their way at one time.
+const ANSWERS_MAX: usize = 256;
+/// A node may be silent for so long between two parts of an answer; the first may take loading a model.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Nodes that an error lists.
+const NODES_LISTED_MAX: usize = 8;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GenerateError {
+    /// No node that would do holds the checkpoint.
+    #[error("checkpoint {checkpoint} is not ready on {place}: {states}")]
+    NotReady {
+        /// Its first digits.
+        checkpoint: String,
+        /// `any connected node`, or the one named.
+        place: String,
+        /// How it stands.
+        states: String,
+    },
+    /// Too much is asked at one time.
+    #[error("{ANSWERS_MAX} answers are on their way already; try again when some have ended")]
+    TooMany,
+    /// The node's session ended.
+    #[error("node {node} left before its answer was complete; ask again")]
+    NodeLeft {
+        /// Its name.
+        node: String,
+    },
+    /// The node says nothing.
+    #[error("node {node} made no bytes for {} s; ask again, or another node", SILENCE_MAX.as_secs())]
+    Silent {
+        /// Its name.
+        node: String,
+    },
+    /// The node could not do it.
+    #[error("node {node} could not answer: {why}")]
+    Failed {
+        /// Its name.
+        node: String,
+        /// In its words.
+        why: String,
+    },
+}
+
+/// The node to ask: the one given, or of those that hold the checkpoint one that does not train, and of these the one
+/// whose self-test was fastest.
+pub(crate) fn choose(
+    snapshot: &Snapshot,
+    checkpoint: CheckpointId,
+    given: Option<NodeId>,
+) -> Result<NodeId, GenerateError> {
+    let cluster = &snapshot.cluster;
+    let trains = |node: NodeId| {
+        cluster.jobs.values().any(|job| job.lease.as_ref().is_some_and(|lease| lease.node == node))
+    };
+    let candidates = cluster.nodes.keys().filter(|node| given.is_none_or(|given| **node == given));
+    let ready = candidates.clone().filter_map(|node| match replica(snapshot, *node, checkpoint) {
+        Some(ReplicaState::Ready { self_test_ms }) => Some((*node, trains(*node), *self_test_ms)),
+        _ => None,
+    });
+    let best = ready.min_by(|a, b| a.1.cmp(&b.1).then(a.2.total_cmp(&b.2)));
+    best.map(|(node, ..)| node).ok_or_else(|| {
+        let mut states: Vec<String> =
+            candidates.take(NODES_LISTED_MAX).map(|node| state_in_words(snapshot, *node, checkpoint)).collect();
+        if states.is_empty() {
+            states.push("no node has joined yet".to_owned());
+        }
+        let place = given.map_or("any connected node".to_owned(), |node| node_name(cluster, node));
+        GenerateError::NotReady { checkpoint: checkpoint.short(), place, states: states.join(", ") }
+    })
+}
+
+fn state_in_words(snapshot: &Snapshot, node: NodeId, checkpoint: CheckpointId) -> String {
+    let name = node_name(&snapshot.cluster, node);
+    let connected = snapshot.observed().nodes.get(&node).is_some_and(|node| node.connected);
+    match replica(snapshot, node, checkpoint) {
+        None if !connected => format!("{name} is not connected"),
+        None => format!("{name} does not hold it"),
+        Some(ReplicaState::Ready { .. }) => format!("{name} holds it"),
+        Some(ReplicaState::Fetching { done_bytes, total_bytes }) => {
+            format!("{name} has {done_bytes} of {total_bytes} bytes")
+        }
+        Some(ReplicaState::Failed { why }) => format!("{name} failed: {why}"),
+    }
+}
+
+/// The answers on their way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answers {
+    waiting: Arc<Mutex<BTreeMap<RequestId, Waiting>>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    session: SessionNumber,
+    parts: mpsc::Sender<AnswerPart>,
+}
+
+/// An answer on its way. Dropping it before its end tells the node to stop.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    request: RequestId,
+    node_name: String,
+    parts: mpsc::Receiver<AnswerPart>,
+    outbox: Outbox,
+    answers: Answers,
+}
+
+impl Answers {
+    /// Sends an order over a session.
+    pub(crate) async fn ask(
+        &self,
+        outbox: Outbox,
+        node_name: String,
+        order: GenerationOrder,
+    ) -> Result<Answer, GenerateError> {
+        let request = RequestId::random();
+        // Every part but the last has a byte or more, so this is room for all: a slow caller never holds up a session.
+        let (sender, parts) = mpsc::channel(order.max_bytes as usize + 1);
+        {
+            let mut waiting = self.lock();
+            if waiting.len() >= ANSWERS_MAX {
+                return Err(GenerateError::TooMany);
+            }
+            waiting.insert(request, Waiting { session: outbox.session, parts: sender });
+        }
+        let order = CoordinatorMessage::Generation { request, order };
+        let left = GenerateError::NodeLeft { node: node_name.clone() };
+        let answer = Answer { request, node_name, parts, outbox, answers: self.clone() };
+        answer.outbox.messages.send(order).await.map_err(|_| left)?;
+        Ok(answer)
+    }
+
+    /// Passes on what came over `session`. What nobody waits for, or what breaks the order's limits, ends here.
+    pub(crate) fn pass_on(&self, session: SessionNumber, request: RequestId, part: AnswerPart) {
+        let mut waiting = self.lock();
+        let Some(caller) = waiting.get(&request).filter(|caller| caller.session == session) else { return };
+        let is_last = !matches!(part, AnswerPart::Text(_));
+        let is_empty = matches!(&part, AnswerPart::Text(text) if text.is_empty());
+        if !is_empty && caller.parts.try_send(part).is_err() || is_last {
+            waiting.remove(&request);
+        }
+    }
+
+    /// Ends all that waits for a session that has closed.
+    pub(crate) fn session_closed(&self, session: SessionNumber) {
+        self.lock().retain(|_, caller| caller.session != session);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RequestId, Waiting>> {
+        // Nothing panics while it is held; were it so, the map is whole all the same.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer {
+    /// The next part: bytes, or the figures at the end.
+    pub(crate) async fn next(&mut self) -> Result<AnswerPart, GenerateError> {
+        let node = || self.node_name.clone();
+        match timeout(SILENCE_MAX, self.parts.recv()).await {
+            Ok(Some(AnswerPart::Failed(why))) => Err(GenerateError::Failed { node: node(), why }),
+            Ok(Some(part)) => Ok(part),
+            Ok(None) => Err(GenerateError::NodeLeft { node: node() }),
+            Err(_) => Err(GenerateError::Silent { node: node() }),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let is_unfinished = self.answers.lock().remove(&self.request).is_some();
+        if is_unfinished {
+            let message = CoordinatorMessage::GenerationCancelled { request: self.request };
+            // If the session has no room for it, the node makes a few bytes that nobody reads.
+            drop(self.outbox.messages.try_send(message));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! From what people type to what is meant: ids, unique prefixes of ids, names, and `latest`.
+
+use hatchery_common::{
+    field::nearest_key,
+    id::{CertificateId, CheckpointId, NodeId},
+};
+use hatchery_scheduler::{Cluster, Job};
+
+/// Shortest prefix of an id that is taken for one.
+const PREFIX_LEN_MIN: usize = 4;
+/// An error lists so many candidates.
+const CANDIDATES_MAX: usize = 8;
+/// The newest job, or the newest checkpoint.
+const LATEST: &str = "latest";
+
+/// Why nothing was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// Nothing is called so.
+    #[error("there is no {what} `{given}`{hint}")]
+    NotFound {
+        /// `job`, `node`, `checkpoint`, `certificate`.
+        what: &'static str,
+        /// As given.
+        given: String,
+        /// What else might be meant; empty or half a sentence.
+        hint: String,
+    },
+    /// More than one is called so.
+    #[error("`{given}` could be any of {count} {what}s: {candidates}; give more of the id")]
+    Ambiguous {
+        /// As above.
+        what: &'static str,
+        /// As given.
+        given: String,
+        /// How many.
+        count: usize,
+        /// The first few.
+        candidates: String,
+    },
+}
+
+/// One thing that might be meant.
+struct Candidate<T> {
+    key: T,
+    id: String,
+    name: String,
+}
+
+/// The job meant by an id, a prefix, a name or `latest`.
+pub(crate) fn job<'a>(cluster: &'a Cluster, given: &str) -> Result<&'a Job, LookupError> {
+    if given == LATEST {
+        let newest = cluster.jobs.values().max_by_key(|job| (job.submitted_at, job.id));
+        return newest.ok_or_else(|| not_found("job", given, "; none was submitted yet"));
+    }
+    let candidates = cluster.jobs.values().map(|job| Candidate {
+        key: job,
+        id: job.id.to_string(),
+        name: job.spec.name.to_string(),
+    });
+    find("job", given, candidates.collect())
+}
+
+/// The node meant by an id, a prefix or a name.
+pub(crate) fn node(cluster: &Cluster, given: &str) -> Result<NodeId, LookupError> {
+    let candidates = cluster.nodes.values().map(|node| Candidate {
+        key: node.id,
+        id: node.id.to_string(),
+        name: node.name.to_string(),
+    });
+    find("node", given, candidates.collect())
+}
+
+/// The checkpoint meant by an id, a prefix, a job (its newest) or `latest` (the newest of all).
+pub(crate) fn checkpoint(cluster: &Cluster, given: &str) -> Result<CheckpointId, LookupError> {
+    if given == LATEST {
+        let newest =
+            cluster.checkpoints.iter().max_by_key(|(_, one)| (one.committed_at, one.manifest.step));
+        return newest
+            .map(|(id, _)| *id)
+            .ok_or_else(|| not_found("checkpoint", given, "; none was committed yet"));
+    }
+    let candidates = cluster.checkpoints.keys().map(|id| Candidate {
+        key: *id,
+        id: id.to_string(),
+        name: String::new(),
+    });
+    match find("checkpoint", given, candidates.collect()) {
+        Err(LookupError::NotFound { .. }) => {}
+        found => return found,
+    }
+    match job(cluster, given) {
+        Ok(job) => job.checkpoint.ok_or_else(|| {
+            not_found("checkpoint", given, &format!("; the job {} has not committed one yet", job.spec.name))
+        }),
+        Err(LookupError::NotFound { hint, .. }) => {
+            Err(LookupError::NotFound { what: "checkpoint or job", given: given.to_owned(), hint })
+        }
+        Err(ambiguous) => Err(ambiguous),
+    }
+}
+
+/// The certificate meant by an id or a prefix.
+pub(crate) fn certificate(cluster: &Cluster, given: &str) -> Result<CertificateId, LookupError> {
+    let candidates = cluster.certificates.values().map(|certificate| Candidate {
+        key: certificate.id,
+        id: certificate.id.to_string(),
+        name: String::new(),
+    });
+    find("certificate", given, candidates.collect())
+}
+
+/// The whole id comes first, then a name, then a prefix.
+fn find<T>(what: &'static str, given: &str, candidates: Vec<Candidate<T>>) -> Result<T, LookupError> {
+    let wanted = given.to_ascii_lowercase();
+    let is_prefix = |id: &str| wanted.len() >= PREFIX_LEN_MIN && id.starts_with(&wanted);
+    let hint = hint(given, &candidates);
+    let mut same_id = Vec::new();
+    let (mut same_name, mut same_prefix) = (Vec::new(), Vec::new());
+    for candidate in candidates {
+        if candidate.id == wanted {
+            same_id.push(candidate);
+        } else if !candidate.name.is_empty() && candidate.name == given {
+            same_name.push(candidate);
+        } else if is_prefix(&candidate.id) {
+            same_prefix.push(candidate);
+        }
+    }
+    let mut found = [same_id, same_name, same_prefix].into_iter().find(|found| !found.is_empty());
+    let found = found.take().unwrap_or_default();
+    if found.len() > 1 {
+        let mut shown: Vec<String> = found.iter().take(CANDIDATES_MAX).map(Candidate::shown).collect();
+        if found.len() > shown.len() {
+            shown.push("...".to_owned());
+        }
+        return Err(LookupError::Ambiguous {
+            what,
+            given: given.to_owned(),
+            count: found.len(),
+            candidates: shown.join(", "),
+        });
+    }
+    found.into_iter().next().map(|found| found.key).ok_or_else(|| not_found(what, given, &hint))
+}
+
+impl<T> Candidate<T> {
+    fn shown(&self) -> String {
+        const SHOWN_LEN: usize = 12;
+        let id = &self.id[..SHOWN_LEN];
+        if self.name.is_empty() { id.to_owned() } else { format!("{id} ({})", self.name) }
+    }
+}
+
+fn hint<T>(given: &str, candidates: &[Candidate<T>]) -> String {
+    let names = candidates.iter().map(|candidate| candidate.name.as_str()).filter(|name| !name.is_empty());
+    nearest_key(given, names).map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+}
+
+fn not_found(what: &'static str, given: &str, hint: &str) -> LookupError {
+    LookupError::NotFound { what, given: given.to_owned(), hint: hint.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find_among(given: &str, all: &[(&str, &str)]) -> Result<usize, LookupError> {
+        let pad = |id: &str| format!("{id:0<32}");
+        let candidates = all
+            .iter()
+            .enumerate()
+            .map(|(key, (id, name))| Candidate { key, id: pad(id), name: (*name).to_owned() })
+            .collect();
+        find("job", given, candidates)
+    }
+
+    #[test]
+    fn ids_prefixes_and_names_are_found() {
+        let all = [("abcd1", "one"), ("abcd2", "two"), ("abff", "two"), ("0123", "abcd")];
+        assert_eq!(find_among("abcd1", &all), Ok(0));
+        assert_eq!(find_among("ABFF", &all), Ok(2));
+        assert_eq!(find_among("one", &all), Ok(0));
+        assert_eq!(find_among("abcd", &all), Ok(3), "a name comes before a prefix");
+        assert!(matches!(find_among("two", &all), Err(LookupError::Ambiguous { count: 2, .. })));
+        assert!(matches!(find_among("abc", &all), Err(LookupError::NotFound { .. })));
+    }
+
+    #[test]
+    fn errors_list_what_could_be_meant() {
+        let all = [("abcd1", "first"), ("abcd2", "second")];
+        let error = find_among("abcd", &all).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`abcd` could be any of 2 jobs: abcd10000000 (first), abcd20000000 (second); give more of the id"
+        );
+        let error = find_among("secnd", &all).unwrap_err().to_string();
+        assert_eq!(error, "there is no job `secnd`; did you mean `second`?");
+    }
+}

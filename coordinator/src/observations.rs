@@ -1,0 +1,134 @@
+//! What was heard since the start. It is never durable: after a restart the agents say it again.
+
+use std::collections::BTreeMap;
+
+use hatchery_common::{
+    device::Device,
+    id::{Epoch, JobId, NodeId},
+    session::Report,
+    time::{BootTime, Timestamp},
+    trainer::{Progress, Validation},
+};
+use hatchery_scheduler::{Change, Lease, Observed};
+
+use crate::twin::Evolve;
+
+/// So many jobs' last attempts are remembered; of more, the oldest are forgotten.
+const LAST_ATTEMPTS_MAX: usize = 10_000;
+
+/// All that was heard.
+#[derive(Clone, Debug)]
+pub(crate) struct Observations {
+    /// What planning goes by.
+    pub(crate) observed: Observed,
+    /// The newest attempt of each job, also after its end, for people.
+    pub(crate) last_attempts: BTreeMap<JobId, LastAttempt>,
+}
+
+/// The newest attempt of a job.
+#[derive(Clone, Debug)]
+pub(crate) struct LastAttempt {
+    pub(crate) epoch: Epoch,
+    pub(crate) node: NodeId,
+    pub(crate) device: Device,
+    granted_at: Timestamp,
+    pub(crate) progress: Option<Progress>,
+    pub(crate) validation: Option<Validation>,
+    pub(crate) running_on: Option<String>,
+}
+
+/// One thing heard.
+#[derive(Clone, Debug)]
+pub(crate) enum Sighting {
+    /// A node's session is open.
+    Opened { node: NodeId, at: BootTime },
+    /// A node reported.
+    Heard { node: NodeId, at: BootTime, report: Box<Report> },
+    /// A node's session is closed.
+    Closed { node: NodeId },
+    /// A node has left the fleet.
+    Gone { node: NodeId },
+    /// An attempt began.
+    Granted { job: JobId, epoch: Epoch, lease: Lease },
+}
+
+impl Sighting {
+    /// What is worth remembering of a change.
+    pub(crate) fn of_change(change: &Change) -> Option<Self> {
+        match change {
+            Change::LeaseGranted { job, epoch, lease } => {
+                Some(Self::Granted { job: *job, epoch: *epoch, lease: lease.clone() })
+            }
+            Change::NodeRemoved { node, .. } => Some(Self::Gone { node: *node }),
+            _ => None,
+        }
+    }
+}
+
+impl Observations {
+    /// Nothing heard yet.
+    pub(crate) fn new(observed: Observed) -> Self {
+        Self { observed, last_attempts: BTreeMap::new() }
+    }
+
+    fn hear(&mut self, node: NodeId, report: &Report) {
+        for attempt in &report.attempts {
+            let Some(last) = self.last_attempts.get_mut(&attempt.job) else { continue };
+            if last.node == node && last.epoch == attempt.epoch {
+                last.progress = attempt.progress.or(last.progress);
+                last.validation = attempt.validation.or(last.validation);
+                if attempt.running_on.is_some() {
+                    last.running_on.clone_from(&attempt.running_on);
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, job: JobId, epoch: Epoch, lease: &Lease) {
+        let attempt = LastAttempt {
+            epoch,
+            node: lease.node,
+            device: lease.device,
+            granted_at: lease.granted_at,
+            progress: None,
+            validation: None,
+            running_on: None,
+        };
+        self.last_attempts.insert(job, attempt);
+        if self.last_attempts.len() > LAST_ATTEMPTS_MAX {
+            let oldest = self.last_attempts.iter().min_by_key(|(_, attempt)| attempt.granted_at);
+            if let Some(job) = oldest.map(|(job, _)| *job) {
+                self.last_attempts.remove(&job);
+            }
+        }
+    }
+}
+
+impl Evolve for Observations {
+    type Step = Sighting;
+
+    fn evolve(&mut self, sighting: &Sighting) {
+        match sighting {
+            Sighting::Opened { node, at } => {
+                let node = self.observed.nodes.entry(*node).or_default();
+                node.connected = true;
+                node.last_heard = *at;
+            }
+            Sighting::Heard { node, at, report } => {
+                self.hear(*node, report);
+                let node = self.observed.nodes.entry(*node).or_default();
+                node.last_heard = *at;
+                node.report.clone_from(report);
+            }
+            Sighting::Closed { node } => {
+                if let Some(node) = self.observed.nodes.get_mut(node) {
+                    node.connected = false;
+                }
+            }
+            Sighting::Gone { node } => {
+                self.observed.nodes.remove(node);
+            }
+            Sighting::Granted { job, epoch, lease } => self.grant(*job, *epoch, lease),
+        }
+    }
+}

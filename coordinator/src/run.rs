@@ -1,0 +1,225 @@
+//! A coordinator from its start to its end.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle as Thread, time::Duration};
+
+use hatchery_common::{
+    blob::{BlobError, BlobLimits, BlobStore},
+    durable::{self, FileError, FolderLock, LockError},
+    time::Timestamp,
+    tls::{self, Authority, TlsError},
+};
+use hatchery_proto::{
+    DESCRIPTORS,
+    services,
+    transfer::BlobService,
+    transport::{TlsIncoming, server_builder},
+    v1::{agents_server::AgentsServer, blobs_server::BlobsServer, fleet_server::FleetServer},
+};
+use hatchery_scheduler::violations;
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinError, JoinHandle},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    access::AccessLayer,
+    addresses,
+    event_loop::{EventLoop, LoopError},
+    generate::Answers,
+    house::House,
+    local_operator::{self, CredentialsError},
+    logs::Logs,
+    mailbox::Event,
+    services::{AgentsService, FleetService},
+    sessions::Sessions,
+    settings::Settings,
+    store::{SqliteStore, StoreError},
+    store_thread::{self, StoreCalls},
+};
+
+/// Calls under way have so long to finish when the coordinator stops.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+const DATABASE_FILE: &str = "hatchery.db";
+
+/// What is known once the coordinator answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The folder that holds the local operator's credentials.
+    pub client: PathBuf,
+}
+
+/// Why a coordinator did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another coordinator has the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The state cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blobs cannot be read.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// Keys or certificates cannot be made or read.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {source}; is another program there? `--listen` takes another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The local operator has no credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The state can no longer be kept.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    /// The server ended by itself.
+    #[error("the server stopped: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// A service cannot be made.
+    #[error("the coordinator is built wrong: {0}")]
+    Built(String),
+}
+
+impl From<JoinError> for RunError {
+    fn from(error: JoinError) -> Self {
+        Self::Built(error.to_string())
+    }
+}
+
+/// Runs a coordinator until `shutdown` is cancelled; then open streams end, calls under way finish, and the store is
+/// closed. `on_ready` is told once it answers calls.
+pub async fn run(
+    settings: Settings,
+    shutdown: CancellationToken,
+    on_ready: oneshot::Sender<Ready>,
+) -> Result<(), RunError> {
+    tls::install_provider();
+    durable::create_folder(&settings.state)?;
+    let _lock = FolderLock::acquire(&settings.state)?;
+    let (store, store_thread) = open_store(settings.state.join(DATABASE_FILE)).await?;
+    let ended = serve(&settings, &store, shutdown, on_ready).await;
+    store.close().await;
+    tokio::task::spawn_blocking(move || store_thread.join()).await?.map_err(|_| {
+        RunError::Built("the store's thread has panicked".to_owned())
+    })?;
+    tracing::info!("stopped");
+    ended
+}
+
+/// Opening checks the whole database, which may take a while.
+async fn open_store(path: PathBuf) -> Result<(StoreCalls, Thread<()>), RunError> {
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await??;
+    store_thread::start(store).map_err(|error| RunError::Built(format!("no thread for the store: {error}")))
+}
+
+async fn serve(
+    settings: &Settings,
+    store: &StoreCalls,
+    shutdown: CancellationToken,
+    on_ready: oneshot::Sender<Ready>,
+) -> Result<(), RunError> {
+    let (event_loop, mailbox) = EventLoop::load(store.clone(), settings.lease).await?;
+    for violation in violations(&mailbox.snapshot().cluster) {
+        tracing::error!(%violation, "the state breaks a rule");
+    }
+    let authority = Authority::create_or_load(&settings.state.join("authority"))?;
+    let limits = BlobLimits {
+        quota_bytes: settings.blob_bytes_max,
+        free_bytes_min: settings.disk_free_bytes_min,
+    };
+    let blobs = BlobStore::open(&settings.state.join("blobs"), limits)?;
+    let failed = |source| RunError::Listen { address: settings.listen, source };
+    let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+
+    let mut event_loop = tokio::spawn(event_loop.run());
+    local_operator::provide(&settings.client, addresses::local(bound), &authority, &mailbox).await?;
+    let house = Arc::new(House {
+        mailbox: mailbox.clone(),
+        store: store.clone(),
+        blobs,
+        logs: Logs::new(settings.state.join("logs"), settings.log_bytes_max),
+        sessions: Sessions::default(),
+        answers: Answers::default(),
+        authority,
+        addresses: addresses::advertised(bound, &settings.advertise),
+        report_every: settings.report_every,
+        started_at: Timestamp::now(),
+    });
+    let stopping = CancellationToken::new();
+    let mut server = start_server(house, listener, stopping.clone()).await?;
+    tracing::info!(address = %bound, state = %settings.state.display(), "ready");
+    // Nobody need be waiting for it.
+    drop(on_ready.send(Ready { address: bound, client: settings.client.clone() }));
+
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        ended = &mut event_loop => Err(end_of(ended)),
+        ended = &mut server => Err(end_of(ended)),
+    };
+    stopping.cancel();
+    if !server.is_finished() && timeout(STOP_WITHIN, &mut server).await.is_err() {
+        tracing::warn!("some calls did not finish in {} s and are cut off", STOP_WITHIN.as_secs());
+        server.abort();
+    }
+    // If it cannot be sent, the loop has ended already, and the select above has its reason.
+    if mailbox.send(Event::Shutdown).await.is_ok() {
+        event_loop.await??;
+    }
+    ended
+}
+
+/// Why a task ended that goes on for ever.
+fn end_of<E: Into<RunError>>(ended: Result<Result<(), E>, JoinError>) -> RunError {
+    match ended {
+        Ok(Ok(())) => RunError::Built("a part of it ended by itself".to_owned()),
+        Ok(Err(error)) => error.into(),
+        Err(error) => error.into(),
+    }
+}
+
+async fn start_server(
+    house: Arc<House>,
+    listener: TcpListener,
+    stopping: CancellationToken,
+) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, RunError> {
+    let certificate = house.authority.issue_server(&addresses::hosts(&house.addresses))?;
+    let config = tls::server_config(&certificate, house.authority.certificate_pem())?;
+    let fleet = services::fleet(FleetService { house: Arc::clone(&house) });
+    let agents = services::agents(AgentsService { house: Arc::clone(&house) });
+    let blobs = services::blobs(BlobService::new(house.blobs.clone()));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<FleetServer<FleetService>>().await;
+    reporter.set_serving::<AgentsServer<AgentsService>>().await;
+    reporter.set_serving::<BlobsServer<BlobService>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let built = |error: tonic_reflection::server::Error| RunError::Built(error.to_string());
+    let gate = AccessLayer { mailbox: house.mailbox.clone(), stopping: stopping.clone() };
+    let server = server_builder()
+        .layer(gate)
+        .add_service(fleet)
+        .add_service(agents)
+        .add_service(blobs)
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(built)?)
+        .add_service(reflection().build_v1alpha().map_err(built)?)
+        .serve_with_incoming_shutdown(TlsIncoming::new(listener, config), stopping.cancelled_owned());
+    Ok(tokio::spawn(server))
+}

@@ -1,0 +1,143 @@
+//! The service for agents.
+
+use std::sync::Arc;
+
+use hatchery_common::{
+    field::FieldError,
+    id::{CertificateId, CheckpointId, DatasetId, Name, NodeId},
+    tls::{Identity, JoinSecret, Role},
+};
+use hatchery_proto::{convert, v1};
+use hatchery_scheduler::{Certificate, Outcome, Rejected, Request as Change};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Answers;
+use crate::{
+    access::Caller,
+    house::{self, House},
+    mailbox::RequestError,
+    refusal::Refusal,
+    sessions,
+};
+
+/// The service for agents.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentsService {
+    pub(crate) house: Arc<House>,
+}
+
+impl AgentsService {
+    /// Enters a certificate into the records, then signs it.
+    async fn certify(&self, request: Change, request_pem: &str) -> Result<(Certificate, String), Refusal> {
+        // A key that cannot be signed is refused before a join string is used up for it.
+        let nobody = Identity::new(Role::Viewer(Name::from_lossy("nobody")));
+        self.house
+            .authority
+            .issue_client(&nobody, request_pem)
+            .map_err(|error| FieldError::new("certificate_request_pem", error))?;
+        match self.house.mailbox.request(request).await? {
+            Outcome::Joined { certificate } => {
+                let identity = house::identity(&certificate)?;
+                let pem = self.house.authority.issue_client(&identity, request_pem)?;
+                Ok((certificate, pem))
+            }
+            other => Err(Refusal::Internal(format!("the answer was {other:?}"))),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::agents_server::Agents for AgentsService {
+    type SessionStream = Answers<v1::SessionResponse>;
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let request = request.into_inner();
+        let read = || {
+            let secret = JoinSecret::from_slice("secret", &request.secret)?.digest();
+            let name = Name::new("name", &request.name)?;
+            let labels = convert::labels("labels", &request.labels)?;
+            let (certificate, node) = (CertificateId::random(), NodeId::random());
+            Ok(Change::Join { secret, certificate, node, name, labels })
+        };
+        let join = read().map_err(|error: FieldError| Status::from(Refusal::from(error)))?;
+        if let Change::Join { secret, .. } = &join
+            && !self.house.mailbox.snapshot().cluster.tokens.contains_key(secret)
+        {
+            // A stranger costs no signature and no place in the queue.
+            return Err(Refusal::from(Rejected::BadToken).into());
+        }
+        let (certificate, certificate_pem) = self.certify(join, &request.certificate_request_pem).await?;
+        tracing::info!(name = %certificate.name, scope = ?certificate.scope, "joined");
+        Ok(Response::new(v1::JoinResponse {
+            certificate_pem,
+            authority_pem: self.house.authority.certificate_pem().to_owned(),
+            name: certificate.name.to_string(),
+            node: certificate.node.map(|node| node.to_string()),
+        }))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let old = Caller::of(&request)?.certificate;
+        let renew = Change::Renew { old, new: CertificateId::random() };
+        let (_, certificate_pem) =
+            self.certify(renew, &request.into_inner().certificate_request_pem).await?;
+        Ok(Response::new(v1::RenewResponse { certificate_pem }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let node = Caller::node_of(&request)?;
+        let (outbound, messages) = mpsc::channel(sessions::OUTBOUND_MAX);
+        tokio::spawn(sessions::serve(Arc::clone(&self.house), node, request.into_inner(), outbound));
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn get_dataset_manifest(
+        &self,
+        request: Request<v1::GetDatasetManifestRequest>,
+    ) -> Result<Response<v1::GetDatasetManifestResponse>, Status> {
+        let id = request.into_inner().dataset;
+        let dataset: DatasetId = id.parse().map_err(Refusal::Field)?;
+        let snapshot = self.house.mailbox.snapshot();
+        let dataset = snapshot.cluster.datasets.get(&dataset);
+        let dataset = dataset.ok_or(Refusal::from(Rejected::NotFound { what: "dataset", id }))?;
+        let manifest = convert::dataset_manifest_bytes(&dataset.manifest);
+        Ok(Response::new(v1::GetDatasetManifestResponse { manifest }))
+    }
+
+    async fn get_checkpoint_manifest(
+        &self,
+        request: Request<v1::GetCheckpointManifestRequest>,
+    ) -> Result<Response<v1::GetCheckpointManifestResponse>, Status> {
+        let id = request.into_inner().checkpoint;
+        let checkpoint: CheckpointId = id.parse().map_err(Refusal::Field)?;
+        let snapshot = self.house.mailbox.snapshot();
+        let checkpoint = snapshot.cluster.checkpoints.get(&checkpoint);
+        let checkpoint = checkpoint.ok_or(Refusal::from(Rejected::NotFound { what: "checkpoint", id }))?;
+        let manifest = convert::checkpoint_manifest_bytes(&checkpoint.manifest);
+        Ok(Response::new(v1::GetCheckpointManifestResponse { manifest }))
+    }
+
+    async fn commit_checkpoint(
+        &self,
+        request: Request<v1::CommitCheckpointRequest>,
+    ) -> Result<Response<v1::CommitCheckpointResponse>, Status> {
+        let node = Caller::node_of(&request)?;
+        let (id, manifest) =
+            convert::checkpoint_manifest(&request.into_inner().manifest).map_err(Refusal::Field)?;
+        self.house.check_blobs(manifest.files.iter().map(|file| (file.blob, file.size_bytes)))?;
+        let commit = Change::CommitCheckpoint { node, manifest: Box::new(manifest) };
+        match self.house.mailbox.request(commit).await {
+            Ok(_) => Ok(Response::new(v1::CommitCheckpointResponse { checkpoint: id.to_string() })),
+            // To the agent an ended job is a job that it has no lease of any more.
+            Err(RequestError::Rejected(ended @ Rejected::AlreadyEnded { .. })) => {
+                Err(Status::aborted(ended.to_string()))
+            }
+            Err(error) => Err(Refusal::from(error).into()),
+        }
+    }
+}

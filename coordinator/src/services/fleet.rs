@@ -1,0 +1,369 @@
+//! The service for people.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use hatchery_common::{
+    digest::Digest,
+    field::{FieldError, check_range},
+    generate::{GenerationOrder, GenerationPart, RawSampling, Sampling},
+    id::{CheckpointId, JobId, Name, RequestId, RolloutId},
+    recipe::{JobSpec, NodeSelector},
+    session::AnswerPart,
+    time::{BootTime, Timestamp},
+    tls::{JoinScope, JoinSecret, JoinString},
+    view::AccessScope,
+};
+use hatchery_proto::{convert, v1};
+use hatchery_scheduler::{Outcome, Request as Change, Scope};
+use tonic::{Request, Response, Status};
+
+use super::Answers;
+use crate::{
+    access::Caller,
+    describe::node_name,
+    generate::{self, Answer, GenerateError},
+    house::House,
+    lookup,
+    mailbox::Snapshot,
+    refusal::Refusal,
+    view, watch,
+};
+
+/// How long a join string is good, in seconds: least, most, and unless told otherwise.
+const TOKEN_SECS: (u64, u64, u64) = (60, 30 * 86_400, 86_400);
+
+/// The service for people.
+#[derive(Clone, Debug)]
+pub(crate) struct FleetService {
+    pub(crate) house: Arc<House>,
+}
+
+impl FleetService {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.house.mailbox.snapshot()
+    }
+
+    async fn change(&self, change: Change) -> Result<Outcome, Refusal> {
+        Ok(self.house.mailbox.request(change).await?)
+    }
+
+    fn job(&self, id: JobId) -> Result<v1::Job, Refusal> {
+        let snapshot = self.snapshot();
+        let job = lookup::job(&snapshot.cluster, &id.to_string())?;
+        Ok(view::job(&snapshot, job).into())
+    }
+
+    fn job_id(&self, given: &str) -> Result<JobId, Refusal> {
+        Ok(lookup::job(&self.snapshot().cluster, given)?.id)
+    }
+
+    fn checkpoint(&self, id: CheckpointId) -> Result<v1::Checkpoint, Refusal> {
+        let snapshot = self.snapshot();
+        let id = lookup::checkpoint(&snapshot.cluster, &id.to_string())?;
+        Ok(view::checkpoint(&snapshot, id, &snapshot.cluster.checkpoints[&id]).into())
+    }
+
+    /// Finds a node that answers, and asks it.
+    async fn ask(&self, request: v1::GenerateRequest) -> Result<(GenerationPart, Answer), Refusal> {
+        let snapshot = self.snapshot();
+        let cluster = &snapshot.cluster;
+        let checkpoint = lookup::checkpoint(cluster, &request.checkpoint)?;
+        let given = request.node.as_deref().map(|node| lookup::node(cluster, node)).transpose()?;
+        let sampling = request.sampling.map(Sampling::try_from).transpose();
+        let sampling = sampling.map_err(|error| error.within("sampling"))?;
+        let sampling = match sampling {
+            Some(sampling) => sampling,
+            None => Sampling::new(RawSampling::default())?,
+        };
+        let (prompt, max_bytes) = (request.prompt, request.max_bytes);
+        let order = GenerationOrder { checkpoint, prompt, max_bytes, sampling };
+        order.check()?;
+        let node = generate::choose(&snapshot, checkpoint, given)?;
+        let name = node_name(cluster, node);
+        let outbox = self.house.sessions.outbox(node);
+        let outbox = outbox.ok_or_else(|| GenerateError::NodeLeft { node: name.clone() })?;
+        let answer = self.house.answers.ask(outbox, name.clone(), order).await?;
+        Ok((GenerationPart::Chosen { node, node_name: Name::from_lossy(&name), checkpoint }, answer))
+    }
+}
+
+/// The parts of an answer up to its end.
+fn parts(answer: Answer) -> impl futures::Stream<Item = Result<GenerationPart, GenerateError>> {
+    stream::try_unfold(Some(answer), |answer| async move {
+        let Some(mut answer) = answer else { return Ok(None) };
+        Ok(match answer.next().await? {
+            AnswerPart::Text(bytes) => Some((GenerationPart::Text { bytes }, Some(answer))),
+            AnswerPart::Finished(figures) => Some((GenerationPart::Finished(figures), None)),
+            AnswerPart::Failed(_) => None,
+        })
+    })
+}
+
+fn needed<W, D: TryFrom<W, Error = FieldError>>(field: &str, part: Option<W>) -> Result<D, Refusal> {
+    let part = part.ok_or_else(|| FieldError::new(field, "is missing"))?;
+    Ok(D::try_from(part).map_err(|error| error.within(field))?)
+}
+
+#[tonic::async_trait]
+impl v1::fleet_server::Fleet for FleetService {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        Ok(Response::new(view::status(&self.snapshot(), self.house.started_at).into()))
+    }
+
+    async fn create_dataset(
+        &self,
+        request: Request<v1::CreateDatasetRequest>,
+    ) -> Result<Response<v1::CreateDatasetResponse>, Status> {
+        let manifest = convert::dataset_manifest(&request.into_inner().manifest).map_err(Refusal::Field)?;
+        let id = manifest.id();
+        self.house.check_blobs(manifest.files().iter().map(|file| (file.blob, file.size_bytes)))?;
+        self.change(Change::RegisterDataset { manifest }).await?;
+        let dataset = self.snapshot().cluster.datasets.get(&id).map(|dataset| view::dataset(dataset).into());
+        Ok(Response::new(v1::CreateDatasetResponse { dataset }))
+    }
+
+    async fn list_datasets(
+        &self,
+        _: Request<v1::ListDatasetsRequest>,
+    ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
+        let snapshot = self.snapshot();
+        let mut datasets: Vec<_> = snapshot.cluster.datasets.values().collect();
+        datasets.sort_by_key(|dataset| std::cmp::Reverse(dataset.registered_at));
+        let datasets = datasets.into_iter().map(|dataset| view::dataset(dataset).into()).collect();
+        Ok(Response::new(v1::ListDatasetsResponse { datasets }))
+    }
+
+    async fn submit_job(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Result<Response<v1::SubmitJobResponse>, Status> {
+        let submitter = Caller::of(&request)?.name;
+        let request = request.into_inner();
+        let id: RequestId = request.request_id.parse().map_err(|error: FieldError| {
+            Refusal::from(FieldError::new("request_id", error.problem))
+        })?;
+        let spec: JobSpec = needed("spec", request.spec)?;
+        let body = serde_json::to_vec(&spec).map_err(|error| Status::internal(error.to_string()))?;
+        let submit = Change::Submit {
+            request: id,
+            job: JobId::random(),
+            body: Digest::of(&body),
+            spec: Box::new(spec),
+            submitter,
+        };
+        match self.change(submit).await? {
+            Outcome::Submitted { job, duplicate } => {
+                Ok(Response::new(v1::SubmitJobResponse { job: Some(self.job(job)?), duplicate }))
+            }
+            other => Err(Status::internal(format!("the answer was {other:?}"))),
+        }
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let all = request.into_inner().all;
+        let snapshot = self.snapshot();
+        let jobs = snapshot.cluster.jobs.values().filter(|job| all || !job.phase.is_terminal());
+        let mut jobs: Vec<_> = jobs.collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse((job.submitted_at, job.id)));
+        let jobs = jobs.into_iter().map(|job| view::job(&snapshot, job).into()).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs }))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
+        let id = self.job_id(&request.into_inner().job)?;
+        Ok(Response::new(v1::GetJobResponse { job: Some(self.job(id)?) }))
+    }
+
+    type WatchJobStream = Answers<v1::WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let id = self.job_id(&request.into_inner().job)?;
+        let jobs = watch::job(&self.house, id).map_ok(|(job, event_number)| v1::WatchJobResponse {
+            job: Some(job.into()),
+            event_number,
+        });
+        Ok(Response::new(jobs.boxed()))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let job = self.job_id(&request.into_inner().job)?;
+        self.change(Change::Cancel { job, by }).await?;
+        Ok(Response::new(v1::CancelJobResponse { job: Some(self.job(job)?) }))
+    }
+
+    type ReadLogsStream = Answers<v1::ReadLogsResponse>;
+
+    async fn read_logs(
+        &self,
+        request: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let request = request.into_inner();
+        let job = self.job_id(&request.job)?;
+        let lines = watch::logs(&self.house, job, request.follow)
+            .map_ok(|(epoch, text)| v1::ReadLogsResponse { epoch: epoch.0, text });
+        Ok(Response::new(lines.boxed()))
+    }
+
+    type WatchEventsStream = Answers<v1::WatchEventsResponse>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let request = request.into_inner();
+        let job = request.job.as_deref().map(|job| self.job_id(job)).transpose()?;
+        let events = watch::events(&self.house, request.after, request.follow, job)
+            .map_ok(|event| v1::WatchEventsResponse { event: Some(event.into()) });
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let (snapshot, now) = (self.snapshot(), BootTime::now());
+        let mut nodes: Vec<_> = snapshot.cluster.nodes.values().collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let nodes = nodes.into_iter().map(|node| view::node(&snapshot, node, now).into()).collect();
+        Ok(Response::new(v1::ListNodesResponse { nodes }))
+    }
+
+    async fn get_node(
+        &self,
+        request: Request<v1::GetNodeRequest>,
+    ) -> Result<Response<v1::GetNodeResponse>, Status> {
+        let snapshot = self.snapshot();
+        let id = lookup::node(&snapshot.cluster, &request.into_inner().node).map_err(Refusal::from)?;
+        let node = view::node(&snapshot, &snapshot.cluster.nodes[&id], BootTime::now());
+        Ok(Response::new(v1::GetNodeResponse { node: Some(node.into()) }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let given = request.into_inner().node;
+        let node = lookup::node(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        self.change(Change::RemoveNode { node }).await?;
+        Ok(Response::new(v1::RemoveNodeResponse {}))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::ListCheckpointsRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let job = request.into_inner().job.map(|job| self.job_id(&job)).transpose()?;
+        let snapshot = self.snapshot();
+        let wanted = snapshot.cluster.checkpoints.iter();
+        let mut checkpoints: Vec<_> =
+            wanted.filter(|(_, one)| job.is_none_or(|job| one.manifest.job == job)).collect();
+        checkpoints.sort_by_key(|(_, one)| std::cmp::Reverse((one.committed_at, one.manifest.step)));
+        let checkpoints =
+            checkpoints.into_iter().map(|(id, one)| view::checkpoint(&snapshot, *id, one).into()).collect();
+        Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
+        let given = request.into_inner().checkpoint;
+        let id = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        Ok(Response::new(v1::GetCheckpointResponse { checkpoint: Some(self.checkpoint(id)?) }))
+    }
+
+    async fn push_checkpoint(
+        &self,
+        request: Request<v1::PushCheckpointRequest>,
+    ) -> Result<Response<v1::PushCheckpointResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let request = request.into_inner();
+        let given = request.checkpoint;
+        let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        let to: NodeSelector = needed("to", request.to)?;
+        let rollout = RolloutId::random();
+        self.change(Change::Push { rollout, checkpoint, to, by }).await?;
+        Ok(Response::new(v1::PushCheckpointResponse {
+            rollout_id: rollout.to_string(),
+            checkpoint: Some(self.checkpoint(checkpoint)?),
+        }))
+    }
+
+    type GenerateStream = Answers<v1::GenerateResponse>;
+
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let (chosen, answer) = self.ask(request.into_inner()).await?;
+        let parts = stream::iter([Ok(chosen)]).chain(parts(answer));
+        let parts = parts.map_ok(Into::into).map_err(|error| Status::from(Refusal::from(error)));
+        Ok(Response::new(parts.boxed()))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let request = request.into_inner();
+        let read = || {
+            let (scope, join_scope) = match convert::scope(request.scope)? {
+                AccessScope::Agent => (Scope::Agent, JoinScope::Agent),
+                AccessScope::Operator => (Scope::Operator, JoinScope::Operator),
+                AccessScope::Viewer => (Scope::Viewer, JoinScope::Viewer),
+            };
+            let name = request.name.as_deref().map(|name| Name::new("name", name)).transpose()?;
+            let labels = convert::labels("labels", &request.labels)?;
+            let (least, most, default) = TOKEN_SECS;
+            let secs = if request.valid_secs == 0 { default } else { request.valid_secs };
+            let valid = Duration::from_secs(check_range("valid_secs", secs, least, most)?);
+            Ok((scope, join_scope, name, labels, valid))
+        };
+        let (scope, join_scope, name, labels, valid) = read().map_err(Refusal::Field)?;
+        let secret = JoinSecret::random();
+        let expires_at = Timestamp::now() + valid;
+        let digest = secret.digest();
+        self.change(Change::CreateToken { secret: digest, scope, name, labels, by, expires_at }).await?;
+        let authority = self.house.authority.key_hash();
+        let addresses = self.house.addresses.clone();
+        let join_string = JoinString { addresses, authority, secret, scope: join_scope }.to_string();
+        Ok(Response::new(v1::CreateTokenResponse { join_string, expires_at_ms: expires_at.0 }))
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<v1::ListCertificatesRequest>,
+    ) -> Result<Response<v1::ListCertificatesResponse>, Status> {
+        let snapshot = self.snapshot();
+        let mut certificates: Vec<_> = snapshot.cluster.certificates.values().collect();
+        certificates.sort_by_key(|one| std::cmp::Reverse((one.issued_at, one.id)));
+        let certificates = certificates.into_iter().map(|one| view::certificate(one).into()).collect();
+        Ok(Response::new(v1::ListCertificatesResponse { certificates }))
+    }
+
+    async fn revoke_certificate(
+        &self,
+        request: Request<v1::RevokeCertificateRequest>,
+    ) -> Result<Response<v1::RevokeCertificateResponse>, Status> {
+        let given = request.into_inner().certificate;
+        let id = lookup::certificate(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        self.change(Change::RevokeCertificate { certificate: id }).await?;
+        let certificate = view::certificate(&self.snapshot().cluster.certificates[&id]);
+        Ok(Response::new(v1::RevokeCertificateResponse { certificate: Some(certificate.into()) }))
+    }
+}

@@ -1,0 +1,15 @@
+//! The services: each call is read, put to the event loop or answered from the snapshot, and written.
+
+mod agents;
+mod fleet;
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tonic::Status;
+
+pub(crate) use agents::AgentsService;
+pub(crate) use fleet::FleetService;
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -1,0 +1,296 @@
+//! Agents' sessions: desired state goes out whenever it changed, what is observed comes in.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hatchery_common::{
+    id::{Epoch, JobId, NodeId},
+    session::{AgentMessage, Assignment, CoordinatorMessage},
+};
+use hatchery_proto::v1::{SessionRequest, SessionResponse};
+use hatchery_scheduler::{Request, assignment};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use crate::{
+    house::House,
+    mailbox::{Event, RequestError, SessionNumber},
+    refusal::Refusal,
+};
+
+/// A new session must say hello within this time.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Orders waiting to go out over one session.
+const ORDERS_MAX: usize = 64;
+/// Messages on their way out over one session; an agent that does not read them is not listened to either.
+pub(crate) const OUTBOUND_MAX: usize = 32;
+
+/// The sessions that are open, at most one for each node.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    open: Mutex<Registry>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    last_number: u64,
+    open: BTreeMap<NodeId, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    outbox: Outbox,
+    superseded: CancellationToken,
+}
+
+/// A way to send over an open session.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbox {
+    pub(crate) session: SessionNumber,
+    pub(crate) messages: mpsc::Sender<CoordinatorMessage>,
+}
+
+impl Sessions {
+    /// Opens a session and ends the node's older one.
+    fn open(&self, node: NodeId) -> (SessionNumber, mpsc::Receiver<CoordinatorMessage>, CancellationToken) {
+        let mut registry = self.lock();
+        registry.last_number += 1;
+        let session = SessionNumber(registry.last_number);
+        let (messages, orders) = mpsc::channel(ORDERS_MAX);
+        let superseded = CancellationToken::new();
+        let open = Open { outbox: Outbox { session, messages }, superseded: superseded.clone() };
+        if let Some(older) = registry.open.insert(node, open) {
+            older.superseded.cancel();
+        }
+        (session, orders, superseded)
+    }
+
+    fn close(&self, node: NodeId, session: SessionNumber) {
+        let mut registry = self.lock();
+        if registry.open.get(&node).is_some_and(|open| open.outbox.session == session) {
+            registry.open.remove(&node);
+        }
+    }
+
+    /// A way to send to `node`, if its session is open.
+    pub(crate) fn outbox(&self, node: NodeId) -> Option<Outbox> {
+        self.lock().open.get(&node).map(|open| open.outbox.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        // Nothing panics while it is held; were it so, the map is whole all the same.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Outbound = mpsc::Sender<Result<SessionResponse, Status>>;
+
+/// Serves one session of `node` to its end.
+pub(crate) async fn serve(
+    house: Arc<House>,
+    node: NodeId,
+    mut inbound: Streaming<SessionRequest>,
+    outbound: Outbound,
+) {
+    let ended = match hello(&house, node, &mut inbound).await {
+        Ok(()) => Session::open(&house, node, inbound, outbound.clone()).serve().await,
+        Err(status) => Err(status),
+    };
+    if let Err(status) = ended {
+        tracing::debug!(%node, %status, "a session ended");
+        // If there is no room for the reason, the agent sees the stream end without one.
+        drop(outbound.try_send(Err(status)));
+    }
+}
+
+/// Takes the first message.
+async fn hello(
+    house: &House,
+    node: NodeId,
+    inbound: &mut Streaming<SessionRequest>,
+) -> Result<(), Status> {
+    let message = timeout(HELLO_WITHIN, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("a session begins with Hello, and none came"))??;
+    match message.map(read).transpose()? {
+        Some(AgentMessage::Hello(inventory)) => {
+            take_inventory(house, Request::Inventory { node, inventory }).await
+        }
+        _ => Err(Status::invalid_argument("message: a session begins with Hello")),
+    }
+}
+
+fn read(message: SessionRequest) -> Result<AgentMessage, Status> {
+    AgentMessage::try_from(message).map_err(|error| Refusal::from(error).into())
+}
+
+/// A full disk is no reason to lose a node: its inventory is taken when it comes again.
+async fn take_inventory(house: &House, request: Request) -> Result<(), Status> {
+    match house.mailbox.request(request).await {
+        Ok(_) => Ok(()),
+        Err(error @ (RequestError::DiskFull(_) | RequestError::NotDurable(_))) => {
+            tracing::warn!(%error, "an inventory was not kept");
+            Ok(())
+        }
+        Err(error) => Err(Refusal::from(error).into()),
+    }
+}
+
+/// One open session.
+struct Session<'a> {
+    house: &'a House,
+    node: NodeId,
+    number: SessionNumber,
+    inbound: Streaming<SessionRequest>,
+    outbound: Outbound,
+    orders: mpsc::Receiver<CoordinatorMessage>,
+    superseded: CancellationToken,
+    last_event: watch::Receiver<u64>,
+    /// The assignment that the agent has.
+    assigned: Option<Assignment>,
+}
+
+impl<'a> Session<'a> {
+    fn open(
+        house: &'a House,
+        node: NodeId,
+        inbound: Streaming<SessionRequest>,
+        outbound: Outbound,
+    ) -> Self {
+        let (number, orders, superseded) = house.sessions.open(node);
+        let last_event = house.mailbox.last_event.clone();
+        Self { house, node, number, inbound, outbound, orders, superseded, last_event, assigned: None }
+    }
+
+    async fn serve(mut self) -> Result<(), Status> {
+        let (node, session) = (self.node, self.number);
+        tracing::info!(%node, "session open");
+        let (superseded, outbound) = (self.superseded.clone(), self.outbound.clone());
+        let ended = tokio::select! {
+            ended = self.drive() => ended,
+            () = superseded.cancelled() => Err(Status::aborted("a newer session of this node has taken over")),
+            () = outbound.closed() => Ok(()),
+        };
+        self.house.sessions.close(node, session);
+        self.house.answers.session_closed(session);
+        tracing::info!(%node, "session closed");
+        // When the event loop has gone there is nobody left to tell.
+        drop(self.house.mailbox.send(Event::SessionClosed { node, session }).await);
+        ended
+    }
+
+    async fn drive(&mut self) -> Result<(), Status> {
+        self.house
+            .mailbox
+            .send(Event::SessionOpened { node: self.node, session: self.number })
+            .await
+            .map_err(Refusal::from)?;
+        let snapshot = self.house.mailbox.snapshot();
+        let node = snapshot.cluster.nodes.get(&self.node);
+        let name = node.map(|node| node.name.clone()).ok_or_else(|| Status::unauthenticated("this node was removed"))?;
+        drop(snapshot);
+        self.send(CoordinatorMessage::Welcome { name, report_every: self.house.report_every }).await?;
+        self.push_assignment().await?;
+        loop {
+            let flow = tokio::select! {
+                message = self.inbound.message() => match message? {
+                    // A kind that this version does not know.
+                    Some(SessionRequest { message: None }) => ControlFlow::Continue(()),
+                    Some(message) => self.take(read(message)?).await?,
+                    None => ControlFlow::Break(()),
+                },
+                shown = self.last_event.changed() => {
+                    shown.map_err(|_| Status::unavailable("the coordinator is stopping"))?;
+                    self.push_assignment().await?;
+                    ControlFlow::Continue(())
+                }
+                Some(order) = self.orders.recv() => {
+                    self.send(order).await?;
+                    ControlFlow::Continue(())
+                }
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take(&mut self, message: AgentMessage) -> Result<ControlFlow<()>, Status> {
+        let node = self.node;
+        match message {
+            AgentMessage::Hello(_) => return Err(Status::invalid_argument("message: Hello comes once")),
+            AgentMessage::Report(report) => {
+                let sequence = report.sequence;
+                self.house.mailbox.report(node, self.number, report).await.map_err(Refusal::from)?;
+                self.send(CoordinatorMessage::ReportReceived { sequence }).await?;
+            }
+            AgentMessage::Inventory(inventory) => {
+                take_inventory(self.house, Request::Inventory { node, inventory }).await?;
+            }
+            AgentMessage::LogLines { job, epoch, offset, text } => {
+                self.keep_log(job, epoch, offset, text).await;
+            }
+            AgentMessage::Generation { request, part } => {
+                self.house.answers.pass_on(self.number, request, part);
+            }
+            AgentMessage::Goodbye => {
+                self.goodbye().await?;
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// First the session is closed, so that what its leases held does not go back to it.
+    async fn goodbye(&self) -> Result<(), Status> {
+        let (node, session) = (self.node, self.number);
+        let mailbox = &self.house.mailbox;
+        mailbox.send(Event::SessionClosed { node, session }).await.map_err(Refusal::from)?;
+        mailbox.request(Request::Goodbye { node }).await.map_err(Refusal::from)?;
+        Ok(())
+    }
+
+    /// Keeps what an attempt of this node wrote. Logs are for people: a disk that does not take them stops nothing.
+    async fn keep_log(&self, job: JobId, epoch: Epoch, offset: u64, text: Vec<u8>) {
+        let node = self.node;
+        let snapshot = self.house.mailbox.snapshot();
+        let leased = snapshot.cluster.jobs.get(&job).is_some_and(|job| {
+            job.epoch == epoch && job.lease.as_ref().is_some_and(|lease| lease.node == node)
+        });
+        drop(snapshot);
+        let logs = self.house.logs.clone();
+        let write = move || {
+            if leased || logs.has(job, epoch, node) { logs.append(job, epoch, node, offset, &text) } else { Ok(()) }
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a log was not kept"),
+            Err(error) => tracing::error!(%error, "a log was not kept"),
+        }
+    }
+
+    /// Sends the node's assignment, if it is not what the agent has already.
+    async fn push_assignment(&mut self) -> Result<(), Status> {
+        self.last_event.mark_unchanged();
+        let snapshot = self.house.mailbox.snapshot();
+        let now = assignment(&snapshot.cluster, self.node, snapshot.observed().lease);
+        drop(snapshot);
+        if self.assigned.as_ref() != Some(&now) {
+            self.send(CoordinatorMessage::Assignment(now.clone())).await?;
+            self.assigned = Some(now);
+        }
+        Ok(())
+    }
+
+    async fn send(&self, message: CoordinatorMessage) -> Result<(), Status> {
+        self.outbound.send(Ok(message.into())).await.map_err(|_| Status::cancelled("the agent has left"))
+    }
+}

@@ -1,0 +1,185 @@
+//! What people are shown, built from a snapshot.
+
+use hatchery_common::{
+    id::{CheckpointId, Name, NodeId},
+    session::{AttemptPhase, AttemptReport, ReplicaState},
+    time::{BootTime, Timestamp},
+    view::{
+        AccessScope, CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState, NodeView,
+        ReplicaView, RunningView, StatusView,
+    },
+};
+use hatchery_scheduler::{
+    Certificate, Checkpoint, Dataset, Job, JobPhase, Node, ObservedNode, Scope, assignment, desired_nodes,
+};
+
+use crate::{describe::node_name, mailbox::Snapshot};
+
+/// The coordinator itself.
+pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp) -> StatusView {
+    let (cluster, observed) = (&snapshot.cluster, snapshot.observed());
+    let jobs = |wanted: fn(&Job) -> bool| cluster.jobs.values().filter(|job| wanted(job)).count() as u32;
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at,
+        last_event: cluster.last_event,
+        nodes_connected: observed.nodes.values().filter(|node| node.connected).count() as u32,
+        nodes: cluster.nodes.len() as u32,
+        jobs_running: jobs(|job| job.lease.is_some()),
+        jobs_queued: jobs(|job| job.phase == JobPhase::Queued),
+    }
+}
+
+/// A job.
+pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
+    let cluster = &snapshot.cluster;
+    let last = snapshot.observations.last_attempts.get(&job.id).filter(|last| last.epoch == job.epoch);
+    let attempt = job.lease.as_ref().and_then(|lease| attempt(snapshot, lease.node, job));
+    let place = job.lease.as_ref().map(|lease| (lease.node, lease.device));
+    let place = place.or_else(|| last.map(|last| (last.node, last.device)));
+    JobView {
+        id: job.id,
+        spec: job.spec.clone(),
+        submitter: job.submitter.clone(),
+        submitted_at: job.submitted_at,
+        phase: job.phase.name().to_owned(),
+        why: match &job.phase {
+            JobPhase::Queued => snapshot.waits.get(&job.id).map(ToString::to_string),
+            JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.clone()),
+            _ => None,
+        },
+        epoch: job.epoch,
+        node: place.map(|(node, _)| Name::from_lossy(&node_name(cluster, node))),
+        device: place.map(|(_, device)| device),
+        started_at: job.started_at,
+        ended_at: job.ended_at,
+        activity: attempt.map(activity),
+        running_on: last.and_then(|last| last.running_on.clone()),
+        progress: last.and_then(|last| last.progress),
+        validation: last.and_then(|last| last.validation),
+        checkpoint: job.checkpoint,
+        checkpoint_step: job.checkpoint_step,
+        metrics: job.metrics,
+        failures: job
+            .failures
+            .iter()
+            .map(|failure| FailureView {
+                epoch: failure.epoch,
+                node: Name::from_lossy(&node_name(cluster, failure.node)),
+                device: failure.device,
+                cause: failure.cause,
+                message: failure.message.clone(),
+                at: failure.at,
+            })
+            .collect(),
+    }
+}
+
+/// What the node last said of the job's current attempt.
+fn attempt<'a>(snapshot: &'a Snapshot, node: NodeId, job: &Job) -> Option<&'a AttemptReport> {
+    let reports = &snapshot.observed().nodes.get(&node)?.report.attempts;
+    reports.iter().find(|report| report.job == job.id && report.epoch == job.epoch)
+}
+
+fn activity(attempt: &AttemptReport) -> String {
+    match &attempt.phase {
+        AttemptPhase::Fetching { total_bytes: 0, .. } => "fetching".to_owned(),
+        AttemptPhase::Fetching { done_bytes, total_bytes } => {
+            format!("fetching {:.0} %", *done_bytes as f64 / *total_bytes as f64 * 100.0)
+        }
+        AttemptPhase::Starting => "starting".to_owned(),
+        AttemptPhase::Running => "running".to_owned(),
+        AttemptPhase::Stopping => "stopping".to_owned(),
+        AttemptPhase::Ended { .. } => "ended".to_owned(),
+    }
+}
+
+/// A node.
+pub(crate) fn node(snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView {
+    let cluster = &snapshot.cluster;
+    let heard = snapshot.observed().nodes.get(&node.id);
+    let running = cluster.jobs.values().filter_map(|job| {
+        let lease = job.lease.as_ref().filter(|lease| lease.node == node.id)?;
+        Some(RunningView {
+            device: lease.device,
+            job: job.id,
+            job_name: job.spec.name.clone(),
+            progress: attempt(snapshot, node.id, job).and_then(|attempt| attempt.progress),
+        })
+    });
+    let wanted = assignment(cluster, node.id, snapshot.observed().lease).checkpoints;
+    NodeView {
+        id: node.id,
+        name: node.name.clone(),
+        labels: node.labels.clone(),
+        inventory: node.inventory.clone(),
+        joined_at: node.joined_at,
+        state: match heard {
+            None => NodeState::Unknown,
+            Some(heard) if heard.connected => NodeState::Connected,
+            Some(_) => NodeState::Disconnected,
+        },
+        last_heard_ms_ago: heard.map(|heard| now.since(heard.last_heard).as_millis() as u64),
+        running: running.collect(),
+        replicas_ready: heard.map_or(0, ready_count),
+        replicas_wanted: wanted.len() as u32,
+    }
+}
+
+fn ready_count(node: &ObservedNode) -> u32 {
+    let ready = |state: &ReplicaState| matches!(state, ReplicaState::Ready { .. });
+    node.report.replicas.iter().filter(|replica| ready(&replica.state)).count() as u32
+}
+
+/// A dataset.
+pub(crate) fn dataset(dataset: &Dataset) -> DatasetView {
+    let manifest = &dataset.manifest;
+    DatasetView {
+        id: manifest.id(),
+        name: manifest.name().clone(),
+        files: manifest.files().len() as u64,
+        corpus_bytes: manifest.corpus_bytes(),
+        registered_at: dataset.registered_at,
+    }
+}
+
+/// A checkpoint.
+pub(crate) fn checkpoint(snapshot: &Snapshot, id: CheckpointId, checkpoint: &Checkpoint) -> CheckpointView {
+    let cluster = &snapshot.cluster;
+    let job = cluster.jobs.get(&checkpoint.manifest.job);
+    let replicas = desired_nodes(cluster, id).into_iter().map(|node| ReplicaView {
+        node,
+        node_name: Name::from_lossy(&node_name(cluster, node)),
+        state: replica(snapshot, node, id).cloned(),
+    });
+    CheckpointView {
+        id,
+        manifest: checkpoint.manifest.clone(),
+        job_name: job.map_or_else(|| Name::from_lossy("unknown"), |job| job.spec.name.clone()),
+        committed_at: checkpoint.committed_at,
+        replicas: replicas.collect(),
+    }
+}
+
+/// How a checkpoint stands on a node, while the node is connected.
+pub(crate) fn replica(snapshot: &Snapshot, node: NodeId, checkpoint: CheckpointId) -> Option<&ReplicaState> {
+    let heard = snapshot.observed().nodes.get(&node).filter(|node| node.connected)?;
+    let report = heard.report.replicas.iter().find(|replica| replica.checkpoint == checkpoint);
+    report.map(|replica| &replica.state)
+}
+
+/// A certificate.
+pub(crate) fn certificate(certificate: &Certificate) -> CertificateView {
+    CertificateView {
+        id: certificate.id,
+        scope: match certificate.scope {
+            Scope::Agent => AccessScope::Agent,
+            Scope::Operator => AccessScope::Operator,
+            Scope::Viewer => AccessScope::Viewer,
+        },
+        name: certificate.name.clone(),
+        node: certificate.node,
+        issued_at: certificate.issued_at,
+        revoked_at: certificate.revoked_at,
+    }
+}

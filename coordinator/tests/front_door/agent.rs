@@ -1,0 +1,192 @@
+//! An agent as the coordinator sees it: test code that speaks the wire.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use hatchery_common::{
+    blob::{BlobLimits, BlobStore},
+    checkpoint::CheckpointManifest,
+    device::Device,
+    id::{CheckpointId, NodeId},
+    node::{Inventory, NodeDevice, TrainerState},
+    recipe::Labels,
+    session::{
+        AgentMessage, AssignedAttempt, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, ReplicaReport,
+        Report,
+    },
+    tls::{Credentials, JoinString},
+    trainer::{Calibration, Ending},
+    view::{AccessScope, JobView},
+};
+use hatchery_proto::{
+    client::{AgentsClient, Answers, CallError, TokenCall},
+    transfer::BlobClient,
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::house::{House, checkpoint, name, soon};
+
+pub(crate) fn token(scope: AccessScope) -> TokenCall {
+    TokenCall { scope, name: None, labels: Labels::new(), valid: None }
+}
+
+/// Joins as `scope` under the name `called`.
+pub(crate) async fn join(house: &House, scope: AccessScope, called: &str) -> (Credentials, Option<NodeId>) {
+    let (text, _) = soon(house.fleet().await.create_token(&token(scope))).await.unwrap();
+    let string: JoinString = text.parse().unwrap();
+    let (credentials, given, node) =
+        soon(AgentsClient::join(&string, &name(called), &Labels::new())).await.unwrap();
+    assert_eq!(given, name(called));
+    (credentials, node)
+}
+
+pub(crate) struct Agent {
+    pub(crate) credentials: Credentials,
+    pub(crate) node: NodeId,
+    pub(crate) client: AgentsClient,
+    pub(crate) blobs: BlobStore,
+    _folder: Arc<TempDir>,
+}
+
+pub(crate) struct Session {
+    outgoing: mpsc::Sender<AgentMessage>,
+    pub(crate) incoming: Answers<CoordinatorMessage>,
+    sequence: u64,
+}
+
+pub(crate) fn inventory() -> Inventory {
+    Inventory {
+        hostname: "box".into(),
+        cores: 2,
+        memory_bytes: 8 << 30,
+        trainer: TrainerState::Ready { version: "0.1.0".into(), libtorch: "2.11.0".into() },
+        devices: vec![NodeDevice {
+            device: Device::CPU,
+            name: "a processor".into(),
+            memory_bytes: 8 << 30,
+            bf16: false,
+            driver: None,
+            calibration: Some(Calibration {
+                device: Device::CPU,
+                steps_per_sec: 10.0,
+                flops_per_sec: 1e10,
+                version: 1,
+            }),
+        }],
+        ..Inventory::default()
+    }
+}
+
+impl Agent {
+    pub(crate) async fn join(house: &House, called: &str) -> Self {
+        let (credentials, node) = join(house, AccessScope::Agent, called).await;
+        let folder = tempfile::tempdir().unwrap();
+        let limits = BlobLimits { free_bytes_min: 0, ..BlobLimits::default() };
+        let blobs = BlobStore::open(folder.path(), limits).unwrap();
+        let client = soon(AgentsClient::connect(&credentials)).await.unwrap();
+        Self { credentials, node: node.unwrap(), client, blobs, _folder: Arc::new(folder) }
+    }
+
+    /// Finds the coordinator again after it has moved to another port.
+    pub(crate) async fn move_to(&mut self, house: &House) {
+        self.credentials.addresses = vec![house.address()];
+        self.client = soon(AgentsClient::connect(&self.credentials)).await.unwrap();
+    }
+
+    /// Opens a session: says hello and takes the welcome.
+    pub(crate) async fn session(&self) -> Session {
+        let mut session = self.raw_session().await.unwrap();
+        session.send(AgentMessage::Hello(Box::new(inventory()))).await;
+        let welcome = session.next().await;
+        assert!(matches!(welcome, CoordinatorMessage::Welcome { .. }), "{welcome:?}");
+        session
+    }
+
+    pub(crate) async fn raw_session(&self) -> Result<Session, CallError> {
+        let (outgoing, messages) = mpsc::channel(16);
+        let incoming = soon(self.client.session(ReceiverStream::new(messages))).await?;
+        Ok(Session { outgoing, incoming, sequence: 0 })
+    }
+
+    /// Puts a checkpoint's blobs and commits it.
+    pub(crate) async fn commit(
+        &self,
+        job: &JobView,
+        attempt: &AssignedAttempt,
+        step: u64,
+        parent: Option<CheckpointId>,
+    ) -> Result<CheckpointId, CallError> {
+        let manifest = checkpoint(&self.blobs, job, attempt.epoch, step, parent);
+        self.put(&manifest).await;
+        soon(self.client.commit_checkpoint(&manifest)).await
+    }
+
+    pub(crate) async fn put(&self, manifest: &CheckpointManifest) {
+        let ids: Vec<_> = manifest.files.iter().map(|file| file.blob).collect();
+        let client = soon(BlobClient::connect(&self.credentials)).await.unwrap();
+        soon(client.put(&ids, &self.blobs, |_| {})).await.unwrap();
+    }
+}
+
+impl Session {
+    pub(crate) async fn send(&self, message: AgentMessage) {
+        soon(self.outgoing.send(message)).await.unwrap();
+    }
+
+    pub(crate) async fn next(&mut self) -> CoordinatorMessage {
+        soon(self.incoming.next()).await.expect("the session has ended").expect("the session has failed")
+    }
+
+    /// The next assignment that is as wanted.
+    pub(crate) async fn assignment(&mut self, wanted: impl Fn(&Assignment) -> bool) -> Assignment {
+        loop {
+            if let CoordinatorMessage::Assignment(assignment) = self.next().await
+                && wanted(&assignment)
+            {
+                return assignment;
+            }
+        }
+    }
+
+    /// The attempt that the node is given.
+    pub(crate) async fn attempt(&mut self) -> AssignedAttempt {
+        self.assignment(|assignment| !assignment.attempts.is_empty()).await.attempts.remove(0)
+    }
+
+    /// Reports, and waits for the receipt.
+    pub(crate) async fn report(&mut self, attempts: Vec<AttemptReport>, replicas: Vec<ReplicaReport>) {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        let report = Report { sequence, attempts, replicas, disk_free_bytes: 1 << 30 };
+        self.send(AgentMessage::Report(report)).await;
+        loop {
+            if self.next().await == (CoordinatorMessage::ReportReceived { sequence }) {
+                return;
+            }
+        }
+    }
+
+    /// Reports without waiting for anything.
+    pub(crate) async fn report_blindly(&mut self, attempts: Vec<AttemptReport>) {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.send(AgentMessage::Report(Report { sequence, attempts, ..Report::default() })).await;
+    }
+}
+
+pub(crate) fn report_of(attempt: &AssignedAttempt, phase: AttemptPhase) -> AttemptReport {
+    AttemptReport {
+        job: attempt.job,
+        epoch: attempt.epoch,
+        phase,
+        progress: None,
+        validation: None,
+        running_on: None,
+    }
+}
+
+pub(crate) fn ended(attempt: &AssignedAttempt, ending: Ending) -> AttemptReport {
+    report_of(attempt, AttemptPhase::Ended { ending, last_output: "the last line\n".into() })
+}

@@ -1,0 +1,120 @@
+//! Asking models: the way to a node that holds one, and back.
+
+use futures::StreamExt as _;
+use hatchery_common::{
+    generate::{GenerationFinished, GenerationOrder, GenerationPart, Sampling},
+    id::{CheckpointId, RequestId},
+    session::{AgentMessage, AnswerPart, CoordinatorMessage, ReplicaReport, ReplicaState},
+};
+use hatchery_proto::client::{CallError, GenerateCall};
+
+use crate::{
+    agent::{Agent, Session},
+    house::{House, soon, soon_failed, soon_when},
+};
+
+fn call(node: Option<&str>) -> GenerateCall {
+    GenerateCall {
+        checkpoint: "latest".into(),
+        node: node.map(str::to_owned),
+        prompt: b"to be".to_vec(),
+        max_bytes: 8,
+        sampling: Sampling::greedy(),
+    }
+}
+
+fn ready(checkpoint: CheckpointId, self_test_ms: f64) -> Vec<ReplicaReport> {
+    vec![ReplicaReport { checkpoint, state: ReplicaState::Ready { self_test_ms } }]
+}
+
+async fn order(session: &mut Session) -> (RequestId, GenerationOrder) {
+    loop {
+        if let CoordinatorMessage::Generation { request, order } = session.next().await {
+            return (request, order);
+        }
+    }
+}
+
+async fn say(session: &Session, request: RequestId, part: AnswerPart) {
+    session.send(AgentMessage::Generation { request, part }).await;
+}
+
+/// A fleet of two: `slow` trains, `fast` does not; both hold the one checkpoint.
+async fn fleet_of_two() -> (House, Session, Session, CheckpointId) {
+    let house = House::start().await;
+    let slow_agent = Agent::join(&house, "slow").await;
+    let mut slow = slow_agent.session().await;
+    let job = house.submit().await;
+    let attempt = slow.attempt().await;
+    let checkpoint = slow_agent.commit(&job, &attempt, 10, None).await.unwrap();
+    let fast = Agent::join(&house, "fast").await.session().await;
+    (house, slow, fast, checkpoint)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_node_is_asked_first_and_streams_its_answer() {
+    let (house, mut slow, mut fast, checkpoint) = fleet_of_two().await;
+    let fleet = house.fleet().await;
+    let Err(error) = soon(fleet.generate(&call(None))).await else { panic!("nobody holds it yet") };
+    let CallError::Refused(message) = &error else { panic!("{error:?}") };
+    assert!(message.contains("not ready on any connected node"), "{message}");
+    assert!(message.contains("fast does not hold it"), "{message}");
+
+    slow.report(vec![], ready(checkpoint, 1.0)).await;
+    let Err(error) = soon(fleet.generate(&call(Some("fast")))).await else { panic!("it does not hold it") };
+    assert!(error.to_string().contains("not ready on fast"), "{error}");
+    fast.report(vec![], ready(checkpoint, 9.0)).await;
+
+    // The trainer's node would be faster, but it trains.
+    let mut answer = soon(fleet.generate(&call(None))).await.unwrap();
+    let (request, order) = order(&mut fast).await;
+    assert_eq!((order.checkpoint, order.prompt.as_slice(), order.max_bytes), (checkpoint, &b"to be"[..], 8));
+    let chosen = soon_when(&mut answer, |_| true).await;
+    assert!(matches!(&chosen, GenerationPart::Chosen { node_name, .. } if node_name.as_str() == "fast"));
+    // Another node cannot put in a word.
+    say(&slow, request, AnswerPart::Text(b"lies".to_vec())).await;
+    slow.report(vec![], ready(checkpoint, 1.0)).await;
+    for byte in b" or not" {
+        say(&fast, request, AnswerPart::Text(vec![*byte])).await;
+        assert_eq!(soon_when(&mut answer, |_| true).await, GenerationPart::Text { bytes: vec![*byte] });
+    }
+    let figures = GenerationFinished { latency_ms: 12.5, first_byte_ms: 2.0, bytes: 7, loaded: true };
+    say(&fast, request, AnswerPart::Finished(figures)).await;
+    assert_eq!(soon_when(&mut answer, |_| true).await, GenerationPart::Finished(figures));
+    assert!(soon(answer.next()).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_leaves_a_node_that_fails_and_a_node_that_leaves() {
+    let (house, mut slow, mut fast, checkpoint) = fleet_of_two().await;
+    fast.report(vec![], ready(checkpoint, 9.0)).await;
+    slow.report(vec![], ready(checkpoint, 1.0)).await;
+    let fleet = house.fleet().await;
+
+    let answer = soon(fleet.generate(&call(Some("fast")))).await.unwrap();
+    let (request, _) = order(&mut fast).await;
+    drop(answer);
+    loop {
+        if let CoordinatorMessage::GenerationCancelled { request: cancelled } = fast.next().await {
+            assert_eq!(cancelled, request);
+            break;
+        }
+    }
+
+    let mut answer = soon(fleet.generate(&call(Some("slow")))).await.unwrap();
+    let (request, _) = order(&mut slow).await;
+    say(&slow, request, AnswerPart::Failed("no memory".into())).await;
+    let error = soon_failed(&mut answer).await;
+    assert!(error.to_string().contains("node slow could not answer: no memory"), "{error}");
+
+    let mut answer = soon(fleet.generate(&call(None))).await.unwrap();
+    order(&mut fast).await;
+    drop(fast);
+    let error = soon_failed(&mut answer).await;
+    assert!(error.to_string().contains("node fast left"), "{error}");
+
+    let mut wrong = call(None);
+    wrong.max_bytes = 0;
+    let Err(error) = soon(fleet.generate(&wrong)).await else { panic!("nothing is asked") };
+    assert!(error.to_string().starts_with("max_bytes: "), "{error}");
+}

@@ -1,0 +1,140 @@
+//! What people do: submit, list, watch, cancel; and what they are told when it is wrong.
+
+use futures::StreamExt as _;
+use hatchery_common::{
+    dataset::{DatasetFile, DatasetManifest},
+    digest::Digest,
+    id::{BlobId, DatasetId, RequestId},
+    recipe::{RawTrainSpec, TrainSpec},
+};
+use hatchery_proto::{client::CallError, v1};
+use tonic::{Code, transport::Channel};
+
+use crate::house::{House, name, soon, soon_when, spec};
+
+/// A client without the checks of the house's own.
+async fn raw_fleet(house: &House) -> v1::fleet_client::FleetClient<Channel> {
+    use hatchery_proto::transport::{Profile, connect};
+    let credentials = house.credentials();
+    let config = credentials.client_config().unwrap();
+    let channel = soon(connect(&credentials.addresses, config, Profile::Control)).await.unwrap();
+    v1::fleet_client::FleetClient::new(channel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_gives_the_same_job_also_after_a_restart() {
+    let mut house = House::start().await;
+    let (request, mut spec) = (RequestId::random(), spec(house.dataset().await));
+    let fleet = house.fleet().await;
+    let (first, duplicate) = soon(fleet.submit(request, &spec)).await.unwrap();
+    assert!(!duplicate);
+    assert_eq!((first.phase.as_str(), &first.spec), ("queued", &spec));
+    assert!(first.why.as_ref().unwrap().starts_with("waiting"), "{:?}", first.why);
+    // Many at once: still one job.
+    let again = futures::future::join_all((0..20).map(|_| fleet.submit(request, &spec))).await;
+    assert!(again.into_iter().all(|one| one.is_ok_and(|(job, duplicate)| duplicate && job.id == first.id)));
+
+    house.restart().await;
+    let fleet = house.fleet().await;
+    let (again, duplicate) = soon(fleet.submit(request, &spec)).await.unwrap();
+    assert!(duplicate && again.id == first.id);
+    assert_eq!(soon(fleet.jobs(true)).await.unwrap().len(), 1);
+
+    spec.name = name("other");
+    let error = soon(fleet.submit(request, &spec)).await.unwrap_err();
+    let CallError::Refused(message) = &error else { panic!("{error:?}") };
+    assert!(message.contains("already used") && message.contains(&first.id.to_string()), "{message}");
+    let mut raw = raw_fleet(&house).await;
+    let request = v1::SubmitJobRequest { request_id: request.to_string(), spec: Some(spec.into()) };
+    assert_eq!(soon(raw.submit_job(request)).await.unwrap_err().code(), Code::AlreadyExists);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_input_is_told_by_field() {
+    let house = House::start().await;
+    let good = spec(house.dataset().await);
+    let mut raw = raw_fleet(&house).await;
+    let submit = async |raw: &mut v1::fleet_client::FleetClient<Channel>, change: &dyn Fn(&mut v1::SubmitJobRequest)| {
+        let mut request = v1::SubmitJobRequest {
+            request_id: RequestId::random().to_string(),
+            spec: Some(good.clone().into()),
+        };
+        change(&mut request);
+        let status = soon(raw.submit_job(request)).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    };
+    let spec_of = |request: &mut v1::SubmitJobRequest, change: &dyn Fn(&mut v1::JobSpec)| {
+        change(request.spec.as_mut().unwrap());
+    };
+    let cases: [(&dyn Fn(&mut v1::SubmitJobRequest), &str); 7] = [
+        (&|request| request.request_id = "x".into(), "request_id: "),
+        (&|request| request.spec = None, "spec: "),
+        (&|request| spec_of(request, &|spec| spec.name = "a b".into()), "spec.name: "),
+        (&|request| spec_of(request, &|spec| spec.train.as_mut().unwrap().lr = f64::NAN), "spec.train.lr: "),
+        (&|request| spec_of(request, &|spec| spec.train.as_mut().unwrap().precision = 99), "spec.train.precision: "),
+        (&|request| spec_of(request, &|spec| spec.model.as_mut().unwrap().n_head = 5), "spec.model.n_embd: "),
+        (&|request| spec_of(request, &|spec| spec.model.as_mut().unwrap().n_layer = 0), "spec.model.n_layer: "),
+    ];
+    for (change, field) in cases {
+        let (code, message) = submit(&mut raw, change).await;
+        assert_eq!(code, Code::InvalidArgument, "{message}");
+        assert!(message.starts_with(field), "{field} is not named in {message}");
+    }
+    let fleet = house.fleet().await;
+    let mut lost = good.clone();
+    lost.dataset = DatasetId(Digest::of(b"nowhere"));
+    let error = soon(fleet.submit(RequestId::random(), &lost)).await.unwrap_err();
+    assert!(matches!(&error, CallError::NotFound(text) | CallError::Refused(text) if text.contains("dataset")), "{error:?}");
+    let mut large = good.clone();
+    large.train = TrainSpec::new(RawTrainSpec { block: 1 << 20, ..good.train.raw().clone() }).unwrap();
+    let error = soon(fleet.submit(RequestId::random(), &large)).await.unwrap_err();
+    assert!(matches!(error, CallError::Refused(_)), "{error:?}");
+    assert_eq!(soon(fleet.jobs(true)).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_needs_its_blobs() {
+    let house = House::start().await;
+    let fleet = house.fleet().await;
+    let known = soon(fleet.datasets()).await.unwrap();
+    assert_eq!(known, []);
+    let file = |blob| DatasetFile { path: "a".into(), blob, size_bytes: 5 };
+    let manifest = DatasetManifest::new(name("lost"), vec![file(BlobId(Digest::of(b"?")))]).unwrap();
+    let error = soon(fleet.create_dataset(&manifest)).await.unwrap_err().to_string();
+    assert!(error.contains("1 of the 1 blobs named are not here"), "{error}");
+    let id = house.dataset().await;
+    let datasets = soon(fleet.datasets()).await.unwrap();
+    assert_eq!(datasets.len(), 1);
+    assert_eq!((datasets[0].id, datasets[0].files, datasets[0].name.as_str()), (id, 1, "hamlet"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_found_watched_and_cancelled() {
+    let house = House::start().await;
+    let fleet = house.fleet().await;
+    let error = soon(fleet.job("latest")).await.unwrap_err();
+    assert!(matches!(error, CallError::NotFound(_)), "{error:?}");
+    let job = house.submit().await;
+    for given in ["latest", "demo", &job.id.to_string(), &job.id.to_string()[..6]] {
+        assert_eq!(soon(fleet.job(given)).await.unwrap().id, job.id, "{given}");
+    }
+    let error = soon(fleet.job("dmo")).await.unwrap_err();
+    assert_eq!(error, CallError::NotFound("there is no job `dmo`; did you mean `demo`?".into()));
+    let second = soon(fleet.submit(RequestId::random(), &job.spec)).await.unwrap().0;
+    let error = soon(fleet.job("demo")).await.unwrap_err();
+    let CallError::Refused(message) = &error else { panic!("{error:?}") };
+    assert!(message.contains("2 jobs") && message.contains(&second.id.to_string()[..12]), "{message}");
+    assert_eq!(soon(fleet.job("latest")).await.unwrap().id, second.id);
+
+    let mut watched = soon(fleet.watch_job(&job.id.to_string())).await.unwrap();
+    assert_eq!(soon_when(&mut watched, |_| true).await.phase, "queued");
+    assert_eq!(soon(fleet.cancel(&job.id.short())).await.unwrap().phase, "cancelled");
+    assert_eq!(soon_when(&mut watched, |job| job.is_terminal()).await.phase, "cancelled");
+    assert!(soon(watched.next()).await.is_none(), "an ended job is watched no more");
+    let error = soon(fleet.cancel(&job.id.to_string())).await.unwrap_err();
+    assert!(matches!(&error, CallError::Refused(text) if text.contains("already cancelled")), "{error:?}");
+    let live: Vec<_> = soon(fleet.jobs(false)).await.unwrap().into_iter().map(|job| job.id).collect();
+    assert_eq!(live, [second.id]);
+    let all: Vec<_> = soon(fleet.jobs(true)).await.unwrap().into_iter().map(|job| job.id).collect();
+    assert_eq!(all, [second.id, job.id], "newest first");
+}

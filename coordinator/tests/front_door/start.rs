@@ -1,0 +1,47 @@
+//! Starts that fail, and what they say.
+
+use hatchery_coordinator::RunError;
+
+use crate::house::{House, soon};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_coordinator_on_the_folder_is_refused() {
+    let house = House::start().await;
+    let settings = hatchery_coordinator::CoordinatorSettings {
+        listen: "127.0.0.1:0".into(),
+        ..hatchery_coordinator::CoordinatorSettings::default()
+    };
+    let settings = settings.check(house.folder.path()).unwrap();
+    let (on_ready, _ready) = tokio::sync::oneshot::channel();
+    let error = soon(hatchery_coordinator::run(settings, Default::default(), on_ready)).await.unwrap_err();
+    assert!(matches!(error, RunError::Lock(_)), "{error:?}");
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    soon(house.fleet().await.status()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_and_a_damaged_database_are_named() {
+    let mut house = House::start().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
+    let settings = hatchery_coordinator::CoordinatorSettings {
+        listen: taken.to_string(),
+        ..hatchery_coordinator::CoordinatorSettings::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (on_ready, _ready) = tokio::sync::oneshot::channel();
+    let settings = settings.check(folder.path()).unwrap();
+    let error = soon(hatchery_coordinator::run(settings, Default::default(), on_ready)).await.unwrap_err();
+    assert!(error.to_string().contains(&taken.to_string()), "{error}");
+
+    house.submit().await;
+    house.stop().await;
+    let database = house.state().join("hatchery.db");
+    assert!(!house.state().join("hatchery.db-wal").exists(), "a graceful stop leaves no log behind");
+    let mut bytes = std::fs::read(&database).unwrap();
+    bytes.iter_mut().skip(4096).for_each(|byte| *byte = 0xA5);
+    std::fs::write(&database, bytes).unwrap();
+    let error = house.begin().await.unwrap_err();
+    assert!(matches!(error, RunError::Store(_)), "{error:?}");
+    assert!(error.to_string().contains("hatchery.db"), "{error}");
+}
