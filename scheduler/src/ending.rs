@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use hatchery_common::{
     digest::Digest,
+    id::NodeId,
     time::Timestamp,
     trainer::{Ending, FailureCause},
 };
@@ -92,12 +93,14 @@ fn verdict(cluster: &Cluster, job: &Job, lease: &Lease, cause: FailureCause, tol
             let nodes: BTreeSet<_> = before(cause).map(|failure| failure.node).chain([lease.node]).collect();
             let poisoned = crashes >= CRASHES_MAX && nodes.len() >= CRASH_NODES_MIN
                 || crashes >= CRASHES_ON_ONE_NODE_MAX;
-            let names: Vec<_> = nodes
-                .iter()
-                .map(|node| cluster.nodes.get(node).map_or(node.short(), |n| n.name.to_string()))
-                .collect();
+            let name =
+                |node: &NodeId| cluster.nodes.get(node).map_or(node.short(), |node| node.name.to_string());
+            let names: BTreeSet<String> = nodes.iter().map(name).collect();
             poisoned.then(|| JobPhase::Poisoned {
-                why: format!("its trainer crashed {crashes} times, on {}: {told}", names.join(", ")),
+                why: format!(
+                    "its trainer crashed {crashes} times, on {}: {told}",
+                    Vec::from_iter(names).join(", ")
+                ),
             })
         }
         FailureCause::Unavailable | FailureCause::Storage => None,

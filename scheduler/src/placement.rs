@@ -4,15 +4,9 @@
 //! is free included. If that device is free the job gets it; if not, the job waits and stands in the device's queue,
 //! so that those behind it see a longer one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use hatchery_common::{
-    device::Device,
-    id::NodeId,
-    node::TrainerState,
-    recipe::DeviceWishes,
-    time::{BootTime, Timestamp},
-};
+use hatchery_common::{device::Device, id::NodeId, node::TrainerState, recipe::DeviceWishes, time::BootTime};
 
 use crate::{
     cluster::{Cluster, Job, JobPhase, Lease, Node},
@@ -55,19 +49,27 @@ struct Slot<'a> {
     device: Device,
     speed: Speed,
     reach: Reach,
-    /// Seconds until it can be given to a job, those queued for it included.
+    /// What is left of the attempt that has it.
+    attempt: Option<Left>,
+    /// Seconds until its node must be back, if that is not known to be there.
+    back_in_secs: f64,
+    /// Seconds until it can be given to one more job, those queued for it included.
     free_in_secs: f64,
-    /// Whether `free_in_secs` rests on measurements alone.
-    free_in_measured: bool,
-    /// Whether an attempt has it.
-    busy: bool,
     /// Jobs of this plan that wait for it.
     queue: usize,
 }
 
+/// What is left of an attempt.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    secs: f64,
+    /// Whether that rests on a measurement.
+    measured: bool,
+}
+
 impl Slot<'_> {
     fn is_free(&self) -> bool {
-        !self.busy && self.reach == Reach::Connected
+        self.attempt.is_none() && self.reach == Reach::Connected
     }
 
     fn finish_secs(&self, job: &Job) -> f64 {
@@ -80,10 +82,17 @@ impl Slot<'_> {
         kind && name && wishes.labels.iter().all(|(key, value)| self.node.labels.get(key) == Some(value))
     }
 
-    /// Puts `job` at the end of its queue.
-    fn enqueue(&mut self, job: &Job) {
-        self.free_in_secs = self.finish_secs(job);
-        self.free_in_measured &= self.speed.measured;
+    /// What an attempt at `job` takes here, from its checkpoint on.
+    fn whole_attempt(&self, job: &Job) -> Left {
+        let secs = self.speed.secs(job, steps_left(job)).max(BUSY_SECS_MIN);
+        Left { secs, measured: self.speed.measured }
+    }
+
+    /// How long until it is free, if that can be said with reason.
+    fn free_in(&self) -> Option<Duration> {
+        let measured =
+            self.attempt.is_none_or(|left| left.measured) && (self.queue == 0 || self.speed.measured);
+        measured.then(|| duration(self.free_in_secs))
     }
 }
 
@@ -104,28 +113,41 @@ impl<'a> Placement<'a> {
         let mut slots = Vec::new();
         for node in cluster.nodes.values().filter(|node| can_train(node)) {
             let reach = Reach::of(node.id, observed, now);
+            let back_in_secs = match reach {
+                Reach::Unknown { until } => until.since(now.boot).as_secs_f64(),
+                Reach::Connected | Reach::Away => 0.0,
+            };
             for device in &node.inventory.devices {
                 let speed = Speed::of(device);
                 let holder = leased.get(&(node.id, device.device));
-                let (busy_secs, busy_measured) =
-                    holder.map_or((0.0, true), |job| busy_secs(job, node.id, speed, observed));
-                let back_in_secs = match reach {
-                    Reach::Unknown { until } => until.since(now.boot).as_secs_f64(),
-                    Reach::Connected | Reach::Away => 0.0,
-                };
+                let attempt = holder.map(|job| attempt_left(job, node.id, speed, observed));
+                let attempt_secs = attempt.map_or(0.0, |left| left.secs);
                 slots.push(Slot {
                     node,
                     device: device.device,
                     speed,
                     reach,
-                    free_in_secs: busy_secs.max(back_in_secs),
-                    free_in_measured: busy_measured,
-                    busy: holder.is_some(),
+                    attempt,
+                    back_in_secs,
+                    free_in_secs: attempt_secs.max(back_in_secs),
                     queue: 0,
                 });
             }
         }
         Self { cluster, now, slots }
+    }
+
+    /// Empties the queues, now that these jobs have been given their devices for good.
+    pub(crate) fn look_again(&mut self, granted: &[(&Job, Lease)]) {
+        for slot in &mut self.slots {
+            let here =
+                |(_, lease): &&(&Job, Lease)| (lease.node, lease.device) == (slot.node.id, slot.device);
+            if let Some((job, _)) = granted.iter().find(here) {
+                slot.attempt = Some(slot.whole_attempt(job));
+            }
+            slot.free_in_secs = slot.attempt.map_or(0.0, |left| left.secs).max(slot.back_in_secs);
+            slot.queue = 0;
+        }
     }
 
     /// Gives `job` a device, or says what it waits for.
@@ -185,10 +207,15 @@ impl<'a> Placement<'a> {
 
     fn grant(&mut self, job: &Job, index: usize) -> Lease {
         let slot = &mut self.slots[index];
-        slot.busy = true;
-        slot.enqueue(job);
-        let granted_at: Timestamp = self.now.wall;
-        Lease { node: slot.node.id, device: slot.device, granted_at, resume_from: job.checkpoint }
+        let attempt = slot.whole_attempt(job);
+        slot.attempt = Some(attempt);
+        slot.free_in_secs = attempt.secs;
+        Lease {
+            node: slot.node.id,
+            device: slot.device,
+            granted_at: self.now.wall,
+            resume_from: job.checkpoint,
+        }
     }
 
     fn wait(&mut self, job: &Job, best: usize, candidates: &[usize]) -> Wait {
@@ -201,16 +228,16 @@ impl<'a> Placement<'a> {
         });
         let slot = &mut self.slots[best];
         let (device, node) = (slot.device, slot.node.name.clone());
-        let about = slot.free_in_measured.then(|| duration(slot.free_in_secs));
+        let about = slot.free_in();
         let wait = match slot.reach {
-            Reach::Unknown { until } if !slot.busy => {
+            Reach::Unknown { until } if slot.attempt.is_none() && slot.queue == 0 => {
                 Wait::NodeUnknown { node, given: until.since(self.now.boot), instead }
             }
             _ if slot.queue > 0 => Wait::Behind { jobs: slot.queue, device, node, about, instead },
             _ => Wait::Busy { device, node, about, instead },
         };
         slot.queue += 1;
-        slot.enqueue(job);
+        slot.free_in_secs += slot.whole_attempt(job).secs;
         wait
     }
 }
@@ -224,10 +251,10 @@ fn steps_left(job: &Job) -> u64 {
     job.spec.train.raw().steps.saturating_sub(job.checkpoint_step)
 }
 
-/// Seconds until the attempt of `job` ends on its device, and whether that rests on measurements.
-fn busy_secs(job: &Job, node: NodeId, speed: Speed, observed: &Observed) -> (f64, bool) {
+/// What is left of the attempt that has `job`'s lease.
+fn attempt_left(job: &Job, node: NodeId, speed: Speed, observed: &Observed) -> Left {
     if job.phase == JobPhase::Cancelling {
-        return (CANCELLING_SECS, true);
+        return Left { secs: CANCELLING_SECS, measured: true };
     }
     let progress = observed
         .nodes
@@ -235,8 +262,10 @@ fn busy_secs(job: &Job, node: NodeId, speed: Speed, observed: &Observed) -> (f64
         .and_then(|node| node.report.attempts.iter().find(|a| a.job == job.id && a.epoch == job.epoch))
         .and_then(|attempt| attempt.progress);
     let steps_left = progress.map_or(steps_left(job), |p| job.spec.train.raw().steps.saturating_sub(p.step));
-    match progress.map(|progress| progress.steps_per_sec).filter(|rate| is_rate(*rate)) {
-        Some(steps_per_sec) => ((steps_left as f64 / steps_per_sec).max(BUSY_SECS_MIN), true),
-        None => (speed.secs(job, steps_left).max(BUSY_SECS_MIN), speed.measured),
-    }
+    let (secs, measured) = match progress.map(|progress| progress.steps_per_sec).filter(|rate| is_rate(*rate))
+    {
+        Some(steps_per_sec) => (steps_left as f64 / steps_per_sec, true),
+        None => (speed.secs(job, steps_left), speed.measured),
+    };
+    Left { secs: secs.max(BUSY_SECS_MIN), measured }
 }

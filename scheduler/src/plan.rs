@@ -37,23 +37,40 @@ impl Plan {
 pub fn plan(cluster: &Cluster, observed: &Observed, now: Now) -> Plan {
     let mut plan = Plan::default();
     let mut queue = end_expired_leases(cluster, observed, now, &mut plan);
+    queue.retain(|job| match backing_off(cluster, job, now, &mut plan) {
+        Some(wait) => plan.waits.insert(job.id, wait).is_some(),
+        None => true,
+    });
     queue.sort_by_key(|job| (job.submitted_at, job.id));
+    // What one job gets changes what the others see, those before it too: look again until nothing more is granted.
     let mut placement = Placement::new(cluster, observed, now);
-    for job in queue {
-        if let Some(wait) = backing_off(cluster, job, now, &mut plan) {
-            plan.waits.insert(job.id, wait);
-            continue;
-        }
-        match placement.place(job) {
-            Ok(lease) => {
-                plan.changes.push(Change::LeaseGranted { job: job.id, epoch: job.epoch.next(), lease });
-            }
-            Err(wait) => {
-                if let Wait::NodeUnknown { given, .. } = wait {
-                    plan.wake_by(now.boot + given);
+    loop {
+        let mut waits = BTreeMap::new();
+        let mut granted = Vec::new();
+        for job in &queue {
+            match placement.place(job) {
+                Ok(lease) => granted.push((*job, lease)),
+                Err(wait) => {
+                    waits.insert(job.id, wait);
                 }
-                plan.waits.insert(job.id, wait);
             }
+        }
+        if granted.is_empty() {
+            plan.waits.extend(waits);
+            break;
+        }
+        queue.retain(|job| waits.contains_key(&job.id));
+        placement.look_again(&granted);
+        plan.changes.extend(granted.into_iter().map(|(job, lease)| Change::LeaseGranted {
+            job: job.id,
+            epoch: job.epoch.next(),
+            lease,
+        }));
+    }
+    for wait in plan.waits.values() {
+        if let Wait::NodeUnknown { given, .. } = wait {
+            let back = now.boot + *given;
+            plan.wake_at = Some(plan.wake_at.map_or(back, |at| at.min(back)));
         }
     }
     plan

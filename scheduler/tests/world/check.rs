@@ -1,0 +1,169 @@
+//! What must hold after every change, every plan and every history.
+
+use std::collections::BTreeSet;
+
+use hatchery_common::{device::Device, id::NodeId, node::TrainerState};
+use hatchery_scheduler::{
+    Change, Cluster, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment, desired_nodes, plan,
+    violations,
+};
+
+use super::{LEASE, World};
+
+impl World {
+    /// I3 and I4: epochs grow by one with each lease, terminal phases are final, no other step than the drawn ones.
+    pub(super) fn check_change(&self, change: &Change, before: Option<&Job>) {
+        let found = violations(&self.cluster);
+        assert!(found.is_empty(), "after {change:?}: {found:?}");
+        let (Some(before), Some(after)) = (before, change.job().map(|job| self.job(job))) else { return };
+        let granted = u64::from(matches!(change, Change::LeaseGranted { .. }));
+        assert_eq!(after.epoch.0, before.epoch.0 + granted, "{change:?}");
+        let legal = match (&before.phase, &after.phase) {
+            (JobPhase::Queued, after) => {
+                matches!(after, JobPhase::Running | JobPhase::Cancelled)
+            }
+            (JobPhase::Running, JobPhase::Running) => matches!(change, Change::CheckpointCommitted { .. }),
+            (JobPhase::Running, after) => *after != JobPhase::Cancelled,
+            (JobPhase::Cancelling, JobPhase::Cancelling) => {
+                matches!(change, Change::CheckpointCommitted { .. })
+            }
+            (JobPhase::Cancelling, after) => *after == JobPhase::Cancelled,
+            _ => false,
+        };
+        assert!(legal, "{change:?} took the job from {:?} to {:?}", before.phase, after.phase);
+        assert!(after.checkpoint_step >= before.checkpoint_step, "{change:?}");
+    }
+
+    /// A plan ends exactly the leases that ran out, explains exactly the jobs that wait, and is a function.
+    pub(super) fn check_plan(&self, made: &Plan) {
+        assert_eq!(*made, plan(&self.cluster, &self.observed, self.now), "planning is a function");
+        assert!(made.wake_at.is_none_or(|at| at > self.now.boot), "{:?}", made.wake_at);
+        let expired = |job: &Job| {
+            job.lease.as_ref().is_some_and(|lease| self.observed.lease_until(lease.node) <= self.now.boot)
+        };
+        let ended: BTreeSet<_> =
+            made.changes
+                .iter()
+                .filter_map(|change| match change {
+                    Change::LeaseEnded { job, why: LeaseEnd::NodeLost, .. }
+                    | Change::JobEnded { job, .. } => Some(*job),
+                    Change::LeaseGranted { .. } => None,
+                    other => panic!("a plan makes no {other:?}"),
+                })
+                .collect();
+        let due: BTreeSet<_> =
+            self.cluster.jobs.values().filter(|job| expired(job)).map(|job| job.id).collect();
+        assert_eq!(ended, due);
+    }
+
+    /// After a plan the cluster is at rest: the same plan again, no changes, and no device idle without a reason.
+    pub(super) fn check_rest(&self, made: &Plan) {
+        let again = plan(&self.cluster, &self.observed, self.now);
+        assert_eq!(again.changes, [], "after {:?}", made.changes);
+        assert_eq!(again.waits, made.waits);
+        let queued = self.cluster.jobs.values().filter(|job| job.phase == JobPhase::Queued);
+        assert!(queued.map(|job| &job.id).eq(made.waits.keys()));
+        for (job, wait) in &made.waits {
+            self.check_wait(self.job(*job), wait);
+        }
+        // Nothing to do until the plan said to look again.
+        let rest = again.wake_at.map_or(3_600_000, |at| at.0 - self.now.boot.0 - 1);
+        let rest = std::time::Duration::from_millis(rest);
+        let later = Now { wall: self.now.wall + rest, boot: self.now.boot + rest };
+        let early = plan(&self.cluster, &self.observed, later).changes;
+        assert_eq!(early, [], "it was to sleep for {rest:?}");
+    }
+
+    /// A job is never left waiting beside an idle device that will do, unless it backs off or a better one is awaited.
+    fn check_wait(&self, job: &Job, wait: &Wait) {
+        let free = self.free_devices(job);
+        match wait {
+            Wait::BackingOff { .. } => assert!(job.not_before.is_some_and(|until| until > self.now.wall)),
+            Wait::Busy { node, device, instead, .. } | Wait::Behind { node, device, instead, .. } => {
+                let awaited = self.cluster.nodes.values().find(|known| known.name == *node).unwrap();
+                let taken =
+                    |lease: &hatchery_scheduler::Lease| (lease.node, lease.device) == (awaited.id, *device);
+                let holder = self.cluster.jobs.values().find(|job| job.lease.as_ref().is_some_and(taken));
+                assert!(
+                    holder.is_some() || !self.is_connected(awaited.id),
+                    "{device} of {node} is free: {wait}"
+                );
+                assert!(self.suits(job, awaited.id, *device), "{wait}");
+                self.check_instead(&free, instead.as_ref(), wait);
+            }
+            Wait::NodeUnknown { instead, node, .. } => {
+                let awaited = self.cluster.nodes.values().find(|known| known.name == *node).unwrap();
+                assert!(!self.observed.nodes.contains_key(&awaited.id), "{wait}");
+                self.check_instead(&free, instead.as_ref(), wait);
+            }
+            Wait::NoNodes => assert!(self.cluster.nodes.is_empty()),
+            Wait::NoSuchDevice { .. } | Wait::NodeNotConnected { .. } => assert_eq!(free, [], "{wait}"),
+        }
+    }
+
+    fn check_instead(&self, free: &[(NodeId, Device)], instead: Option<&Instead>, wait: &Wait) {
+        assert_eq!(instead.is_none(), free.is_empty(), "{wait}: free are {free:?}");
+        if let Some(Instead { device, node, .. }) = instead {
+            assert!(
+                free.iter().any(|(id, free)| free == device && self.cluster.nodes[id].name == *node),
+                "{wait}"
+            );
+        }
+    }
+
+    fn is_connected(&self, node: NodeId) -> bool {
+        let heard = self.observed.nodes.get(&node).is_some_and(|node| node.connected);
+        heard && self.observed.lease_until(node) > self.now.boot
+    }
+
+    fn suits(&self, job: &Job, node: NodeId, device: Device) -> bool {
+        let (wishes, node) = (&job.spec.devices, &self.cluster.nodes[&node]);
+        matches!(node.inventory.trainer, TrainerState::Ready { .. })
+            && node.inventory.devices.iter().any(|there| there.device == device)
+            && (wishes.kinds.is_empty() || wishes.kinds.contains(&device.kind))
+            && (wishes.nodes.is_empty() || wishes.nodes.contains(&node.name))
+            && wishes.labels.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+    }
+
+    /// Devices that `job` could have at once, found without the plan's help.
+    fn free_devices(&self, job: &Job) -> Vec<(NodeId, Device)> {
+        let leases = self.cluster.jobs.values().filter_map(|job| job.lease.as_ref());
+        let taken: BTreeSet<_> = leases.map(|lease| (lease.node, lease.device)).collect();
+        let nodes = self.cluster.nodes.values().filter(|node| self.is_connected(node.id));
+        nodes
+            .flat_map(|node| node.inventory.devices.iter().map(|device| (node.id, device.device)))
+            .filter(|place| !taken.contains(place) && self.suits(job, place.0, place.1))
+            .collect()
+    }
+
+    /// The history as JSON, from nothing, makes the same cluster; every node is told exactly its own part.
+    pub(crate) fn check_history(&self) {
+        let mut replayed = Cluster::default();
+        for change in self.batches.iter().flatten() {
+            let text = serde_json::to_string(change).unwrap();
+            let back: Change = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, *change);
+            assert!(text.contains(&format!(r#""change":"{}""#, change.kind())), "{text}");
+            replayed.evolve(&back);
+        }
+        assert_eq!(replayed, self.cluster);
+        let mut told = 0;
+        for node in self.cluster.nodes.keys() {
+            let assignment = assignment(&self.cluster, *node, LEASE);
+            for attempt in &assignment.attempts {
+                let job = self.job(attempt.job);
+                let lease = job.lease.as_ref().unwrap();
+                assert_eq!((lease.node, lease.device, job.epoch), (*node, attempt.device, attempt.epoch));
+                assert_eq!(attempt.stop, job.phase == JobPhase::Cancelling);
+                told += 1;
+            }
+            let held: BTreeSet<_> = assignment.checkpoints.iter().copied().collect();
+            for checkpoint in self.cluster.checkpoints.keys() {
+                let desired = desired_nodes(&self.cluster, *checkpoint).contains(node);
+                assert_eq!(held.contains(checkpoint), desired);
+            }
+        }
+        let leases = self.cluster.jobs.values().filter(|job| job.lease.is_some()).count();
+        assert_eq!(told, leases, "every lease is told to its node");
+    }
+}

@@ -1,0 +1,393 @@
+//! Random steps: what people, nodes, clocks and stray messages may do.
+
+use std::time::Duration;
+
+use hatchery_common::{
+    device::{Device, DeviceKind},
+    digest::Digest,
+    id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
+    recipe::{DeviceWishes, JobSpec, NodeSelector, ReplicaPolicy, ReplicateWhich},
+    session::{AttemptPhase, AttemptReport},
+    trainer::{Ending, FailureCause, Progress},
+};
+use hatchery_scheduler::{Observed, Outcome, Rejected, Request, Scope};
+use proptest::prelude::*;
+
+use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, spec};
+
+/// One thing that happens. Small numbers choose among what is there, wrapping around.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Join { name: u8, devices: u8, scope: u8 },
+    StrayJoin,
+    Renew(u8),
+    Revoke(u8),
+    RemoveNode(u8),
+    Inventory { node: u8, devices: u8 },
+    Submit { steps: u8, wishes: u8, policy: u8 },
+    SubmitAgain { which: u8, other_body: bool },
+    Cancel(u8),
+    Commit { job: u8, stray: Stray, far: u8 },
+    CommitAgain(u8),
+    End { job: u8, stray: Stray, ending: u8 },
+    KeepsCrashing(u8),
+    Goodbye(u8),
+    Push { checkpoint: u8, to: u8 },
+    Hear { node: u8, progress: u8, rate: u8 },
+    Disconnect(u8),
+    Restart,
+    Advance(u32),
+}
+
+/// Whether a message is the lease holder's own, or one that comes late or from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    No,
+    OldEpoch,
+    FutureEpoch,
+    OtherNode,
+}
+
+/// A history of up to `most` steps.
+pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let small = 0..8u8;
+    let stray = prop_oneof![
+        5 => Just(Stray::No),
+        1 => Just(Stray::OldEpoch),
+        1 => Just(Stray::FutureEpoch),
+        1 => Just(Stray::OtherNode),
+    ];
+    let step = prop_oneof![
+        4 => (small.clone(), small.clone(), 0..8u8).prop_map(|(name, devices, scope)| Step::Join { name, devices, scope }),
+        1 => Just(Step::StrayJoin),
+        1 => small.clone().prop_map(Step::Renew),
+        1 => small.clone().prop_map(Step::Revoke),
+        1 => small.clone().prop_map(Step::RemoveNode),
+        1 => (small.clone(), small.clone()).prop_map(|(node, devices)| Step::Inventory { node, devices }),
+        8 => (small.clone(), 0..16u8, small.clone())
+            .prop_map(|(steps, wishes, policy)| Step::Submit { steps, wishes, policy }),
+        2 => (small.clone(), any::<bool>()).prop_map(|(which, other_body)| Step::SubmitAgain { which, other_body }),
+        2 => small.clone().prop_map(Step::Cancel),
+        8 => (small.clone(), stray.clone(), 0..4u8).prop_map(|(job, stray, far)| Step::Commit { job, stray, far }),
+        1 => small.clone().prop_map(Step::CommitAgain),
+        8 => (small.clone(), stray, 0..12u8).prop_map(|(job, stray, ending)| Step::End { job, stray, ending }),
+        1 => small.clone().prop_map(Step::KeepsCrashing),
+        1 => small.clone().prop_map(Step::Goodbye),
+        1 => (small.clone(), small.clone()).prop_map(|(checkpoint, to)| Step::Push { checkpoint, to }),
+        8 => (small.clone(), small.clone(), small.clone())
+            .prop_map(|(node, progress, rate)| Step::Hear { node, progress, rate }),
+        2 => small.prop_map(Step::Disconnect),
+        1 => Just(Step::Restart),
+        6 => prop_oneof![0..2000u32, 0..20_000u32, 0..100_000u32].prop_map(Step::Advance),
+    ];
+    proptest::collection::vec(step, 1..=most)
+}
+
+fn pick<T>(mut all: impl ExactSizeIterator<Item = T>, which: u8) -> Option<T> {
+    let count = all.len();
+    (count > 0).then(|| all.nth(usize::from(which) % count)).flatten()
+}
+
+impl World {
+    /// Lets one step happen, and plans.
+    pub(crate) fn step(&mut self, step: &Step) {
+        match step {
+            Step::Join { name, devices, scope } => self.step_join(*name, *devices, *scope),
+            Step::StrayJoin => {
+                let secret = pick(self.cluster.tokens.keys(), 0).copied().unwrap_or(Digest::of(b"no such"));
+                let (node, certificate) = (NodeId::from_bytes(self.draw_id()), self.draw_id());
+                let certificate = CertificateId::from_bytes(certificate);
+                let join =
+                    Request::Join { secret, certificate, node, name: name("thief"), labels: [].into() };
+                assert_eq!(self.ask(join), Err(Rejected::BadToken), "a token is used once");
+            }
+            Step::Renew(which) => self.step_renew(*which),
+            Step::Revoke(which) => {
+                if let Some(certificate) = pick(self.cluster.certificates.keys(), *which).copied() {
+                    self.ask(Request::RevokeCertificate { certificate }).unwrap();
+                    assert!(self.ask(Request::RevokeCertificate { certificate }).unwrap().changes.is_empty());
+                }
+            }
+            Step::RemoveNode(which) => {
+                if let Some(node) = self.pick_node(*which) {
+                    self.ask(Request::RemoveNode { node }).unwrap();
+                    self.observed.nodes.remove(&node);
+                }
+            }
+            Step::Inventory { node, devices } => {
+                if let Some(node) = self.pick_node(*node) {
+                    let mut inventory = Box::new(inventory(&devices_of(*devices)));
+                    self.ask(Request::Inventory { node, inventory: inventory.clone() }).unwrap();
+                    inventory.disk_free_bytes += 1;
+                    assert!(self.ask(Request::Inventory { node, inventory }).unwrap().changes.is_empty());
+                }
+            }
+            Step::Submit { steps, wishes, policy } => self.step_submit(*steps, *wishes, *policy),
+            Step::SubmitAgain { which, other_body } => self.step_submit_again(*which, *other_body),
+            Step::Cancel(which) => {
+                if let Some(job) = self.pick_job(*which) {
+                    let ended = self.job(job).phase.is_terminal();
+                    let answer = self.ask(Request::Cancel { job, by: name("bob") });
+                    assert_eq!(answer.is_err(), ended);
+                }
+            }
+            Step::Commit { job, stray, far } => self.step_commit(*job, *stray, *far),
+            Step::CommitAgain(which) => self.step_commit_again(*which),
+            Step::End { job, stray, ending } => self.step_end(*job, *stray, *ending),
+            Step::KeepsCrashing(which) => self.step_keeps_crashing(*which),
+            Step::Goodbye(which) => {
+                if let Some(node) = self.pick_node(*which) {
+                    self.ask(Request::Goodbye { node }).unwrap();
+                    let left = self.cluster.jobs.values().filter_map(|job| job.lease.as_ref());
+                    assert_eq!(left.filter(|lease| lease.node == node).count(), 0);
+                    self.disconnect(node);
+                }
+            }
+            Step::Push { checkpoint, to } => self.step_push(*checkpoint, *to),
+            Step::Hear { node, progress, rate } => self.step_hear(*node, *progress, *rate),
+            Step::Disconnect(which) => {
+                if let Some(node) = self.pick_node(*which) {
+                    self.disconnect(node);
+                }
+            }
+            Step::Restart => self.observed = Observed::new(self.now.boot, LEASE),
+            Step::Advance(millis) => self.advance(Duration::from_millis(u64::from(*millis))),
+        }
+        self.plan();
+    }
+
+    fn pick_node(&self, which: u8) -> Option<NodeId> {
+        pick(self.cluster.nodes.keys(), which).copied()
+    }
+
+    fn pick_job(&self, which: u8) -> Option<JobId> {
+        pick(self.cluster.jobs.keys(), which).copied()
+    }
+
+    /// Of the jobs that have a lease, mostly; of all, sometimes.
+    fn pick_running(&self, which: u8) -> Option<JobId> {
+        let running: Vec<JobId> =
+            self.cluster.jobs.values().filter(|job| job.lease.is_some()).map(|job| job.id).collect();
+        if which == 7 || running.is_empty() { self.pick_job(which) } else { pick(running.into_iter(), which) }
+    }
+
+    fn disconnect(&mut self, node: NodeId) {
+        if let Some(seen) = self.observed.nodes.get_mut(&node) {
+            seen.connected = false;
+        }
+    }
+
+    fn step_join(&mut self, which: u8, devices: u8, scope: u8) {
+        if scope > 1 {
+            // Few names, so that they collide.
+            self.join(["gpu-a", "cpu-b", "mac"][usize::from(which) % 3], &devices_of(devices));
+            return;
+        }
+        let scope = [Scope::Operator, Scope::Viewer][usize::from(scope)].clone();
+        let secret = self.draw();
+        let expires_at = self.now.wall + Duration::from_millis(1);
+        let labels = [].into();
+        self.ask(Request::CreateToken { secret, scope, name: None, labels, by: name("ann"), expires_at })
+            .unwrap();
+        let (node, certificate) = (NodeId::from_bytes(self.draw_id()), self.draw_id());
+        let certificate = CertificateId::from_bytes(certificate);
+        let join = Request::Join { secret, certificate, node, name: name("eve"), labels: [].into() };
+        if which == 0 {
+            self.advance(Duration::from_millis(1));
+            assert_eq!(self.ask(join), Err(Rejected::BadToken), "an expired token is void");
+        } else {
+            self.ask(join).unwrap();
+            assert!(!self.cluster.nodes.contains_key(&node), "people are no nodes");
+        }
+    }
+
+    fn step_renew(&mut self, which: u8) {
+        let Some(old) = pick(self.cluster.certificates.keys(), which).copied() else { return };
+        let revoked = self.cluster.certificates[&old].revoked_at.is_some();
+        let new = CertificateId::from_bytes(self.draw_id());
+        match self.ask(Request::Renew { old, new }) {
+            Ok(decision) => {
+                let Outcome::Joined { certificate } = decision.outcome else { panic!("{decision:?}") };
+                let old = &self.cluster.certificates[&old];
+                assert!(!revoked);
+                assert_eq!((&certificate.scope, certificate.node), (&old.scope, old.node));
+            }
+            Err(error) => assert!(revoked && error == Rejected::BadCertificate, "{error}"),
+        }
+    }
+
+    fn step_submit(&mut self, steps: u8, wishes: u8, policy: u8) {
+        let dataset = self.dataset(CORPUS_BYTES);
+        let steps = [1, 3, 10, 1000, 1_000_000][usize::from(steps) % 5];
+        let kinds = match wishes % 4 {
+            0 => vec![DeviceKind::Cuda],
+            1 => vec![DeviceKind::Cpu, DeviceKind::Mps],
+            _ => vec![],
+        };
+        let nodes = if wishes == 8 { vec![name("gpu-a"), name("mac")] } else { vec![] };
+        let labels = if wishes == 9 { [(name("room"), name("cellar"))].into() } else { [].into() };
+        let to = match policy {
+            0 => NodeSelector::None,
+            1 => NodeSelector::Labels([(name("room"), name("attic"))].into()),
+            2 => NodeSelector::Nodes(self.pick_node(1).into_iter().collect()),
+            _ => NodeSelector::All,
+        };
+        let which = if policy.is_multiple_of(2) { ReplicateWhich::Each } else { ReplicateWhich::Last };
+        let devices = DeviceWishes { kinds, nodes, labels };
+        let spec = JobSpec { devices, replicate: ReplicaPolicy { to, which }, ..spec(&dataset, steps) };
+        let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
+        let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
+        self.submitted.push((request, body, job, spec.clone()));
+        let spec = Box::new(spec);
+        let answer = self.ask(Request::Submit { request, job, body, spec, submitter: name("ann") }).unwrap();
+        assert_eq!(answer.outcome, Outcome::Submitted { job, duplicate: false });
+    }
+
+    /// I2: the same request again is the same job, whatever became of it.
+    fn step_submit_again(&mut self, which: u8, other_body: bool) {
+        let Some((request, body, job, spec)) = pick(self.submitted.iter(), which).cloned() else { return };
+        let (fresh, spec) = (JobId::from_bytes(self.draw_id()), Box::new(spec));
+        let body = if other_body { self.draw() } else { body };
+        let answer = self.ask(Request::Submit { request, job: fresh, body, spec, submitter: name("ann") });
+        if other_body {
+            assert_eq!(answer, Err(Rejected::RequestReused { request, job }));
+        } else {
+            let decision = answer.unwrap();
+            assert_eq!(decision.outcome, Outcome::Submitted { job, duplicate: true });
+            assert_eq!(decision.changes, []);
+        }
+    }
+
+    /// Who speaks for `job`, and under which epoch; whether that is the holder of its lease.
+    fn speaker(&mut self, job: JobId, stray: Stray) -> (NodeId, Epoch, bool) {
+        let stranger = NodeId::from_bytes(self.draw_id());
+        let job = &self.cluster.jobs[&job];
+        let holder = job.lease.as_ref().map(|lease| lease.node);
+        let (node, epoch) = match stray {
+            Stray::No => (holder.unwrap_or(stranger), job.epoch),
+            Stray::OldEpoch => (holder.unwrap_or(stranger), Epoch(job.epoch.0.wrapping_sub(1))),
+            Stray::FutureEpoch => (holder.unwrap_or(stranger), job.epoch.next()),
+            Stray::OtherNode => (stranger, job.epoch),
+        };
+        (node, epoch, holder == Some(node) && epoch == job.epoch)
+    }
+
+    fn step_commit(&mut self, which: u8, stray: Stray, far: u8) {
+        let Some(id) = self.pick_running(which) else { return };
+        let (node, epoch, is_holder) = self.speaker(id, stray);
+        let job = self.job(id);
+        let (reached, last) = (job.checkpoint_step, job.spec.train.raw().steps);
+        let step = [reached + 1, u64::midpoint(reached, last), last, reached][usize::from(far) % 4];
+        let new = step > reached && step <= last;
+        let manifest = Box::new(checkpoint(job, epoch, step));
+        let known = self.cluster.checkpoints.contains_key(&manifest.id());
+        let answer = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() });
+        if known {
+            assert_eq!(answer.unwrap().changes, []);
+        } else {
+            assert_eq!(answer.is_ok(), is_holder && new, "{answer:?}");
+            assert_eq!(self.cluster.checkpoints.contains_key(&manifest.id()), is_holder && new);
+        }
+    }
+
+    fn step_commit_again(&mut self, which: u8) {
+        let Some(known) = pick(self.cluster.checkpoints.values(), which) else { return };
+        let manifest = Box::new(known.manifest.clone());
+        let node = self.pick_node(which).unwrap_or(NodeId::from_bytes([9; 16]));
+        assert_eq!(self.ask(Request::CommitCheckpoint { node, manifest }).unwrap().changes, []);
+    }
+
+    fn step_end(&mut self, which: u8, stray: Stray, ending: u8) {
+        let Some(job) = self.pick_running(which) else { return };
+        let (node, epoch, is_holder) = self.speaker(job, stray);
+        let failed = |cause| Ending::Failed { cause, message: "it says so".into() };
+        let ending = match ending {
+            0..=2 => Ending::Completed,
+            3 => Ending::Stopped,
+            4 => Ending::LeaseExpired,
+            5 => failed(FailureCause::OutOfMemory),
+            6 => failed(FailureCause::Storage),
+            7 => failed(FailureCause::Unavailable),
+            8 => failed([FailureCause::BadInput, FailureCause::NotANumber][usize::from(which) % 2]),
+            _ => failed(FailureCause::Crashed),
+        };
+        let last_output = "x".repeat(usize::from(which) * 1000);
+        match self.ask(Request::AttemptEnded { node, job, epoch, ending: ending.clone(), last_output }) {
+            Ok(decision) => assert!(is_holder && decision.changes.len() == 1, "{decision:?}"),
+            Err(Rejected::NotYet(_)) => assert!(is_holder && ending == Ending::Completed),
+            Err(error) => assert!(!is_holder, "{error}"),
+        }
+    }
+
+    /// Whatever job has a lease crashes, is given another one, and crashes again: I10.
+    fn step_keeps_crashing(&mut self, which: u8) {
+        const CRASHES: usize = 3;
+        let Some(id) = self.pick_running(which) else { return };
+        for _ in 0..CRASHES {
+            let job = self.job(id);
+            let (Some(lease), epoch) = (&job.lease, job.epoch) else { return };
+            let (node, message) = (lease.node, "signal 11".into());
+            let ending = Ending::Failed { cause: FailureCause::Crashed, message };
+            self.ask(Request::AttemptEnded { node, job: id, epoch, ending, last_output: String::new() })
+                .unwrap();
+            if let Some(until) = self.job(id).not_before {
+                self.advance(until.since(self.now.wall));
+            }
+            self.hear(node);
+            self.plan();
+        }
+    }
+
+    fn step_push(&mut self, which: u8, to: u8) {
+        let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else {
+            let checkpoint = CheckpointId(self.draw());
+            let rollout = RolloutId::from_bytes(self.draw_id());
+            let push = Request::Push { rollout, checkpoint, to: NodeSelector::All, by: name("ann") };
+            assert!(matches!(self.ask(push), Err(Rejected::NotFound { what: "checkpoint", .. })));
+            return;
+        };
+        let to = match self.pick_node(to) {
+            Some(node) if to < 6 => NodeSelector::Nodes(vec![node]),
+            _ => NodeSelector::All,
+        };
+        let rollout = RolloutId::from_bytes(self.draw_id());
+        let push = Request::Push { rollout, checkpoint, to, by: name("ann") };
+        self.ask(push.clone()).unwrap();
+        assert_eq!(self.ask(push).unwrap().changes, []);
+    }
+
+    /// A report: the attempts of a node with some progress, or with none.
+    fn step_hear(&mut self, which: u8, progress: u8, rate: u8) {
+        let Some(node) = self.pick_node(which) else { return };
+        let steps_per_sec = [0.0, f64::NAN, f64::INFINITY, -1.0, 0.01, 1.0, 30.0, 1e6][usize::from(rate) % 8];
+        let attempts =
+            self.cluster.jobs.values().filter(|job| job.lease.as_ref().is_some_and(|l| l.node == node));
+        let attempts = attempts.map(|job| AttemptReport {
+            job: job.id,
+            epoch: job.epoch,
+            phase: AttemptPhase::Running,
+            progress: (progress > 1).then(|| Progress {
+                step: job.checkpoint_step + u64::from(progress) * 100,
+                steps_per_sec,
+                ..Progress::default()
+            }),
+            validation: None,
+            running_on: None,
+        });
+        let attempts = attempts.collect();
+        self.hear(node);
+        self.observed.nodes.get_mut(&node).unwrap().report.attempts = attempts;
+    }
+}
+
+fn devices_of(which: u8) -> Vec<(Device, Option<f64>)> {
+    match which % 8 {
+        0 => vec![],
+        1 => vec![(Device::CPU, Some(8e10)), (Device::cuda(0), Some(7.3e12))],
+        2 => vec![(Device::CPU, None), (Device::cuda(0), None), (Device::cuda(1), Some(1e13))],
+        3 => vec![(Device::CPU, Some(5e10)), (Device::MPS, Some(8e11))],
+        4 => vec![(Device::CPU, Some(f64::MIN_POSITIVE))],
+        5 => vec![(Device::CPU, Some(0.0))],
+        _ => vec![(Device::CPU, Some(8e10))],
+    }
+}
