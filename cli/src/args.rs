@@ -24,24 +24,24 @@ Exit codes:
 /// The `hatchery` command.
 #[derive(Debug, Parser)]
 #[command(name = "hatchery", version, about = ABOUT, after_help = AFTER_HELP, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// How to print results.
     #[arg(long, global = true, value_enum, default_value_t, env = "HATCHERY_OUTPUT")]
-    pub output: Output,
+    pub(crate) output: Output,
     /// The folder that holds this machine's state [default: ~/.hatchery].
     #[arg(long, global = true, value_name = "DIR", env = "HATCHERY_HOME")]
-    pub home: Option<PathBuf>,
+    pub(crate) home: Option<PathBuf>,
     /// Address of the coordinator, in place of the saved one.
     #[arg(long, global = true, value_name = "HOST:PORT", env = "HATCHERY_COORDINATOR")]
-    pub coordinator: Option<String>,
+    pub(crate) coordinator: Option<String>,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a coordinator and an agent on this machine, in one process.
     Up(UpArgs),
     /// Run the coordinator: the one server that schedules and keeps the records.
@@ -92,16 +92,16 @@ pub enum Command {
 
 /// `hatchery up`.
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Address to listen on; others can reach it only if it is not a loopback address.
     #[arg(long, value_name = "HOST:PORT")]
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// Address that other machines are told, if it differs; may be repeated.
     #[arg(long, value_name = "HOST:PORT")]
-    pub advertise: Vec<String>,
+    pub(crate) advertise: Vec<String>,
     /// Name of this node [default: the machine's own].
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// `hatchery coordinator`.
@@ -109,22 +109,22 @@ pub struct UpArgs {
 #[command(after_help = "\
 Settings come from, weakest first: defaults, the file, HATCHERY_COORDINATOR__KEY in the environment, flags.
 Example: HATCHERY_COORDINATOR__LEASE_SECS=30 hatchery coordinator --print-config")]
-pub struct CoordinatorArgs {
+pub(crate) struct CoordinatorArgs {
     /// Address to listen on.
     #[arg(long, value_name = "HOST:PORT")]
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// Address that other machines are told; may be repeated.
     #[arg(long, value_name = "HOST:PORT")]
-    pub advertise: Vec<String>,
+    pub(crate) advertise: Vec<String>,
     /// Seconds after a node's last report until its jobs are given away.
     #[arg(long, value_name = "SECS")]
-    pub lease_secs: Option<u64>,
+    pub(crate) lease_secs: Option<u64>,
     /// Settings file, TOML [default: coordinator.toml in the home folder, if it is there].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Print the settings in force and where each comes from, and exit.
     #[arg(long)]
-    pub print_config: bool,
+    pub(crate) print_config: bool,
 }
 
 /// `hatchery agent`.
@@ -134,65 +134,65 @@ On the coordinator's own machine no join string is needed. Elsewhere, once:
   hatchery agent --join 'hatchery-join-...'
 After that, plain `hatchery agent` starts it again. Settings come from, weakest first: defaults, the file,
 HATCHERY_AGENT__KEY in the environment, flags.")]
-pub struct AgentArgs {
+pub(crate) struct AgentArgs {
     /// Join string from `hatchery token create`; used once.
     #[arg(long, value_name = "STRING")]
-    pub join: Option<String>,
+    pub(crate) join: Option<String>,
     /// Name of this node [default: the machine's own]; counts when it joins.
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Label of this node, such as room=attic; may be repeated; counts when it joins.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub labels: Vec<(Name, Name)>,
+    pub(crate) labels: Vec<(Name, Name)>,
     /// The trainer [default: hatchery-trainer beside this program].
     #[arg(long, value_name = "FILE", env = "HATCHERY_TRAINER")]
-    pub trainer: Option<PathBuf>,
+    pub(crate) trainer: Option<PathBuf>,
     /// Settings file, TOML [default: agent.toml in the home folder, if it is there].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Print the settings in force and where each comes from, and exit.
     #[arg(long)]
-    pub print_config: bool,
+    pub(crate) print_config: bool,
 }
 
 /// `hatchery login`.
 #[derive(Debug, Args)]
-pub struct LoginArgs {
+pub(crate) struct LoginArgs {
     /// Join string from `hatchery token create --scope operator`.
     #[arg(value_name = "JOIN STRING")]
-    pub join: String,
+    pub(crate) join: String,
     /// Your name, as it will stand beside what you do [default: the account's].
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// `hatchery token`.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub(crate) enum TokenCommand {
     /// Make a one-time join string for a machine, or for a person's terminal.
     Create(TokenCreateArgs),
 }
 
 /// `hatchery token create`.
 #[derive(Debug, Args)]
-pub struct TokenCreateArgs {
+pub(crate) struct TokenCreateArgs {
     /// What its bearer may do.
     #[arg(long, value_enum, default_value = "agent")]
-    pub scope: ScopeArg,
+    pub(crate) scope: ScopeArg,
     /// Name for the node or the person, in place of their own wish.
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Label for the node; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub labels: Vec<(Name, Name)>,
+    pub(crate) labels: Vec<(Name, Name)>,
     /// How long it can be used: 90s, 15m, 24h, 7d.
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
-    pub valid: Duration,
+    pub(crate) valid: Duration,
 }
 
 /// What a certificate allows.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum ScopeArg {
+pub(crate) enum ScopeArg {
     /// Be a node.
     Agent,
     /// Do everything that people do.
@@ -213,7 +213,7 @@ impl From<ScopeArg> for AccessScope {
 
 /// `hatchery certificate`.
 #[derive(Debug, Subcommand)]
-pub enum CertificateCommand {
+pub(crate) enum CertificateCommand {
     /// List them.
     List,
     /// Revoke one: its bearer is refused from now on.
@@ -239,50 +239,50 @@ A recipe file holds the same things:
   lr = 5e-4
   [devices]
   kinds = [\"cuda\"]")]
-pub struct SubmitArgs {
+pub(crate) struct SubmitArgs {
     /// Recipe file, TOML.
-    pub recipe: Option<PathBuf>,
+    pub(crate) recipe: Option<PathBuf>,
     /// Start from a preset: tiny, seed.
     #[arg(long)]
-    pub preset: Option<String>,
+    pub(crate) preset: Option<String>,
     /// A file or folder of text; may be repeated.
     #[arg(long, value_name = "PATH")]
-    pub data: Vec<PathBuf>,
+    pub(crate) data: Vec<PathBuf>,
     /// Take only files of a folder that match this glob; may be repeated.
     #[arg(long, value_name = "GLOB")]
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Train on a dataset that the coordinator has already.
     #[arg(long, value_name = "ID", conflicts_with_all = ["data", "include"])]
-    pub dataset: Option<String>,
+    pub(crate) dataset: Option<String>,
     /// Set one key of the recipe, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Name of the job.
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Kind of device that will do: cuda, mps, cpu; may be repeated.
     #[arg(long, value_name = "KIND")]
-    pub device: Vec<DeviceKind>,
+    pub(crate) device: Vec<DeviceKind>,
     /// Name of a node that will do; may be repeated.
     #[arg(long)]
-    pub node: Vec<Name>,
+    pub(crate) node: Vec<Name>,
     /// Label that the node must carry; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub labels: Vec<(Name, Name)>,
+    pub(crate) labels: Vec<(Name, Name)>,
     /// Nodes that get the checkpoints: all, none, or labels such as room=attic,disk=large.
     #[arg(long, value_name = "NODES")]
-    pub replicate_to: Option<String>,
+    pub(crate) replicate_to: Option<String>,
     /// Which checkpoints they get.
     #[arg(long, value_enum, value_name = "WHICH")]
-    pub replicate_which: Option<WhichArg>,
+    pub(crate) replicate_which: Option<WhichArg>,
     /// Stay until the job has ended; Ctrl-C leaves it running.
     #[arg(long)]
-    pub wait: bool,
+    pub(crate) wait: bool,
 }
 
 /// Which checkpoints are replicated.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum WhichArg {
+pub(crate) enum WhichArg {
     /// Each one.
     Each,
     /// Only the newest.
@@ -300,60 +300,60 @@ impl From<WhichArg> for ReplicateWhich {
 
 /// `hatchery jobs`.
 #[derive(Debug, Args)]
-pub struct JobsArgs {
+pub(crate) struct JobsArgs {
     /// Only those that have not ended.
     #[arg(long)]
-    pub active: bool,
+    pub(crate) active: bool,
 }
 
 /// A command on one job.
 #[derive(Debug, Args)]
-pub struct JobArgs {
+pub(crate) struct JobArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest")]
-    pub job: String,
+    pub(crate) job: String,
 }
 
 /// `hatchery logs`.
 #[derive(Debug, Args)]
-pub struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest")]
-    pub job: String,
+    pub(crate) job: String,
     /// Go on until the job has ended.
     #[arg(short, long)]
-    pub follow: bool,
+    pub(crate) follow: bool,
 }
 
 /// `hatchery node`.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// Id, unique prefix, or name.
-    pub node: String,
+    pub(crate) node: String,
     /// Take it out of the fleet: its certificates are revoked, its jobs go elsewhere.
     #[arg(long)]
-    pub remove: bool,
+    pub(crate) remove: bool,
 }
 
 /// `hatchery checkpoints`.
 #[derive(Debug, Args)]
-pub struct CheckpointsArgs {
+pub(crate) struct CheckpointsArgs {
     /// Only those of this job.
-    pub job: Option<String>,
+    pub(crate) job: Option<String>,
 }
 
 /// `hatchery push`.
 #[derive(Debug, Args)]
-pub struct PushArgs {
+pub(crate) struct PushArgs {
     /// Id, unique prefix, a job (its newest checkpoint), or `latest`.
     #[arg(default_value = "latest")]
-    pub checkpoint: String,
+    pub(crate) checkpoint: String,
     /// Nodes that get it: all, names separated by commas, or labels such as room=attic.
     #[arg(long, default_value = "all", value_name = "NODES")]
-    pub to: String,
+    pub(crate) to: String,
     /// Stay until every node has it.
     #[arg(long)]
-    pub wait: bool,
+    pub(crate) wait: bool,
 }
 
 /// `hatchery generate`.
@@ -363,62 +363,62 @@ Examples:
   hatchery generate --prompt 'Once upon' --max-bytes 200
   hatchery generate my-job --prompt 'fn main' --temperature 0.8 --top-k 40 --seed 7
   hatchery generate latest --prompt 'The ' --greedy --all-nodes")]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     /// Checkpoint id, unique prefix, a job (its newest checkpoint), or `latest`.
     #[arg(default_value = "latest", conflicts_with = "checkpoint_flag")]
-    pub checkpoint: String,
+    pub(crate) checkpoint: String,
     /// The same, as an option.
     #[arg(long = "checkpoint", value_name = "ID", id = "checkpoint_flag")]
-    pub checkpoint_flag: Option<String>,
+    pub(crate) checkpoint_flag: Option<String>,
     /// The text before; `-` reads it from stdin.
     #[arg(short, long, default_value = "\n")]
-    pub prompt: String,
+    pub(crate) prompt: String,
     /// Ask this node.
     #[arg(long, conflicts_with = "all_nodes")]
-    pub node: Option<String>,
+    pub(crate) node: Option<String>,
     /// Ask every node that holds it, one after the other.
     #[arg(long)]
-    pub all_nodes: bool,
+    pub(crate) all_nodes: bool,
     /// Most new bytes.
     #[arg(short = 'n', long, default_value_t = 200)]
-    pub max_bytes: u32,
+    pub(crate) max_bytes: u32,
     /// Below 1: more likely text; above 1: wilder.
     #[arg(short, long)]
-    pub temperature: Option<f64>,
+    pub(crate) temperature: Option<f64>,
     /// Choose among the likeliest so many.
     #[arg(short = 'k', long)]
-    pub top_k: Option<u32>,
+    pub(crate) top_k: Option<u32>,
     /// The same seed gives the same text.
     #[arg(short, long)]
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Always the likeliest byte.
     #[arg(short, long)]
-    pub greedy: bool,
+    pub(crate) greedy: bool,
 }
 
 /// `hatchery events`.
 #[derive(Debug, Args)]
-pub struct EventsArgs {
+pub(crate) struct EventsArgs {
     /// Only events after this number.
     #[arg(long, default_value_t = 0)]
-    pub after: u64,
+    pub(crate) after: u64,
     /// Go on as they happen.
     #[arg(short, long)]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// Only those of this job.
     #[arg(long)]
-    pub job: Option<String>,
+    pub(crate) job: Option<String>,
 }
 
 /// `hatchery completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// For which shell.
-    pub shell: clap_complete::Shell,
+    pub(crate) shell: clap_complete::Shell,
 }
 
 /// Reads `key=value`.
-pub fn parse_label(text: &str) -> Result<(Name, Name), String> {
+pub(crate) fn parse_label(text: &str) -> Result<(Name, Name), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` is not a label such as room=attic"))?;
     let name = |text: &str| Name::new("label", text).map_err(|error| error.to_string());

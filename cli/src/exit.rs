@@ -6,7 +6,7 @@ use hatchery_proto::client::CallError;
 
 /// The exit codes, as `hatchery --help` lists them. 2, for wrong usage, is also clap's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
+pub(crate) enum Code {
     /// It was tried and did not work out.
     Failed = 1,
     /// The command line, a recipe or a setting is wrong.
@@ -23,34 +23,34 @@ pub enum Code {
 
 /// Why a command did not succeed.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// For scripts.
-    pub code: Code,
+    pub(crate) code: Code,
     /// For people; empty when everything has been said already.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// What every command returns.
-pub type Outcome = Result<(), Failure>;
+pub(crate) type Outcome = Result<(), Failure>;
 
 impl Failure {
     /// A failure with this code and sentence.
-    pub fn new(code: Code, message: impl fmt::Display) -> Self {
+    pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
         Self { code, message: message.to_string() }
     }
 
     /// Something that the person typed or wrote is wrong.
-    pub fn usage(message: impl fmt::Display) -> Self {
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::new(Code::Usage, message)
     }
 
     /// Something went wrong that has no code of its own.
-    pub fn failed(message: impl fmt::Display) -> Self {
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self::new(Code::Failed, message)
     }
 
     /// Prints the sentence to stderr and gives the code.
-    pub fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
             eprintln!("{} {}", console::style("error:").red().bold().for_stderr(), self.message);
         }

@@ -9,14 +9,14 @@ use crate::exit::{Code, Failure};
 
 /// The folder that holds this machine's state: `coordinator/`, `agent/` and `client/`.
 #[derive(Clone, Debug)]
-pub struct Home {
+pub(crate) struct Home {
     folder: PathBuf,
     coordinator: Option<String>,
 }
 
 impl Home {
     /// Takes the folder given, or the default; `coordinator` overrides the saved address.
-    pub fn new(folder: Option<PathBuf>, coordinator: Option<String>) -> Result<Self, Failure> {
+    pub(crate) fn new(folder: Option<PathBuf>, coordinator: Option<String>) -> Result<Self, Failure> {
         let folder = match folder {
             Some(folder) => folder,
             None => std::env::home_dir()
@@ -29,27 +29,22 @@ impl Home {
     }
 
     /// The folder itself.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The coordinator's state.
-    pub fn coordinator(&self) -> PathBuf {
-        self.folder.join("coordinator")
-    }
-
     /// The agent's state.
-    pub fn agent(&self) -> PathBuf {
+    pub(crate) fn agent(&self) -> PathBuf {
         self.folder.join("agent")
     }
 
     /// The credentials of the person at this terminal.
-    pub fn client(&self) -> PathBuf {
+    pub(crate) fn client(&self) -> PathBuf {
         self.folder.join("client")
     }
 
     /// The person's credentials, with the address that the command line gave, if any.
-    pub fn credentials(&self) -> Result<Credentials, Failure> {
+    pub(crate) fn credentials(&self) -> Result<Credentials, Failure> {
         let mut credentials = Credentials::load(&self.client()).map_err(|error| {
             Failure::new(
                 Code::Unreachable,
@@ -66,7 +61,7 @@ impl Home {
     }
 
     /// A connection to the coordinator as the person at this terminal.
-    pub async fn fleet(&self) -> Result<FleetClient, Failure> {
+    pub(crate) async fn fleet(&self) -> Result<FleetClient, Failure> {
         Ok(FleetClient::connect(&self.credentials()?).await?)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hatchery_common::time::Timestamp;
 
 /// `1.2 kB`, `13.1 MB`: decimal units.
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = count as f64;
     let mut unit = 0;
@@ -17,7 +17,7 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// `850 ms`, `12 s`, `3 min 20 s`, `2 h 05 min`, `4 d 3 h`.
-pub fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{} ms", duration.as_millis()),
@@ -29,17 +29,17 @@ pub fn duration(duration: Duration) -> String {
 }
 
 /// How long ago something was, by this machine's clock.
-pub fn ago(when: Timestamp) -> String {
+pub(crate) fn ago(when: Timestamp) -> String {
     format!("{} ago", duration(Timestamp::now().since(when)))
 }
 
 /// A loss in nats, or a dash.
-pub fn loss(loss: Option<f64>) -> String {
+pub(crate) fn loss(loss: Option<f64>) -> String {
     loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.3}"))
 }
 
 /// A speed in steps per second, with three figures.
-pub fn speed(steps_per_sec: f64) -> String {
+pub(crate) fn speed(steps_per_sec: f64) -> String {
     match steps_per_sec {
         speed if speed <= 0.0 => "-".to_owned(),
         speed if speed < 10.0 => format!("{speed:.2}"),
@@ -48,7 +48,7 @@ pub fn speed(steps_per_sec: f64) -> String {
 }
 
 /// Reads `90s`, `15m`, `24h`, `7d`, or plain seconds.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit_secs) = match text.as_bytes().last() {
         Some(b's') => (&text[..text.len() - 1], 1),
         Some(b'm') => (&text[..text.len() - 1], 60),

@@ -10,7 +10,7 @@ use crate::exit::{Failure, Outcome};
 
 /// How results are printed to stdout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// Tables and sentences for people.
     #[default]
     Text,
@@ -20,7 +20,7 @@ pub enum Output {
 
 impl Output {
     /// Prints `value` as JSON, or what `text` makes of it.
-    pub fn print<T: Serialize + ?Sized>(self, value: &T, text: impl FnOnce(&T) -> String) -> Outcome {
+    pub(crate) fn print<T: Serialize + ?Sized>(self, value: &T, text: impl FnOnce(&T) -> String) -> Outcome {
         match self {
             Self::Json => line(&serde_json::to_string_pretty(value).map_err(Failure::failed)?),
             Self::Text => line(text(value).trim_end()),
@@ -28,7 +28,11 @@ impl Output {
     }
 
     /// Prints one value of a stream: a line of JSON, or the text.
-    pub fn print_line<T: Serialize + ?Sized>(self, value: &T, text: impl FnOnce(&T) -> String) -> Outcome {
+    pub(crate) fn print_line<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Outcome {
         match self {
             Self::Json => line(&serde_json::to_string(value).map_err(Failure::failed)?),
             Self::Text => line(&text(value)),
@@ -37,12 +41,12 @@ impl Output {
 }
 
 /// Prints one line to stdout. A reader that has gone away (`| head`) ends the command quietly.
-pub fn line(text: &str) -> Outcome {
+pub(crate) fn line(text: &str) -> Outcome {
     raw(format!("{text}\n").as_bytes())
 }
 
 /// Writes bytes to stdout as they are.
-pub fn raw(bytes: &[u8]) -> Outcome {
+pub(crate) fn raw(bytes: &[u8]) -> Outcome {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
@@ -52,14 +56,14 @@ pub fn raw(bytes: &[u8]) -> Outcome {
 }
 
 /// Whether stderr shows bars and colours.
-pub fn is_interactive() -> bool {
+pub(crate) fn is_interactive() -> bool {
     io::stderr().is_terminal()
 }
 
 /// An aligned table; columns whose heading starts with `>` are aligned to the right.
-pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     let on_terminal = io::stdout().is_terminal();
     table.set_header(headings.iter().map(|heading| {
         let cell = Cell::new(heading.trim_start_matches('>').to_uppercase());
@@ -80,7 +84,7 @@ pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> 
 }
 
 /// `key  value` lines, aligned; pairs without a value are left out.
-pub fn facts(pairs: &[(&str, Option<String>)]) -> String {
+pub(crate) fn facts(pairs: &[(&str, Option<String>)]) -> String {
     let width = pairs.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 2;
     pairs
         .iter()

@@ -204,6 +204,14 @@ impl TryFrom<String> for Name {
     }
 }
 
+impl FromStr for Name {
+    type Err = FieldError;
+
+    fn from_str(text: &str) -> Result<Self, FieldError> {
+        Self::new("name", text)
+    }
+}
+
 impl From<Name> for String {
     fn from(name: Name) -> Self {
         name.0

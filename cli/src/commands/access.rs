@@ -18,12 +18,12 @@ use crate::{
 };
 
 /// Reads a join string; what is wrong with it is a wrong use of the command.
-pub fn parse_join_string(text: &str) -> Result<JoinString, Failure> {
+pub(crate) fn parse_join_string(text: &str) -> Result<JoinString, Failure> {
     text.trim().parse::<JoinString>().map_err(Failure::usage)
 }
 
 /// `hatchery login`.
-pub async fn login(args: LoginArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn login(args: LoginArgs, home: &Home, output: Output) -> Outcome {
     let join = parse_join_string(&args.join)?;
     if join.scope == JoinScope::Agent {
         return Err(Failure::usage(
@@ -43,7 +43,7 @@ pub async fn login(args: LoginArgs, home: &Home, output: Output) -> Outcome {
 }
 
 /// `hatchery token`.
-pub async fn token(command: TokenCommand, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn token(command: TokenCommand, home: &Home, output: Output) -> Outcome {
     let TokenCommand::Create(TokenCreateArgs { scope, name, labels, valid }) = command;
     let call = TokenCall {
         scope: AccessScope::from(scope),
@@ -64,7 +64,7 @@ pub async fn token(command: TokenCommand, home: &Home, output: Output) -> Outcom
 }
 
 /// `hatchery certificate`.
-pub async fn certificate(command: CertificateCommand, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn certificate(command: CertificateCommand, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
     match command {
         CertificateCommand::List => output.print(&fleet.certificates().await?, |certificates| {

@@ -23,7 +23,7 @@ use crate::{
 const POLL_EVERY: Duration = Duration::from_millis(300);
 
 /// `hatchery checkpoints`.
-pub async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> Outcome {
     let checkpoints = home.fleet().await?.checkpoints(args.job.as_deref()).await?;
     output.print(&checkpoints, |checkpoints| {
         table(
@@ -46,7 +46,7 @@ pub async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> Outcome
 }
 
 /// Where a checkpoint is, in words: `2/3: gpu-a, cpu-b; mac fetching 40 %`.
-pub fn places(checkpoint: &CheckpointView) -> String {
+pub(crate) fn places(checkpoint: &CheckpointView) -> String {
     let mut ready = Vec::new();
     let mut others = Vec::new();
     for replica in &checkpoint.replicas {
@@ -71,12 +71,12 @@ pub fn places(checkpoint: &CheckpointView) -> String {
 }
 
 /// Whether every node that should hold it does.
-pub fn is_everywhere(checkpoint: &CheckpointView) -> bool {
+pub(crate) fn is_everywhere(checkpoint: &CheckpointView) -> bool {
     checkpoint.replicas.iter().all(|replica| matches!(replica.state, Some(ReplicaState::Ready { .. })))
 }
 
 /// `hatchery push`.
-pub async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
     let to = selector(&args.to, &fleet).await?;
     let (_, mut checkpoint) = fleet.push(&args.checkpoint, &to).await?;
@@ -157,7 +157,7 @@ async fn selector(text: &str, fleet: &FleetClient) -> Result<NodeSelector, Failu
 }
 
 /// Reads `all`, `none` or `key=value,...`; none if it is neither, that is, names of nodes.
-pub fn parse_selector(text: &str) -> Result<Option<NodeSelector>, Failure> {
+pub(crate) fn parse_selector(text: &str) -> Result<Option<NodeSelector>, Failure> {
     match text {
         "all" => Ok(Some(NodeSelector::All)),
         "none" => Ok(Some(NodeSelector::None)),

@@ -35,7 +35,7 @@ struct Answer {
 }
 
 /// `hatchery generate`.
-pub async fn generate(args: GenerateArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn generate(args: GenerateArgs, home: &Home, output: Output) -> Outcome {
     let sampling = Sampling::new(RawSampling {
         temperature: args.temperature,
         top_k: args.top_k,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// `hatchery logs`.
-pub async fn logs(args: LogsArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn logs(args: LogsArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
     let mut chunks = pin!(fleet.logs(&args.job, args.follow).await?);
     let mut last_epoch = None;
@@ -36,7 +36,7 @@ pub async fn logs(args: LogsArgs, home: &Home, output: Output) -> Outcome {
 }
 
 /// `hatchery events`.
-pub async fn events(args: EventsArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn events(args: EventsArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
     let mut events = pin!(fleet.events(args.after, args.follow, args.job.as_deref()).await?);
     while let Some(event) = events.next().await {

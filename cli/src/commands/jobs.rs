@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// `hatchery jobs`.
-pub async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome {
     let jobs = home.fleet().await?.jobs(!args.active).await?;
     output.print(&jobs, |jobs| {
         table(
@@ -35,13 +35,13 @@ pub async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome {
 }
 
 /// `hatchery job`.
-pub async fn show(args: JobArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn show(args: JobArgs, home: &Home, output: Output) -> Outcome {
     let job = home.fleet().await?.job(&args.job).await?;
     output.print(&job, describe)
 }
 
 /// `hatchery cancel`.
-pub async fn cancel(args: JobArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn cancel(args: JobArgs, home: &Home, output: Output) -> Outcome {
     let job = home.fleet().await?.cancel(&args.job).await?;
     output.print(&job, |job| match job.phase.as_str() {
         "cancelling" => {
@@ -52,13 +52,13 @@ pub async fn cancel(args: JobArgs, home: &Home, output: Output) -> Outcome {
 }
 
 /// Steps done of steps wanted.
-pub fn steps(job: &JobView) -> String {
+pub(crate) fn steps(job: &JobView) -> String {
     let done = job.progress.map_or(0, |progress| progress.step).max(job.checkpoint_step);
     format!("{done}/{}", job.spec.train.raw().steps)
 }
 
 /// The newest training loss that is known.
-pub fn train_loss(job: &JobView) -> Option<f64> {
+pub(crate) fn train_loss(job: &JobView) -> Option<f64> {
     job.progress
         .filter(|progress| progress.step > 0)
         .map(|progress| progress.train_loss)
@@ -66,7 +66,7 @@ pub fn train_loss(job: &JobView) -> Option<f64> {
 }
 
 /// The newest validation loss that is known.
-pub fn validation_loss(job: &JobView) -> Option<f64> {
+pub(crate) fn validation_loss(job: &JobView) -> Option<f64> {
     job.validation.map(|validation| validation.loss).or(job.metrics.validation_loss)
 }
 

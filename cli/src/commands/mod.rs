@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Runs one command.
-pub async fn run(command: Command, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcome {
     match command {
         Command::Up(args) => serve::up(args, home).await,
         Command::Coordinator(args) => serve::coordinator(args, home, output).await,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// `hatchery nodes`: a line for each device.
-pub async fn list(home: &Home, output: Output) -> Outcome {
+pub(crate) async fn list(home: &Home, output: Output) -> Outcome {
     let nodes = home.fleet().await?.nodes().await?;
     output.print(&nodes, |nodes| {
         table(
@@ -66,7 +66,7 @@ fn rows(node: &NodeView) -> Vec<Vec<String>> {
 }
 
 /// `hatchery node`.
-pub async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
     let node = fleet.node(&args.node).await?;
     if args.remove {

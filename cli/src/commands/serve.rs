@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// `hatchery coordinator`.
-pub async fn coordinator(args: CoordinatorArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn coordinator(args: CoordinatorArgs, home: &Home, output: Output) -> Outcome {
     let resolved = coordinator_settings(&args, home)?;
     if args.print_config {
         return print_config(&resolved, output);
@@ -46,7 +46,7 @@ pub async fn coordinator(args: CoordinatorArgs, home: &Home, output: Output) -> 
 }
 
 /// `hatchery agent`.
-pub async fn agent(args: AgentArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn agent(args: AgentArgs, home: &Home, output: Output) -> Outcome {
     let resolved = agent_settings(&args, home)?;
     if args.print_config {
         return print_config(&resolved, output);
@@ -62,7 +62,7 @@ pub async fn agent(args: AgentArgs, home: &Home, output: Output) -> Outcome {
 }
 
 /// `hatchery up`: both in one process, joined to one another.
-pub async fn up(args: UpArgs, home: &Home) -> Outcome {
+pub(crate) async fn up(args: UpArgs, home: &Home) -> Outcome {
     telemetry("hatchery")?;
     let stop = stop_on_signal()?;
     let coordinator = coordinator_settings(

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// `hatchery submit`.
-pub async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
     let wait = args.wait;
     let recipe = recipe(&args)?;
     let fallback_name = fallback_name(&args);

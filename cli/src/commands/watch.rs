@@ -37,7 +37,7 @@ const REPLICAS_WAIT_MAX: Duration = Duration::from_secs(30);
 const RECONNECTS_MAX: u32 = 60;
 
 /// `hatchery watch`.
-pub async fn watch_named(args: JobArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn watch_named(args: JobArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
     // `latest` is one job from now on, whatever else is submitted meanwhile.
     let job = fleet.job(&args.job).await?;
@@ -45,7 +45,7 @@ pub async fn watch_named(args: JobArgs, home: &Home, output: Output) -> Outcome 
 }
 
 /// Follows `job` until it has ended; succeeds if it completed.
-pub async fn watch(fleet: &FleetClient, job: &str, output: Output) -> Outcome {
+pub(crate) async fn watch(fleet: &FleetClient, job: &str, output: Output) -> Outcome {
     let mut screen = Screen::new(output);
     let outcome = tokio::select! {
         outcome = follow(fleet, job, &mut screen) => outcome,
