@@ -69,6 +69,7 @@ impl Database {
     fn configure(&self, bytes_max: u64) -> rusqlite::Result<()> {
         let connection = &self.connection;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
+        fault();
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
         // Where fsync alone leaves bytes in the drive's cache (macOS), ask for more; elsewhere these do nothing.
