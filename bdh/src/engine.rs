@@ -45,7 +45,9 @@ impl Window {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The state does not fit into memory.
-    #[error("the state of this model takes {bytes} bytes, and this machine does not give them; choose another node")]
+    #[error(
+        "the state of this model takes {bytes} bytes, and this machine does not give them; choose another node"
+    )]
     OutOfMemory {
         /// What was asked for.
         bytes: usize,
@@ -157,4 +159,3 @@ fn zeros(len: usize) -> Result<Vec<f32>, EngineError> {
     state.resize(len, 0.0);
     Ok(state)
 }
-

@@ -3,11 +3,12 @@
 //! A byte needs, of the bytes before it, only what they have left in the state of the same layer and head. So the
 //! block goes through a layer together: weights and rows of the state are fetched from memory once and serve every
 //! byte in it. Each sum keeps the order that it has for a block of one, so the blocks do not change a bit.
+#![allow(clippy::inline_always, reason = "compiled once for each instruction set that it is called from")]
 
 use std::f64::consts::TAU;
 
 use crate::{
-    loops::{add_scaled, dot, multiply_tile, normalise, read, read_and_update},
+    loops::{add_scaled, dot, multiply_tile, normalise, read_and_update, read_both_and_update},
     model::{Model, TILE},
 };
 
@@ -84,15 +85,11 @@ fn set_turns(turns: &mut [[f32; 2]], frequencies: &[f64], position: u64, count: 
 }
 
 /// All layers, from the embeddings in `scratch.x` to the last residual streams in the same place.
-#[allow(clippy::inline_always, reason = "compiled once for each instruction set that it is called from")]
 #[inline(always)]
 fn layers(model: &Model, states: &mut States, scratch: &mut Scratch, count: usize) {
     let width = scratch.width;
-    let (x, a, y) = (
-        &mut scratch.x[..count * width],
-        &mut scratch.a[..count * width],
-        &mut scratch.y[..count * width],
-    );
+    let (x, a, y) =
+        (&mut scratch.x[..count * width], &mut scratch.a[..count * width], &mut scratch.y[..count * width]);
     let (pairs, padded) = (model.frequencies.len(), model.encoder.padded_columns());
     let (q, turns) = (&mut scratch.q[..count * padded], &scratch.turns[..count * pairs]);
     let head_len = 2 * pairs * width;
@@ -118,7 +115,6 @@ fn layers(model: &Model, states: &mut States, scratch: &mut Scratch, count: usiz
 }
 
 /// q = relu(x @ encoder) for one head.
-#[allow(clippy::inline_always, reason = "as its caller")]
 #[inline(always)]
 fn encode(model: &Model, head: usize, x: &[f32], q: &mut [f32]) {
     let (width, padded) = (model.config().width(), model.encoder.padded_columns());
@@ -132,7 +128,6 @@ fn encode(model: &Model, head: usize, x: &[f32], q: &mut [f32]) {
 
 /// r = rope(q), a = r^T (S + previous S), S += r x^T for one head, pair of neurons by pair of neurons: the pair's two
 /// rows of the state stay at hand for all bytes. A pair that is silent for a byte costs nothing.
-#[allow(clippy::inline_always, reason = "as its caller")]
 #[inline(always)]
 fn attend(
     previous: Option<&[f32]>,
@@ -152,23 +147,21 @@ fn attend(
                 continue;
             }
             let r = rotate(q, turns[byte * pairs + pair]);
-            if let Some((s0, s1)) = before {
-                read(s0, s1, r, a);
+            match before {
+                Some(before) => read_both_and_update(before, (s0, s1), r, x, a),
+                None => read_and_update((s0, s1), r, x, a),
             }
-            read_and_update(s0, s1, r, x, a);
         }
     }
 }
 
 /// Neighbours 2i and 2i + 1, turned together.
-#[allow(clippy::inline_always, reason = "as its caller")]
 #[inline(always)]
 fn rotate([even, odd]: [f32; 2], [cosine, sine]: [f32; 2]) -> [f32; 2] {
     [even * cosine - odd * sine, odd * cosine + even * sine]
 }
 
 /// y += (q * relu(a @ encoder_v)) @ decoder for one head. Silent neurons are passed over.
-#[allow(clippy::inline_always, reason = "as its caller")]
 #[inline(always)]
 fn decode(model: &Model, head: usize, (q, padded): (&[f32], usize), a: &[f32], y: &mut [f32]) {
     let (width, neurons) = (model.config().width(), model.config().neurons_per_head());
@@ -216,5 +209,65 @@ mod widest {
     #[cfg(not(target_arch = "x86_64"))]
     pub(super) fn layers(model: &Model, states: &mut States, scratch: &mut Scratch, count: usize) {
         super::layers(model, states, scratch, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hatchery_common::model::{ModelConfig, RawModelConfig};
+
+    use super::*;
+    use crate::{
+        model::{Rows, Tiles, frequencies},
+        sampling::random_at,
+    };
+
+    fn model() -> Model {
+        let config = ModelConfig::new(RawModelConfig {
+            n_layer: 2,
+            n_embd: 60,
+            n_head: 3,
+            mlp_internal_dim_multiplier: 7,
+            ..Default::default()
+        })
+        .unwrap();
+        let (width, neurons) = (config.width(), config.neurons_per_head());
+        let [embed, encoder, encoder_v, decoder, lm_head] = config.weights().map(|(name, shape)| {
+            let count: usize = shape.iter().product();
+            let seed = name.len() as u64;
+            (0..count as u64).map(|draw| (random_at(seed, draw) - 0.5) as f32 * 0.2).collect::<Vec<_>>()
+        });
+        Model {
+            trained_block: None,
+            embed: Rows::new(embed, width),
+            encoder: Tiles::new(&encoder, width, neurons),
+            encoder_v: Rows::transposed(&encoder_v, width, neurons),
+            decoder: Rows::new(decoder, width),
+            lm_head: Tiles::new(&lm_head, width, config.vocabulary()),
+            frequencies: frequencies(neurons),
+            config,
+        }
+    }
+
+    /// Runs two blocks through `run`; the residual streams of the second.
+    fn streams(model: &Model, run: fn(&Model, &mut States, &mut Scratch, usize)) -> Vec<u32> {
+        let state_len = model.config.layers() * model.config.heads() * model.config.neurons_per_head();
+        let mut current = vec![0.0; state_len * model.config.width()];
+        let previous: Vec<f32> = (0..current.len() as u64).map(|draw| random_at(9, draw) as f32).collect();
+        let mut scratch = Scratch::new(model);
+        for previous in [None, Some(&*previous)] {
+            set_turns(&mut scratch.turns, &model.frequencies, 1000, BLOCK_BYTES);
+            for (byte, x) in scratch.x.chunks_exact_mut(scratch.width).enumerate() {
+                x.copy_from_slice(model.embed.row(byte * 3));
+            }
+            run(model, &mut States { previous, current: &mut current }, &mut scratch, BLOCK_BYTES);
+        }
+        scratch.x.iter().map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let model = model();
+        assert_eq!(streams(&model, widest::layers), streams(&model, layers));
     }
 }

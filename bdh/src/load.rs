@@ -148,8 +148,8 @@ impl WeightFile {
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(unreadable)?;
-        let header: Metadata =
-            serde_json::from_slice(&header).map_err(|error| damaged(format!("its header is wrong: {error}")))?;
+        let header: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| damaged(format!("its header is wrong: {error}")))?;
         let data_bytes = room - header_bytes;
         if header.data_len() as u64 != data_bytes {
             return Err(damaged(format!(
@@ -174,7 +174,10 @@ impl WeightFile {
                 names.truncate(NAMES_SHOWN_MAX);
                 return Err(self.wrong(
                     name,
-                    format!("is missing; rename the weights as the public code does; now: {}", names.join(", ")),
+                    format!(
+                        "is missing; rename the weights as the public code does; now: {}",
+                        names.join(", ")
+                    ),
                 ));
             };
             if info.shape != *shape {
@@ -187,10 +190,9 @@ impl WeightFile {
                 ));
             }
             if !matches!(info.dtype, Dtype::F32 | Dtype::F64 | Dtype::BF16 | Dtype::F16) {
-                return Err(self.wrong(
-                    name,
-                    format!("holds {}; convert it to F32, F64, BF16 or F16", info.dtype),
-                ));
+                return Err(
+                    self.wrong(name, format!("holds {}; convert it to F32, F64, BF16 or F16", info.dtype))
+                );
             }
         }
         for name in self.header.offset_keys() {

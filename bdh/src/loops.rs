@@ -26,10 +26,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[i] += a[i] * b[i];
         }
     }
-    for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *sum += a * b;
-    }
-    total(sums)
+    a_rest.iter().zip(b_rest).fold(total(sums), |sum, (a, b)| sum + a * b)
 }
 
 /// y += factor * x
@@ -54,7 +51,12 @@ pub(crate) fn multiply_tile(x: &[f32], tile: &[[f32; TILE]]) -> [f32; TILE] {
 
 /// a += r0 s0 + r1 s1, then s0 += r0 x and s1 += r1 x: two rows of a state, read and updated in one pass.
 #[inline(always)]
-pub(crate) fn read_and_update(s0: &mut [f32], s1: &mut [f32], [r0, r1]: [f32; 2], x: &[f32], a: &mut [f32]) {
+pub(crate) fn read_and_update(
+    (s0, s1): (&mut [f32], &mut [f32]),
+    [r0, r1]: [f32; 2],
+    x: &[f32],
+    a: &mut [f32],
+) {
     for (((a, x), s0), s1) in a.iter_mut().zip(x).zip(s0).zip(s1) {
         *a += r0 * *s0 + r1 * *s1;
         *s0 += r0 * x;
@@ -62,11 +64,19 @@ pub(crate) fn read_and_update(s0: &mut [f32], s1: &mut [f32], [r0, r1]: [f32; 2]
     }
 }
 
-/// a += r0 s0 + r1 s1: two rows of a state, read.
+/// The same where the state is a sum of two, of which only the second is updated: a += r0 (p0 + s0) + r1 (p1 + s1).
 #[inline(always)]
-pub(crate) fn read(s0: &[f32], s1: &[f32], [r0, r1]: [f32; 2], a: &mut [f32]) {
-    for ((a, s0), s1) in a.iter_mut().zip(s0).zip(s1) {
-        *a += r0 * s0 + r1 * s1;
+pub(crate) fn read_both_and_update(
+    (p0, p1): (&[f32], &[f32]),
+    (s0, s1): (&mut [f32], &mut [f32]),
+    [r0, r1]: [f32; 2],
+    x: &[f32],
+    a: &mut [f32],
+) {
+    for (((((a, x), s0), s1), p0), p1) in a.iter_mut().zip(x).zip(s0).zip(s1).zip(p0).zip(p1) {
+        *a += r0 * (p0 + *s0) + r1 * (p1 + *s1);
+        *s0 += r0 * x;
+        *s1 += r1 * x;
     }
 }
 
@@ -76,12 +86,13 @@ pub(crate) fn normalise(x: &mut [f32]) {
     const EPSILON: f32 = 1e-5;
     let width = x.len() as f32;
     let mut sums = [0.0; LANES];
-    for group in x.chunks(LANES) {
-        for (sum, x) in sums.iter_mut().zip(group) {
-            *sum += x;
+    let (groups, rest) = x.as_chunks::<LANES>();
+    for group in groups {
+        for i in 0..LANES {
+            sums[i] += group[i];
         }
     }
-    let mean = total(sums) / width;
+    let mean = rest.iter().fold(total(sums), |sum, x| sum + x) / width;
     for x in &mut *x {
         *x -= mean;
     }

@@ -41,14 +41,14 @@ impl Rows {
 }
 
 /// Columns in one tile.
-pub(crate) const TILE: usize = 32;
+pub(crate) const TILE: usize = 64;
 
 /// Matrices of D x C, each cut into tiles of [`TILE`] columns, so that x @ matrix reads memory in one line and sums
 /// up neighbouring columns side by side. The last tile is filled up with zeros.
 #[derive(Debug)]
 pub(crate) struct Tiles {
     width: usize,
-    tiles_per_matrix: usize,
+    per_matrix: usize,
     /// For each matrix, each tile, each d: a line of the tile.
     lines: Vec<[f32; TILE]>,
 }
@@ -56,27 +56,27 @@ pub(crate) struct Tiles {
 impl Tiles {
     /// Cuts up the `width` x `columns` matrices that follow one another in `values`.
     pub(crate) fn new(values: &[f32], width: usize, columns: usize) -> Self {
-        let tiles_per_matrix = columns.div_ceil(TILE);
-        let mut lines = vec![[0.0; TILE]; values.len() / columns * tiles_per_matrix];
+        let per_matrix = columns.div_ceil(TILE);
+        let mut lines = vec![[0.0; TILE]; values.len() / columns * per_matrix];
         let matrices = values.chunks_exact(width * columns);
-        for (matrix, lines) in matrices.zip(lines.chunks_exact_mut(width * tiles_per_matrix)) {
+        for (matrix, lines) in matrices.zip(lines.chunks_exact_mut(width * per_matrix)) {
             for (d, row) in matrix.chunks_exact(columns).enumerate() {
                 for (part, tile) in row.chunks(TILE).zip(lines.chunks_exact_mut(width)) {
                     tile[d][..part.len()].copy_from_slice(part);
                 }
             }
         }
-        Self { width, tiles_per_matrix, lines }
+        Self { width, per_matrix, lines }
     }
 
     /// Columns of one matrix with the filling.
     pub(crate) fn padded_columns(&self) -> usize {
-        self.tiles_per_matrix * TILE
+        self.per_matrix * TILE
     }
 
     /// The tiles of the matrix at `index`, each a line for each d.
     pub(crate) fn matrix(&self, index: usize) -> impl Iterator<Item = &[[f32; TILE]]> {
-        let len = self.width * self.tiles_per_matrix;
+        let len = self.width * self.per_matrix;
         self.lines[index * len..][..len].chunks_exact(self.width)
     }
 }

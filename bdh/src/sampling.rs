@@ -143,9 +143,7 @@ impl Sampler {
         // The first byte that reaches the share is kept, so one always is.
         let last = match self.params.top_p {
             None => sums.len() - 1,
-            Some(top_p) => {
-                sums.partition_point(|upto| *upto < f64::from(top_p) * sum).min(sums.len() - 1)
-            }
+            Some(top_p) => sums.partition_point(|upto| *upto < f64::from(top_p) * sum).min(sums.len() - 1),
         };
         let target = random * sums[last];
         ranked[sums.partition_point(|upto| *upto <= target).min(last)]

@@ -1,11 +1,12 @@
 //! The engine against the figures of the public reference implementation.
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
 mod support;
 
 use hatchery_bdh::{Engine, Generation, RawSamplingParams, SamplingParams, Window};
 use support::{Reference, relative_difference};
 
-/// Observed: 4e-7 and 6e-7. Both sides compute in f32, in another order.
+/// Of the largest logit; observed: at most 7e-7. Both sides compute in f32, in another order.
 const TOLERANCE: f64 = 2e-6;
 
 fn greedy() -> SamplingParams {

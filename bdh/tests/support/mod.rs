@@ -1,5 +1,6 @@
 //! What the tests share: checkpoint folders made to order, the reference figures, random weights.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
@@ -13,30 +14,30 @@ use tempfile::TempDir;
 
 /// A tensor as it stands in a file.
 #[derive(Clone)]
-pub struct Tensor {
-    pub name: String,
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    pub bytes: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Tensor {
-    pub fn f32(name: &str, shape: Vec<usize>, values: &[f32]) -> Self {
+    pub(crate) fn f32(name: &str, shape: Vec<usize>, values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self { name: name.into(), dtype: Dtype::F32, shape, bytes }
     }
 
-    pub fn to_f32(&self) -> Vec<f32> {
+    pub(crate) fn to_f32(&self) -> Vec<f32> {
         self.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         self.bytes.as_chunks().0.iter().map(|b| u8::try_from(i64::from_le_bytes(*b)).unwrap()).collect()
     }
 }
 
 /// `model.safetensors` with these tensors.
-pub fn weight_file(tensors: &[Tensor], trained_block: Option<&str>) -> Vec<u8> {
+pub(crate) fn weight_file(tensors: &[Tensor], trained_block: Option<&str>) -> Vec<u8> {
     let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(trained_block.map(|block| (TRAINED_BLOCK_KEY.to_owned(), block.to_owned())));
     let views = tensors.iter().map(|tensor| {
@@ -47,7 +48,7 @@ pub fn weight_file(tensors: &[Tensor], trained_block: Option<&str>) -> Vec<u8> {
 }
 
 /// A checkpoint folder with these two files.
-pub fn folder(config: &str, weights: &[u8]) -> TempDir {
+pub(crate) fn folder(config: &str, weights: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(CONFIG_FILE), config).unwrap();
     fs::write(folder.path().join(MODEL_FILE), weights).unwrap();
@@ -55,14 +56,14 @@ pub fn folder(config: &str, weights: &[u8]) -> TempDir {
 }
 
 /// Loads a model from a folder made of `tensors`.
-pub fn model(config: &ModelConfig, tensors: &[Tensor], trained_block: Option<&str>) -> Arc<Model> {
+pub(crate) fn model(config: &ModelConfig, tensors: &[Tensor], trained_block: Option<&str>) -> Arc<Model> {
     let config = serde_json::to_string(config).unwrap();
     let folder = folder(&config, &weight_file(tensors, trained_block));
     Arc::new(Model::load(folder.path()).unwrap())
 }
 
 /// Weights N(0, `deviation`) for the shape.
-pub fn random_weights(config: &ModelConfig, seed: u64, deviation: f64) -> Vec<Tensor> {
+pub(crate) fn random_weights(config: &ModelConfig, seed: u64, deviation: f64) -> Vec<Tensor> {
     let mut draws = 0..;
     let mut normal = || {
         let mut uniform = || random_at(seed, draws.next().unwrap());
@@ -77,11 +78,11 @@ pub fn random_weights(config: &ModelConfig, seed: u64, deviation: f64) -> Vec<Te
 }
 
 /// Bytes without any pattern.
-pub fn random_bytes(seed: u64, count: usize) -> Vec<u8> {
+pub(crate) fn random_bytes(seed: u64, count: usize) -> Vec<u8> {
     (0..count as u64).map(|draw| (random_at(seed, draw) * 256.0) as u8).collect()
 }
 
-pub fn shape(n_layer: u32, n_embd: u32, n_head: u32, multiplier: u32) -> ModelConfig {
+pub(crate) fn shape(n_layer: u32, n_embd: u32, n_head: u32, multiplier: u32) -> ModelConfig {
     ModelConfig::new(RawModelConfig {
         n_layer,
         n_embd,
@@ -94,15 +95,15 @@ pub fn shape(n_layer: u32, n_embd: u32, n_head: u32, multiplier: u32) -> ModelCo
 }
 
 /// The figures of one reference configuration.
-pub struct Reference {
-    pub config: ModelConfig,
-    pub tensors: HashMap<String, Tensor>,
+pub(crate) struct Reference {
+    pub(crate) config: ModelConfig,
+    pub(crate) tensors: HashMap<String, Tensor>,
 }
 
 impl Reference {
-    pub const NAMES: [&str; 2] = ["two-layer", "three-head"];
+    pub(crate) const NAMES: [&str; 2] = ["two-layer", "three-head"];
 
-    pub fn read(name: &str) -> Self {
+    pub(crate) fn read(name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../trainer/tests/data")
             .join(format!("{name}.safetensors"));
@@ -110,12 +111,8 @@ impl Reference {
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().as_ref().unwrap();
         let field = |key: &str| metadata[key].parse().unwrap();
-        let config = shape(
-            field("n_layer"),
-            field("n_embd"),
-            field("n_head"),
-            field("mlp_internal_dim_multiplier"),
-        );
+        let config =
+            shape(field("n_layer"), field("n_embd"), field("n_head"), field("mlp_internal_dim_multiplier"));
         let tensors = SafeTensors::deserialize(&bytes)
             .unwrap()
             .tensors()
@@ -134,7 +131,7 @@ impl Reference {
     }
 
     /// The weights under their public names.
-    pub fn weights(&self) -> Vec<Tensor> {
+    pub(crate) fn weights(&self) -> Vec<Tensor> {
         let named = self.config.weights().map(|(name, _)| Tensor {
             name: name.to_owned(),
             ..self.tensors[&format!("weights.{name}")].clone()
@@ -142,13 +139,13 @@ impl Reference {
         named.to_vec()
     }
 
-    pub fn model(&self, trained_block: Option<&str>) -> Arc<Model> {
+    pub(crate) fn model(&self, trained_block: Option<&str>) -> Arc<Model> {
         model(&self.config, &self.weights(), trained_block)
     }
 }
 
 /// Largest difference, relative to the largest magnitude of `expected`.
-pub fn relative_difference<E: Copy + Into<f64>>(actual: &[f32], expected: &[E]) -> f64 {
+pub(crate) fn relative_difference<E: Copy + Into<f64>>(actual: &[f32], expected: &[E]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let magnitude = expected.iter().map(|e| (*e).into().abs()).fold(0.0, f64::max);
     let pairs = actual.iter().zip(expected);
