@@ -41,7 +41,7 @@ use hatchery_common::{
 use safetensors::{Dtype, tensor::TensorView};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
@@ -70,7 +70,11 @@ async fn main() -> ExitCode {
             let device = device.parse().expect("the agent names a device");
             answer(&Calibration { device, steps_per_sec: 12.5, flops_per_sec: 1e9, version: 1 });
         }
-        ["train", "--attempt", order] => train(Path::new(order)).await,
+        ["train", "--attempt", order] => {
+            train(Path::new(order)).await;
+            // Not by returning: the runtime would wait for the end of stdin.
+            std::process::exit(0);
+        }
         _ => return ExitCode::from(2),
     }
     ExitCode::SUCCESS
@@ -103,7 +107,9 @@ async fn train(path: &Path) {
         serde_json::from_slice(&fs::read(path).expect("the order is there")).expect("JSON");
     let script = fs::read_to_string(&order.corpus).expect("the corpus is there");
     let (sender, told) = watch::channel(Told { stop: false, lease_until: order.lease_until });
-    tokio::spawn(listen(sender));
+    // Before it says that it has started, so that a signal never finds it unprepared.
+    let terminate = signal(SignalKind::terminate()).expect("a signal can be listened to");
+    tokio::spawn(listen(terminate, sender));
     let mut step = order.resume_from.as_deref().map_or(0, step_of);
     answer(&TrainerEvent::Started {
         step,
@@ -162,8 +168,7 @@ async fn train(path: &Path) {
 }
 
 /// Hears signals, commands, and the end of stdin.
-async fn listen(told: watch::Sender<Told>) {
-    let mut terminate = signal(SignalKind::terminate()).expect("a signal can be listened to");
+async fn listen(mut terminate: Signal, told: watch::Sender<Told>) {
     let mut lines = BufReader::new(stdin()).lines();
     let mut ended = false;
     loop {

@@ -66,18 +66,21 @@ impl StderrLog {
 
     /// The last bytes, at most `bytes_max`, as text from the start of a line.
     pub fn tail(&self, bytes_max: usize) -> String {
-        let from = self.end().saturating_sub(bytes_max as u64);
+        // One byte more tells whether the first line is whole.
+        let from = self.end().saturating_sub(bytes_max as u64 + 1);
         let mut tail = Vec::new();
         let mut offset = from;
-        while let Ok((start, bytes)) = self.read(offset, bytes_max - tail.len()) {
+        while let Ok((start, bytes)) = self.read(offset, bytes_max + 1 - tail.len()) {
             if bytes.is_empty() {
                 break;
             }
             offset = start + bytes.len() as u64;
             tail.extend(bytes);
         }
-        let whole_line =
-            if from == 0 { 0 } else { tail.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1) };
+        let last = tail.len().saturating_sub(1);
+        let first_line =
+            tail[..last].iter().position(|byte| *byte == b'\n').map_or(1.min(tail.len()), |at| at + 1);
+        let whole_line = if from == 0 { 0 } else { first_line };
         let mut text = String::from_utf8_lossy(&tail[whole_line..]).into_owned();
         // Each replaced byte takes three.
         while text.len() > bytes_max {
@@ -160,6 +163,10 @@ mod tests {
         assert!(String::from_utf8(bytes).unwrap().contains(&format!("{:07}", oldest / 13 + 1)));
         assert_eq!(log.read(299_999 * 13, 1000).unwrap().1, [line(299_999), line(300_000)].concat());
         assert_eq!(log.read(u64::MAX, 10).unwrap(), (log.end(), vec![]));
-        assert_eq!(log.tail(30), "line 0299999\nline 0300000\n");
+        for length in [26, 30] {
+            assert_eq!(log.tail(length), "line 0299999\nline 0300000\n");
+        }
+        assert_eq!(log.tail(25), "line 0300000\n");
+        assert_eq!(log.tail(5), "0000\n");
     }
 }

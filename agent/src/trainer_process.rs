@@ -8,7 +8,7 @@ use std::{
 };
 
 use hatchery_common::trainer::{TrainerCommand, TrainerEvent};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -103,17 +103,18 @@ impl TrainerProcess {
     /// Asks it to write a checkpoint and end.
     pub fn terminate(&self) {
         self.tell(TrainerCommand::Stop);
-        self.signal(Signal::TERM);
+        if self.exited.is_none() {
+            // Only itself: what it started is its own to end. The only error is that it is gone already.
+            let _gone = kill_process(self.group, Signal::TERM);
+        }
     }
 
     /// Ends it and everything that it started.
     pub fn kill(&self) {
-        self.signal(Signal::KILL);
-    }
-
-    fn signal(&self, signal: Signal) {
-        // The only error is that it is gone already.
-        let _gone = kill_process_group(self.group, signal);
+        if self.exited.is_none() {
+            // The only error is that it is gone already.
+            let _gone = kill_process_group(self.group, Signal::KILL);
+        }
     }
 
     /// Waits for what comes next. Can be dropped and called again without losing anything.
@@ -156,9 +157,7 @@ impl TrainerProcess {
 
 impl Drop for TrainerProcess {
     fn drop(&mut self) {
-        if self.exited.is_none() {
-            self.kill();
-        }
+        self.kill();
         self.stderr.abort();
     }
 }

@@ -214,22 +214,22 @@ impl World {
     }
 }
 
-fn devices() -> impl Strategy<Value = Device> {
-    prop_oneof![Just(Device::CPU), Just(Device::cuda(0)), Just(Device::cuda(1))]
-}
-
-/// An assignment as a coordinator may give it: a device has at most one attempt, and a job one epoch.
+/// An assignment as a coordinator may give it: a device has at most one attempt, a job one epoch, and an epoch one
+/// device.
 fn assignments() -> impl Strategy<Value = Assignment> {
-    let attempt = (0u8..4, 1u64..4, devices(), any::<bool>());
+    let attempt = (0u8..4, 1u64..4, any::<bool>());
     (prop::collection::vec(attempt, 0..4), prop::collection::vec(0u8..6, 0..5)).prop_map(
         |(attempts, held)| {
             let (mut jobs, mut taken) = (BTreeSet::new(), BTreeSet::new());
+            let device = |number: u8, epoch: u64| {
+                [Device::CPU, Device::cuda(0), Device::cuda(1)][(number as usize + epoch as usize) % 3]
+            };
             let attempts = attempts
                 .into_iter()
-                .filter(|(number, _, device, _)| jobs.insert(*number) && taken.insert(*device))
-                .map(|(number, epoch, device, stop)| AssignedAttempt {
+                .filter(|(number, epoch, _)| jobs.insert(*number) && taken.insert(device(*number, *epoch)))
+                .map(|(number, epoch, stop)| AssignedAttempt {
                     stop,
-                    ..assigned(number, epoch, device)
+                    ..assigned(number, epoch, device(number, epoch))
                 })
                 .collect();
             let held: BTreeSet<u8> = held.into_iter().collect();
