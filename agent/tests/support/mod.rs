@@ -1,6 +1,8 @@
 //! What several tests need.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod coordinator;
+
 use std::{path::PathBuf, time::Duration};
 
 use hatchery_common::{

@@ -1,0 +1,404 @@
+//! The whole agent against a coordinator over real TLS, with a trainer that only speaks the contract.
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use hatchery_agent::{AgentSettings, run};
+use hatchery_common::{
+    device::Device,
+    digest::Digest,
+    generate::{GenerationOrder, Sampling},
+    id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
+    node::TrainerState,
+    session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
+    trainer::{AttemptOrder, Ending, FailureCause},
+};
+use support::{
+    PATIENCE,
+    coordinator::{Coordinator, Notes},
+    fake_trainer, runs, small_job, until,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+struct Node {
+    state: tempfile::TempDir,
+    trainer: PathBuf,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { state: tempfile::tempdir().unwrap(), trainer: fake_trainer(), running: None }
+    }
+
+    fn started(coordinator: &Coordinator) -> Self {
+        let mut node = Self::new();
+        node.start(coordinator);
+        node
+    }
+
+    fn start(&mut self, coordinator: &Coordinator) {
+        let settings = AgentSettings {
+            state: self.state.path().to_owned(),
+            trainer: Some(self.trainer.clone()),
+            calibrate: false,
+            free_disk_bytes_min: 0,
+            ..AgentSettings::default()
+        };
+        let (stop, stopped) = oneshot::channel();
+        let credentials = coordinator.credentials();
+        let running = tokio::spawn(async move {
+            let shutdown = async { drop(stopped.await) };
+            run(settings, credentials, shutdown).await.unwrap();
+        });
+        self.running = Some((stop, running));
+    }
+
+    /// As on SIGTERM.
+    async fn leave(&mut self) {
+        let (stop, running) = self.running.take().unwrap();
+        stop.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, running).await.expect("it leaves").unwrap();
+    }
+
+    /// As on SIGKILL, but that its trainer dies with it.
+    async fn crash(&mut self) {
+        let (_stop, running) = self.running.take().unwrap();
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+    }
+
+    fn attempt_folder(&self, epoch: u64) -> PathBuf {
+        self.state.path().join("attempts").join(format!("{}-{epoch}", JOB))
+    }
+
+    fn order(&self, epoch: u64) -> AttemptOrder {
+        serde_json::from_slice(&fs::read(self.attempt_folder(epoch).join("order.json")).unwrap()).unwrap()
+    }
+
+    fn process(&self) -> Option<u32> {
+        let text = fs::read(self.attempt_folder(1).join("process.json")).ok()?;
+        Some(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["id"].as_u64().unwrap() as u32)
+    }
+}
+
+const JOB: JobId = JobId::from_bytes([3; 16]);
+
+fn attempt(dataset: DatasetId) -> AssignedAttempt {
+    AssignedAttempt {
+        job: JOB,
+        epoch: Epoch(1),
+        spec: small_job(dataset),
+        device: Device::CPU,
+        resume_from: None,
+        stop: false,
+    }
+}
+
+fn ending(notes: &Notes) -> Option<&Ending> {
+    match &notes.attempt(0)?.phase {
+        AttemptPhase::Ended { ending, .. } => Some(ending),
+        _ => None,
+    }
+}
+
+fn running(notes: &Notes) -> bool {
+    notes.attempt(0).is_some_and(|attempt| attempt.phase == AttemptPhase::Running)
+}
+
+fn ready(notes: &Notes, id: CheckpointId) -> bool {
+    matches!(notes.replica(id), Some(ReplicaState::Ready { .. }))
+}
+
+fn steps(notes: &Notes) -> Vec<u64> {
+    notes.commits.iter().map(|manifest| manifest.step).collect()
+}
+
+/// A coordinator with one checkpoint, made by a first node.
+async fn with_checkpoint() -> (Coordinator, CheckpointId) {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("checkpoint 10");
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("it ends", |notes| ending(notes) == Some(&Ending::Completed)).await;
+    coordinator.assign(|assignment| assignment.attempts.clear());
+    node.leave().await;
+    let id = coordinator.notes().commits[0].id();
+    (coordinator, id)
+}
+
+async fn ask(coordinator: &Coordinator, checkpoint: CheckpointId, max_bytes: u32) {
+    let order =
+        GenerationOrder { checkpoint, prompt: b"To be".to_vec(), max_bytes, sampling: Sampling::greedy() };
+    coordinator.say(CoordinatorMessage::Generation { request: RequestId::random(), order }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_runs_its_checkpoints_arrive_and_the_model_answers() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("progress 1\ncheckpoint 10\nwrite hello\nprogress 15\ncheckpoint 20");
+    let mut node = Node::started(&coordinator);
+    coordinator.until("it says hello", |notes| !notes.hellos.is_empty()).await;
+    {
+        let notes = coordinator.notes();
+        let inventory = &notes.hellos[0];
+        assert!(matches!(&inventory.trainer, TrainerState::Ready { libtorch, .. } if libtorch == "2.11.0"));
+        assert_eq!(inventory.devices.len(), 1);
+        assert!(inventory.devices[0].memory_bytes > 0 && inventory.cores > 0 && inventory.disk_bytes > 0);
+    }
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("it ends", |notes| ending(notes) == Some(&Ending::Completed)).await;
+    coordinator.until("its output arrives", |notes| notes.output == b"hello\n").await;
+    let newest = {
+        let notes = coordinator.notes();
+        assert_eq!(steps(&notes), [10, 20], "in their order, and before the end is told");
+        let report = notes.attempt(0).unwrap();
+        assert_eq!(report.progress.unwrap().step, 15);
+        assert_eq!(report.running_on.as_deref(), Some("cpu, f32"));
+        let newest = &notes.commits[1];
+        assert!(newest.files.iter().all(|file| coordinator.blobs.has(file.blob)));
+        assert_eq!((newest.dataset, newest.epoch, newest.parent), (dataset, Epoch(1), None));
+        newest.id()
+    };
+
+    coordinator.assign(|assignment| {
+        assignment.attempts.clear();
+        assignment.checkpoints = vec![newest];
+    });
+    coordinator.until("it holds the checkpoint", |notes| ready(notes, newest)).await;
+    let folder = node.attempt_folder(1);
+    until("the attempt's folder is removed", || !folder.exists()).await;
+    for _ in 0..2 {
+        ask(&coordinator, newest, 100).await;
+    }
+    let finished =
+        |notes: &Notes| notes.parts.iter().filter(|part| matches!(part, AnswerPart::Finished(_))).count();
+    coordinator.until("it answers twice", |notes| finished(notes) == 2).await;
+    {
+        let notes = coordinator.notes();
+        let text: usize = notes
+            .parts
+            .iter()
+            .map(|part| if let AnswerPart::Text(bytes) = part { bytes.len() } else { 0 })
+            .sum();
+        assert_eq!(text, 200);
+        assert!(notes.parts.len() > 4, "an answer comes as it is made");
+        let Some(AnswerPart::Finished(figures)) = notes.parts.last() else { panic!("{:?}", notes.parts) };
+        assert!(!figures.loaded && figures.bytes == 100 && figures.latency_ms >= figures.first_byte_ms);
+    }
+    node.leave().await;
+    assert_eq!(coordinator.notes().goodbyes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_coordinator_stops_no_trainer_and_loses_no_checkpoint() {
+    let mut coordinator = Coordinator::start().await;
+    let mut node = Node::new();
+    let (first, second) = (node.state.path().join("first"), node.state.path().join("second"));
+    let script = format!("wait-file {}\ncheckpoint 10\nwait-file {}", first.display(), second.display());
+    let dataset = coordinator.dataset(&script);
+    node.start(&coordinator);
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("it runs", running).await;
+    let process = node.process();
+    coordinator.go_down().await;
+    fs::write(&first, "").unwrap();
+    let made = node.attempt_folder(1).join("checkpoints/step-000000010");
+    until("a checkpoint is made meanwhile", || made.exists()).await;
+    coordinator.come_up().await;
+    coordinator.until("the checkpoint arrives", |notes| steps(notes) == [10]).await;
+    coordinator.until("it is here again", |notes| notes.hellos.len() == 2 && running(notes)).await;
+    assert_eq!(node.process(), process, "it is the same trainer");
+    fs::write(&second, "").unwrap();
+    coordinator.until("it ends", |notes| ending(notes) == Some(&Ending::Completed)).await;
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_off_agent_ends_its_trainer_before_the_lease_ends() {
+    for (script, steps_delivered) in [("wait", vec![1]), ("deaf\nwait", vec![])] {
+        let coordinator = Coordinator::start().await;
+        let dataset = coordinator.dataset(script);
+        let mut node = Node::started(&coordinator);
+        let lease = Duration::from_secs(2);
+        coordinator.assign(|assignment| {
+            assignment.lease = lease;
+            assignment.attempts = vec![attempt(dataset)];
+        });
+        coordinator.until("it runs", running).await;
+        until("its process is noted", || node.process().is_some()).await;
+        let process = node.process().unwrap();
+        // The last answered report was sent at this time or before.
+        coordinator.answer_reports(false);
+        let cut_off = Instant::now();
+        until("its trainer is gone", || !runs(process)).await;
+        let took = cut_off.elapsed();
+        assert!(took < lease, "{script:?}: the trainer ended {took:?} after the last answer");
+        coordinator.answer_reports(true);
+        coordinator.until("its end is told", |notes| ending(notes) == Some(&Ending::LeaseExpired)).await;
+        assert_eq!(steps(&coordinator.notes()), steps_delivered, "{script:?}");
+        node.leave().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_and_leaving_go_through_a_checkpoint() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("progress 5\nwait");
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("it runs", running).await;
+    coordinator.assign(|assignment| assignment.attempts[0].stop = true);
+    coordinator.until("it stops", |notes| ending(notes) == Some(&Ending::Stopped)).await;
+    assert_eq!(steps(&coordinator.notes()), [6]);
+
+    let parent = coordinator.notes().commits[0].id();
+    coordinator.assign(|assignment| {
+        let again = AssignedAttempt { epoch: Epoch(2), resume_from: Some(parent), ..attempt(dataset) };
+        assignment.attempts = vec![again];
+    });
+    coordinator
+        .until("the next one runs", |notes| running(notes) && notes.attempt(0).unwrap().epoch == Epoch(2))
+        .await;
+    assert!(node.order(2).resume_from.unwrap().ends_with(parent.to_string()));
+    node.leave().await;
+    let notes = coordinator.notes();
+    assert_eq!((ending(&notes), notes.goodbyes), (Some(&Ending::Stopped), 1));
+    assert_eq!((notes.commits[1].parent, notes.commits[1].epoch), (Some(parent), Epoch(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_with_their_cause_and_last_output() {
+    let coordinator = Coordinator::start().await;
+    let mut node = Node::started(&coordinator);
+    let failure = |notes: &Notes| match &notes.attempt(0)?.phase {
+        AttemptPhase::Ended { ending: Ending::Failed { cause, message }, last_output } => {
+            Some((*cause, message.clone(), last_output.clone()))
+        }
+        _ => None,
+    };
+    let dataset = coordinator.dataset("write CUDA error: an illegal memory access was encountered\ncrash");
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("it crashes", |notes| failure(notes).is_some()).await;
+    let (cause, message, last_output) = failure(&coordinator.notes()).unwrap();
+    assert_eq!(cause, FailureCause::Crashed);
+    assert!(message.contains("signal 6"), "{message}");
+    assert!(last_output.contains("illegal memory access"), "{last_output}");
+
+    let unknown = DatasetId(Digest::of(b"nothing"));
+    coordinator.assign(|assignment| {
+        assignment.attempts = vec![AssignedAttempt { epoch: Epoch(2), ..attempt(unknown) }];
+    });
+    coordinator
+        .until("the dataset is missed", |notes| {
+            failure(notes).is_some_and(|(cause, ..)| cause == FailureCause::BadInput)
+        })
+        .await;
+    let (_, message, _) = failure(&coordinator.notes()).unwrap();
+    assert!(message.contains("no such dataset"), "{message}");
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_attempt_ends_without_its_checkpoints() {
+    let coordinator = Coordinator::start().await;
+    coordinator.fence();
+    let dataset = coordinator.dataset("checkpoint 10");
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("it ends", |notes| ending(notes) == Some(&Ending::Completed)).await;
+    assert!(coordinator.notes().commits.is_empty());
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_started_again_goes_on_under_the_same_epoch() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("checkpoint 10\ncheckpoint 20\nwait");
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("two checkpoints are there", |notes| steps(notes) == [10, 20] && running(notes)).await;
+    let (process, newest) = (node.process().unwrap(), coordinator.notes().commits[1].id());
+    let note = node.attempt_folder(1).join("committed.json");
+    until("the last one is noted", || fs::read_to_string(&note).is_ok_and(|text| text.contains("20"))).await;
+    node.crash().await;
+    until("its trainer is gone", || !runs(process)).await;
+    node.start(&coordinator);
+    coordinator.until("it runs again", |notes| notes.hellos.len() == 2 && running(notes)).await;
+    assert!(node.order(1).resume_from.unwrap().ends_with(newest.to_string()));
+    node.leave().await;
+    assert_eq!(steps(&coordinator.notes()), [10, 20, 21]);
+}
+
+/// Changes one bit in the middle of every file that holds these bytes.
+fn flip_a_bit(folder: &Path, content: &[u8]) -> usize {
+    let mut flipped = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            flipped += flip_a_bit(&path, content);
+        } else if fs::read(&path).unwrap() == content {
+            let mut permissions = path.metadata().unwrap().permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+            fs::set_permissions(&path, permissions).unwrap();
+            let mut damaged = content.to_vec();
+            damaged[content.len() / 2] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            flipped += 1;
+        }
+    }
+    flipped
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_found_and_fetched_again() {
+    let (coordinator, id) = with_checkpoint().await;
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.checkpoints = vec![id]);
+    coordinator.until("it holds the checkpoint", |notes| ready(notes, id)).await;
+    node.leave().await;
+    let model = node.state.path().join(format!("checkpoints/{id}/model.safetensors"));
+    let content = fs::read(&model).unwrap();
+    // Folder and store share the bytes, so one change is in both.
+    assert_eq!(flip_a_bit(&node.state.path().join("blobs"), &content), 1);
+    assert_ne!(fs::read(&model).unwrap(), content);
+
+    node.start(&coordinator);
+    coordinator.until("it says hello", |notes| notes.hellos.len() == 3).await;
+    coordinator.until("it holds the checkpoint again", |notes| ready(notes, id)).await;
+    assert_eq!(fs::read(&model).unwrap(), content);
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_trainer_holds_and_answers() {
+    let (coordinator, id) = with_checkpoint().await;
+    let mut node = Node { trainer: "/nowhere/hatchery-trainer".into(), ..Node::new() };
+    node.start(&coordinator);
+    coordinator.assign(|assignment| assignment.checkpoints = vec![id]);
+    coordinator.until("it holds the checkpoint", |notes| ready(notes, id)).await;
+    {
+        let notes = coordinator.notes();
+        let inventory = notes.hellos.last().unwrap();
+        let TrainerState::Missing { why } = &inventory.trainer else { panic!("{:?}", inventory.trainer) };
+        assert!(why.contains("/nowhere/hatchery-trainer"), "{why}");
+        assert!(inventory.devices.is_empty());
+    }
+    ask(&coordinator, id, 10).await;
+    coordinator
+        .until("it answers", |notes| matches!(notes.parts.last(), Some(AnswerPart::Finished(_))))
+        .await;
+    let unknown = CheckpointId(Digest::of(b"another"));
+    ask(&coordinator, unknown, 10).await;
+    coordinator
+        .until("it says that it does not hold another", |notes| {
+            matches!(notes.parts.last(), Some(AnswerPart::Failed(why)) if why.contains("does not hold"))
+        })
+        .await;
+    node.leave().await;
+}
