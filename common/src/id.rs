@@ -11,7 +11,7 @@ macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident, $field:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(transparent)]
+        #[serde(try_from = "String", into = "String")]
         pub struct $name(Uuid);
 
         impl $name {
@@ -40,6 +40,20 @@ macro_rules! uuid_id {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = FieldError;
+
+            fn try_from(text: String) -> Result<Self, FieldError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
             }
         }
 
@@ -237,6 +251,7 @@ mod tests {
         let job = JobId::random();
         assert_eq!(job.to_string().parse::<JobId>().unwrap(), job);
         assert!(job.to_string().starts_with(&job.short()));
+        assert_eq!(serde_json::to_string(&job).unwrap(), format!("\"{job}\""));
         assert_eq!("x".parse::<JobId>().unwrap_err().field, "job");
     }
 }

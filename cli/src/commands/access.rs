@@ -1,6 +1,7 @@
 //! `login`, `token`, `certificate`: who may do what.
 
 use hatchery_common::{
+    durable,
     id::Name,
     recipe::Labels,
     tls::{JoinScope, JoinString},
@@ -36,6 +37,7 @@ pub(crate) async fn login(args: LoginArgs, home: &Home, output: Output) -> Outco
         None => Name::from_lossy(&std::env::var("USER").unwrap_or_else(|_| "operator".to_owned())),
     };
     let (credentials, name, _) = AgentsClient::join(&join, &name, &Labels::default()).await?;
+    durable::create_folder(&home.client()).map_err(Failure::failed)?;
     credentials.save(&home.client()).map_err(Failure::failed)?;
     output.print(&json!({ "name": name, "addresses": credentials.addresses }), |_| {
         format!("logged in as {name} at {}; try `hatchery nodes`", credentials.addresses.join(", "))
