@@ -120,7 +120,9 @@ fn no_certificate() -> Status {
 fn good_certificate(cluster: &Cluster, id: CertificateId) -> Result<&Certificate, Status> {
     match cluster.certificates.get(&id) {
         Some(certificate) if certificate.revoked_at.is_none() => Ok(certificate),
-        Some(_) => Err(Status::unauthenticated("this certificate was revoked; join again with a new join string")),
+        Some(_) => {
+            Err(Status::unauthenticated("this certificate was revoked; join again with a new join string"))
+        }
         None => Err(Status::unauthenticated(
             "this certificate is unknown to this coordinator; join again with a new join string",
         )),
@@ -159,7 +161,9 @@ impl AccessLayer {
             Role::Coordinator => false,
         };
         if !same {
-            return Err(Status::unauthenticated("this certificate does not say what the fleet's records say of it"));
+            return Err(Status::unauthenticated(
+                "this certificate does not say what the fleet's records say of it",
+            ));
         }
         match who {
             Some(who) if who.allows(&certificate.scope) => Ok(Some(Caller {
@@ -236,7 +240,9 @@ where
         };
         let cut_off = Box::pin(self.gate.cut_off(certificate));
         let response = self.inner.call(request);
-        Box::pin(async { Ok(response.await?.map(|body| Body::new(Guarded { body, cut_off, begun: false, ended: false }))) })
+        Box::pin(async {
+            Ok(response.await?.map(|body| Body::new(Guarded { body, cut_off, begun: false, ended: false })))
+        })
     }
 }
 

@@ -53,7 +53,8 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::NodeJoined { name, .. } => format!("node {name} joined"),
         Change::NodeInventoried { node: id, inventory, .. } => {
             let devices: Vec<String> = inventory.devices.iter().map(|one| one.device.to_string()).collect();
-            let devices = if devices.is_empty() { "no device to train on".to_owned() } else { devices.join(", ") };
+            let devices =
+                if devices.is_empty() { "no device to train on".to_owned() } else { devices.join(", ") };
             format!("node {} has {devices}", node(id))
         }
         Change::NodeRemoved { node: id, .. } => format!("node {} was removed", id.short()),
@@ -78,10 +79,20 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             phase => format!("{} is {}", job(id), phase.name()),
         },
         Change::CheckpointCommitted { manifest, .. } => {
-            format!("{} has checkpoint {} at step {}", job(&manifest.job), manifest.id().short(), manifest.step)
+            format!(
+                "{} has checkpoint {} at step {}",
+                job(&manifest.job),
+                manifest.id().short(),
+                manifest.step
+            )
         }
         Change::RolloutStarted { rollout } => {
-            format!("{} wants checkpoint {} on {}", rollout.by, rollout.checkpoint.short(), selected(cluster, &rollout.to))
+            format!(
+                "{} wants checkpoint {} on {}",
+                rollout.by,
+                rollout.checkpoint.short(),
+                selected(cluster, &rollout.to)
+            )
         }
     }
 }
@@ -118,7 +129,10 @@ fn selected(cluster: &Cluster, to: &NodeSelector) -> String {
         NodeSelector::All => "all nodes".to_owned(),
         NodeSelector::None => "no node".to_owned(),
         NodeSelector::Labels(labels) => {
-            format!("nodes with {}", list(labels.iter().map(|(key, value)| format!("{key}={value}")).collect()))
+            format!(
+                "nodes with {}",
+                list(labels.iter().map(|(key, value)| format!("{key}={value}")).collect())
+            )
         }
         NodeSelector::Nodes(nodes) => list(nodes.iter().map(|node| node_name(cluster, *node)).collect()),
     }

@@ -236,17 +236,17 @@ impl EventLoop {
             StoreError::Full { .. } => RequestError::DiskFull(error.to_string()),
             _ => RequestError::NotDurable(error.to_string()),
         };
+        // From here on only a new start can say what the disk holds.
+        let is_fatal = matches!(error, StoreError::Io { .. } | StoreError::Corrupt { .. });
+        if !is_fatal {
+            self.cluster.reset(self.store.load().await??);
+            self.tick_in = RETRY_EVERY;
+            self.show();
+        }
         for (reply, _) in self.replies.drain(..) {
             let _ = reply.send(Err(answer.clone()));
         }
-        // From here on only a new start can say what the disk holds.
-        if matches!(error, StoreError::Io { .. } | StoreError::Corrupt { .. }) {
-            return Err(error.into());
-        }
-        self.cluster.reset(self.store.load().await??);
-        self.tick_in = RETRY_EVERY;
-        self.show();
-        Ok(())
+        if is_fatal { Err(error.into()) } else { Ok(()) }
     }
 
     fn show(&mut self) {
@@ -262,3 +262,6 @@ impl EventLoop {
         self.last_event.send_if_modified(|shown| std::mem::replace(shown, last_event) != last_event);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use crate::{
 /// Answers on their way at one time.
 const ANSWERS_MAX: usize = 256;
 /// A node may be silent for so long between two parts of an answer; the first may take loading a model.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+const SILENCE_MAX: Duration = Duration::from_mins(2);
 /// Nodes that an error lists.
 const NODES_LISTED_MAX: usize = 8;
 
@@ -83,8 +83,10 @@ pub(crate) fn choose(
     });
     let best = ready.min_by(|a, b| a.1.cmp(&b.1).then(a.2.total_cmp(&b.2)));
     best.map(|(node, ..)| node).ok_or_else(|| {
-        let mut states: Vec<String> =
-            candidates.take(NODES_LISTED_MAX).map(|node| state_in_words(snapshot, *node, checkpoint)).collect();
+        let mut states: Vec<String> = candidates
+            .take(NODES_LISTED_MAX)
+            .map(|node| state_in_words(snapshot, *node, checkpoint))
+            .collect();
         if states.is_empty() {
             states.push("no node has joined yet".to_owned());
         }

@@ -33,10 +33,7 @@ pub(crate) struct House {
 
 impl House {
     /// Checks that blobs are here, each with the size that is said of it.
-    pub(crate) fn check_blobs(
-        &self,
-        named: impl Iterator<Item = (BlobId, u64)>,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn check_blobs(&self, named: impl Iterator<Item = (BlobId, u64)>) -> Result<(), Refusal> {
         let (mut count, mut missing, mut first) = (0, 0, None);
         for (blob, size_bytes) in named {
             count += 1;

@@ -20,7 +20,7 @@ use crate::{
 /// Where credentials of another fleet go when they are in the way.
 const OTHER_FLEET_FILE: &str = "credentials.other-fleet.toml";
 /// How long the token may take that is used up at once.
-const TOKEN_VALID: Duration = Duration::from_secs(60);
+const TOKEN_VALID: Duration = Duration::from_mins(1);
 
 /// Why the local operator has no credentials.
 #[derive(Debug, thiserror::Error)]

@@ -93,8 +93,7 @@ impl Logs {
         file.write_all(new).map_err(|error| FileError::new("write", &path, error))?;
         let old = segments.len().saturating_sub(SEGMENTS as usize);
         for segment in &segments[..old] {
-            fs::remove_file(&segment.path)
-                .map_err(|error| FileError::new("remove", &segment.path, error))?;
+            fs::remove_file(&segment.path).map_err(|error| FileError::new("remove", &segment.path, error))?;
         }
         self.writes.send_modify(|writes| *writes += 1);
         Ok(())
@@ -186,7 +185,9 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let failed = |error| FileError::new("list", folder, error);
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries.map_err(failed)?.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect(),
+        entries => {
+            entries.map_err(failed)?.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+        }
     }
 }
 

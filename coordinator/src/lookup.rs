@@ -74,17 +74,13 @@ pub(crate) fn node(cluster: &Cluster, given: &str) -> Result<NodeId, LookupError
 /// The checkpoint meant by an id, a prefix, a job (its newest) or `latest` (the newest of all).
 pub(crate) fn checkpoint(cluster: &Cluster, given: &str) -> Result<CheckpointId, LookupError> {
     if given == LATEST {
-        let newest =
-            cluster.checkpoints.iter().max_by_key(|(_, one)| (one.committed_at, one.manifest.step));
+        let newest = cluster.checkpoints.iter().max_by_key(|(_, one)| (one.committed_at, one.manifest.step));
         return newest
             .map(|(id, _)| *id)
             .ok_or_else(|| not_found("checkpoint", given, "; none was committed yet"));
     }
-    let candidates = cluster.checkpoints.keys().map(|id| Candidate {
-        key: *id,
-        id: id.to_string(),
-        name: String::new(),
-    });
+    let candidates =
+        cluster.checkpoints.keys().map(|id| Candidate { key: *id, id: id.to_string(), name: String::new() });
     match find("checkpoint", given, candidates.collect()) {
         Err(LookupError::NotFound { .. }) => {}
         found => return found,

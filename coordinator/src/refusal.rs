@@ -56,7 +56,7 @@ impl From<Refusal> for Status {
             },
             Refusal::Generate(error) => match error {
                 GenerateError::NotReady { .. } => Code::FailedPrecondition,
-                GenerateError::TooMany { .. } => Code::ResourceExhausted,
+                GenerateError::TooMany => Code::ResourceExhausted,
                 GenerateError::NodeLeft { .. } | GenerateError::Silent { .. } => Code::Unavailable,
                 GenerateError::Failed { .. } => Code::Internal,
             },

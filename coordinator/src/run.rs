@@ -9,8 +9,7 @@ use hatchery_common::{
     tls::{self, Authority, TlsError},
 };
 use hatchery_proto::{
-    DESCRIPTORS,
-    services,
+    DESCRIPTORS, services,
     transfer::BlobService,
     transport::{TlsIncoming, server_builder},
     v1::{agents_server::AgentsServer, blobs_server::BlobsServer, fleet_server::FleetServer},
@@ -72,7 +71,9 @@ pub enum RunError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The address cannot be had.
-    #[error("cannot listen on {address}: {source}; is another program there? `--listen` takes another address")]
+    #[error(
+        "cannot listen on {address}: {source}; is another program there? `--listen` takes another address"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -112,9 +113,9 @@ pub async fn run(
     let (store, store_thread) = open_store(settings.state.join(DATABASE_FILE)).await?;
     let ended = serve(&settings, &store, shutdown, on_ready).await;
     store.close().await;
-    tokio::task::spawn_blocking(move || store_thread.join()).await?.map_err(|_| {
-        RunError::Built("the store's thread has panicked".to_owned())
-    })?;
+    tokio::task::spawn_blocking(move || store_thread.join())
+        .await?
+        .map_err(|_| RunError::Built("the store's thread has panicked".to_owned()))?;
     tracing::info!("stopped");
     ended
 }
@@ -136,11 +137,10 @@ async fn serve(
         tracing::error!(%violation, "the state breaks a rule");
     }
     let authority = Authority::create_or_load(&settings.state.join("authority"))?;
-    let limits = BlobLimits {
-        quota_bytes: settings.blob_bytes_max,
-        free_bytes_min: settings.disk_free_bytes_min,
-    };
-    let blobs = BlobStore::open(&settings.state.join("blobs"), limits)?;
+    let limits =
+        BlobLimits { quota_bytes: settings.blob_bytes_max, free_bytes_min: settings.disk_free_bytes_min };
+    let folder = settings.state.join("blobs");
+    let blobs = tokio::task::spawn_blocking(move || BlobStore::open(&folder, limits)).await??;
     let failed = |source| RunError::Listen { address: settings.listen, source };
     let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;

@@ -112,11 +112,7 @@ pub(crate) async fn serve(
 }
 
 /// Takes the first message.
-async fn hello(
-    house: &House,
-    node: NodeId,
-    inbound: &mut Streaming<SessionRequest>,
-) -> Result<(), Status> {
+async fn hello(house: &House, node: NodeId, inbound: &mut Streaming<SessionRequest>) -> Result<(), Status> {
     let message = timeout(HELLO_WITHIN, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("a session begins with Hello, and none came"))??;
@@ -159,12 +155,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(
-        house: &'a House,
-        node: NodeId,
-        inbound: Streaming<SessionRequest>,
-        outbound: Outbound,
-    ) -> Self {
+    fn open(house: &'a House, node: NodeId, inbound: Streaming<SessionRequest>, outbound: Outbound) -> Self {
         let (number, orders, superseded) = house.sessions.open(node);
         let last_event = house.mailbox.last_event.clone();
         Self { house, node, number, inbound, outbound, orders, superseded, last_event, assigned: None }
@@ -195,7 +186,9 @@ impl<'a> Session<'a> {
             .map_err(Refusal::from)?;
         let snapshot = self.house.mailbox.snapshot();
         let node = snapshot.cluster.nodes.get(&self.node);
-        let name = node.map(|node| node.name.clone()).ok_or_else(|| Status::unauthenticated("this node was removed"))?;
+        let name = node
+            .map(|node| node.name.clone())
+            .ok_or_else(|| Status::unauthenticated("this node was removed"))?;
         drop(snapshot);
         self.send(CoordinatorMessage::Welcome { name, report_every: self.house.report_every }).await?;
         self.push_assignment().await?;
@@ -268,7 +261,11 @@ impl<'a> Session<'a> {
         drop(snapshot);
         let logs = self.house.logs.clone();
         let write = move || {
-            if leased || logs.has(job, epoch, node) { logs.append(job, epoch, node, offset, &text) } else { Ok(()) }
+            if leased || logs.has(job, epoch, node) {
+                logs.append(job, epoch, node, offset, &text)
+            } else {
+                Ok(())
+            }
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}

@@ -73,7 +73,8 @@ impl CoordinatorSettings {
         })?;
         check_range("advertise", self.advertise.len(), 0, ADVERTISE_MAX)
             .map_err(|error| FieldError::new(error.field, format!("its length {}", error.problem)))?;
-        let advertise = self.advertise.iter().map(|text| Advertised::parse(text)).collect::<Result<_, _>>()?;
+        let advertise =
+            self.advertise.iter().map(|text| Advertised::parse(text)).collect::<Result<_, _>>()?;
         check_range("lease_secs", self.lease_secs, LEASE_SECS.0, LEASE_SECS.1)?;
         let lease_ms = self.lease_secs * 1000;
         let report_every_ms = self.report_every_ms.unwrap_or(lease_ms / REPORTS_PER_LEASE);
@@ -134,7 +135,10 @@ pub(crate) struct Advertised {
 impl Advertised {
     fn parse(text: &str) -> Result<Self, FieldError> {
         let wrong = || {
-            FieldError::new("advertise", format!("`{text}` is not HOST or HOST:PORT; write IPv6 as [::1]:{PORT}"))
+            FieldError::new(
+                "advertise",
+                format!("`{text}` is not HOST or HOST:PORT; write IPv6 as [::1]:{PORT}"),
+            )
         };
         // An IPv6 address has colons of its own, so it stands in brackets where a port follows.
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -146,7 +150,8 @@ impl Advertised {
         if host.is_empty() || host.len() > 253 || !host.chars().all(good) {
             return Err(wrong());
         }
-        let port = port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)).transpose()?;
+        let port =
+            port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)).transpose()?;
         Ok(Self { host: host.to_owned(), port })
     }
 }

@@ -68,7 +68,9 @@ impl<T: Evolve> Twin<T> {
 fn catch_up<T: Evolve>(shown: &T, spare: &mut Option<(Arc<T>, Vec<T::Step>)>) -> T {
     match spare.take().map(|(state, steps)| (Arc::try_unwrap(state), steps)) {
         Some((Ok(mut state), steps)) => {
-            steps.iter().for_each(|step| state.evolve(step));
+            for step in &steps {
+                state.evolve(step);
+            }
             state
         }
         _ => shown.clone(),

@@ -81,8 +81,7 @@ impl v1::agents_server::Agents for AgentsService {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let old = Caller::of(&request)?.certificate;
         let renew = Change::Renew { old, new: CertificateId::random() };
-        let (_, certificate_pem) =
-            self.certify(renew, &request.into_inner().certificate_request_pem).await?;
+        let (_, certificate_pem) = self.certify(renew, &request.into_inner().certificate_request_pem).await?;
         Ok(Response::new(v1::RenewResponse { certificate_pem }))
     }
 

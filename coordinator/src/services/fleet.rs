@@ -143,9 +143,10 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
         let submitter = Caller::of(&request)?.name;
         let request = request.into_inner();
-        let id: RequestId = request.request_id.parse().map_err(|error: FieldError| {
-            Refusal::from(FieldError::new("request_id", error.problem))
-        })?;
+        let id: RequestId = request
+            .request_id
+            .parse()
+            .map_err(|error: FieldError| Refusal::from(FieldError::new("request_id", error.problem)))?;
         let spec: JobSpec = needed("spec", request.spec)?;
         let body = serde_json::to_vec(&spec).map_err(|error| Status::internal(error.to_string()))?;
         let submit = Change::Submit {
@@ -176,7 +177,10 @@ impl v1::fleet_server::Fleet for FleetService {
         Ok(Response::new(v1::ListJobsResponse { jobs }))
     }
 
-    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::GetJobResponse>, Status> {
         let id = self.job_id(&request.into_inner().job)?;
         Ok(Response::new(v1::GetJobResponse { job: Some(self.job(id)?) }))
     }
@@ -188,10 +192,8 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let id = self.job_id(&request.into_inner().job)?;
-        let jobs = watch::job(&self.house, id).map_ok(|(job, event_number)| v1::WatchJobResponse {
-            job: Some(job.into()),
-            event_number,
-        });
+        let jobs = watch::job(&self.house, id)
+            .map_ok(|(job, event_number)| v1::WatchJobResponse { job: Some(job.into()), event_number });
         Ok(Response::new(jobs.boxed()))
     }
 

@@ -112,10 +112,18 @@ async fn every_call_is_denied_to_those_it_is_not_for() {
             _ => (false, vec!["agent", "operator", "viewer"]),
         };
         if anyone {
-            assert_eq!(code(call(&nobody, path).await), Code::InvalidArgument, "{path} without a certificate");
+            assert_eq!(
+                code(call(&nobody, path).await),
+                Code::InvalidArgument,
+                "{path} without a certificate"
+            );
             allowed.extend(["agent", "operator", "viewer"]);
         } else {
-            assert_eq!(code(call(&nobody, path).await), Code::Unauthenticated, "{path} without a certificate");
+            assert_eq!(
+                code(call(&nobody, path).await),
+                Code::Unauthenticated,
+                "{path} without a certificate"
+            );
             for channel in &revoked {
                 assert_eq!(code(call(channel, path).await), Code::Unauthenticated, "{path} when revoked");
             }
@@ -124,7 +132,10 @@ async fn every_call_is_denied_to_those_it_is_not_for() {
             let code = code(call(channel, path).await);
             let denied = matches!(code, Code::PermissionDenied | Code::Unauthenticated);
             assert_eq!(!denied, allowed.contains(&scope), "{path} as {scope}: {code:?}");
-            assert!(!matches!(code, Code::Unimplemented | Code::Internal | Code::Unknown), "{path}: {code:?}");
+            assert!(
+                !matches!(code, Code::Unimplemented | Code::Internal | Code::Unknown),
+                "{path}: {code:?}"
+            );
         }
     }
     for path in ["/hatchery.v1.Fleet/Format", "/hatchery.v2.Fleet/GetJob", "/"] {

@@ -11,8 +11,8 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     recipe::Labels,
     session::{
-        AgentMessage, AssignedAttempt, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, ReplicaReport,
-        Report,
+        AgentMessage, AssignedAttempt, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage,
+        ReplicaReport, Report,
     },
     tls::{Credentials, JoinString},
     trainer::{Calibration, Ending},

@@ -5,7 +5,7 @@ use hatchery_common::{
     id::Epoch,
     session::{AgentMessage, AttemptPhase, ReplicaReport, ReplicaState},
     trainer::{Ending, FailureCause, Progress, Validation},
-    view::NodeState,
+    view::{JobView, NodeState},
 };
 use hatchery_proto::{client::CallError, v1};
 use tonic::Code;
@@ -29,7 +29,8 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     assert_eq!(manifest.files().len(), 1);
 
     let mut running = report_of(&attempt, AttemptPhase::Running);
-    running.progress = Some(Progress { step: 7, train_loss: 3.25, steps_per_sec: 9.5, ..Progress::default() });
+    running.progress =
+        Some(Progress { step: 7, train_loss: 3.25, steps_per_sec: 9.5, ..Progress::default() });
     running.validation = Some(Validation { step: 5, loss: 3.5 });
     running.running_on = Some("cpu, f32".into());
     session.report(vec![running.clone()], vec![]).await;
@@ -39,7 +40,11 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     assert_eq!((seen.progress, seen.validation), (running.progress, running.validation));
 
     let first = agent.commit(&job, &attempt, 10, None).await.unwrap();
-    assert_eq!(agent.commit(&job, &attempt, 10, None).await.unwrap(), first, "a repeated commit is the same one");
+    assert_eq!(
+        agent.commit(&job, &attempt, 10, None).await.unwrap(),
+        first,
+        "a repeated commit is the same one"
+    );
     assert_eq!(soon(agent.client.checkpoint_manifest(first)).await.unwrap().step, 10);
     let assigned = session.assignment(|assignment| !assignment.checkpoints.is_empty()).await;
     assert_eq!(assigned.checkpoints, [first]);
@@ -50,8 +55,11 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     let last = agent.commit(&job, &attempt, STEPS, Some(first)).await.unwrap();
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
-    let done = house.job_when(job.id, |job| job.is_terminal()).await;
-    assert_eq!((done.phase.as_str(), done.checkpoint, done.checkpoint_step), ("completed", Some(last), STEPS));
+    let done = house.job_when(job.id, JobView::is_terminal).await;
+    assert_eq!(
+        (done.phase.as_str(), done.checkpoint, done.checkpoint_step),
+        ("completed", Some(last), STEPS)
+    );
     assert_eq!(done.metrics.train_loss, Some(2.0));
     assert_eq!(done.progress, running.progress, "the last figures stay");
     let idle = session.assignment(|assignment| assignment.attempts.is_empty()).await;
@@ -102,14 +110,15 @@ async fn only_the_holder_of_the_lease_counts() {
     stale.epoch = Epoch(7);
     session.report(vec![stale], vec![]).await;
     assert_eq!(house.job_when(job.id, |_| true).await.phase, "running");
-    let logs = AgentMessage::LogLines { job: job.id, epoch: attempt.epoch, offset: 0, text: b"forged\n".to_vec() };
+    let logs =
+        AgentMessage::LogLines { job: job.id, epoch: attempt.epoch, offset: 0, text: b"forged\n".to_vec() };
     other.send(logs).await;
     other.report(vec![], vec![]).await;
     let mut logs = soon(house.fleet().await.logs("demo", false)).await.unwrap();
     assert!(soon(logs.next()).await.is_none(), "another node's lines are not taken");
 
     // A commit without its blobs.
-    let manifest = checkpoint(&one.blobs, &job, attempt.epoch, 10, None);
+    let manifest = checkpoint(&one.blobs, &job, attempt.epoch, 11, None);
     let error = soon(one.client.commit_checkpoint(&manifest)).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("4 of the 4 blobs")), "{error:?}");
 
@@ -135,7 +144,7 @@ async fn a_cancelled_job_stops_through_its_agent() {
     assert_eq!(soon(fleet.cancel("demo")).await.unwrap().phase, "cancelling");
     session.assignment(|assignment| assignment.attempts.iter().any(|attempt| attempt.stop)).await;
     session.report_blindly(vec![ended(&attempt, Ending::Stopped)]).await;
-    assert_eq!(house.job_when(job.id, |job| job.is_terminal()).await.phase, "cancelled");
+    assert_eq!(house.job_when(job.id, JobView::is_terminal).await.phase, "cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,11 +172,12 @@ async fn logs_are_kept_once_and_followed() {
     soon_when(&mut followed, |_| true).await;
     session.send(lines(14, "four\nfi")).await;
     assert_eq!(soon_when(&mut followed, |_| true).await.1, b"four\n");
-    session.report_blindly(vec![ended(
-        &attempt,
-        Ending::Failed { cause: FailureCause::BadInput, message: "no".into() },
-    )])
-    .await;
+    session
+        .report_blindly(vec![ended(
+            &attempt,
+            Ending::Failed { cause: FailureCause::BadInput, message: "no".into() },
+        )])
+        .await;
     assert_eq!(soon_when(&mut followed, |_| true).await.1, b"fi", "the end of a line that never ended");
     assert!(soon(followed.next()).await.is_none(), "the job has ended");
     assert_eq!(house.job_when(job.id, |_| true).await.phase, "failed");

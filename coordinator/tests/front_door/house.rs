@@ -117,7 +117,8 @@ impl House {
     pub(crate) async fn dataset(&self) -> DatasetId {
         let text = b"to be or not to be, that is the question\n".repeat(400);
         let folder = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(folder.path(), BlobLimits { free_bytes_min: 0, ..Default::default() }).unwrap();
+        let store =
+            BlobStore::open(folder.path(), BlobLimits { free_bytes_min: 0, ..Default::default() }).unwrap();
         let blob = store.put_bytes(&text).unwrap();
         let blobs = soon(BlobClient::connect(&self.credentials())).await.unwrap();
         soon(blobs.put(&[blob], &store, |_| {})).await.unwrap();
@@ -177,7 +178,12 @@ pub(crate) fn spec(dataset: DatasetId) -> JobSpec {
 }
 
 fn model() -> ModelConfig {
-    let raw = RawModelConfig { n_layer: 2, n_embd: 32, mlp_internal_dim_multiplier: 8, ..RawModelConfig::default() };
+    let raw = RawModelConfig {
+        n_layer: 2,
+        n_embd: 32,
+        mlp_internal_dim_multiplier: 8,
+        ..RawModelConfig::default()
+    };
     ModelConfig::new(raw).unwrap()
 }
 

@@ -6,11 +6,19 @@ use hatchery_common::{
     digest::Digest,
     id::{BlobId, DatasetId, RequestId},
     recipe::{RawTrainSpec, TrainSpec},
+    view::JobView,
 };
 use hatchery_proto::{client::CallError, v1};
 use tonic::{Code, transport::Channel};
 
 use crate::house::{House, name, soon, soon_when, spec};
+
+/// Makes a good request wrong.
+type Spoil = dyn Fn(&mut v1::SubmitJobRequest);
+
+fn spec_of(request: &mut v1::SubmitJobRequest, change: impl FnOnce(&mut v1::JobSpec)) {
+    change(request.spec.as_mut().unwrap());
+}
 
 /// A client without the checks of the house's own.
 async fn raw_fleet(house: &House) -> v1::fleet_client::FleetClient<Channel> {
@@ -54,7 +62,7 @@ async fn wrong_input_is_told_by_field() {
     let house = House::start().await;
     let good = spec(house.dataset().await);
     let mut raw = raw_fleet(&house).await;
-    let submit = async |raw: &mut v1::fleet_client::FleetClient<Channel>, change: &dyn Fn(&mut v1::SubmitJobRequest)| {
+    let submit = async |raw: &mut v1::fleet_client::FleetClient<Channel>, change: &Spoil| {
         let mut request = v1::SubmitJobRequest {
             request_id: RequestId::random().to_string(),
             spec: Some(good.clone().into()),
@@ -63,17 +71,20 @@ async fn wrong_input_is_told_by_field() {
         let status = soon(raw.submit_job(request)).await.unwrap_err();
         (status.code(), status.message().to_owned())
     };
-    let spec_of = |request: &mut v1::SubmitJobRequest, change: &dyn Fn(&mut v1::JobSpec)| {
-        change(request.spec.as_mut().unwrap());
-    };
-    let cases: [(&dyn Fn(&mut v1::SubmitJobRequest), &str); 7] = [
+    let cases: [(&Spoil, &str); 7] = [
         (&|request| request.request_id = "x".into(), "request_id: "),
         (&|request| request.spec = None, "spec: "),
-        (&|request| spec_of(request, &|spec| spec.name = "a b".into()), "spec.name: "),
-        (&|request| spec_of(request, &|spec| spec.train.as_mut().unwrap().lr = f64::NAN), "spec.train.lr: "),
-        (&|request| spec_of(request, &|spec| spec.train.as_mut().unwrap().precision = 99), "spec.train.precision: "),
-        (&|request| spec_of(request, &|spec| spec.model.as_mut().unwrap().n_head = 5), "spec.model.n_embd: "),
-        (&|request| spec_of(request, &|spec| spec.model.as_mut().unwrap().n_layer = 0), "spec.model.n_layer: "),
+        (&|request| spec_of(request, |spec| spec.name = "a b".into()), "spec.name: "),
+        (&|request| spec_of(request, |spec| spec.train.as_mut().unwrap().lr = f64::NAN), "spec.train.lr: "),
+        (
+            &|request| spec_of(request, |spec| spec.train.as_mut().unwrap().precision = 99),
+            "spec.train.precision: ",
+        ),
+        (&|request| spec_of(request, |spec| spec.model.as_mut().unwrap().n_head = 5), "spec.model.n_embd: "),
+        (
+            &|request| spec_of(request, |spec| spec.model.as_mut().unwrap().n_layer = 0),
+            "spec.model.n_layer: ",
+        ),
     ];
     for (change, field) in cases {
         let (code, message) = submit(&mut raw, change).await;
@@ -84,7 +95,10 @@ async fn wrong_input_is_told_by_field() {
     let mut lost = good.clone();
     lost.dataset = DatasetId(Digest::of(b"nowhere"));
     let error = soon(fleet.submit(RequestId::random(), &lost)).await.unwrap_err();
-    assert!(matches!(&error, CallError::NotFound(text) | CallError::Refused(text) if text.contains("dataset")), "{error:?}");
+    assert!(
+        matches!(&error, CallError::NotFound(text) | CallError::Refused(text) if text.contains("dataset")),
+        "{error:?}"
+    );
     let mut large = good.clone();
     large.train = TrainSpec::new(RawTrainSpec { block: 1 << 20, ..good.train.raw().clone() }).unwrap();
     let error = soon(fleet.submit(RequestId::random(), &large)).await.unwrap_err();
@@ -129,7 +143,7 @@ async fn jobs_are_found_watched_and_cancelled() {
     let mut watched = soon(fleet.watch_job(&job.id.to_string())).await.unwrap();
     assert_eq!(soon_when(&mut watched, |_| true).await.phase, "queued");
     assert_eq!(soon(fleet.cancel(&job.id.short())).await.unwrap().phase, "cancelled");
-    assert_eq!(soon_when(&mut watched, |job| job.is_terminal()).await.phase, "cancelled");
+    assert_eq!(soon_when(&mut watched, JobView::is_terminal).await.phase, "cancelled");
     assert!(soon(watched.next()).await.is_none(), "an ended job is watched no more");
     let error = soon(fleet.cancel(&job.id.to_string())).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("already cancelled")), "{error:?}");

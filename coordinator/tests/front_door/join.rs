@@ -24,12 +24,14 @@ async fn a_join_string_is_good_once() {
     let string: JoinString = text.parse().unwrap();
     assert_eq!(string.addresses, [house.address()]);
     let labels = Labels::from([(name("os"), name("linux"))]);
-    let (credentials, given, node) =
-        soon(AgentsClient::join(&string, &name("mine"), &labels)).await.unwrap();
+    let (credentials, given, node) = soon(AgentsClient::join(&string, &name("mine"), &labels)).await.unwrap();
     assert_eq!(given.as_str(), "attic", "the string's name comes first");
     assert_eq!(credentials.identity().unwrap().role, Role::Agent(node.unwrap()));
     let error = soon(AgentsClient::join(&string, &name("again"), &labels)).await.unwrap_err();
-    assert!(matches!(&error, CallError::Denied(text) if text.contains("unknown, used or expired")), "{error:?}");
+    assert!(
+        matches!(&error, CallError::Denied(text) if text.contains("unknown, used or expired")),
+        "{error:?}"
+    );
     let nodes = soon(fleet.nodes()).await.unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0].labels.len(), 2);

@@ -1,19 +1,18 @@
 //! Starts that fail, and what they say.
 
-use hatchery_coordinator::RunError;
+use hatchery_coordinator::{CoordinatorSettings, RunError};
+use tokio_util::sync::CancellationToken;
 
 use crate::house::{House, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_coordinator_on_the_folder_is_refused() {
     let house = House::start().await;
-    let settings = hatchery_coordinator::CoordinatorSettings {
-        listen: "127.0.0.1:0".into(),
-        ..hatchery_coordinator::CoordinatorSettings::default()
-    };
+    let settings = CoordinatorSettings { listen: "127.0.0.1:0".into(), ..CoordinatorSettings::default() };
     let settings = settings.check(house.folder.path()).unwrap();
     let (on_ready, _ready) = tokio::sync::oneshot::channel();
-    let error = soon(hatchery_coordinator::run(settings, Default::default(), on_ready)).await.unwrap_err();
+    let error =
+        soon(hatchery_coordinator::run(settings, CancellationToken::new(), on_ready)).await.unwrap_err();
     assert!(matches!(error, RunError::Lock(_)), "{error:?}");
     assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     soon(house.fleet().await.status()).await.unwrap();
@@ -24,14 +23,12 @@ async fn a_taken_port_and_a_damaged_database_are_named() {
     let mut house = House::start().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap();
-    let settings = hatchery_coordinator::CoordinatorSettings {
-        listen: taken.to_string(),
-        ..hatchery_coordinator::CoordinatorSettings::default()
-    };
+    let settings = CoordinatorSettings { listen: taken.to_string(), ..CoordinatorSettings::default() };
     let folder = tempfile::tempdir().unwrap();
     let (on_ready, _ready) = tokio::sync::oneshot::channel();
     let settings = settings.check(folder.path()).unwrap();
-    let error = soon(hatchery_coordinator::run(settings, Default::default(), on_ready)).await.unwrap_err();
+    let error =
+        soon(hatchery_coordinator::run(settings, CancellationToken::new(), on_ready)).await.unwrap_err();
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
 
     house.submit().await;

@@ -1,0 +1,190 @@
+//! The loop over a store that fails as disks do: before the commit, after it, and for good.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use hatchery_common::{
+    digest::Digest,
+    id::{CertificateId, Name, NodeId},
+    recipe::Labels,
+    time::Timestamp,
+};
+use hatchery_scheduler::{Change, Cluster, Outcome, Request, Scope};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::{EventLoop, LoopError};
+use crate::{
+    mailbox::{Event, Mailbox, RequestError},
+    store::{self, SqliteStore, Store, StoreError},
+    store_thread,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// No room; nothing happened.
+    Full,
+    /// The changes are durable, but the answer is lost.
+    AnswerLost,
+    /// The disk is broken.
+    Broken,
+}
+
+/// A real store whose next commits go wrong as told, and that can be held up.
+struct Faulty {
+    inner: SqliteStore,
+    control: Arc<Control>,
+}
+
+#[derive(Default)]
+struct Control {
+    faults: Mutex<VecDeque<Fault>>,
+    held: Mutex<bool>,
+    released: Condvar,
+    commits: Mutex<usize>,
+}
+
+impl Control {
+    fn fail_next(&self, fault: Fault) {
+        self.faults.lock().unwrap().push_back(fault);
+    }
+
+    fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.released.notify_all();
+    }
+}
+
+impl Store for Faulty {
+    fn load(&mut self) -> Result<Cluster, StoreError> {
+        self.inner.load()
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        drop(self.control.released.wait_while(self.control.held.lock().unwrap(), |held| *held).unwrap());
+        *self.control.commits.lock().unwrap() += 1;
+        let source = || rusqlite::Error::InvalidQuery;
+        let path = PathBuf::from("hatchery.db");
+        match self.control.faults.lock().unwrap().pop_front() {
+            None => self.inner.commit(changes),
+            Some(Fault::Full) => Err(StoreError::Full { path, source: source() }),
+            Some(Fault::Broken) => Err(StoreError::Io { path, source: source() }),
+            Some(Fault::AnswerLost) => {
+                self.inner.commit(changes)?;
+                Err(StoreError::Other { path, source: source() })
+            }
+        }
+    }
+
+    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<store::Event>, StoreError> {
+        self.inner.events(after, limit)
+    }
+}
+
+struct Fixture {
+    control: Arc<Control>,
+    mailbox: Mailbox,
+    task: JoinHandle<Result<(), LoopError>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let control = Arc::new(Control::default());
+        let inner = SqliteStore::open(&folder.path().join("hatchery.db")).unwrap();
+        let (calls, _) = store_thread::start(Faulty { inner, control: Arc::clone(&control) }).unwrap();
+        let (event_loop, mailbox) = EventLoop::load(calls, Duration::from_secs(15)).await.unwrap();
+        Self { control, mailbox, task: tokio::spawn(event_loop.run()), _folder: folder }
+    }
+
+    fn tokens(&self) -> usize {
+        self.mailbox.snapshot().cluster.tokens.len()
+    }
+}
+
+fn token(secret: &str) -> Request {
+    Request::CreateToken {
+        secret: Digest::of(secret.as_bytes()),
+        scope: Scope::Agent,
+        name: None,
+        labels: Labels::new(),
+        by: Name::from_lossy("ada"),
+        expires_at: Timestamp::now() + Duration::from_hours(1),
+    }
+}
+
+fn join(secret: &str) -> Request {
+    Request::Join {
+        secret: Digest::of(secret.as_bytes()),
+        certificate: CertificateId::random(),
+        node: NodeId::random(),
+        name: Name::from_lossy("box"),
+        labels: Labels::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_in_words_and_nothing_is_lost_or_shown() {
+    let fixture = Fixture::start().await;
+    fixture.mailbox.request(token("before")).await.unwrap();
+    fixture.control.fail_next(Fault::Full);
+    let error = fixture.mailbox.request(token("full")).await.unwrap_err();
+    assert!(matches!(error, RequestError::DiskFull(_)), "{error:?}");
+    assert!(error.to_string().contains("disk is full"), "{error}");
+    assert_eq!(fixture.tokens(), 1);
+    fixture.mailbox.request(token("full")).await.unwrap();
+    assert_eq!(fixture.tokens(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_though_reported_failed_is_known_afterwards() {
+    let fixture = Fixture::start().await;
+    fixture.control.fail_next(Fault::AnswerLost);
+    let error = fixture.mailbox.request(token("lost")).await.unwrap_err();
+    assert!(matches!(error, RequestError::NotDurable(_)), "{error:?}");
+    assert_eq!(fixture.tokens(), 1, "the state is what the store says it is");
+    let joined = fixture.mailbox.request(join("lost")).await.unwrap();
+    assert!(matches!(joined, Outcome::Joined { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_disk_ends_the_loop() {
+    let fixture = Fixture::start().await;
+    fixture.control.fail_next(Fault::Broken);
+    fixture.mailbox.request(token("one")).await.unwrap_err();
+    let ended = fixture.task.await.unwrap().unwrap_err();
+    assert!(matches!(ended, LoopError::Store(StoreError::Io { .. })), "{ended:?}");
+    let error = fixture.mailbox.request(token("two")).await.unwrap_err();
+    assert!(matches!(error, RequestError::Stopping), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_arrive_together_share_a_commit_and_are_shown_only_then() {
+    const REQUESTS: usize = 200;
+    let fixture = Fixture::start().await;
+    fixture.control.hold(true);
+    let answers: Vec<_> = {
+        let mut answers = Vec::new();
+        for number in 0..REQUESTS {
+            let (reply, answer) = oneshot::channel();
+            let request = Box::new(token(&number.to_string()));
+            fixture.mailbox.send(Event::Request { request, reply }).await.unwrap();
+            answers.push(answer);
+        }
+        answers
+    };
+    assert_eq!(fixture.tokens(), 0, "nothing is shown before it is durable");
+    fixture.control.hold(false);
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.tokens(), REQUESTS);
+    let commits = *fixture.control.commits.lock().unwrap();
+    assert!(commits <= 4, "{commits} commits");
+    fixture.mailbox.send(Event::Shutdown).await.unwrap();
+    fixture.task.await.unwrap().unwrap();
+}
