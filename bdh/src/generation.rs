@@ -22,7 +22,7 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Feeds `prompt` to `engine` (the time of a step for each byte) and is then ready to give up to `max_bytes`
+    /// Feeds `prompt` to `engine`, which takes time for each of its bytes, and is then ready to give up to `max_bytes`
     /// new bytes.
     ///
     /// The engine may be fresh or have seen bytes before; then the answer goes on from there. An empty prompt to a
