@@ -30,8 +30,8 @@ use hatchery_proto::{
 };
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     sync::{mpsc, watch},
-    task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -85,7 +85,8 @@ pub struct Coordinator {
     desk: Arc<Desk>,
     pub blobs: BlobStore,
     address: SocketAddr,
-    server: Option<JoinHandle<()>>,
+    /// Of its own, so that all of its connections end with it.
+    server: Option<Runtime>,
     _folder: tempfile::TempDir,
 }
 
@@ -111,21 +112,23 @@ impl Coordinator {
     /// Listens, at the same address as before.
     pub async fn come_up(&mut self) {
         let config = server_config(&FLEET.issue_server(&[]).unwrap(), FLEET.certificate_pem()).unwrap();
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let runtime = Runtime::new().unwrap();
+        let listener = TcpListener::bind(self.address).await.unwrap().into_std().unwrap();
         self.address = listener.local_addr().unwrap();
-        let incoming = TlsIncoming::new(listener, config);
         let server = server_builder()
             .add_service(services::agents(AgentsService(Arc::clone(&self.desk))))
             .add_service(services::blobs(BlobService::new(self.blobs.clone())));
-        self.server = Some(tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() }));
+        runtime.spawn(async move {
+            let incoming = TlsIncoming::new(TcpListener::from_std(listener).unwrap(), config);
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        self.server = Some(runtime);
     }
 
     /// Is gone, as after a SIGKILL.
-    pub async fn go_down(&mut self) {
+    pub fn go_down(&mut self) {
         *lock(&self.desk.session) = None;
-        let server = self.server.take().unwrap();
-        server.abort();
-        assert!(server.await.unwrap_err().is_cancelled());
+        self.server.take().unwrap().shutdown_background();
     }
 
     pub fn credentials(&self) -> Credentials {
@@ -177,8 +180,8 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
-        if let Some(server) = &self.server {
-            server.abort();
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
         }
     }
 }
@@ -190,7 +193,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl AgentsService {
     async fn hear(&self, message: AgentMessage, answers: &mpsc::Sender<CoordinatorMessage>) {
         self.0.notes.send_modify(|notes| match &message {
-            AgentMessage::Hello(inventory) => notes.hellos.push((**inventory).clone()),
+            AgentMessage::Hello(inventory) => {
+                notes.hellos.push((**inventory).clone());
+                notes.report = Report::default();
+            }
             AgentMessage::Inventory(inventory) => notes.inventories.push((**inventory).clone()),
             AgentMessage::Report(report) => notes.report = report.clone(),
             AgentMessage::LogLines { offset, text, .. } => {
