@@ -1,4 +1,5 @@
 //! Conversion between messages and domain types: round trips through encoded bytes, and what is refused and how.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 mod support;
 
@@ -249,6 +250,9 @@ fn lists_and_texts_have_limits() {
     };
     let error = AgentMessage::try_from(v1::SessionRequest::from(lines)).unwrap_err();
     assert_eq!(error.to_string(), "log_lines.text: has 65537 bytes, more than the limit of 65536");
+
+    let error = convert::certificate_request("x".repeat(16_385)).unwrap_err();
+    assert_eq!(error.to_string(), "certificate_request_pem: has 16385 bytes, more than the limit of 16384");
 
     let many = (0..65).map(|n| (format!("key{n}"), "x".to_owned())).collect();
     let error = convert::labels("labels", &many).unwrap_err();

@@ -11,6 +11,14 @@ pub const ENTRIES_MAX: usize = 10_000;
 /// Longest text that a failure carries, last output included, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 
+/// Longest certificate request, in bytes.
+pub const CERTIFICATE_REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// Checks the length of a request's field `certificate_request_pem`, before anything reads it.
+pub fn certificate_request(pem: String) -> Result<String, FieldError> {
+    short_text("certificate_request_pem", pem, CERTIFICATE_REQUEST_BYTES_MAX)
+}
+
 /// What a part that is not there is told.
 pub(super) fn missing(field: &str) -> FieldError {
     FieldError::new(field, "is missing, or of a kind that this version does not know")

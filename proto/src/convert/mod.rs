@@ -16,7 +16,10 @@ mod session;
 mod view;
 
 pub use enums::{scope, scope_number};
-pub use fields::{ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, labels, wire_labels};
+pub use fields::{
+    CERTIFICATE_REQUEST_BYTES_MAX, ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, certificate_request, labels,
+    wire_labels,
+};
 pub use manifest::{
     CHECKPOINT_MANIFEST_BYTES_MAX, DATASET_MANIFEST_BYTES_MAX, checkpoint_manifest,
     checkpoint_manifest_bytes, dataset_manifest, dataset_manifest_bytes,
