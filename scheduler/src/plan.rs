@@ -37,9 +37,11 @@ impl Plan {
 pub fn plan(cluster: &Cluster, observed: &Observed, now: Now) -> Plan {
     let mut plan = Plan::default();
     let mut queue = end_expired_leases(cluster, observed, now, &mut plan);
-    queue.retain(|job| match backing_off(cluster, job, now, &mut plan) {
-        Some(wait) => plan.waits.insert(job.id, wait).is_some(),
-        None => true,
+    queue.retain(|job| {
+        let pause = backing_off(cluster, job, now, &mut plan);
+        let ready = pause.is_none();
+        plan.waits.extend(pause.map(|wait| (job.id, wait)));
+        ready
     });
     queue.sort_by_key(|job| (job.submitted_at, job.id));
     // What one job gets changes what the others see, those before it too: look again until nothing more is granted.
@@ -67,11 +69,10 @@ pub fn plan(cluster: &Cluster, observed: &Observed, now: Now) -> Plan {
             lease,
         }));
     }
-    for wait in plan.waits.values() {
-        if let Wait::NodeUnknown { given, .. } = wait {
-            let back = now.boot + *given;
-            plan.wake_at = Some(plan.wake_at.map_or(back, |at| at.min(back)));
-        }
+    if !plan.waits.is_empty() {
+        // A silent node is out of reach when its term is over, and then another device may be the best.
+        let terms = cluster.nodes.keys().map(|node| observed.lease_until(*node));
+        terms.filter(|until| now.boot < *until).for_each(|until| plan.wake_by(until));
     }
     plan
 }

@@ -12,7 +12,7 @@ use proptest::{
     strategy::ValueTree,
     test_runner::{FileFailurePersistence, TestRunner},
 };
-use world::{World, steps};
+use world::{Step, Stray, World, steps};
 
 /// Histories in `cargo test`; `PROPTEST_CASES` asks for more.
 const CASES: u32 = 2000;
@@ -61,4 +61,20 @@ fn the_histories_are_rich() {
     assert_eq!(kinds.len(), 15, "{kinds:?}");
     assert_eq!(phases.len(), 7, "{phases:?}");
     assert_eq!(waits.len(), 7, "{waits:?}");
+}
+
+/// Found by 12,776 histories: a job waits for the better of two nodes on which it has not failed; when the other one
+/// falls silent, a node on which it has failed is the best, and the plan had not asked to be woken for that.
+#[test]
+fn a_plan_wakes_when_a_silent_node_is_out_of_reach() {
+    let submit = |wishes| Step::Submit { steps: 0, wishes, policy: 0 };
+    let join = |devices| Step::Join { name: 0, devices, scope: 2 };
+    let end = Step::End { job: 0, stray: Stray::No, ending: 0 };
+    let hear = Step::Hear { node: 3, progress: 0, rate: 0 };
+    let before = [join(5), join(4), submit(1), submit(0), end, submit(0), join(2), submit(1)];
+    let mut world = World::new();
+    for step in before.iter().chain(&[Step::Advance(1), hear, Step::KeepsCrashing(2)]) {
+        world.step(step);
+    }
+    assert!(world.plan().wake_at.is_some());
 }

@@ -21,7 +21,7 @@ use hatchery_scheduler::{
     Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan,
 };
 
-pub(crate) use steps::{Step, steps};
+pub(crate) use steps::{Step, Stray, steps};
 
 /// The term of a lease in this fleet.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
