@@ -141,9 +141,10 @@ async fn train(path: &Path) {
                 say(b"{\"event\":\"unheard_of\"}");
             }
             "child" => {
-                let child =
+                let mut child =
                     std::process::Command::new("sleep").arg("600").spawn().expect("sleep is everywhere");
                 eprintln!("child {}", child.id());
+                std::thread::spawn(move || child.wait());
             }
             "deaf" => deaf = true,
             "wait" => loop {
@@ -173,13 +174,11 @@ async fn listen(mut terminate: Signal, told: watch::Sender<Told>) {
     let mut ended = false;
     loop {
         let command = tokio::select! {
-            line = lines.next_line(), if !ended => match line {
-                Ok(Some(line)) => serde_json::from_str(&line).expect("the agent writes commands"),
-                _ => {
-                    ended = true;
-                    TrainerCommand::Stop
-                }
-            },
+            line = lines.next_line(), if !ended => {
+                let line = line.unwrap_or_default();
+                ended = line.is_none();
+                line.map_or(TrainerCommand::Stop, |line| serde_json::from_str(&line).expect("the agent's own"))
+            }
             _ = terminate.recv() => TrainerCommand::Stop,
         };
         told.send_modify(|told| match command {

@@ -125,7 +125,9 @@ impl Attempt {
         if let Some(newest) = &newest_leftover {
             delivery.keep(&newest.folder);
         }
-        leftovers.into_iter().for_each(|finished| delivery.add(finished));
+        for finished in leftovers {
+            delivery.add(finished);
+        }
         let delivering = AbortOnDropHandle::new(tokio::spawn(delivery.clone().run(self.on_delivered())));
 
         let ending =
@@ -151,7 +153,7 @@ impl Attempt {
             Err(ending) => return ending,
         };
         self.tell(AttemptUpdate::Starting).await;
-        let process = match self.start(&order).await {
+        let process = match self.start(&order) {
             Ok(process) => process,
             Err(ending) => return ending,
         };
@@ -249,7 +251,7 @@ impl Attempt {
         }
     }
 
-    async fn start(&self, order: &AttemptOrder) -> Result<TrainerProcess, Ending> {
+    fn start(&self, order: &AttemptOrder) -> Result<TrainerProcess, Ending> {
         let path = self.folder.join(ORDER_FILE);
         let text = serde_json::to_vec_pretty(order).expect("an order is always JSON");
         let written =

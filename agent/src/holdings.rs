@@ -22,7 +22,7 @@ use crate::{
 
 /// First and longest wait before a failed replica is tried again.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_LONGEST: Duration = Duration::from_secs(60);
+const RETRY_LONGEST: Duration = Duration::from_mins(1);
 
 /// All checkpoints here, and those on their way.
 pub(crate) struct Holdings {

@@ -15,10 +15,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use hatchery_common::time::BootTime;
 
-/// The share of the lease that is left unused at its end: 1 / this.
-const MARGIN_DIVISOR: u32 = 5;
-/// The share of the lease, before the margin, in which trainers may write a last checkpoint: 1 / this.
-const STOPPING_DIVISOR: u32 = 5;
+/// Into how many parts a lease is divided.
+const PARTS: u32 = 5;
+/// Parts at its end that are left unused, against all that clocks and schedulers may do.
+const MARGIN_PARTS: u32 = 1;
+/// Parts before the margin in which trainers may write a last checkpoint.
+const STOPPING_PARTS: u32 = 1;
 /// Most reports whose answer is awaited; older ones no longer count.
 const AWAITED_MAX: usize = 64;
 
@@ -76,17 +78,16 @@ impl Lease {
 
     /// When trainers are to write their last checkpoint and stop. None: nothing was granted yet.
     pub fn stop_by(&self) -> Option<BootTime> {
-        let usable = self.usable();
-        Some(self.acknowledged_sent? + (usable - self.length / STOPPING_DIVISOR))
+        self.after(PARTS - MARGIN_PARTS - STOPPING_PARTS)
     }
 
     /// When nothing of it may run any more.
     pub fn deadline(&self) -> Option<BootTime> {
-        Some(self.acknowledged_sent? + self.usable())
+        self.after(PARTS - MARGIN_PARTS)
     }
 
-    fn usable(&self) -> Duration {
-        self.length - self.length / MARGIN_DIVISOR
+    fn after(&self, parts: u32) -> Option<BootTime> {
+        Some(self.acknowledged_sent? + self.length / PARTS * parts)
     }
 
     /// What may be done at `now`.
@@ -105,7 +106,7 @@ mod tests {
 
     fn lease() -> Lease {
         let mut lease = Lease::default();
-        lease.set_length(Duration::from_millis(10_000));
+        lease.set_length(Duration::from_secs(10));
         lease
     }
 

@@ -79,7 +79,7 @@ pub use settings::AgentSettings;
 /// Updates of one kind that may wait for the loop.
 const UPDATES_MAX: usize = 1024;
 /// How often a missing trainer is looked for.
-const FIND_TRAINER_EVERY: Duration = Duration::from_secs(60);
+const FIND_TRAINER_EVERY: Duration = Duration::from_mins(1);
 const BLOBS_FOLDER: &str = "blobs";
 const CHECKPOINTS_FOLDER: &str = "checkpoints";
 const CORPORA_FOLDER: &str = "corpora";
@@ -199,7 +199,7 @@ pub async fn run(
     // Nothing starts on a device on which a trainer of an earlier agent still runs.
     let mut shutdown = std::pin::pin!(shutdown);
     let seen = tokio::select! {
-        (_, seen) = async { tokio::join!(end_orphans(&table), look(&settings, &trainer)) } => seen,
+        ((), seen) = async { tokio::join!(end_orphans(&table), look(&settings, &trainer)) } => seen,
         () = &mut shutdown => return Ok(()),
     };
     let calibrator = Calibrator::new(CalibrationCache::open(&settings.state, &trainer), results);

@@ -15,11 +15,11 @@ use hatchery_common::{
 use crate::lease::LeaseState;
 
 /// How long a trainer that was told to stop may take before it is killed. The lease may end it sooner.
-pub const STOP_GRACE: Duration = Duration::from_secs(60);
+pub const STOP_GRACE: Duration = Duration::from_mins(1);
 /// Most checkpoints fetched at the same time.
 pub const FETCHES_MAX: usize = 2;
 /// How long a checkpoint that nobody wishes to be here is kept: one that was just made is often wished for a moment later.
-pub const UNWISHED_GRACE: Duration = Duration::from_secs(60);
+pub const UNWISHED_GRACE: Duration = Duration::from_mins(1);
 
 /// One attempt's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

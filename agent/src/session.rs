@@ -30,10 +30,10 @@ const DIAL_LONGEST: Duration = Duration::from_secs(10);
 /// How long the coordinator may take to welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the certificate's age is looked at while a session stands.
-const RENEWAL_LOOK_EVERY: Duration = Duration::from_secs(600);
+const RENEWAL_LOOK_EVERY: Duration = Duration::from_mins(10);
 /// How often reports may be asked for.
 const REPORT_EVERY_MIN: Duration = Duration::from_millis(50);
-const REPORT_EVERY_MAX: Duration = Duration::from_secs(60);
+const REPORT_EVERY_MAX: Duration = Duration::from_mins(1);
 
 /// What comes from the session.
 #[derive(Debug)]

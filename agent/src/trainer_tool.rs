@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
 /// How long loading libtorch and looking at the devices may take.
-const DOCTOR_TIMEOUT: Duration = Duration::from_secs(60);
+const DOCTOR_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long one measurement may take.
-const CALIBRATE_TIMEOUT: Duration = Duration::from_secs(120);
+const CALIBRATE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest answer.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Most bytes of stderr shown with a failure.

@@ -1,4 +1,5 @@
 //! The whole agent against a coordinator over real TLS, with a trainer that only speaks the contract.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 mod support;
 
@@ -14,7 +15,7 @@ use hatchery_common::{
     digest::Digest,
     generate::{GenerationOrder, Sampling},
     id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
-    node::TrainerState,
+    node::{Inventory, TrainerState},
     session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
     trainer::{AttemptOrder, Ending, FailureCause},
 };
@@ -28,12 +29,13 @@ use tokio::{sync::oneshot, task::JoinHandle};
 struct Node {
     state: tempfile::TempDir,
     trainer: PathBuf,
+    calibrate: bool,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Node {
     fn new() -> Self {
-        Self { state: tempfile::tempdir().unwrap(), trainer: fake_trainer(), running: None }
+        Self { state: tempfile::tempdir().unwrap(), trainer: fake_trainer(), calibrate: false, running: None }
     }
 
     fn started(coordinator: &Coordinator) -> Self {
@@ -46,7 +48,7 @@ impl Node {
         let settings = AgentSettings {
             state: self.state.path().to_owned(),
             trainer: Some(self.trainer.clone()),
-            calibrate: false,
+            calibrate: self.calibrate,
             free_disk_bytes_min: 0,
             ..AgentSettings::default()
         };
@@ -74,7 +76,7 @@ impl Node {
     }
 
     fn attempt_folder(&self, epoch: u64) -> PathBuf {
-        self.state.path().join("attempts").join(format!("{}-{epoch}", JOB))
+        self.state.path().join("attempts").join(format!("{JOB}-{epoch}"))
     }
 
     fn order(&self, epoch: u64) -> AttemptOrder {
@@ -423,5 +425,63 @@ async fn a_node_without_a_trainer_holds_and_answers() {
             matches!(notes.parts.last(), Some(AnswerPart::Failed(why)) if why.contains("does not hold"))
         })
         .await;
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_measured_once_and_only_when_no_trainer_runs() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("wait");
+    let mut node = Node { calibrate: true, ..Node::new() };
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    node.start(&coordinator);
+    coordinator.until("it runs", running).await;
+    assert!(coordinator.notes().inventories.is_empty(), "the device is in use");
+    coordinator.assign(|assignment| assignment.attempts[0].stop = true);
+    coordinator.until("it is measured then", |notes| !notes.inventories.is_empty()).await;
+    let speed =
+        |inventory: &Inventory| inventory.devices[0].calibration.as_ref().map(|found| found.steps_per_sec);
+    assert_eq!(speed(&coordinator.notes().inventories[0]), Some(12.5));
+    node.leave().await;
+    coordinator.assign(|assignment| assignment.attempts.clear());
+    node.start(&coordinator);
+    coordinator.until("it says hello again", |notes| notes.hellos.len() == 2).await;
+    assert_eq!(speed(&coordinator.notes().hellos[1]), Some(12.5), "the measurement was kept");
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_nobody_waits_for_is_broken_off() {
+    let (coordinator, id) = with_checkpoint().await;
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.checkpoints = vec![id]);
+    coordinator.until("it holds the checkpoint", |notes| ready(notes, id)).await;
+    let request = RequestId::random();
+    let order = GenerationOrder {
+        checkpoint: id,
+        prompt: vec![],
+        max_bytes: hatchery_common::generate::NEW_BYTES_MAX,
+        sampling: Sampling::greedy(),
+    };
+    coordinator.say(CoordinatorMessage::Generation { request, order }).await;
+    coordinator.until("it answers", |notes| notes.parts.len() > 3).await;
+    coordinator.say(CoordinatorMessage::GenerationCancelled { request }).await;
+    // The next one is served, and the first never finishes.
+    ask(&coordinator, id, 5).await;
+    let finished = |notes: &Notes| matches!(notes.parts.last(), Some(AnswerPart::Finished(figures)) if figures.bytes == 5);
+    coordinator.until("the other answer ends", finished).await;
+    node.leave().await;
+    let ends = |part: &&AnswerPart| matches!(part, AnswerPart::Finished(_) | AnswerPart::Failed(_));
+    assert_eq!(coordinator.notes().parts.iter().filter(ends).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_do_not_share_a_folder() {
+    let coordinator = Coordinator::start().await;
+    let mut node = Node::started(&coordinator);
+    coordinator.until("it says hello", |notes| !notes.hellos.is_empty()).await;
+    let settings = AgentSettings { state: node.state.path().to_owned(), ..AgentSettings::default() };
+    let refused = run(settings, coordinator.credentials(), std::future::pending()).await.unwrap_err();
+    assert!(refused.to_string().contains("in use by process"), "{refused}");
     node.leave().await;
 }

@@ -1,4 +1,5 @@
 //! The reconciler: single decisions, and what holds in any world.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,4 +1,5 @@
 //! A trainer as a process: heard, told, stopped, and never left behind.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! What several tests need.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "helpers of tests may stop the test")]
 
 pub mod coordinator;
 
