@@ -39,6 +39,8 @@ const BATCH_EVENTS_MAX: usize = 256;
 const TICK_EVERY_MAX: Duration = Duration::from_secs(5);
 /// And at most this often, when only time has passed.
 const TICK_EVERY_MIN: Duration = Duration::from_millis(5);
+/// If the loop has not come round for this part of a lease longer than it meant to, it was deaf for that time.
+const DEAF_AFTER_LEASE_SHARE: u32 = 4;
 /// The pause before planning again after a commit has failed.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// So many of the last events are read at the start, for the devices of jobs that have ended.
@@ -126,6 +128,7 @@ impl EventLoop {
     /// Handles events until [`Event::Shutdown`], then those that are queued still.
     pub(crate) async fn run(mut self) -> Result<(), LoopError> {
         let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
+        let mut listened = BootTime::now();
         loop {
             match timeout(self.tick_in, self.events.recv_many(&mut batch, BATCH_EVENTS_MAX)).await {
                 Ok(0) => return Ok(()),
@@ -133,10 +136,22 @@ impl EventLoop {
                 Err(_) => batch.push(Event::Tick),
             }
             let now = Now { wall: Timestamp::now(), boot: BootTime::now() };
+            self.note_deafness(listened, now);
+            listened = now.boot;
             for event in batch.drain(..) {
                 self.take(event, now);
             }
             self.settle(now).await?;
+        }
+    }
+
+    /// While a commit hung or the machine slept, reports may have come in vain.
+    fn note_deafness(&mut self, listened: BootTime, now: Now) {
+        let slack = self.observations.draft().observed.lease / DEAF_AFTER_LEASE_SHARE;
+        let away = now.boot.since(listened);
+        if away > self.tick_in + slack {
+            tracing::warn!(away_ms = away.as_millis() as u64, "stood still; all leases start anew");
+            self.observations.step(Sighting::Deaf { until: now.boot });
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum Sighting {
     Heard { node: NodeId, at: BootTime, report: Box<Report> },
     /// A node's session is closed.
     Closed { node: NodeId },
+    /// The coordinator itself could not hear for a while: it stood still, or its disk did.
+    Deaf { until: BootTime },
     /// A node has left the fleet.
     Gone { node: NodeId },
     /// An attempt began.
@@ -125,6 +127,8 @@ impl Evolve for Observations {
                     node.connected = false;
                 }
             }
+            // As after a restart: silence proves nothing, so every live lease gets its full term again (I5).
+            Sighting::Deaf { until } => self.observed.started_at = *until,
             Sighting::Gone { node } => {
                 self.observed.nodes.remove(node);
             }

@@ -8,17 +8,21 @@ use std::{
 };
 
 use hatchery_common::{
+    dataset::{DatasetFile, DatasetManifest},
+    device::Device,
     digest::Digest,
-    id::{CertificateId, Name, NodeId},
-    recipe::Labels,
+    id::{BlobId, CertificateId, Epoch, JobId, Name, NodeId, RequestId},
+    model::{ModelConfig, RawModelConfig},
+    node::{Inventory, NodeDevice, TrainerState},
+    recipe::{DeviceWishes, JobSpec, Labels, RawTrainSpec, ReplicaPolicy, TrainSpec},
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, Cluster, Outcome, Request, Scope};
+use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Request, Scope};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{EventLoop, LoopError};
 use crate::{
-    mailbox::{Event, Mailbox, RequestError},
+    mailbox::{Event, Mailbox, RequestError, SessionNumber},
     store::{self, SqliteStore, Store, StoreError},
     store_thread,
 };
@@ -93,11 +97,15 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
+        Self::start_with(Duration::from_secs(15)).await
+    }
+
+    async fn start_with(lease: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = Arc::new(Control::default());
         let inner = SqliteStore::open(&folder.path().join("hatchery.db")).unwrap();
         let (calls, _) = store_thread::start(Faulty { inner, control: Arc::clone(&control) }).unwrap();
-        let (event_loop, mailbox) = EventLoop::load(calls, Duration::from_secs(15)).await.unwrap();
+        let (event_loop, mailbox) = EventLoop::load(calls, lease).await.unwrap();
         Self { control, mailbox, task: tokio::spawn(event_loop.run()), _folder: folder }
     }
 
@@ -160,6 +168,78 @@ async fn a_broken_disk_ends_the_loop() {
     assert!(matches!(ended, LoopError::Store(StoreError::Io { .. })), "{ended:?}");
     let error = fixture.mailbox.request(token("two")).await.unwrap_err();
     assert!(matches!(error, RequestError::Stopping), "{error:?}");
+}
+
+/// A node with a session, and a job that it has the lease of.
+async fn leased_job(mailbox: &Mailbox) -> JobId {
+    mailbox.request(token("node")).await.unwrap();
+    let Outcome::Joined { certificate } = mailbox.request(join("node")).await.unwrap() else { panic!() };
+    let node = certificate.node.unwrap();
+    let device = NodeDevice {
+        device: Device::CPU,
+        name: "a processor".into(),
+        memory_bytes: 8 << 30,
+        bf16: false,
+        driver: None,
+        calibration: None,
+    };
+    let inventory = Inventory {
+        trainer: TrainerState::Ready { version: "1".into(), libtorch: "2".into() },
+        memory_bytes: 8 << 30,
+        devices: vec![device],
+        ..Inventory::default()
+    };
+    mailbox.request(Request::Inventory { node, inventory: Box::new(inventory) }).await.unwrap();
+    mailbox.send(Event::SessionOpened { node, session: SessionNumber(1) }).await.unwrap();
+    let file = DatasetFile { path: "a".into(), blob: BlobId(Digest::of(b"a")), size_bytes: 1 << 20 };
+    let manifest = DatasetManifest::new(Name::from_lossy("a"), vec![file]).unwrap();
+    let dataset = manifest.id();
+    mailbox.request(Request::RegisterDataset { manifest }).await.unwrap();
+    let spec = JobSpec {
+        name: Name::from_lossy("a"),
+        dataset,
+        model: ModelConfig::new(RawModelConfig { n_layer: 1, n_embd: 32, ..Default::default() }).unwrap(),
+        train: TrainSpec::new(RawTrainSpec::default()).unwrap(),
+        devices: DeviceWishes::default(),
+        replicate: ReplicaPolicy::default(),
+    };
+    let job = JobId::random();
+    let submit = Request::Submit {
+        request: RequestId::random(),
+        job,
+        body: Digest::of(b"a"),
+        spec: Box::new(spec),
+        submitter: Name::from_lossy("ada"),
+    };
+    mailbox.request(submit).await.unwrap();
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_costs_nobody_a_lease() {
+    const LEASE: Duration = Duration::from_secs(1);
+    let fixture = Fixture::start_with(LEASE).await;
+    let job = leased_job(&fixture.mailbox).await;
+    let epoch_and_phase = |mailbox: &Mailbox| {
+        let job = &mailbox.snapshot().cluster.jobs[&job];
+        (job.epoch, job.phase.clone())
+    };
+    assert_eq!(epoch_and_phase(&fixture.mailbox), (Epoch(1), JobPhase::Running));
+
+    fixture.control.hold(true);
+    let mailbox = fixture.mailbox.clone();
+    let hanging = tokio::spawn(async move { mailbox.request(token("hanging")).await });
+    // No event is awaited here: it is time that has to pass.
+    tokio::time::sleep(LEASE * 3).await;
+    fixture.control.hold(false);
+    hanging.await.unwrap().unwrap();
+    fixture.mailbox.request(token("after")).await.unwrap();
+    assert_eq!(epoch_and_phase(&fixture.mailbox), (Epoch(1), JobPhase::Running), "its reports had no ear");
+
+    // Heard by an ear that works, the same silence ends the lease.
+    let mut snapshots = fixture.mailbox.snapshots.clone();
+    let over = snapshots.wait_for(|shown| shown.cluster.jobs[&job].phase == JobPhase::Queued);
+    drop(tokio::time::timeout(LEASE * 20, over).await.unwrap().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
