@@ -18,6 +18,7 @@ impl From<Report> for v1::Report {
             attempts: report.attempts.into_iter().map(Into::into).collect(),
             replicas: report.replicas.into_iter().map(Into::into).collect(),
             disk_free_bytes: report.disk_free_bytes,
+            leaving: report.leaving,
         }
     }
 }
@@ -31,6 +32,7 @@ impl TryFrom<v1::Report> for Report {
             attempts: each("attempts", report.attempts, ATTEMPTS_MAX)?,
             replicas: each("replicas", report.replicas, REPLICAS_MAX)?,
             disk_free_bytes: report.disk_free_bytes,
+            leaving: report.leaving,
         })
     }
 }
