@@ -16,6 +16,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::AttemptUpdate,
@@ -99,6 +100,8 @@ pub(crate) struct Agent {
     pub(crate) inference: Inference,
     pub(crate) calibrator: Calibrator,
     pub(crate) inventory: watch::Sender<Inventory>,
+    /// Tells the session's keeper that its end is wanted.
+    pub(crate) farewell: CancellationToken,
     lease: Lease,
     assignment: Option<Assignment>,
     session: Option<Session>,
@@ -113,6 +116,7 @@ impl Agent {
         inference: Inference,
         calibrator: Calibrator,
         inventory: watch::Sender<Inventory>,
+        farewell: CancellationToken,
     ) -> Self {
         Self {
             settings,
@@ -121,6 +125,7 @@ impl Agent {
             inference,
             calibrator,
             inventory,
+            farewell,
             lease: Lease::default(),
             assignment: None,
             session: None,
@@ -253,7 +258,9 @@ impl Agent {
         };
         let fresh = self.session.as_ref().is_some_and(|session| session.assigned);
         let wish = Wish { assignment, fresh, leaving: self.leaving };
-        for step in reconcile(wish, &observed, self.lease.state(now), now) {
+        let steps = reconcile(wish, &observed, self.lease.state(now), now);
+        let at_rest = fresh && steps.is_empty() && !self.attempts.any_active() && self.holdings.all_ready();
+        for step in steps {
             match step {
                 Step::StartAttempt(assigned) => {
                     self.calibrator.stop();
@@ -265,6 +272,9 @@ impl Agent {
                 Step::FetchCheckpoint(id) => self.holdings.fetch(id, now),
                 Step::DropCheckpoint(id) => self.holdings.drop_checkpoint(id),
             }
+        }
+        if at_rest {
+            self.holdings.discard_unfinished();
         }
         if self.settings.calibrate && fresh && !self.leaving && !self.attempts.any_active() {
             self.calibrator.work(&self.inventory.borrow());
@@ -285,6 +295,7 @@ impl Agent {
             attempts: self.attempts.reports(),
             replicas: self.holdings.reports(),
             disk_free_bytes: disk(&self.settings.state).1,
+            leaving: self.leaving,
         };
         // The lease runs from before the sending.
         let now = BootTime::now();
@@ -303,6 +314,7 @@ impl Agent {
             session.reported_at = None;
         }
         self.speak();
+        self.farewell.cancel();
         let Some(session) = self.session.take() else { return };
         let said = async {
             // A full outbox is emptied by the session, or closed with it.

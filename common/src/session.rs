@@ -52,6 +52,8 @@ pub struct Report {
     pub replicas: Vec<ReplicaReport>,
     /// What is free on the file system of its folder.
     pub disk_free_bytes: u64,
+    /// Whether the agent is about to stop and takes no new attempts.
+    pub leaving: bool,
 }
 
 /// How one attempt stands.

@@ -36,7 +36,7 @@ impl Reach {
         let until = observed.lease_until(node);
         match observed.nodes.get(&node) {
             _ if until <= now.boot => Self::Away,
-            Some(node) if node.connected => Self::Connected,
+            Some(node) if node.connected && !node.report.leaving => Self::Connected,
             Some(_) => Self::Away,
             None => Self::Unknown { until },
         }

@@ -26,26 +26,40 @@ impl<W: Write> Reporter for JsonLines<W> {
     }
 }
 
+/// JSON lines for the agent, and the same in words for the people who read the attempt's log.
+#[derive(Debug)]
+pub struct WithLog<W, L> {
+    /// Whoever follows the run; that it has gone is an error.
+    pub events: JsonLines<W>,
+    /// The log; that it cannot be written stops nothing.
+    pub log: Text<L>,
+}
+
+impl<W: Write, L: Write> Reporter for WithLog<W, L> {
+    fn event(&mut self, event: &TrainerEvent) -> std::io::Result<()> {
+        let _ = self.log.event(event);
+        self.events.event(event)
+    }
+}
+
 /// Lines for a person.
 #[derive(Debug)]
 pub struct Text<W> {
     out: W,
     steps: u64,
+    show_every: Duration,
     shown: Option<Instant>,
 }
 
 impl<W: Write> Text<W> {
-    /// The least time between two progress lines.
-    const SHOW_EVERY: Duration = Duration::from_secs(2);
-
-    /// For a run of `steps` steps.
-    pub fn new(out: W, steps: u64) -> Self {
-        Self { out, steps, shown: None }
+    /// For a run of `steps` steps; at least `show_every` passes between two lines of progress.
+    pub fn new(out: W, steps: u64, show_every: Duration) -> Self {
+        Self { out, steps, show_every, shown: None }
     }
 
     fn progress(&mut self, progress: &Progress) -> std::io::Result<()> {
         let is_last = progress.step == self.steps;
-        if !is_last && self.shown.is_some_and(|shown| shown.elapsed() < Self::SHOW_EVERY) {
+        if !is_last && self.shown.is_some_and(|shown| shown.elapsed() < self.show_every) {
             return Ok(());
         }
         self.shown = Some(Instant::now());
@@ -82,7 +96,9 @@ impl<W: Write> Reporter for Text<W> {
             ),
             TrainerEvent::Checkpoint { folder, .. } => writeln!(self.out, "checkpoint {}", folder.display()),
             TrainerEvent::Ended(Ending::Completed) => writeln!(self.out, "completed"),
-            TrainerEvent::Ended(Ending::Stopped) => writeln!(self.out, "stopped; --resume goes on from here"),
+            TrainerEvent::Ended(Ending::Stopped) => {
+                writeln!(self.out, "stopped; it can go on from its last checkpoint")
+            }
             TrainerEvent::Ended(Ending::LeaseExpired) => writeln!(self.out, "stopped: the lease ran out"),
             TrainerEvent::Ended(Ending::Failed { message, .. }) => writeln!(self.out, "failed: {message}"),
         }

@@ -60,6 +60,7 @@ pub(crate) fn places(checkpoint: &CheckpointView) -> String {
             None => others.push(format!("{name} waiting")),
         }
     }
+    ready.sort();
     let mut text = format!("{}/{}", ready.len(), checkpoint.replicas.len());
     if !ready.is_empty() {
         text += &format!(": {}", ready.join(", "));

@@ -183,12 +183,9 @@ impl Screen {
             self.say(&format!("{}{from}", place.as_deref().unwrap_or("running")));
             self.place = place;
         }
-        if view.phase != self.phase && view.phase != "running" || view.why != self.why && view.why.is_some() {
-            let why = view.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-            self.say(&format!("{}{why}", view.phase));
+        if !view.is_terminal() {
+            self.show_phase(view);
         }
-        self.phase.clone_from(&view.phase);
-        self.why.clone_from(&view.why);
         if let Some(validation) = view.validation
             && validation.step > self.validated_step
         {
@@ -206,7 +203,19 @@ impl Screen {
             self.checkpoint = view.checkpoint;
         }
         self.show_progress(view);
+        // How it ended is the last that is said of it.
+        self.show_phase(view);
         Ok(())
+    }
+
+    fn show_phase(&mut self, view: &JobView) {
+        let moved = view.phase != self.phase && view.phase != "running";
+        if moved || view.why != self.why && view.why.is_some() {
+            let why = view.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            self.say(&format!("{}{why}", view.phase));
+        }
+        self.phase.clone_from(&view.phase);
+        self.why.clone_from(&view.why);
     }
 
     fn show_progress(&mut self, view: &JobView) {

@@ -214,12 +214,13 @@ fn replica_state() -> impl Strategy<Value = ReplicaState> {
 pub(crate) fn report() -> impl Strategy<Value = Report> {
     let replica = (checkpoint_id(), replica_state())
         .prop_map(|(checkpoint, state)| ReplicaReport { checkpoint, state });
-    (any::<u64>(), vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>()).prop_map(
-        |(sequence, attempts, replicas, disk_free_bytes)| Report {
+    (any::<u64>(), vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>(), any::<bool>()).prop_map(
+        |(sequence, attempts, replicas, disk_free_bytes, leaving)| Report {
             sequence,
             attempts,
             replicas,
             disk_free_bytes,
+            leaving,
         },
     )
 }

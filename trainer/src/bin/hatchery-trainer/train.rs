@@ -5,6 +5,7 @@ use std::{
     io::{self, BufReader},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
@@ -17,7 +18,7 @@ use hatchery_trainer::{
     control::Control,
     failure::Failure,
     ffi,
-    report::{JsonLines, Reporter, Text},
+    report::{JsonLines, Reporter, Text, WithLog},
     run::{Task, run},
 };
 
@@ -30,6 +31,10 @@ use crate::{
 const USAGE: u8 = 2;
 /// Largest order file.
 const ORDER_BYTES_MAX: u64 = 1 << 20;
+/// Between two lines of progress in a terminal.
+const SHOW_EVERY: Duration = Duration::from_secs(2);
+/// Between two lines of progress in an attempt's log, which may be days long.
+const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// Trains; the exit code says how it ended.
 pub(crate) fn train(args: Train) -> anyhow::Result<ExitCode> {
@@ -44,7 +49,10 @@ fn run_order(path: &Path) -> Ending {
     let order = read_order(path);
     let control = Control::new(order.as_ref().ok().and_then(|order| order.lease_until));
     control.listen(BufReader::new(io::stdin()));
-    run(order.and_then(Task::from_order), &control, &mut JsonLines(io::stdout()))
+    let steps = order.as_ref().map_or(0, |order| order.train.raw().steps);
+    let mut reporter =
+        WithLog { events: JsonLines(io::stdout()), log: Text::new(io::stderr(), steps, LOG_EVERY) };
+    run(order.and_then(Task::from_order), &control, &mut reporter)
 }
 
 fn read_order(path: &Path) -> Result<AttemptOrder, Failure> {
@@ -83,7 +91,7 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
     };
     let mut reporter: Box<dyn Reporter> = match args.output {
         Output::Json => Box::new(JsonLines(io::stdout())),
-        Output::Text => Box::new(Text::new(io::stderr(), steps)),
+        Output::Text => Box::new(Text::new(io::stderr(), steps, SHOW_EVERY)),
     };
     Ok(exit_code(&run(Ok(task), &Control::new(None), reporter.as_mut())))
 }
