@@ -166,13 +166,10 @@ impl Attempt {
         loop {
             match self.try_supplies(leftover.as_ref()).await {
                 Ok(supplies) => return Ok(supplies),
-                Err(error) if error.is_final() => {
-                    return Err(failed(
-                        FailureCause::BadInput,
-                        format!("what it needs cannot be had: {error}"),
-                    ));
-                }
                 Err(error) => {
+                    if let Some(cause) = error.cause() {
+                        return Err(failed(cause, format!("what it needs cannot be had: {error}")));
+                    }
                     tracing::warn!(job = %self.assigned.job.short(), %error, "an attempt waits for what it needs");
                 }
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hatchery_common::{
-    blob::BlobStore,
+    blob::{BlobError, BlobStore},
     dataset::{DatasetManifest, SEPARATOR},
     digest::Digest,
     durable::{self, FileError},
@@ -34,13 +34,18 @@ pub(crate) struct Corpora {
     folder: PathBuf,
     obtainer: Obtainer,
     at_work: KeyedLocks<DatasetId>,
+    free_disk_bytes_min: u64,
 }
 
 impl Corpora {
     /// Opens the folder, which must exist.
-    pub(crate) fn open(folder: &Path, obtainer: Obtainer) -> Result<Self, FileError> {
+    pub(crate) fn open(
+        folder: &Path,
+        obtainer: Obtainer,
+        free_disk_bytes_min: u64,
+    ) -> Result<Self, FileError> {
         finished_names(folder)?;
-        Ok(Self { folder: folder.to_owned(), obtainer, at_work: KeyedLocks::default() })
+        Ok(Self { folder: folder.to_owned(), obtainer, at_work: KeyedLocks::default(), free_disk_bytes_min })
     }
 
     /// The corpus of a dataset, verified; fetched if it is not here or was damaged. `on_bytes` hears how many bytes are
@@ -74,7 +79,7 @@ impl Corpora {
             drop(pins);
             corpora.obtainer.store().remove_unused(&blobs)?;
             corpora.remove_oldest();
-            made.map_err(|error| ObtainError::Corpus(error.to_string()))
+            Ok::<(), ObtainError>(made?)
         })
         .await?;
         Ok(path)
@@ -83,6 +88,18 @@ impl Corpora {
     /// Writes the files one after the other. The digest is written last and belongs to the bytes that were written.
     fn assemble(&self, manifest: &DatasetManifest, path: &Path) -> Result<(), CorpusError> {
         let failed = |error| FileError::new("write", path, error);
+        let (needed_bytes, free_bytes) =
+            (manifest.corpus_bytes(), self.obtainer.store().blobs().free_bytes()?);
+        if free_bytes < needed_bytes.saturating_add(self.free_disk_bytes_min) {
+            let folder = self.folder.clone();
+            return Err(BlobError::Full {
+                folder,
+                needed_bytes,
+                free_bytes,
+                free_bytes_min: self.free_disk_bytes_min,
+            }
+            .into());
+        }
         let unfinished =
             tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder).map_err(failed)?;
         let mut corpus =
@@ -125,10 +142,11 @@ impl Corpora {
     }
 }
 
+/// Why a corpus cannot be put together.
 #[derive(Debug, thiserror::Error)]
-enum CorpusError {
+pub(crate) enum CorpusError {
     #[error(transparent)]
-    Blob(#[from] hatchery_common::blob::BlobError),
+    Blob(#[from] BlobError),
     #[error(transparent)]
     File(#[from] FileError),
     #[error("it has {found} bytes, but its description says {expected}")]

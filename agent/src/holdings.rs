@@ -146,6 +146,22 @@ impl Holdings {
         settled
     }
 
+    /// Whether everything known here is complete.
+    pub(crate) fn all_ready(&self) -> bool {
+        self.known.values().all(|holding| holding.phase == CheckpointPhase::Ready)
+    }
+
+    /// Gives up transfers that were begun for something that nobody wishes here any more. Only when nothing is under
+    /// way.
+    pub(crate) fn discard_unfinished(&self) {
+        let blobs = self.maker.obtainer.store().blobs();
+        for partial in blobs.partials() {
+            if let Err(error) = blobs.discard_partial(partial.id) {
+                tracing::warn!(%error, "an unfinished transfer cannot be removed");
+            }
+        }
+    }
+
     /// What the coordinator is told.
     pub(crate) fn reports(&self) -> Vec<ReplicaReport> {
         let told = self.known.iter().filter_map(|(id, holding)| {

@@ -57,7 +57,7 @@ use hatchery_common::{
 };
 use hatchery_proto::client::{AgentsClient, CallError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     agent::{Agent, Inbox},
@@ -178,7 +178,7 @@ pub async fn run(
     let blobs = BlobStore::open(&folder(BLOBS_FOLDER)?, limits)?;
     let store = CheckpointStore::open(&folder(CHECKPOINTS_FOLDER)?, blobs)?;
     let obtainer = Obtainer::new(store.clone(), link.clone());
-    let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone())?;
+    let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone(), settings.free_disk_bytes_min)?;
     let models = Arc::new(Models::new(settings.models_loaded_max as usize));
     let workshop = Workshop {
         trainer: trainer.clone(),
@@ -207,15 +207,17 @@ pub async fn run(
     let (inventory_updates, inventories) = mpsc::channel(1);
     let finder = find_trainer(settings.clone(), inventory_receiver.clone(), inventory_updates);
     let _finder = AbortOnDropHandle::new(tokio::spawn(finder));
+    let farewell = CancellationToken::new();
     let keeper = SessionKeeper {
         credentials,
         state: settings.state.clone(),
         inventory: inventory_receiver,
         clients,
         events: session_sender,
+        leaving: farewell.clone(),
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-    let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory);
+    let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
     agent.run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew }, shutdown).await;
     Ok(())
 }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use hatchery_common::{
+    blob::BlobError,
     checkpoint::CheckpointManifest,
     field::FieldError,
     id::{BlobId, CheckpointId},
+    trainer::FailureCause,
 };
 use hatchery_proto::{client::CallError, transfer::TransferError};
 
 use crate::{
     checkpoint_store::{CheckpointStore, CheckpointStoreError},
+    corpora::CorpusError,
     files::blocking,
     keyed_locks::KeyedLocks,
     link::Link,
@@ -28,18 +31,32 @@ pub(crate) enum ObtainError {
     #[error("the coordinator's description is wrong: {0}")]
     Description(#[from] FieldError),
     #[error("the corpus cannot be put together: {0}")]
-    Corpus(String),
+    Corpus(#[from] CorpusError),
 }
 
 impl ObtainError {
-    /// Whether there is no such thing, so that trying again makes no sense.
-    pub(crate) fn is_final(&self) -> bool {
-        matches!(
-            self,
+    /// What kind of failure this is, if trying again here makes no sense.
+    pub(crate) fn cause(&self) -> Option<FailureCause> {
+        match self {
             Self::Call(CallError::NotFound(_))
-                | Self::Transfer(TransferError::Call(CallError::NotFound(_)))
-                | Self::Description(_)
-        )
+            | Self::Transfer(TransferError::Call(CallError::NotFound(_)))
+            | Self::Description(_)
+            | Self::Corpus(CorpusError::Length { .. }) => Some(FailureCause::BadInput),
+            Self::Transfer(TransferError::Blob(error))
+            | Self::Store(CheckpointStoreError::Blob(error))
+            | Self::Corpus(CorpusError::Blob(error)) => of_store(error),
+            Self::Store(CheckpointStoreError::File(error)) | Self::Corpus(CorpusError::File(error)) => {
+                error.is_full().then_some(FailureCause::Storage)
+            }
+            Self::Call(_) | Self::Transfer(_) => None,
+        }
+    }
+}
+
+fn of_store(error: &BlobError) -> Option<FailureCause> {
+    match error {
+        BlobError::Full { .. } | BlobError::Quota { .. } => Some(FailureCause::Storage),
+        _ => None,
     }
 }
 

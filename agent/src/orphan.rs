@@ -41,9 +41,13 @@ pub(crate) fn forget(folder: &Path) {
 
 /// Waits for the trainer noted in an attempt's folder, if it still runs, and ends it when it takes too long. Blocks.
 pub(crate) fn end(folder: &Path) {
+    end_within(folder, ORPHAN_GRACE);
+}
+
+fn end_within(folder: &Path, grace: Duration) {
     let noted = durable::read_limited(&folder.join(PROCESS_FILE), PROCESS_BYTES_MAX).ok();
     let Some(process) = noted.and_then(|text| serde_json::from_slice::<Process>(&text).ok()) else { return };
-    let until = Instant::now() + ORPHAN_GRACE;
+    let until = Instant::now() + grace;
     let runs = || started_secs(process.id) == Some(process.started_secs);
     while runs() && Instant::now() < until {
         std::thread::sleep(LOOK_EVERY);
@@ -66,4 +70,30 @@ fn started_secs(id: u32) -> Option<u64> {
     let process = system.process(id)?;
     // A zombie has ended; its parent has not asked yet.
     (process.status() != sysinfo::ProcessStatus::Zombie).then(|| process.start_time())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+
+    #[test]
+    fn one_that_stays_is_killed_and_a_later_process_of_its_number_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut orphan = std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        note(folder.path(), orphan.id()).unwrap();
+        let noted = fs::read(folder.path().join(PROCESS_FILE)).unwrap();
+
+        let mut other: Process = serde_json::from_slice(&noted).unwrap();
+        other.started_secs -= 1;
+        fs::write(folder.path().join(PROCESS_FILE), serde_json::to_vec(&other).unwrap()).unwrap();
+        end_within(folder.path(), Duration::ZERO);
+        assert!(orphan.try_wait().unwrap().is_none(), "it is another process");
+        assert!(!folder.path().join(PROCESS_FILE).exists());
+
+        fs::write(folder.path().join(PROCESS_FILE), noted).unwrap();
+        end_within(folder.path(), Duration::ZERO);
+        assert!(!orphan.wait().unwrap().success());
+        end_within(folder.path(), Duration::ZERO);
+    }
 }

@@ -19,6 +19,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::{backoff::Backoff, link::Clients};
 
@@ -61,6 +62,8 @@ pub(crate) struct SessionKeeper {
     pub(crate) inventory: watch::Receiver<Inventory>,
     pub(crate) clients: watch::Sender<Option<Clients>>,
     pub(crate) events: mpsc::Sender<SessionEvent>,
+    /// Cancelled before the goodbye: then the end of a session is nothing to complain about.
+    pub(crate) leaving: CancellationToken,
 }
 
 /// How a session ended.
@@ -84,6 +87,9 @@ impl SessionKeeper {
                 complaint.clear();
                 // Nobody listens any more only when the agent ends.
                 let _nobody = self.events.send(SessionEvent::Closed).await;
+            }
+            if self.leaving.is_cancelled() {
+                return;
             }
             let reason = match closing {
                 Ok(Closing::Renewed) => continue,

@@ -30,12 +30,19 @@ struct Node {
     state: tempfile::TempDir,
     trainer: PathBuf,
     calibrate: bool,
+    free_disk_bytes_min: u64,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Node {
     fn new() -> Self {
-        Self { state: tempfile::tempdir().unwrap(), trainer: fake_trainer(), calibrate: false, running: None }
+        Self {
+            state: tempfile::tempdir().unwrap(),
+            trainer: fake_trainer(),
+            calibrate: false,
+            free_disk_bytes_min: 0,
+            running: None,
+        }
     }
 
     fn started(coordinator: &Coordinator) -> Self {
@@ -49,7 +56,7 @@ impl Node {
             state: self.state.path().to_owned(),
             trainer: Some(self.trainer.clone()),
             calibrate: self.calibrate,
-            free_disk_bytes_min: 0,
+            free_disk_bytes_min: self.free_disk_bytes_min,
             ..AgentSettings::default()
         };
         let (stop, stopped) = oneshot::channel();
@@ -483,5 +490,29 @@ async fn two_agents_do_not_share_a_folder() {
     let settings = AgentSettings { state: node.state.path().to_owned(), ..AgentSettings::default() };
     let refused = run(settings, coordinator.credentials(), std::future::pending()).await.unwrap_err();
     assert!(refused.to_string().contains("in use by process"), "{refused}");
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_a_failure_with_its_figures() {
+    let (coordinator, id) = with_checkpoint().await;
+    let dataset = coordinator.dataset("wait");
+    let mut node = Node { free_disk_bytes_min: 1 << 60, ..Node::new() };
+    coordinator.assign(|assignment| {
+        assignment.attempts = vec![attempt(dataset)];
+        assignment.checkpoints = vec![id];
+    });
+    node.start(&coordinator);
+    let told = |notes: &Notes| match (ending(notes), notes.replica(id)) {
+        (
+            Some(Ending::Failed { cause: FailureCause::Storage, message }),
+            Some(ReplicaState::Failed { why }),
+        ) => Some([message.clone(), why.clone()]),
+        _ => None,
+    };
+    coordinator.until("both fail", |notes| notes.hellos.len() == 2 && told(notes).is_some()).await;
+    for message in told(&coordinator.notes()).unwrap() {
+        assert!(message.contains("too full") && message.contains("must stay free"), "{message}");
+    }
     node.leave().await;
 }
