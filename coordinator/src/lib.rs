@@ -1,6 +1,6 @@
 //! The coordinator: the one server of a fleet. It keeps the job queue, decides and plans, and knows who holds what.
 //!
-//! [`run`] starts one. All that changes the fleet goes through the event loop, which alone owns the state;
+//! [`run()`] starts one. All that changes the fleet goes through the event loop, which alone owns the state;
 //! everything else is read from the snapshot that the loop has shown last.
 
 mod access;
