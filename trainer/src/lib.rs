@@ -12,7 +12,7 @@
 //! | `control`, `report`, `failure` | what may interrupt; how it is told; why it cannot go on |
 //! | `checkpoint` | the folder: read with distrust, written to last |
 //! | `evaluate`, `calibrate` | loss on other text; speed of a device |
-//! | `device`, `openmp`, `ffi` | the machine: devices, threads, and all that is unsafe |
+//! | `device`, `environment`, `ffi` | the machine: devices, settings, and all that is unsafe |
 
 pub mod calibrate;
 pub mod checkpoint;
@@ -20,13 +20,13 @@ pub mod control;
 pub mod counter;
 pub mod data;
 pub mod device;
+pub mod environment;
 pub mod evaluate;
 pub mod failure;
 pub mod ffi;
 pub mod learner;
 mod meter;
 pub mod model;
-pub mod openmp;
 pub mod optimizer;
 pub mod report;
 pub mod run;

@@ -256,3 +256,13 @@ fn doctor_and_calibrate_say_what_this_machine_can_do() {
     let flops_per_step = calibration.flops_per_sec / calibration.steps_per_sec;
     assert!((flops_per_step / 6.7e9 - 1.0).abs() < 0.05, "{flops_per_step}");
 }
+
+#[test]
+fn starting_anew_with_other_settings_keeps_the_command_line() {
+    let mut trainer = house::trainer();
+    trainer.env_remove("OMP_WAIT_POLICY").env_remove("GLIBC_TUNABLES");
+    let output = trainer.args(["eval", "--checkpoint", "/nowhere at all", "--data", "x"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("/nowhere at all/config.json"), "{message}");
+}

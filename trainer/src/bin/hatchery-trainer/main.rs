@@ -16,12 +16,11 @@ use hatchery_trainer::{
     calibrate::calibrate,
     checkpoint::read_model,
     data::{Corpus, DataError, consecutive_starts},
-    device,
+    device, environment,
     evaluate::evaluate,
     failure::Failure,
     ffi,
     model::Model,
-    openmp,
 };
 use serde::Serialize;
 
@@ -31,7 +30,7 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let command = Args::parse().command;
     if !matches!(command, Command::Generate(_) | Command::Doctor(_)) {
-        openmp::sleep_at_barriers();
+        environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
     ffi::keep_freed_memory();
