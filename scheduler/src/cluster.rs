@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hatchery_common::{
+    access::Scope,
     checkpoint::CheckpointManifest,
     dataset::DatasetManifest,
     device::Device,
@@ -193,18 +194,6 @@ pub struct Rollout {
     pub by: Name,
     /// When.
     pub at: Timestamp,
-}
-
-/// What the bearer of a certificate may do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "scope", rename_all = "snake_case")]
-pub enum Scope {
-    /// Be a node.
-    Agent,
-    /// Do everything that people do.
-    Operator,
-    /// Look, and change nothing.
-    Viewer,
 }
 
 /// A one-time right to get a certificate.

@@ -423,3 +423,14 @@ fn a_token_must_expire_later() {
     let error = world.ask(request).unwrap_err().to_string();
     assert_eq!(error, "expires_at: 1970-01-01 00:00:00 UTC is past");
 }
+
+#[test]
+fn a_leaving_node_is_given_nothing_and_keeps_what_it_has() {
+    let (mut world, job) = running(1);
+    let node = holder(&world, job);
+    world.observed.nodes.get_mut(&node).unwrap().report.leaving = true;
+    assert_eq!(world.plan().changes, []);
+    end(&mut world, job, Ending::Stopped).unwrap();
+    assert_eq!(world.plan().changes, [], "it is not given back to the one that leaves");
+    assert_eq!(world.job(job).phase, JobPhase::Queued);
+}

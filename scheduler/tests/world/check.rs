@@ -112,7 +112,7 @@ impl World {
     }
 
     fn is_connected(&self, node: NodeId) -> bool {
-        let heard = self.observed.nodes.get(&node).is_some_and(|node| node.connected);
+        let heard = self.observed.nodes.get(&node).is_some_and(|node| node.connected && !node.report.leaving);
         heard && self.observed.lease_until(node) > self.now.boot
     }
 

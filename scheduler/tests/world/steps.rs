@@ -376,7 +376,8 @@ impl World {
         });
         let attempts = attempts.collect();
         self.hear(node);
-        self.observed.nodes.get_mut(&node).unwrap().report.attempts = attempts;
+        let report = &mut self.observed.nodes.get_mut(&node).unwrap().report;
+        (report.attempts, report.leaving) = (attempts, progress == 7);
     }
 }
 
