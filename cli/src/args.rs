@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hatchery_common::{device::DeviceKind, id::Name, recipe::ReplicateWhich, view::AccessScope};
+use hatchery_common::{access::Scope, device::DeviceKind, id::Name, recipe::ReplicateWhich};
 
 use crate::{human::parse_duration, output::Output};
 
@@ -177,8 +177,8 @@ pub(crate) enum TokenCommand {
 #[derive(Debug, Args)]
 pub(crate) struct TokenCreateArgs {
     /// What its bearer may do.
-    #[arg(long, value_enum, default_value = "agent")]
-    pub(crate) scope: ScopeArg,
+    #[arg(long, default_value = "agent", value_name = "agent|operator|viewer")]
+    pub(crate) scope: Scope,
     /// Name for the node or the person, in place of their own wish.
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -188,27 +188,6 @@ pub(crate) struct TokenCreateArgs {
     /// How long it can be used: 90s, 15m, 24h, 7d.
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
     pub(crate) valid: Duration,
-}
-
-/// What a certificate allows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum ScopeArg {
-    /// Be a node.
-    Agent,
-    /// Do everything that people do.
-    Operator,
-    /// Look, and change nothing.
-    Viewer,
-}
-
-impl From<ScopeArg> for AccessScope {
-    fn from(scope: ScopeArg) -> Self {
-        match scope {
-            ScopeArg::Agent => Self::Agent,
-            ScopeArg::Operator => Self::Operator,
-            ScopeArg::Viewer => Self::Viewer,
-        }
-    }
 }
 
 /// `hatchery certificate`.

@@ -1,6 +1,7 @@
 //! The vocabulary of Hatchery: identifiers, specifications, manifests, digests, time, settings, telemetry and TLS
 //! material. No async runtime, no wire format, no libtorch.
 
+pub mod access;
 pub mod blob;
 pub mod checkpoint;
 pub mod dataset;

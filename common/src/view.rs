@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::Scope,
     checkpoint::CheckpointManifest,
     device::Device,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
@@ -231,7 +232,7 @@ pub struct CertificateView {
     /// Its identity.
     pub id: CertificateId,
     /// What it allows: `agent`, `operator`, `viewer`.
-    pub scope: AccessScope,
+    pub scope: Scope,
     /// The node's or the person's name.
     pub name: Name,
     /// The node, for an agent.
@@ -240,27 +241,4 @@ pub struct CertificateView {
     pub issued_at: Timestamp,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
-}
-
-/// What the bearer of a certificate may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessScope {
-    /// Be a node.
-    Agent,
-    /// Do everything that people do.
-    Operator,
-    /// Look, and change nothing.
-    Viewer,
-}
-
-impl AccessScope {
-    /// One lower-case word.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-        }
-    }
 }

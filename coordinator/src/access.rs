@@ -9,11 +9,12 @@ use std::{
 };
 
 use hatchery_common::{
+    access::Scope,
     id::{CertificateId, Name, NodeId},
     tls::Role,
 };
 use hatchery_proto::transport::Peer;
-use hatchery_scheduler::{Certificate, Cluster, Scope};
+use hatchery_scheduler::{Certificate, Cluster};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use tokio::sync::watch;
@@ -79,13 +80,13 @@ const TABLE: [(&str, Who); 34] = [
 ];
 
 impl Who {
-    fn allows(self, scope: &Scope) -> bool {
+    fn allows(self, scope: Scope) -> bool {
         match self {
             Self::Anyone | Self::Members => true,
-            Self::Agents => *scope == Scope::Agent,
+            Self::Agents => scope == Scope::Agent,
             Self::AgentsAndOperators => matches!(scope, Scope::Agent | Scope::Operator),
             Self::People => matches!(scope, Scope::Operator | Scope::Viewer),
-            Self::Operators => *scope == Scope::Operator,
+            Self::Operators => scope == Scope::Operator,
         }
     }
 }
@@ -166,7 +167,7 @@ impl AccessLayer {
             ));
         }
         match who {
-            Some(who) if who.allows(&certificate.scope) => Ok(Some(Caller {
+            Some(who) if who.allows(certificate.scope) => Ok(Some(Caller {
                 certificate: certificate.id,
                 name: certificate.name.clone(),
                 node: certificate.node,

@@ -1,11 +1,12 @@
 //! The fleet's history in words.
 
 use hatchery_common::{
+    access::Scope,
     id::{JobId, NodeId},
     recipe::NodeSelector,
     view::EventView,
 };
-use hatchery_scheduler::{Change, Cluster, JobPhase, LeaseEnd, Scope};
+use hatchery_scheduler::{Change, Cluster, JobPhase, LeaseEnd};
 
 use crate::store::Event;
 
@@ -40,11 +41,11 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
     let node = |id: &NodeId| node_name(cluster, *id);
     match change {
         Change::TokenCreated { token, .. } => {
-            format!("{} made a join string for {}", token.created_by, scope_name(&token.scope))
+            format!("{} made a join string for {}", token.created_by, scope_name(token.scope))
         }
         Change::TokenUsed { .. } => "a join string was used".to_owned(),
         Change::CertificateIssued { certificate } => {
-            format!("{} got a certificate as {}", certificate.name, scope_name(&certificate.scope))
+            format!("{} got a certificate as {}", certificate.name, scope_name(certificate.scope))
         }
         Change::CertificateRevoked { certificate, .. } => match cluster.certificates.get(certificate) {
             Some(known) => format!("certificate {} of {} was revoked", certificate.short(), known.name),
@@ -107,7 +108,7 @@ fn job_name(cluster: &Cluster, job: JobId) -> String {
     cluster.jobs.get(&job).map_or_else(|| format!("job {id}"), |job| format!("{} ({id})", job.spec.name))
 }
 
-const fn scope_name(scope: &Scope) -> &'static str {
+const fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Agent => "an agent",
         Scope::Operator => "an operator",

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use hatchery_common::{
+    access::Scope,
     blob::BlobStore,
     id::BlobId,
     time::Timestamp,
     tls::{Authority, Identity, Role, TlsError},
 };
-use hatchery_scheduler::{Certificate, Scope};
+use hatchery_scheduler::Certificate;
 
 use crate::{
     generate::Answers, logs::Logs, mailbox::Mailbox, refusal::Refusal, sessions::Sessions,

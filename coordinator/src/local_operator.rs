@@ -3,13 +3,14 @@
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use hatchery_common::{
+    access::Scope,
     durable::{self, FileError},
     id::{CertificateId, Name, NodeId},
     recipe::Labels,
     time::Timestamp,
     tls::{Authority, CREDENTIALS_FILE, Credentials, JoinSecret, KeyHash, TlsError, validity},
 };
-use hatchery_scheduler::{Cluster, Outcome, Request, Scope};
+use hatchery_scheduler::{Cluster, Outcome, Request};
 
 use crate::{
     house,

@@ -5,12 +5,12 @@ use hatchery_common::{
     session::{AttemptPhase, AttemptReport, ReplicaState},
     time::{BootTime, Timestamp},
     view::{
-        AccessScope, CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState, NodeView,
-        ReplicaView, RunningView, StatusView,
+        CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState, NodeView, ReplicaView,
+        RunningView, StatusView,
     },
 };
 use hatchery_scheduler::{
-    Certificate, Checkpoint, Dataset, Job, JobPhase, Node, ObservedNode, Scope, assignment, desired_nodes,
+    Certificate, Checkpoint, Dataset, Job, JobPhase, Node, ObservedNode, assignment, desired_nodes,
 };
 
 use crate::{describe::node_name, mailbox::Snapshot};
@@ -172,11 +172,7 @@ pub(crate) fn replica(snapshot: &Snapshot, node: NodeId, checkpoint: CheckpointI
 pub(crate) fn certificate(certificate: &Certificate) -> CertificateView {
     CertificateView {
         id: certificate.id,
-        scope: match certificate.scope {
-            Scope::Agent => AccessScope::Agent,
-            Scope::Operator => AccessScope::Operator,
-            Scope::Viewer => AccessScope::Viewer,
-        },
+        scope: certificate.scope,
         name: certificate.name.clone(),
         node: certificate.node,
         issued_at: certificate.issued_at,

@@ -11,12 +11,12 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use hatchery_common::{
+    access::Scope,
     generate::{GenerationPart, Sampling},
     id::{DatasetId, Name, NodeId},
     recipe::{JobSpec, Labels, Recipe},
     session::{AgentMessage, CoordinatorMessage},
-    tls::{Authority, Identity, JoinScope, JoinSecret, JoinString, Role},
-    view::AccessScope,
+    tls::{Authority, Identity, JoinSecret, JoinString, Role},
 };
 use hatchery_proto::{
     client::{AgentsClient, CallError, FleetClient, GenerateCall, TokenCall},
@@ -262,7 +262,7 @@ async fn answers_become_views_or_say_what_is_wrong_with_them() {
     assert_eq!(parts[0], GenerationPart::Text { bytes: b"the".to_vec() });
     assert!(matches!(parts[1], GenerationPart::Finished(_)));
 
-    let call = TokenCall { scope: AccessScope::Viewer, name: None, labels: Labels::new(), valid: None };
+    let call = TokenCall { scope: Scope::Viewer, name: None, labels: Labels::new(), valid: None };
     assert_eq!(client.create_token(&call).await.unwrap().1.0, 5);
 }
 
@@ -306,7 +306,7 @@ async fn one_joins_with_a_key_of_ones_own_and_renews() {
         addresses: vec![server.address.to_string()],
         authority: authority().key_hash(),
         secret,
-        scope: JoinScope::Agent,
+        scope: Scope::Agent,
     };
     let name = Name::from_lossy("gpu-a");
     let (credentials, given, joined) = AgentsClient::join(&join, &name, &Labels::new()).await.unwrap();

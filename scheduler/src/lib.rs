@@ -28,7 +28,7 @@ mod wait;
 pub use assignment::{assignment, desired_nodes};
 pub use change::{Change, LeaseEnd};
 pub use cluster::{
-    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout, Scope,
+    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout,
 };
 pub use decide::{Decision, Outcome, decide};
 pub use observed::{Now, Observed, ObservedNode};

@@ -1,6 +1,7 @@
 //! Requests: what people and agents want changed, and why it may be refused.
 
 use hatchery_common::{
+    access::Scope,
     checkpoint::CheckpointManifest,
     dataset::DatasetManifest,
     digest::Digest,
@@ -11,8 +12,6 @@ use hatchery_common::{
     time::Timestamp,
     trainer::Ending,
 };
-
-use crate::cluster::Scope;
 
 /// What somebody wants changed. Fresh ids are drawn by the caller, so that deciding stays pure.
 #[derive(Clone, Debug, PartialEq)]

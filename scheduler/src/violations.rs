@@ -5,10 +5,11 @@ use std::{
     fmt,
 };
 
+use hatchery_common::access::Scope;
 use hatchery_common::id::{Epoch, Name, NodeId};
 
 use crate::{
-    cluster::{Cluster, Job, JobPhase, Scope},
+    cluster::{Cluster, Job, JobPhase},
     limits::FAILURES_MAX,
 };
 

@@ -8,6 +8,7 @@ mod world;
 use std::time::Duration;
 
 use hatchery_common::{
+    access::Scope,
     device::{Device, DeviceKind},
     digest::Digest,
     id::{Epoch, JobId, NodeId, RequestId},
@@ -414,7 +415,7 @@ fn a_token_must_expire_later() {
     let mut world = World::new();
     let request = Request::CreateToken {
         secret: Digest::of(b"secret"),
-        scope: hatchery_scheduler::Scope::Viewer,
+        scope: Scope::Viewer,
         name: None,
         labels: [].into(),
         by: name("ann"),

@@ -93,7 +93,7 @@ impl Fleet {
         let mut process =
             Process::start(self.command(&["coordinator", "--listen", &self.address, "--lease-secs", &lease]));
         let line = process.wait_for_stderr("coordinator ready at ");
-        self.address = line.rsplit(' ').next().expect("the line ends with the address").to_owned();
+        line.rsplit(' ').next().expect("the line ends with the address").clone_into(&mut self.address);
         self.coordinator = Some(process);
     }
 

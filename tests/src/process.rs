@@ -64,7 +64,9 @@ impl Process {
             match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(line) => self.seen.push(line),
-                Err(_) => panic!("stderr never said {text:?}; it said:\n{}", self.seen.join("\n")),
+                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {
+                    panic!("stderr never said {text:?}; it said:\n{}", self.seen.join("\n"))
+                }
             }
         }
     }

@@ -1,12 +1,6 @@
 //! `login`, `token`, `certificate`: who may do what.
 
-use hatchery_common::{
-    durable,
-    id::Name,
-    recipe::Labels,
-    tls::{JoinScope, JoinString},
-    view::AccessScope,
-};
+use hatchery_common::{access::Scope, durable, id::Name, recipe::Labels, tls::JoinString};
 use hatchery_proto::client::{AgentsClient, TokenCall};
 use serde_json::json;
 
@@ -26,7 +20,7 @@ pub(crate) fn parse_join_string(text: &str) -> Result<JoinString, Failure> {
 /// `hatchery login`.
 pub(crate) async fn login(args: LoginArgs, home: &Home, output: Output) -> Outcome {
     let join = parse_join_string(&args.join)?;
-    if join.scope == JoinScope::Agent {
+    if join.scope == Scope::Agent {
         return Err(Failure::usage(
             "this join string is for a machine: use it with `hatchery agent --join`, or make one for a person with \
              `hatchery token create --scope operator`",
@@ -48,7 +42,7 @@ pub(crate) async fn login(args: LoginArgs, home: &Home, output: Output) -> Outco
 pub(crate) async fn token(command: TokenCommand, home: &Home, output: Output) -> Outcome {
     let TokenCommand::Create(TokenCreateArgs { scope, name, labels, valid }) = command;
     let call = TokenCall {
-        scope: AccessScope::from(scope),
+        scope,
         name: name.map(|name| Name::new("--name", &name)).transpose().map_err(Failure::usage)?,
         labels: labels.into_iter().collect(),
         valid: Some(valid),
@@ -56,8 +50,8 @@ pub(crate) async fn token(command: TokenCommand, home: &Home, output: Output) ->
     let scope = call.scope;
     let (join_string, expires_at) = home.fleet().await?.create_token(&call).await?;
     let command = match scope {
-        AccessScope::Agent => format!("hatchery agent --join '{join_string}'"),
-        AccessScope::Operator | AccessScope::Viewer => format!("hatchery login '{join_string}'"),
+        Scope::Agent => format!("hatchery agent --join '{join_string}'"),
+        Scope::Operator | Scope::Viewer => format!("hatchery login '{join_string}'"),
     };
     let value = json!({
         "join_string": join_string, "scope": scope, "expires_at": expires_at, "command": command,

@@ -4,11 +4,11 @@ use std::{future::Future, path::PathBuf};
 
 use hatchery_agent::AgentSettings;
 use hatchery_common::{
+    access::Scope,
     recipe::Labels,
     settings::{Layers, Resolved, Source},
     telemetry::Telemetry,
     tls::Credentials,
-    view::AccessScope,
 };
 use hatchery_coordinator::{CoordinatorSettings, Ready};
 use hatchery_proto::client::{FleetClient, TokenCall};
@@ -192,7 +192,7 @@ async fn agent_credentials(
              `hatchery agent --join 'STRING'`; or start both here with `hatchery up`",
         ));
     };
-    let call = TokenCall { scope: AccessScope::Agent, name: None, labels: Labels::default(), valid: None };
+    let call = TokenCall { scope: Scope::Agent, name: None, labels: Labels::default(), valid: None };
     let (join_string, _) = FleetClient::connect(&operator).await?.create_token(&call).await?;
     let joined =
         hatchery_agent::join(&parse_join_string(&join_string)?, settings).await.map_err(join_failure)?;

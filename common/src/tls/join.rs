@@ -6,6 +6,7 @@ use std::{fmt, str::FromStr};
 use data_encoding::BASE32_NOPAD;
 
 use crate::{
+    access::Scope,
     digest::Digest,
     field::FieldError,
     tls::{KeyHash, configuration::provider},
@@ -21,52 +22,12 @@ const ADDRESS_BYTES_MAX: usize = 255;
 /// Longest join string, in characters, spaces left out.
 const TEXT_LEN_MAX: usize = 8192;
 
-/// What a new machine or person may become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum JoinScope {
-    /// A node's agent.
-    Agent,
-    /// Someone who may change things.
-    Operator,
-    /// Someone who may look.
-    Viewer,
-}
-
-impl JoinScope {
-    const ALL: [Self; 3] = [Self::Agent, Self::Operator, Self::Viewer];
-
-    /// `agent`, `operator` or `viewer`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-        }
-    }
-
-    fn code(self) -> u8 {
-        match self {
-            Self::Agent => 1,
-            Self::Operator => 2,
-            Self::Viewer => 3,
-        }
-    }
-}
-
-impl fmt::Display for JoinScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for JoinScope {
-    type Err = FieldError;
-
-    fn from_str(text: &str) -> Result<Self, FieldError> {
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.name() == text)
-            .ok_or_else(|| FieldError::new("scope", format!("`{text}` is none of agent, operator, viewer")))
+/// A scope's byte in a join string.
+const fn code(scope: Scope) -> u8 {
+    match scope {
+        Scope::Agent => 1,
+        Scope::Operator => 2,
+        Scope::Viewer => 3,
     }
 }
 
@@ -121,7 +82,7 @@ pub struct JoinString {
     /// Good once.
     pub secret: JoinSecret,
     /// For what.
-    pub scope: JoinScope,
+    pub scope: Scope,
 }
 
 /// Why a text is no join string.
@@ -156,7 +117,7 @@ pub enum JoinStringError {
 
 impl fmt::Display for JoinString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = vec![VERSION, self.scope.code()];
+        let mut bytes = vec![VERSION, code(self.scope)];
         bytes.extend(self.authority.as_bytes());
         bytes.extend(self.secret.as_bytes());
         // Longer ones do not pass `check`, here or where it is read.
@@ -211,7 +172,7 @@ impl JoinString {
 }
 
 fn parse(content: &[u8]) -> Option<JoinString> {
-    let (&code, content) = content.split_first()?;
+    let (&number, content) = content.split_first()?;
     let (authority, content) = content.split_first_chunk::<32>()?;
     let (secret, mut content) = content.split_first_chunk::<{ JoinSecret::BYTES }>()?;
     let mut addresses = Vec::new();
@@ -224,7 +185,7 @@ fn parse(content: &[u8]) -> Option<JoinString> {
         addresses,
         authority: KeyHash::from_bytes(*authority),
         secret: JoinSecret(*secret),
-        scope: JoinScope::ALL.into_iter().find(|scope| scope.code() == code)?,
+        scope: Scope::ALL.into_iter().find(|scope| code(*scope) == number)?,
     })
 }
 
@@ -264,7 +225,7 @@ mod tests {
             ],
             authority: KeyHash::from_bytes([7; 32]),
             secret: JoinSecret::random(),
-            scope: JoinScope::Agent,
+            scope: Scope::Agent,
         }
     }
 

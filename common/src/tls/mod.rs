@@ -23,5 +23,5 @@ pub use configuration::{
 pub use credentials::{CREDENTIALS_FILE, Credentials};
 pub use error::TlsError;
 pub use identity::{Identity, Role, node_server_name};
-pub use join::{JoinScope, JoinSecret, JoinString, JoinStringError, check_address};
+pub use join::{JoinSecret, JoinString, JoinStringError, check_address};
 pub use pinned::WrongAuthority;

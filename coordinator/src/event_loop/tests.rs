@@ -8,6 +8,7 @@ use std::{
 };
 
 use hatchery_common::{
+    access::Scope,
     dataset::{DatasetFile, DatasetManifest},
     device::Device,
     digest::Digest,
@@ -17,7 +18,7 @@ use hatchery_common::{
     recipe::{DeviceWishes, JobSpec, Labels, RawTrainSpec, ReplicaPolicy, TrainSpec},
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Request, Scope};
+use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Request};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{EventLoop, LoopError};

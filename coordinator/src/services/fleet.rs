@@ -11,11 +11,10 @@ use hatchery_common::{
     recipe::{JobSpec, NodeSelector},
     session::AnswerPart,
     time::{BootTime, Timestamp},
-    tls::{JoinScope, JoinSecret, JoinString},
-    view::AccessScope,
+    tls::{JoinSecret, JoinString},
 };
 use hatchery_proto::{convert, v1};
-use hatchery_scheduler::{Outcome, Request as Change, Scope};
+use hatchery_scheduler::{Outcome, Request as Change};
 use tonic::{Request, Response, Status};
 
 use super::Answers;
@@ -324,26 +323,22 @@ impl v1::fleet_server::Fleet for FleetService {
         let by = Caller::of(&request)?.name;
         let request = request.into_inner();
         let read = || {
-            let (scope, join_scope) = match convert::scope(request.scope)? {
-                AccessScope::Agent => (Scope::Agent, JoinScope::Agent),
-                AccessScope::Operator => (Scope::Operator, JoinScope::Operator),
-                AccessScope::Viewer => (Scope::Viewer, JoinScope::Viewer),
-            };
+            let scope = convert::scope(request.scope)?;
             let name = request.name.as_deref().map(|name| Name::new("name", name)).transpose()?;
             let labels = convert::labels("labels", &request.labels)?;
             let (least, most, default) = TOKEN_SECS;
             let secs = if request.valid_secs == 0 { default } else { request.valid_secs };
             let valid = Duration::from_secs(check_range("valid_secs", secs, least, most)?);
-            Ok((scope, join_scope, name, labels, valid))
+            Ok((scope, name, labels, valid))
         };
-        let (scope, join_scope, name, labels, valid) = read().map_err(Refusal::Field)?;
+        let (scope, name, labels, valid) = read().map_err(Refusal::Field)?;
         let secret = JoinSecret::random();
         let expires_at = Timestamp::now() + valid;
         let digest = secret.digest();
         self.change(Change::CreateToken { secret: digest, scope, name, labels, by, expires_at }).await?;
         let authority = self.house.authority.key_hash();
         let addresses = self.house.addresses.clone();
-        let join_string = JoinString { addresses, authority, secret, scope: join_scope }.to_string();
+        let join_string = JoinString { addresses, authority, secret, scope }.to_string();
         Ok(Response::new(v1::CreateTokenResponse { join_string, expires_at_ms: expires_at.0 }))
     }
 

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
 use hatchery_common::{
+    access::Scope,
     id::{Epoch, JobId, Name},
     time::Timestamp,
     trainer::Metrics,
 };
 use hatchery_scheduler::{
-    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout, Scope,
+    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout,
 };
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
@@ -158,12 +159,7 @@ fn phase(word: &str, why: Option<String>) -> Result<JobPhase, String> {
 }
 
 fn scope(word: &str) -> Result<Scope, String> {
-    Ok(match word {
-        "agent" => Scope::Agent,
-        "operator" => Scope::Operator,
-        "viewer" => Scope::Viewer,
-        other => return Err(format!("there is no scope `{other}`")),
-    })
+    word.parse::<Scope>().map_err(|error| error.to_string())
 }
 
 /// Reads JSON that stands in `table`.

@@ -2,7 +2,7 @@
 //! stored touches no row, and the whole transaction is undone.
 
 use hatchery_common::{id::Name, node::Inventory, time::Timestamp};
-use hatchery_scheduler::{Change, JobPhase, LeaseEnd, Scope};
+use hatchery_scheduler::{Change, JobPhase, LeaseEnd};
 use rusqlite::{Params, params};
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 secret.to_string(),
-                scope(&token.scope),
+                token.scope.name(),
                 token.name.as_ref().map(Name::as_str),
                 json(&token.labels),
                 token.created_by.as_str(),
@@ -42,7 +42,7 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 certificate.id.to_string(),
-                scope(&certificate.scope),
+                certificate.scope.name(),
                 certificate.node.map(|node| node.to_string()),
                 certificate.name.as_str(),
                 time(certificate.issued_at),
@@ -242,12 +242,4 @@ fn time(at: Timestamp) -> i64 {
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("ids, text and checked numbers are always JSON")
-}
-
-fn scope(scope: &Scope) -> &'static str {
-    match scope {
-        Scope::Agent => "agent",
-        Scope::Operator => "operator",
-        Scope::Viewer => "viewer",
-    }
 }

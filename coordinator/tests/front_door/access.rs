@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use futures::stream;
 use hatchery_common::{
+    access::Scope,
     recipe::Labels,
     tls::{Authority, Credentials, Identity, JoinString, Role, client_config, client_config_pinned},
-    view::AccessScope,
 };
 use hatchery_proto::{
     DESCRIPTORS,
@@ -82,11 +82,11 @@ fn code(result: Result<(), Status>) -> Code {
 async fn every_call_is_denied_to_those_it_is_not_for() {
     let house = House::start().await;
     let operator = house.credentials();
-    let (agent, _) = join(&house, AccessScope::Agent, "box").await;
-    let (viewer, _) = join(&house, AccessScope::Viewer, "eve").await;
+    let (agent, _) = join(&house, Scope::Agent, "box").await;
+    let (viewer, _) = join(&house, Scope::Viewer, "eve").await;
     let fleet = house.fleet().await;
     let mut revoked = Vec::new();
-    for scope in [AccessScope::Agent, AccessScope::Operator, AccessScope::Viewer] {
+    for scope in [Scope::Agent, Scope::Operator, Scope::Viewer] {
         let (credentials, _) = join(&house, scope, "gone").await;
         let channel = channel_of(&credentials).await;
         let id = credentials.identity().unwrap().certificate.to_string();
@@ -149,7 +149,7 @@ async fn a_certificate_must_stand_in_the_records_as_it_is() {
     let house = House::start().await;
     // The authority's key in wrong hands is not enough: what it signed must be in the records.
     let authority = Authority::create_or_load(&house.state().join("authority")).unwrap();
-    let (known, _) = join(&house, AccessScope::Viewer, "eve").await;
+    let (known, _) = join(&house, Scope::Viewer, "eve").await;
     let known_id = known.identity().unwrap().certificate;
     for identity in [
         Identity::new(Role::Operator(name("mallory"))),
@@ -168,7 +168,7 @@ async fn a_certificate_must_stand_in_the_records_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_known_by_its_key_before_a_word_is_said() {
     let (house, impostor) = (House::start().await, House::start().await);
-    let (text, _) = soon(house.fleet().await.create_token(&token(AccessScope::Agent))).await.unwrap();
+    let (text, _) = soon(house.fleet().await.create_token(&token(Scope::Agent))).await.unwrap();
     let mut string: JoinString = text.parse().unwrap();
     let good = string.addresses.clone();
     string.addresses = vec![impostor.address()];

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use hatchery_common::{
+    access::Scope,
     blob::{BlobLimits, BlobStore},
     checkpoint::CheckpointManifest,
     device::Device,
@@ -16,7 +17,7 @@ use hatchery_common::{
     },
     tls::{Credentials, JoinString},
     trainer::{Calibration, Ending},
-    view::{AccessScope, JobView},
+    view::JobView,
 };
 use hatchery_proto::{
     client::{AgentsClient, Answers, CallError, TokenCall},
@@ -28,12 +29,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::house::{House, checkpoint, name, soon};
 
-pub(crate) fn token(scope: AccessScope) -> TokenCall {
+pub(crate) fn token(scope: Scope) -> TokenCall {
     TokenCall { scope, name: None, labels: Labels::new(), valid: None }
 }
 
 /// Joins as `scope` under the name `called`.
-pub(crate) async fn join(house: &House, scope: AccessScope, called: &str) -> (Credentials, Option<NodeId>) {
+pub(crate) async fn join(house: &House, scope: Scope, called: &str) -> (Credentials, Option<NodeId>) {
     let (text, _) = soon(house.fleet().await.create_token(&token(scope))).await.unwrap();
     let string: JoinString = text.parse().unwrap();
     let (credentials, given, node) =
@@ -81,7 +82,7 @@ pub(crate) fn inventory() -> Inventory {
 
 impl Agent {
     pub(crate) async fn join(house: &House, called: &str) -> Self {
-        let (credentials, node) = join(house, AccessScope::Agent, called).await;
+        let (credentials, node) = join(house, Scope::Agent, called).await;
         let folder = tempfile::tempdir().unwrap();
         let limits = BlobLimits { free_bytes_min: 0, ..BlobLimits::default() };
         let blobs = BlobStore::open(folder.path(), limits).unwrap();

@@ -2,9 +2,9 @@
 
 use futures::StreamExt as _;
 use hatchery_common::{
+    access::Scope,
     recipe::Labels,
     tls::{Identity, JoinString, Role},
-    view::AccessScope,
 };
 use hatchery_proto::client::{AgentsClient, CallError, FleetClient};
 
@@ -17,7 +17,7 @@ use crate::{
 async fn a_join_string_is_good_once() {
     let house = House::start().await;
     let fleet = house.fleet().await;
-    let mut wish = token(AccessScope::Agent);
+    let mut wish = token(Scope::Agent);
     wish.name = Some(name("attic"));
     wish.labels = Labels::from([(name("room"), name("attic"))]);
     let (text, _) = soon(fleet.create_token(&wish)).await.unwrap();
@@ -36,12 +36,12 @@ async fn a_join_string_is_good_once() {
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0].labels.len(), 2);
 
-    let (_, twin) = join(&house, AccessScope::Viewer, "eve").await;
+    let (_, twin) = join(&house, Scope::Viewer, "eve").await;
     assert_eq!(twin, None);
     let second = soon(fleet.create_token(&wish)).await.unwrap().0.parse().unwrap();
     let (_, given, _) = soon(AgentsClient::join(&second, &name("x"), &labels)).await.unwrap();
     assert_eq!(given.as_str(), "attic-2", "names of nodes are unique");
-    let mut short = token(AccessScope::Agent);
+    let mut short = token(Scope::Agent);
     short.valid = Some(std::time::Duration::from_secs(5));
     let error = soon(fleet.create_token(&short)).await.unwrap_err();
     assert!(error.to_string().starts_with("valid_secs: "), "{error}");

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use hatchery_common::{
+    access::Scope,
     dataset::DatasetManifest,
     generate::{GenerationPart, Sampling},
     id::{Epoch, Name, RequestId, RolloutId},
     recipe::{JobSpec, Labels, NodeSelector},
     time::Timestamp,
     tls::Credentials,
-    view::{
-        AccessScope, CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, StatusView,
-    },
+    view::{CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, StatusView},
 };
 use tonic::transport::Channel;
 
@@ -44,7 +43,7 @@ pub struct GenerateCall {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenCall {
     /// For whom.
-    pub scope: AccessScope,
+    pub scope: Scope,
     /// Name for the node or the person; none: the joiner's own wish.
     pub name: Option<Name>,
     /// Labels for the node.

@@ -1,11 +1,11 @@
 //! Enumerations. The wire has them as numbers, of which a newer peer may know more.
 
 use hatchery_common::{
+    access::Scope,
     device::DeviceKind,
     field::FieldError,
     recipe::{Precision, ReplicateWhich},
     trainer::FailureCause,
-    view::AccessScope,
 };
 
 /// An enumeration with a number for each value on the wire; 0 stands for none of them.
@@ -42,21 +42,21 @@ macro_rules! enumeration {
 }
 
 mod wire {
-    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Scope as AccessScope};
+    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Scope};
 }
 
 enumeration!(DeviceKind: Cuda, Mps, Cpu);
 enumeration!(Precision: Auto, F32, Bf16);
 enumeration!(ReplicateWhich: Each, Last);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
-enumeration!(AccessScope: Agent, Operator, Viewer);
+enumeration!(Scope: Agent, Operator, Viewer);
 
 /// Reads a scope out of a request's field `scope`.
-pub fn scope(number: i32) -> Result<AccessScope, FieldError> {
-    AccessScope::read("scope", number)
+pub fn scope(number: i32) -> Result<Scope, FieldError> {
+    Scope::read("scope", number)
 }
 
 /// A scope as requests have it.
-pub fn scope_number(scope: AccessScope) -> i32 {
+pub fn scope_number(scope: Scope) -> i32 {
     scope.number()
 }

@@ -1,6 +1,7 @@
 //! What people are shown.
 
 use hatchery_common::{
+    access::Scope,
     device::Device,
     field::FieldError,
     id::{Epoch, Name},
@@ -8,8 +9,8 @@ use hatchery_common::{
     time::Timestamp,
     trainer::FailureCause,
     view::{
-        AccessScope, CertificateView, CheckpointView, DatasetView, EventView, FailureView, JobView,
-        NodeState, NodeView, ReplicaView, RunningView, StatusView,
+        CertificateView, CheckpointView, DatasetView, EventView, FailureView, JobView, NodeState, NodeView,
+        ReplicaView, RunningView, StatusView,
     },
 };
 
@@ -352,7 +353,7 @@ impl TryFrom<v1::Certificate> for CertificateView {
     fn try_from(certificate: v1::Certificate) -> Result<Self, FieldError> {
         Ok(Self {
             id: parsed("id", &certificate.id)?,
-            scope: AccessScope::read("scope", certificate.scope)?,
+            scope: Scope::read("scope", certificate.scope)?,
             name: Name::new("name", &certificate.name)?,
             node: parsed_optional("node", certificate.node.as_deref())?,
             issued_at: Timestamp(certificate.issued_at_ms),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use hatchery_common::{
+    access::Scope,
     digest::Digest,
     field::FieldError,
     id::{CertificateId, Name, NodeId},
@@ -13,7 +14,7 @@ use hatchery_common::{
 use super::{Decision, Outcome, check_labels, check_room};
 use crate::{
     change::Change,
-    cluster::{Certificate, Cluster, JoinToken, Scope},
+    cluster::{Certificate, Cluster, JoinToken},
     limits::{NODES_MAX, TOKENS_MAX},
     request::Rejected,
 };
@@ -67,7 +68,7 @@ pub(super) fn join(cluster: &Cluster, joiner: Joiner, at: Timestamp) -> Result<D
     } else {
         (name, None)
     };
-    let scope = token.scope.clone();
+    let scope = token.scope;
     let certificate = Certificate { id: certificate, scope, node, name, issued_at: at, revoked_at: None };
     issue(cluster, changes, certificate)
 }

@@ -6,6 +6,7 @@ mod steps;
 use std::time::Duration;
 
 use hatchery_common::{
+    access::Scope,
     checkpoint::{CheckpointFile, CheckpointManifest},
     dataset::{DatasetFile, DatasetManifest},
     device::{Device, DeviceKind},
@@ -102,7 +103,7 @@ impl World {
         let expires_at = self.now.wall + Duration::from_mins(1);
         self.ask(Request::CreateToken {
             secret,
-            scope: hatchery_scheduler::Scope::Agent,
+            scope: Scope::Agent,
             name: None,
             labels: [(name("room"), name("attic"))].into(),
             by: name("ann"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hatchery_common::{
+    access::Scope,
     device::{Device, DeviceKind},
     digest::Digest,
     id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
@@ -10,7 +11,7 @@ use hatchery_common::{
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
-use hatchery_scheduler::{Observed, Outcome, Rejected, Request, Scope};
+use hatchery_scheduler::{Observed, Outcome, Rejected, Request};
 use proptest::prelude::*;
 
 use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, spec};
@@ -183,7 +184,7 @@ impl World {
             self.join(["gpu-a", "cpu-b", "mac"][usize::from(which) % 3], &devices_of(devices));
             return;
         }
-        let scope = [Scope::Operator, Scope::Viewer][usize::from(scope)].clone();
+        let scope = [Scope::Operator, Scope::Viewer][usize::from(scope)];
         let secret = self.draw();
         let expires_at = self.now.wall + Duration::from_millis(1);
         let labels = [].into();
