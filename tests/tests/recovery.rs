@@ -1,4 +1,5 @@
 //! Processes killed for real, in the middle of their work.
+#![allow(clippy::unwrap_used, reason = "in a test, a value that is not there is a failure")]
 
 use std::path::Path;
 
