@@ -21,8 +21,6 @@ pub(crate) struct Binaries {
 /// How to build.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// As the tests run.
-    Dev,
     /// Optimised.
     Release,
     /// Optimised, and without any path of this machine in the trainer.
@@ -47,12 +45,9 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 
 /// Builds both binaries and says where they are, whatever target folder cargo is set to use.
 pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
-    let mut command = command(&["build", "--message-format=json-render-diagnostics"]);
+    let mut command = command(&["build", "--release", "--message-format=json-render-diagnostics"]);
     for package in BINARY_PACKAGES {
         command.args(["--package", package]);
-    }
-    if profile != Profile::Dev {
-        command.arg("--release");
     }
     if profile == Profile::Relocatable {
         command.env("HATCHERY_RELOCATABLE", "1");

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cargo::{self, Profile};
+use crate::cargo;
 use crate::phases::Phases;
 use crate::setup;
 
@@ -23,9 +23,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.no_setup {
         phases.run("setup", || setup::run(&setup::Options::default()))?;
     }
-    phases.run("build the binaries", || cargo::build_binaries(Profile::Dev))?;
-    phases.run("build the tests", || cargo::run(&["test", "--workspace", "--no-run"]))?;
-    let mut arguments = vec!["test", "--workspace", "--"];
+    // One build for everything: it makes the binaries too, because each has integration tests of its own.
+    let tests = ["test", "--workspace", "--features", "hatchery-common/failpoints"];
+    phases.run("build", || cargo::run(&[&tests[..], &["--no-run"]].concat()))?;
+    let mut arguments = tests.to_vec();
+    arguments.push("--");
     arguments.extend(options.arguments.iter().map(String::as_str));
     let outcome = phases.run("run the tests", || cargo::run(&arguments));
     phases.print();

@@ -111,6 +111,11 @@ impl Fleet {
         command
     }
 
+    /// Whether the demo is to end.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupt.check().is_err()
+    }
+
     /// Runs a command with the terminal as its own; it must succeed.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<()> {
         let status = self.interrupt.run(&mut self.command(arguments))?;

@@ -104,11 +104,14 @@ fn train(fleet: &Fleet, corpus: &Corpus, smallest: bool) -> Result<()> {
         arguments.extend(["--set", setting]);
     }
     eprintln!("$ hatchery {}", arguments.join(" "));
-    fleet.run(&arguments).with_context(|| match fleet.command(&["logs", JOB]).output() {
-        Ok(logs) => {
-            format!("the job did not complete; its trainers said:\n{}", String::from_utf8_lossy(&logs.stdout))
+    fleet.run(&arguments).map_err(|error| {
+        let logs = fleet.command(&["logs", JOB]).output();
+        match logs {
+            Ok(logs) if !fleet.is_interrupted() => {
+                error.context(format!("the trainers said:\n{}", String::from_utf8_lossy(&logs.stdout)))
+            }
+            _ => error,
         }
-        Err(_) => "the job did not complete".to_owned(),
     })
 }
 
@@ -117,8 +120,19 @@ fn show_results(fleet: &Fleet) -> Result<()> {
     fleet.run(&["checkpoints", JOB])?;
 
     heading("an answer from each node");
-    let generate =
-        ["generate", JOB, "--prompt", PROMPT, "--max-bytes", ANSWER_BYTES, "--seed", "1", "--all-nodes"];
+    let generate = [
+        "generate",
+        JOB,
+        "--prompt",
+        PROMPT,
+        "--max-bytes",
+        ANSWER_BYTES,
+        "--temperature",
+        "0.6",
+        "--seed",
+        "1",
+        "--all-nodes",
+    ];
     let answers = fleet.json(&generate)?;
     let answers: &Vec<Value> =
         answers.as_array().context("`hatchery generate --all-nodes` printed no list")?;

@@ -5,9 +5,11 @@ use serde_json::Value;
 const HEADINGS: [&str; 9] =
     ["node", "device", "steps/s", "start loss", "train loss", "val. loss", "memory", "time", "answers in"];
 
-/// One line for each node: the one that trained with its figures, all with the time of their answer.
+/// One line for each node: first the one that trained, with its figures, and all with the time of their answer.
 pub(crate) fn table(job: &Value, answers: &[Value]) -> String {
-    let rows = answers.iter().map(|answer| row(job, answer));
+    let (trained, others): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer["node"] == job["node"]);
+    let rows = trained.into_iter().chain(others).map(|answer| row(job, answer));
     layout(&std::iter::once(HEADINGS.map(str::to_owned)).chain(rows).collect::<Vec<_>>())
 }
 
@@ -70,7 +72,7 @@ mod tests {
             "validation": {"step": 300, "loss": 2.401}, "metrics": {"first_loss": 5.56},
         });
         let answers =
-            [json!({"node": "alder", "latency_ms": 211.4}), json!({"node": "birch", "latency_ms": 98.0})];
+            [json!({"node": "birch", "latency_ms": 98.0}), json!({"node": "alder", "latency_ms": 211.4})];
         let expected = "\
 node   device  steps/s  start loss  train loss  val. loss  memory  time  answers in
 alder  cpu        4.57        5.56        2.31       2.40  412 MB  80 s      211 ms
