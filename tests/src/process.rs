@@ -22,7 +22,7 @@ pub fn binary(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "{} is not built: run the tests with `cargo xtask test`, or first `cargo build --workspace`",
+        "{} is not built: run the tests with `cargo xtask test`, or first `cargo build -p hatchery-cli -p hatchery-trainer`",
         path.display()
     );
     path

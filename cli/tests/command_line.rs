@@ -1,0 +1,97 @@
+//! What `hatchery` says without a coordinator: help, versions, completions, wrong usage.
+#![allow(clippy::unwrap_used, reason = "in a test, a value that is not there is a failure")]
+
+use std::process::{Command, Output, Stdio};
+
+fn hatchery(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hatchery"))
+        .args(arguments)
+        .env("HATCHERY_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .unwrap()
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = hatchery(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn help_teaches_every_command() {
+    let help = stdout(&["--help"]);
+    for said in ["hatchery up", "Exit codes:", "3 no coordinator answers"] {
+        assert!(help.contains(said), "{said}: {help}");
+    }
+    let commands = [
+        "up",
+        "coordinator",
+        "agent",
+        "login",
+        "token",
+        "certificate",
+        "submit",
+        "jobs",
+        "job",
+        "watch",
+        "logs",
+        "cancel",
+        "nodes",
+        "node",
+        "datasets",
+        "checkpoints",
+        "push",
+        "generate",
+        "events",
+        "status",
+        "version",
+        "completions",
+    ];
+    for command in commands {
+        assert!(help.contains(&format!("\n  {command}")), "{command} is not in the list");
+        assert!(stdout(&[command, "--help"]).contains("Usage:"), "{command}");
+    }
+    assert!(stdout(&["submit", "--help"]).contains("--set train.steps=500"), "help shows an example");
+}
+
+#[test]
+fn version_is_also_json() {
+    assert!(stdout(&["version"]).starts_with(concat!("hatchery ", env!("CARGO_PKG_VERSION"))));
+    let version: serde_json::Value = serde_json::from_str(&stdout(&["version", "--output", "json"])).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&["completions", shell]).contains("checkpoints"), "{shell}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["submit", "--nonsense"],
+        &["push", "--to"],
+        &["token", "create", "--scope", "king"],
+    ] {
+        let output = hatchery(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+    }
+    let typo = hatchery(&["agent", "--join", "hatchery-join-typo"]);
+    assert_eq!(typo.status.code(), Some(2), "{typo:?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hatchery"))
+        .args(["version"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
