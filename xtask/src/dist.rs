@@ -36,7 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         format!("hatchery-{}-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     let dist = repo::root().join("dist");
     let archive = phases.run("pack", || pack(&dist, &name, &binaries, options.cpu))?;
-    phases.run("try it", || smoke_test(&archive, &name))?;
+    phases.run("try it", || smoke_test(&dist, &archive, &name))?;
     phases.print();
     let size_bytes = fs::metadata(&archive)?.len();
     println!("{} ({})", archive.display(), HumanBytes(size_bytes));
@@ -90,15 +90,17 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Unpacks the archive where nothing else is and starts both binaries without any environment.
-fn smoke_test(archive: &Path, name: &str) -> Result<()> {
-    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
+fn smoke_test(dist: &Path, archive: &Path, name: &str) -> Result<()> {
+    // Beside the archive: the system's temporary folder may be too small for it.
+    let scratch = tempfile::tempdir_in(dist).context("cannot write to dist/")?;
     let status = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(scratch.path()).status()?;
     if !status.success() {
         bail!("tar cannot unpack {}", archive.display());
     }
-    let bin = scratch.path().join(name).join("bin");
+    let top = scratch.path().join(name);
+    let mut printed = String::new();
     for (binary, argument) in [("hatchery", "version"), ("hatchery-trainer", "doctor")] {
-        let output = Command::new(bin.join(binary))
+        let output = Command::new(top.join("bin").join(binary))
             .arg(argument)
             .env_clear()
             .env("HOME", scratch.path())
@@ -109,6 +111,11 @@ fn smoke_test(archive: &Path, name: &str) -> Result<()> {
         if !output.status.success() {
             bail!("the packed `{binary} {argument}` failed ({})", output.status);
         }
+        printed += &String::from_utf8_lossy(&output.stdout);
+    }
+    let libtorch = top.join("libtorch").canonicalize()?;
+    if !printed.contains(&*libtorch.to_string_lossy()) {
+        bail!("the packed trainer does not run on the packed libtorch in {}", libtorch.display());
     }
     Ok(())
 }
