@@ -63,7 +63,7 @@ impl From<CallError> for Failure {
         let code = match &error {
             CallError::Unreachable(_) => Code::Unreachable,
             CallError::NotFound(_) => Code::NotFound,
-            CallError::Refused(_) | CallError::Denied(_) => Code::Refused,
+            CallError::Refused(_) | CallError::Full(_) | CallError::Denied(_) => Code::Refused,
             CallError::Failed(_) => Code::Failed,
         };
         Self::new(code, error)

@@ -189,7 +189,7 @@ async fn refusals_are_sorted_by_what_the_caller_can_do() {
         (tonic::Code::AlreadyExists, CallError::Refused(why())),
         (tonic::Code::FailedPrecondition, CallError::Refused(why())),
         (tonic::Code::Aborted, CallError::Refused(why())),
-        (tonic::Code::ResourceExhausted, CallError::Refused(why())),
+        (tonic::Code::ResourceExhausted, CallError::Full(why())),
         (tonic::Code::OutOfRange, CallError::Refused(why())),
         (tonic::Code::PermissionDenied, CallError::Denied(why())),
         (tonic::Code::Unauthenticated, CallError::Denied(why())),

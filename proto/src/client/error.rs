@@ -19,6 +19,9 @@ pub enum CallError {
     /// The coordinator has understood and does not do it; a changed call may work.
     #[error("{0}")]
     Refused(String),
+    /// There is no room for it now: a disk is full, or a limit of the fleet is reached; the same call may work later.
+    #[error("{0}")]
+    Full(String),
     /// The caller is not who may do that, or the coordinator not who was meant.
     #[error("{0}")]
     Denied(String),
@@ -88,8 +91,8 @@ impl From<Status> for CallError {
             | Code::AlreadyExists
             | Code::FailedPrecondition
             | Code::Aborted
-            | Code::ResourceExhausted
             | Code::OutOfRange => Self::Refused(said),
+            Code::ResourceExhausted => Self::Full(said),
             Code::Unauthenticated | Code::PermissionDenied => Self::Denied(said),
             Code::Unimplemented => Self::Failed(format!(
                 "the coordinator does not know this call; are both sides of the same release? ({said})"
