@@ -211,7 +211,7 @@ impl EventLoop {
                 last_output: last_output.clone(),
             };
             if let Err(rejected) = self.try_request(request, now) {
-                tracing::debug!(%node, job = %attempt.job, %rejected, "the end of an attempt waits");
+                tracing::debug!(%node, job = %attempt.job, %rejected, "the end of an attempt is not taken");
             }
         }
     }

@@ -45,16 +45,19 @@ pub(crate) fn ended(
     last_output: &str,
     at: Timestamp,
 ) -> Change {
-    let Ending::Failed { cause, message } = ending else {
-        return interrupted(job, LeaseEnd::Stopped, at);
+    let (cause, message) = match ending {
+        Ending::Failed { cause, message } => (*cause, message.clone()),
+        // An end is reported only once its delivery is over: what is not here by now never comes.
+        Ending::Completed => (FailureCause::Storage, never_came(job)),
+        Ending::Stopped | Ending::LeaseExpired => return interrupted(job, LeaseEnd::Stopped, at),
     };
-    let told = told(message, last_output);
-    settled(job, at).unwrap_or_else(|| match verdict(cluster, job, lease, *cause, &told) {
+    let told = told(&message, last_output);
+    settled(job, at).unwrap_or_else(|| match verdict(cluster, job, lease, cause, &told) {
         Some(phase) => Change::JobEnded { job: job.id, phase, at },
         None => Change::LeaseEnded {
             job: job.id,
             epoch: job.epoch,
-            why: LeaseEnd::Failed { cause: *cause, message: told },
+            why: LeaseEnd::Failed { cause, message: told },
             not_before: Some(at + backoff(cluster, job)),
             at,
         },
@@ -115,6 +118,15 @@ fn backoff(cluster: &Cluster, job: &Job) -> Duration {
     let base = BACKOFF_MIN.saturating_mul(1 << fruitless.min(16)).min(BACKOFF_MAX);
     let dice = Digest::of(format!("{} {}", job.id, job.epoch).as_bytes()).as_bytes()[0];
     base + base / 4 * u32::from(dice) / 255
+}
+
+fn never_came(job: &Job) -> String {
+    format!(
+        "the attempt did all its steps, but its last checkpoint never came: the newest is of step {} of {}; look at \
+         the disk and the connection of its node",
+        job.checkpoint_step,
+        job.spec.train.raw().steps
+    )
 }
 
 /// Message and last output as one text; of a long one the end is kept.

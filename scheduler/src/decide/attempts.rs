@@ -11,7 +11,7 @@ use hatchery_common::{
 use super::Decision;
 use crate::{
     change::Change,
-    cluster::{Cluster, Job, JobPhase, Lease},
+    cluster::{Cluster, Job, Lease},
     ending,
     request::Rejected,
 };
@@ -81,15 +81,5 @@ pub(super) struct End {
 pub(super) fn ended(cluster: &Cluster, node: NodeId, end: End, at: Timestamp) -> Result<Decision, Rejected> {
     let job = super::job(cluster, end.job)?;
     let lease = lease(job, end.epoch, node)?;
-    if end.ending == Ending::Completed && job.phase != JobPhase::Cancelling && !job.all_steps_committed() {
-        return Err(Rejected::NotYet(format!(
-            "job {}: attempt {} says that it is complete, but the last checkpoint committed is of step {} of {}; \
-             commit the last one first",
-            job.id,
-            end.epoch,
-            job.checkpoint_step,
-            job.spec.train.raw().steps
-        )));
-    }
     Ok(Decision::done([ending::ended(cluster, job, lease, &end.ending, &end.last_output, at)]))
 }
