@@ -164,7 +164,7 @@ impl EventLoop {
             Event::SessionOpened { node, session } => {
                 if self.sessions.get(&node).is_none_or(|newest| *newest < session) {
                     self.sessions.insert(node, session);
-                    self.observations.step(Sighting::Opened { node, at: now.boot });
+                    self.observations.step(Sighting::Opened { node });
                 }
             }
             Event::Report { node, session, report, taken } => {

@@ -41,7 +41,7 @@ pub(crate) struct LastAttempt {
 #[derive(Clone, Debug)]
 pub(crate) enum Sighting {
     /// A node's session is open.
-    Opened { node: NodeId, at: BootTime },
+    Opened { node: NodeId },
     /// A node reported.
     Heard { node: NodeId, at: BootTime, report: Box<Report> },
     /// A node's session is closed.
@@ -111,11 +111,8 @@ impl Evolve for Observations {
 
     fn evolve(&mut self, sighting: &Sighting) {
         match sighting {
-            Sighting::Opened { node, at } => {
-                let node = self.observed.nodes.entry(*node).or_default();
-                node.connected = true;
-                node.last_heard = *at;
-            }
+            // Only a report moves a lease: whoever does nothing but dial keeps none.
+            Sighting::Opened { node } => self.observed.nodes.entry(*node).or_default().connected = true,
             Sighting::Heard { node, at, report } => {
                 self.hear(*node, report);
                 let node = self.observed.nodes.entry(*node).or_default();

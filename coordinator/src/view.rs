@@ -119,7 +119,9 @@ pub(crate) fn node(snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView 
             Some(heard) if heard.connected => NodeState::Connected,
             Some(_) => NodeState::Disconnected,
         },
-        last_heard_ms_ago: heard.map(|heard| now.since(heard.last_heard).as_millis() as u64),
+        last_heard_ms_ago: heard
+            .filter(|heard| heard.last_heard != BootTime::default())
+            .map(|heard| now.since(heard.last_heard).as_millis() as u64),
         running: running.collect(),
         replicas_ready: heard.map_or(0, ready_count),
         replicas_wanted: wanted.len() as u32,

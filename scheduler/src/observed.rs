@@ -31,7 +31,7 @@ pub struct Observed {
 /// What was last heard of a node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObservedNode {
-    /// When its last report came.
+    /// When its last report came; zero before the first.
     pub last_heard: BootTime,
     /// Whether its session is open.
     pub connected: bool,

@@ -192,6 +192,10 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
     };
     mailbox.request(Request::Inventory { node, inventory: Box::new(inventory) }).await.unwrap();
     mailbox.send(Event::SessionOpened { node, session: SessionNumber(1) }).await.unwrap();
+    let (taken, receipt) = oneshot::channel();
+    let report = Box::default();
+    mailbox.send(Event::Report { node, session: SessionNumber(1), report, taken }).await.unwrap();
+    receipt.await.unwrap();
     let file = DatasetFile { path: "a".into(), blob: BlobId(Digest::of(b"a")), size_bytes: 1 << 20 };
     let manifest = DatasetManifest::new(Name::from_lossy("a"), vec![file]).unwrap();
     let dataset = manifest.id();
@@ -241,6 +245,28 @@ async fn a_disk_that_hangs_costs_nobody_a_lease() {
     let mut snapshots = fixture.mailbox.snapshots.clone();
     let over = snapshots.wait_for(|shown| shown.cluster.jobs[&job].phase == JobPhase::Queued);
     drop(tokio::time::timeout(LEASE * 20, over).await.unwrap().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dialling_without_a_report_keeps_no_lease() {
+    const LEASE: Duration = Duration::from_secs(1);
+    let fixture = Fixture::start_with(LEASE).await;
+    let job = leased_job(&fixture.mailbox).await;
+    let node = fixture.mailbox.snapshot().cluster.jobs[&job].lease.as_ref().unwrap().node;
+    let mut snapshots = fixture.mailbox.snapshots.clone();
+    let over = snapshots.wait_for(|shown| shown.cluster.jobs[&job].phase == JobPhase::Queued);
+    let dial = async {
+        let mut every = tokio::time::interval(LEASE / 10);
+        for number in 2.. {
+            every.tick().await;
+            let session = SessionNumber(number);
+            fixture.mailbox.send(Event::SessionOpened { node, session }).await.unwrap();
+        }
+    };
+    tokio::select! {
+        over = tokio::time::timeout(LEASE * 20, over) => drop(over.unwrap().unwrap()),
+        () = dial => unreachable!("it dials for ever"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
