@@ -1,7 +1,7 @@
 //! Asking models: which node answers, the way of an order to it, and of its answer back to the caller.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,6 +24,8 @@ use crate::{
 const ANSWERS_MAX: usize = 256;
 /// A node may be silent for so long between two parts of an answer; the first may take loading a model.
 const SILENCE_MAX: Duration = Duration::from_mins(2);
+/// Parts of one answer that its caller has not read yet.
+const PARTS_UNREAD_MAX: usize = 1024;
 /// Nodes that an error lists.
 const NODES_LISTED_MAX: usize = 8;
 
@@ -63,6 +65,19 @@ pub(crate) enum GenerateError {
         /// In its words.
         why: String,
     },
+    /// The node sent what it was not asked for.
+    #[error(
+        "node {node} broke the order: it sent an empty part, or more bytes than were asked for; ask another node"
+    )]
+    OrderBroken {
+        /// Its name.
+        node: String,
+    },
+    /// The caller did not read.
+    #[error(
+        "{PARTS_UNREAD_MAX} parts of the answer were not read, so it was ended; read faster, or ask for less"
+    )]
+    Unread,
 }
 
 /// The node to ask: the one given, or of those that hold the checkpoint one that does not train, and of these the one
@@ -118,7 +133,24 @@ pub(crate) struct Answers {
 #[derive(Debug)]
 struct Waiting {
     session: SessionNumber,
-    parts: mpsc::Sender<AnswerPart>,
+    node_name: String,
+    /// What the order still allows.
+    bytes_left: usize,
+    parts: mpsc::Sender<Part>,
+    /// Room for the end, so that it never waits for a slow caller.
+    end: mpsc::OwnedPermit<Part>,
+}
+
+type Part = Result<AnswerPart, GenerateError>;
+
+impl Waiting {
+    fn pass_on(&mut self, text: Vec<u8>) -> Result<(), GenerateError> {
+        match self.bytes_left.checked_sub(text.len()) {
+            Some(left) if !text.is_empty() => self.bytes_left = left,
+            _ => return Err(GenerateError::OrderBroken { node: self.node_name.clone() }),
+        }
+        self.parts.try_send(Ok(AnswerPart::Text(text))).map_err(|_| GenerateError::Unread)
+    }
 }
 
 /// An answer on its way. Dropping it before its end tells the node to stop.
@@ -126,7 +158,9 @@ struct Waiting {
 pub(crate) struct Answer {
     request: RequestId,
     node_name: String,
-    parts: mpsc::Receiver<AnswerPart>,
+    parts: mpsc::Receiver<Part>,
+    /// Whether the node has said its last word.
+    has_ended: bool,
     outbox: Outbox,
     answers: Answers,
 }
@@ -140,31 +174,41 @@ impl Answers {
         order: GenerationOrder,
     ) -> Result<Answer, GenerateError> {
         let request = RequestId::random();
-        // Every part but the last has a byte or more, so this is room for all: a slow caller never holds up a session.
-        let (sender, parts) = mpsc::channel(order.max_bytes as usize + 1);
+        let (parts, unread) = mpsc::channel(PARTS_UNREAD_MAX + 1);
+        let end = parts.clone().try_reserve_owned().expect("a new channel has room");
         {
             let mut waiting = self.lock();
             if waiting.len() >= ANSWERS_MAX {
                 return Err(GenerateError::TooMany);
             }
-            waiting.insert(request, Waiting { session: outbox.session, parts: sender });
+            let (session, bytes_left) = (outbox.session, order.max_bytes as usize);
+            let caller = Waiting { session, node_name: node_name.clone(), bytes_left, parts, end };
+            waiting.insert(request, caller);
         }
         let order = CoordinatorMessage::Generation { request, order };
         let left = GenerateError::NodeLeft { node: node_name.clone() };
-        let answer = Answer { request, node_name, parts, outbox, answers: self.clone() };
+        let answer =
+            Answer { request, node_name, parts: unread, has_ended: false, outbox, answers: self.clone() };
         answer.outbox.messages.send(order).await.map_err(|_| left)?;
         Ok(answer)
     }
 
-    /// Passes on what came over `session`. What nobody waits for, or what breaks the order's limits, ends here.
+    /// Passes on what came over `session`, and never waits. What nobody waits for, or what breaks the order's limits or
+    /// is not read, ends here.
     pub(crate) fn pass_on(&self, session: SessionNumber, request: RequestId, part: AnswerPart) {
         let mut waiting = self.lock();
-        let Some(caller) = waiting.get(&request).filter(|caller| caller.session == session) else { return };
-        let is_last = !matches!(part, AnswerPart::Text(_));
-        let is_empty = matches!(&part, AnswerPart::Text(text) if text.is_empty());
-        if !is_empty && caller.parts.try_send(part).is_err() || is_last {
-            waiting.remove(&request);
+        let Entry::Occupied(mut caller) = waiting.entry(request) else { return };
+        if caller.get().session != session {
+            return;
         }
+        let last = match part {
+            AnswerPart::Text(text) => match caller.get_mut().pass_on(text) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            last => Ok(last),
+        };
+        caller.remove().end.send(last);
     }
 
     /// Ends all that waits for a session that has closed.
@@ -182,19 +226,23 @@ impl Answer {
     /// The next part: bytes, or the figures at the end.
     pub(crate) async fn next(&mut self) -> Result<AnswerPart, GenerateError> {
         let node = || self.node_name.clone();
-        match timeout(SILENCE_MAX, self.parts.recv()).await {
-            Ok(Some(AnswerPart::Failed(why))) => Err(GenerateError::Failed { node: node(), why }),
-            Ok(Some(part)) => Ok(part),
-            Ok(None) => Err(GenerateError::NodeLeft { node: node() }),
-            Err(_) => Err(GenerateError::Silent { node: node() }),
+        let part = match timeout(SILENCE_MAX, self.parts.recv()).await {
+            Ok(Some(part)) => part?,
+            Ok(None) => return Err(GenerateError::NodeLeft { node: node() }),
+            Err(_) => return Err(GenerateError::Silent { node: node() }),
+        };
+        self.has_ended = !matches!(part, AnswerPart::Text(_));
+        match part {
+            AnswerPart::Failed(why) => Err(GenerateError::Failed { node: self.node_name.clone(), why }),
+            part => Ok(part),
         }
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let is_unfinished = self.answers.lock().remove(&self.request).is_some();
-        if is_unfinished {
+        self.answers.lock().remove(&self.request);
+        if !self.has_ended {
             let message = CoordinatorMessage::GenerationCancelled { request: self.request };
             // If the session has no room for it, the node makes a few bytes that nobody reads.
             drop(self.outbox.messages.try_send(message));

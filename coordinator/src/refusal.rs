@@ -56,9 +56,9 @@ impl From<Refusal> for Status {
             },
             Refusal::Generate(error) => match error {
                 GenerateError::NotReady { .. } => Code::FailedPrecondition,
-                GenerateError::TooMany => Code::ResourceExhausted,
+                GenerateError::TooMany | GenerateError::Unread => Code::ResourceExhausted,
                 GenerateError::NodeLeft { .. } | GenerateError::Silent { .. } => Code::Unavailable,
-                GenerateError::Failed { .. } => Code::Internal,
+                GenerateError::Failed { .. } | GenerateError::OrderBroken { .. } => Code::Internal,
             },
             Refusal::BlobsMissing { .. } => Code::FailedPrecondition,
             Refusal::Internal(_) => Code::Internal,
