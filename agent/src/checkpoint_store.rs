@@ -40,6 +40,8 @@ pub(crate) struct CheckpointStore {
     folder: PathBuf,
     blobs: BlobStore,
     state: Arc<Mutex<State>>,
+    /// One worker at a time with each checkpoint's folder, also when whoever asked for the work is gone.
+    working: Arc<Mutex<BTreeMap<CheckpointId, Arc<Mutex<()>>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +62,7 @@ impl CheckpointStore {
     /// Opens the folder, which must exist, and removes whatever in it is no complete checkpoint, and every blob that
     /// belongs to none.
     pub(crate) fn open(folder: &Path, blobs: BlobStore) -> Result<Self, CheckpointStoreError> {
-        let store = Self { folder: folder.to_owned(), blobs, state: Arc::default() };
+        let store = Self { folder: folder.to_owned(), blobs, state: Arc::default(), working: Arc::default() };
         for name in finished_names(folder)? {
             let path = folder.join(&name);
             match read_manifest(&path) {
@@ -111,8 +113,16 @@ impl CheckpointStore {
     /// gets its name when it is complete and on the disk. One that is there already is hashed again.
     pub(crate) fn install(&self, manifest: &CheckpointManifest) -> Result<(), CheckpointStoreError> {
         let id = manifest.id();
+        self.alone_with(id, || self.install_alone(id, manifest))
+    }
+
+    fn install_alone(
+        &self,
+        id: CheckpointId,
+        manifest: &CheckpointManifest,
+    ) -> Result<(), CheckpointStoreError> {
         if self.manifest(id).is_some() {
-            return self.verify(id);
+            return self.verify_alone(id);
         }
         let unfinished = tempfile::Builder::new()
             .prefix(UNFINISHED)
@@ -133,7 +143,7 @@ impl CheckpointStore {
     }
 
     /// Hashes every file of a checkpoint that is here. One found damaged is removed, so that it is fetched again.
-    pub(crate) fn verify(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
+    fn verify_alone(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
         let Some(manifest) = self.manifest(id) else { return Ok(()) };
         for file in &manifest.files {
             let path = self.path(id).join(&file.name);
@@ -155,10 +165,12 @@ impl CheckpointStore {
 
     /// Removes a checkpoint, and those of its blobs that nothing else here needs.
     pub(crate) fn remove(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
-        let Some(manifest) = self.manifest(id) else { return Ok(()) };
-        self.forget(id)?;
-        let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
-        self.remove_unused(&blobs)
+        self.alone_with(id, || {
+            let Some(manifest) = self.manifest(id) else { return Ok(()) };
+            self.forget(id)?;
+            let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
+            self.remove_unused(&blobs)
+        })
     }
 
     /// Removes those of `blobs` that no checkpoint here names and nobody is at work with.
@@ -172,6 +184,18 @@ impl CheckpointStore {
             }
         }
         Ok(())
+    }
+
+    /// Does `work` while nobody else works on the same checkpoint's folder. Blocks; not to be nested.
+    fn alone_with<T>(&self, id: CheckpointId, work: impl FnOnce() -> T) -> T {
+        let lock = {
+            let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for are only in the map.
+            working.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(working.entry(id).or_default())
+        };
+        let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
     }
 
     fn forget(&self, id: CheckpointId) -> Result<(), FileError> {
@@ -214,4 +238,55 @@ fn read_manifest(folder: &Path) -> Option<CheckpointManifest> {
             folder.join(&file.name).metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes)
         });
     complete.then_some(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hatchery_common::{
+        blob::BlobLimits,
+        checkpoint::CheckpointFile,
+        id::{Epoch, JobId},
+        model::{ModelConfig, RawModelConfig},
+        trainer::Metrics,
+    };
+
+    #[test]
+    fn many_may_install_one_checkpoint_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (blobs, checkpoints) = (folder.path().join("blobs"), folder.path().join("checkpoints"));
+        for path in [&blobs, &checkpoints] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let blobs = BlobStore::open(&blobs, BlobLimits { free_bytes_min: 0, ..Default::default() }).unwrap();
+        let store = CheckpointStore::open(&checkpoints, blobs.clone()).unwrap();
+        let files = CheckpointManifest::FILES.iter().map(|name| CheckpointFile {
+            name: (*name).to_owned(),
+            blob: blobs.put_bytes(name.as_bytes()).unwrap(),
+            size_bytes: name.len() as u64,
+        });
+        let manifest = CheckpointManifest {
+            job: JobId::random(),
+            epoch: Epoch(1),
+            step: 1,
+            parent: None,
+            dataset: "0".repeat(64).parse().unwrap(),
+            model: ModelConfig::new(RawModelConfig::default()).unwrap(),
+            block: 8,
+            metrics: Metrics::default(),
+            files: files.collect(),
+        };
+        let id = manifest.id();
+        for _ in 0..20 {
+            let _pins = store.pin(manifest.files.iter().map(|file| file.blob).collect());
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| store.install(&manifest).unwrap());
+                }
+            });
+            assert!(manifest.files.iter().all(|file| store.folder(id).unwrap().join(&file.name).is_file()));
+            store.remove(id).unwrap();
+            assert!(store.folder(id).is_none() && !checkpoints.join(id.to_string()).exists());
+        }
+    }
 }
