@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use hatchery_common::{
@@ -34,6 +35,8 @@ use crate::{
 
 /// Most bytes of output shown with a failure.
 pub(crate) const LAST_OUTPUT_BYTES_MAX: usize = 8 * 1024;
+/// How long an attempt waits for blobs that the coordinator has lost: nodes that hold them bring them again.
+const LOST_BLOB_WITHIN: Duration = Duration::from_mins(30);
 /// The order that a trainer is given.
 const ORDER_FILE: &str = "order.json";
 /// The last checkpoint that the coordinator took.
@@ -163,12 +166,19 @@ impl Attempt {
     /// Gets corpus and checkpoint, however long it takes; an error is how the attempt ends.
     async fn supplies(&self, leftover: Option<Finished>) -> Result<Supplies, Ending> {
         let mut retries = self.workshop.obtainer.link().retries();
+        let mut lost_since = None;
         loop {
             match self.try_supplies(leftover.as_ref()).await {
                 Ok(supplies) => return Ok(supplies),
                 Err(error) => {
                     if let Some(cause) = error.cause() {
                         return Err(failed(cause, format!("what it needs cannot be had: {error}")));
+                    }
+                    if !error.is_lost_blob() {
+                        lost_since = None;
+                    } else if lost_since.get_or_insert_with(Instant::now).elapsed() >= LOST_BLOB_WITHIN {
+                        let message = format!("the coordinator has lost what it needs: {error}");
+                        return Err(failed(FailureCause::Unavailable, message));
                     }
                     tracing::warn!(job = %self.assigned.job.short(), %error, "an attempt waits for what it needs");
                 }

@@ -39,7 +39,6 @@ impl ObtainError {
     pub(crate) fn cause(&self) -> Option<FailureCause> {
         match self {
             Self::Call(CallError::NotFound(_))
-            | Self::Transfer(TransferError::Call(CallError::NotFound(_)))
             | Self::Description(_)
             | Self::Corpus(CorpusError::Length { .. }) => Some(FailureCause::BadInput),
             Self::Transfer(TransferError::Blob(error))
@@ -50,6 +49,14 @@ impl ObtainError {
             }
             Self::Call(_) | Self::Transfer(_) => None,
         }
+    }
+}
+
+impl ObtainError {
+    /// Whether the coordinator lacks a blob that belongs to something it knows: it may have found it damaged, and get
+    /// it again from a node that holds it.
+    pub(crate) fn is_lost_blob(&self) -> bool {
+        matches!(self, Self::Transfer(TransferError::Call(CallError::NotFound(_))))
     }
 }
 
