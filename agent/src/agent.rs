@@ -40,6 +40,8 @@ const REPORT_SPACING: Duration = Duration::from_millis(100);
 const OUTBOX_ROOM_MIN: usize = OUTBOX_MAX - 4;
 /// How long trainers and deliveries may take when the agent ends.
 pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+/// How much of that is kept for the end of trainers that have to be killed.
+const KILLED_WITHIN: Duration = Duration::from_secs(3);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -153,8 +155,22 @@ impl Agent {
                 self.turn(event);
             }
         };
-        if timeout(LEAVE_WITHIN, settled).await.is_err() {
+        if timeout(LEAVE_WITHIN - KILLED_WITHIN, settled).await.is_err() {
             tracing::warn!("not everything could be delivered in time; the rest stays here");
+            // The goodbye lets others take over, so nothing may run here any more when it is said (invariant I6).
+            self.attempts.kill_all();
+            let gone = async {
+                while self.attempts.any_active() {
+                    let event = inbox.next(&mut tick).await;
+                    self.turn(event);
+                }
+            };
+            if timeout(KILLED_WITHIN, gone).await.is_err() {
+                tracing::error!(
+                    "a trainer does not end though it was killed; no goodbye is said, the lease ends it"
+                );
+                return;
+            }
         }
         self.say_goodbye(&mut inbox).await;
     }

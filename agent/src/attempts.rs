@@ -162,6 +162,11 @@ impl Attempts {
         }
     }
 
+    /// Ends all that run at once.
+    pub(crate) fn kill_all(&self) {
+        self.known.values().for_each(|known| known.order(|orders| orders.kill = true));
+    }
+
     /// Forgets one that nobody wants to hear of.
     pub(crate) fn forget(&mut self, key: AttemptKey) {
         let Some(known) = self.known.remove(&key) else { return };
