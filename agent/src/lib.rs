@@ -215,6 +215,7 @@ pub async fn run(
         clients,
         events: session_sender,
         leaving: farewell.clone(),
+        renewed_at: None,
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
     let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);

@@ -7,7 +7,7 @@ use hatchery_common::{
     id::Name,
     node::Inventory,
     session::{AgentMessage, CoordinatorMessage},
-    time::Timestamp,
+    time::{BootTime, Timestamp},
     tls::{Credentials, validity},
 };
 use hatchery_proto::{
@@ -32,6 +32,8 @@ const DIAL_LONGEST: Duration = Duration::from_secs(10);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the certificate's age is looked at while a session stands.
 const RENEWAL_LOOK_EVERY: Duration = Duration::from_mins(10);
+/// How often at most a certificate is renewed: a clock that is months ahead takes each new one for old.
+const RENEWAL_SPACING: Duration = Duration::from_hours(1);
 /// How often reports may be asked for.
 const REPORT_EVERY_MIN: Duration = Duration::from_millis(50);
 const REPORT_EVERY_MAX: Duration = Duration::from_mins(1);
@@ -64,6 +66,8 @@ pub(crate) struct SessionKeeper {
     pub(crate) events: mpsc::Sender<SessionEvent>,
     /// Cancelled before the goodbye: then the end of a session is nothing to complain about.
     pub(crate) leaving: CancellationToken,
+    /// When the credentials were renewed last.
+    pub(crate) renewed_at: Option<BootTime>,
 }
 
 /// How a session ended.
@@ -158,7 +162,9 @@ impl SessionKeeper {
     async fn renew_if_due(&mut self, agents: &AgentsClient) -> bool {
         let due = validity(&self.credentials.certificate_pem)
             .is_ok_and(|validity| Timestamp::now() >= validity.renew_after());
-        if !due {
+        let just_renewed =
+            self.renewed_at.is_some_and(|renewed_at| BootTime::now() < renewed_at + RENEWAL_SPACING);
+        if !due || just_renewed {
             return false;
         }
         match agents.renew(&self.credentials).await {
@@ -169,6 +175,7 @@ impl SessionKeeper {
                 }
                 tracing::info!("certificate renewed");
                 self.credentials = renewed;
+                self.renewed_at = Some(BootTime::now());
                 true
             }
             Err(error) => {
