@@ -26,8 +26,14 @@ const HEADER_BYTES_MAX: u64 = 1 << 20;
 const READ_BYTES: usize = 1 << 20;
 /// Most tensor names in an error.
 const NAMES_SHOWN_MAX: usize = 8;
-/// Rotary frequencies, which the public code saves beside the weights; they follow from the shape and are not read.
-const FREQUENCIES_NAME: &str = "attn.freqs";
+/// A parameter that the public code has and does not use.
+const UNUSED_GATE: &str = "lm_gate";
+
+/// What the public code saves beside the weights and a reader need not know: rotary frequencies, which follow from the
+/// shape, and a gate that nothing uses.
+fn is_passed_over(name: &str) -> bool {
+    name == UNUSED_GATE || name == "attn.freqs" || (name.starts_with("attns.") && name.ends_with(".freqs"))
+}
 
 /// Why a checkpoint folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +202,7 @@ impl WeightFile {
             }
         }
         for name in self.header.offset_keys() {
-            if name != FREQUENCIES_NAME && weights.iter().all(|(known, _)| *known != name) {
+            if !is_passed_over(&name) && weights.iter().all(|(known, _)| *known != name) {
                 return Err(self.wrong(
                     &name,
                     "is not part of a BDH model; leaving it out would give wrong answers".to_owned(),

@@ -61,9 +61,10 @@ fn every_kind_of_float_is_read() {
 }
 
 #[test]
-fn rotary_frequencies_of_the_public_code_are_passed_over() {
+fn what_the_public_code_saves_beside_the_weights_is_passed_over() {
     let mut tensors = weights();
     tensors.push(Tensor::f32("attn.freqs", vec![1, 1, 1, 2], &[0.1, 0.2]));
+    tensors.push(Tensor::f32("lm_gate", vec![2, 1], &[0.1, 0.2]));
     assert!(load(&config_text(), &weight_file(&tensors, Some("256"))).is_ok());
 }
 

@@ -350,7 +350,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long = "checkpoint", value_name = "ID", id = "checkpoint_flag")]
     pub(crate) checkpoint_flag: Option<String>,
     /// The text before; `-` reads it from stdin.
-    #[arg(short, long, default_value = "\n")]
+    #[arg(short, long, default_value = "\n", allow_hyphen_values = true)]
     pub(crate) prompt: String,
     /// Ask this node.
     #[arg(long, conflicts_with = "all_nodes")]

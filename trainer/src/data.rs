@@ -69,7 +69,10 @@ impl Corpus {
         }
         let file = tempfile::tempfile().map_err(DataError::Gather)?;
         let mut writer = BufWriter::new(&file);
-        scan.write_corpus(&mut writer)?;
+        scan.write_corpus(&mut writer).map_err(|error| match error {
+            DatasetError::Write(error) => DataError::Gather(error),
+            error => error.into(),
+        })?;
         writer.into_inner().map_err(|error| DataError::Gather(error.into_error()))?;
         Self::map(&file).map_err(DataError::Gather)
     }

@@ -138,7 +138,11 @@ impl Start {
         };
         let found = read_model(folder)?;
         if found.config != task.model {
-            return Err(refuse("its model has another shape than the recipe's".into()));
+            return Err(refuse(format!(
+                "its model is {} and the recipe's is {}",
+                describe(&found.config),
+                describe(&task.model)
+            )));
         }
         let (moments, cursor) = read_training(folder, &found.config, device)?;
         if cursor.corpus_bytes != task.corpus.len() {
@@ -306,4 +310,8 @@ impl Told<'_> {
 
 fn not_a_number(what: &str) -> Failure {
     Failure::new(FailureCause::NotANumber, format!("{what}; a smaller train.lr may keep it finite"))
+}
+
+fn describe(model: &ModelConfig) -> String {
+    serde_json::to_string(model).unwrap_or_else(|error| error.to_string())
 }

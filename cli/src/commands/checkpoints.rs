@@ -6,7 +6,7 @@ use hatchery_common::{
     id::Name,
     recipe::{Labels, NodeSelector},
     session::ReplicaState,
-    view::{CheckpointView, ReplicaView},
+    view::{CheckpointView, NodeState, NodeView, ReplicaView},
 };
 use hatchery_proto::client::FleetClient;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -76,6 +76,15 @@ pub(crate) fn is_everywhere(checkpoint: &CheckpointView) -> bool {
     checkpoint.replicas.iter().all(|replica| matches!(replica.state, Some(ReplicaState::Ready { .. })))
 }
 
+/// Whether nothing more is to be waited for: every node that should hold it does, cannot, or is not there.
+pub(crate) fn is_settled(checkpoint: &CheckpointView, nodes: &[NodeView]) -> bool {
+    let is_there = |id| nodes.iter().any(|node| node.id == id && node.state == NodeState::Connected);
+    checkpoint.replicas.iter().all(|replica| match &replica.state {
+        Some(ReplicaState::Ready { .. } | ReplicaState::Failed { .. }) => true,
+        Some(ReplicaState::Fetching { .. }) | None => !is_there(replica.node),
+    })
+}
+
 /// `hatchery push`.
 pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
@@ -102,7 +111,19 @@ async fn wait_everywhere(
 ) -> Result<CheckpointView, Failure> {
     let bars = (output == Output::Text && is_interactive()).then(MultiProgress::new);
     let mut shown: Vec<(Name, ProgressBar)> = Vec::new();
+    let mut said = String::new();
     while !is_everywhere(&checkpoint) {
+        if let Some((node, why)) = failed(&checkpoint) {
+            return Err(Failure::failed(format!(
+                "checkpoint {} is not on {node}: {why}; the node goes on trying, see `hatchery checkpoints`",
+                checkpoint.id.short()
+            )));
+        }
+        let now = format!("waiting: checkpoint {} on {}", checkpoint.id.short(), places(&checkpoint));
+        if bars.is_none() && output == Output::Text && said != now {
+            eprintln!("{now}");
+            said = now;
+        }
         if let Some(bars) = &bars {
             for replica in &checkpoint.replicas {
                 let position =
@@ -131,6 +152,14 @@ async fn wait_everywhere(
         bars.clear().map_err(Failure::failed)?;
     }
     Ok(checkpoint)
+}
+
+/// A node that could not take it, and why.
+fn failed(checkpoint: &CheckpointView) -> Option<(&Name, &str)> {
+    checkpoint.replicas.iter().find_map(|replica| match &replica.state {
+        Some(ReplicaState::Failed { why }) => Some((&replica.node_name, why.as_str())),
+        _ => None,
+    })
 }
 
 fn show(replica: &ReplicaView, bar: &ProgressBar) {

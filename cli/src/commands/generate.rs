@@ -79,16 +79,20 @@ async fn on_all_nodes(fleet: &FleetClient, mut call: GenerateCall, output: Outpu
         .iter()
         .filter(|replica| matches!(replica.state, Some(ReplicaState::Ready { .. })))
         .map(|replica| replica.node_name.clone());
-    let mut answers = Vec::new();
+    let (mut answers, mut failures) = (Vec::new(), Vec::new());
     for node in holders {
-        answers.push(ask(fleet, GenerateCall { node: Some(node.to_string()), ..call.clone() }, false).await?);
+        match ask(fleet, GenerateCall { node: Some(node.to_string()), ..call.clone() }, false).await {
+            Ok(answer) => answers.push(answer),
+            Err(failure) => failures.push(format!("{node}: {}", failure.message)),
+        }
     }
-    if answers.is_empty() {
+    if answers.is_empty() && failures.is_empty() {
         return Err(Failure::new(
             Code::Refused,
             format!("no node holds checkpoint {} yet; see `hatchery checkpoints`", checkpoint.id.short()),
         ));
     }
+    // What one node cannot do takes nothing from the others' answers.
     output.print(&answers, |answers| {
         let rows = answers.iter().map(|answer| {
             vec![
@@ -99,7 +103,8 @@ async fn on_all_nodes(fleet: &FleetClient, mut call: GenerateCall, output: Outpu
             ]
         });
         table(&["node", ">latency", ">first byte", "text"], rows)
-    })
+    })?;
+    if failures.is_empty() { Ok(()) } else { Err(Failure::failed(failures.join("\n"))) }
 }
 
 async fn ask(fleet: &FleetClient, call: GenerateCall, streamed: bool) -> Result<Answer, Failure> {

@@ -10,8 +10,6 @@ mod serve;
 mod submit;
 mod watch;
 
-use std::io;
-
 use clap::CommandFactory;
 
 use crate::{
@@ -47,8 +45,9 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
         Command::Status => status(home, output).await,
         Command::Version => version(output),
         Command::Completions(args) => {
-            clap_complete::generate(args.shell, &mut Cli::command(), "hatchery", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "hatchery", &mut script);
+            crate::output::raw(&script)
         }
     }
 }

@@ -8,7 +8,7 @@ use hatchery_common::{
     recipe::Labels,
     settings::{Layers, Resolved, Source},
     telemetry::Telemetry,
-    tls::Credentials,
+    tls::{Credentials, KeyHash},
 };
 use hatchery_coordinator::{CoordinatorSettings, Ready};
 use hatchery_proto::client::{FleetClient, TokenCall};
@@ -178,6 +178,14 @@ async fn agent_credentials(
 ) -> Result<Credentials, Failure> {
     if let Some(join) = join {
         let join = parse_join_string(join)?;
+        // The same command starts it again after a reboot: the string is spent, the credentials are not.
+        if let Some(credentials) = hatchery_agent::load_credentials(settings).map_err(Failure::failed)?
+            && KeyHash::of_certificate_pem(&credentials.authority_pem)
+                .is_ok_and(|hash| hash == join.authority)
+        {
+            eprintln!("joined already; to join anew, remove {}", settings.state.display());
+            return Ok(credentials);
+        }
         let joined = hatchery_agent::join(&join, settings).await.map_err(join_failure)?;
         eprintln!("joined as {}", joined.name);
         return Ok(joined.credentials);

@@ -16,7 +16,7 @@ use hatchery_proto::client::FleetClient;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    checkpoints::{is_everywhere, places},
+    checkpoints::{is_everywhere, is_settled, places},
     jobs::{train_loss, validation_loss},
 };
 use crate::{
@@ -106,8 +106,9 @@ async fn follow_once(
                 screen.show_replicas(&checkpoints);
                 if let Some((view, since)) = &ended {
                     let newest = checkpoints.iter().max_by_key(|checkpoint| checkpoint.manifest.step);
-                    let everywhere = newest.is_none_or(is_everywhere);
-                    if everywhere || !view.is_completed() || since.elapsed() > REPLICAS_WAIT_MAX {
+                    let nodes = fleet.nodes().await?;
+                    let settled = newest.is_none_or(|newest| is_settled(newest, &nodes));
+                    if settled || !view.is_completed() || since.elapsed() > REPLICAS_WAIT_MAX {
                         return Ok(view.clone());
                     }
                 }

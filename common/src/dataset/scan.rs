@@ -26,6 +26,9 @@ pub enum DatasetError {
         /// Why.
         source: io::Error,
     },
+    /// The corpus cannot be written down.
+    #[error("cannot write the corpus: {0}; it needs as much room as its files")]
+    Write(io::Error),
     /// A path leads upwards.
     #[error("{}: a path with `..` is refused; name the folder itself", .0.display())]
     UpwardPath(PathBuf),
@@ -155,13 +158,23 @@ impl Scan {
 
     /// Writes the corpus: every file's bytes, joined by the separator.
     pub fn write_corpus(&self, mut to: impl Write) -> Result<(), DatasetError> {
+        const CHUNK_BYTES: usize = 1 << 16;
+        let mut chunk = vec![0; CHUNK_BYTES];
         for (index, file) in self.files.iter().enumerate() {
             let failed = |source| DatasetError::Read { path: file.path.clone(), source };
             if index > 0 {
-                to.write_all(SEPARATOR).map_err(failed)?;
+                to.write_all(SEPARATOR).map_err(DatasetError::Write)?;
             }
             let mut reader = File::open(&file.path).map_err(failed)?.take(file.size_bytes + 1);
-            let found = io::copy(&mut reader, &mut to).map_err(failed)?;
+            let mut found = 0;
+            loop {
+                let count = reader.read(&mut chunk).map_err(failed)?;
+                if count == 0 {
+                    break;
+                }
+                to.write_all(&chunk[..count]).map_err(DatasetError::Write)?;
+                found += count as u64;
+            }
             if found != file.size_bytes {
                 return Err(DatasetError::Changed {
                     path: file.path.clone(),

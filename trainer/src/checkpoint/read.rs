@@ -51,8 +51,8 @@ pub fn read_model(folder: &Path) -> Result<ModelFolder, CheckpointError> {
     let weights = Weights::each(&config, |name, shape| file.tensor(&tensors, name, shape))?;
     let trained_block = match file.metadata(TRAINED_BLOCK_KEY)? {
         Some(text) => Some(file.check_block(&text)?),
-        None if folder.join(TRAINING_FILE).exists() => Some(read_cursor(folder)?.train.raw().block),
-        None => None,
+        // A cursor of another program's says nothing to us, and is not needed to read a model.
+        None => read_cursor(folder).ok().map(|cursor| cursor.train.raw().block),
     };
     Ok(ModelFolder { config, weights, trained_block })
 }

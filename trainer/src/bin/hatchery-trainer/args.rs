@@ -119,7 +119,13 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
     /// The text to go on with.
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_hex", conflicts_with = "prompt_hex")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "prompt_hex",
+        conflicts_with = "prompt_hex",
+        allow_hyphen_values = true
+    )]
     pub(crate) prompt: Option<String>,
     /// The bytes to go on with, as hexadecimal digits.
     #[arg(long, value_name = "HEX")]
@@ -136,8 +142,8 @@ pub(crate) struct Generate {
     /// The same seed gives the same bytes.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Always the likeliest byte.
-    #[arg(long, conflicts_with_all = ["temperature", "top_k", "seed"])]
+    /// Always the likeliest byte; temperature, top-k and seed then do not matter.
+    #[arg(long)]
     pub(crate) greedy: bool,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]

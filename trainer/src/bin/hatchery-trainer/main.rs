@@ -43,9 +43,17 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
+        if reader_is_gone(&error) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("hatchery-trainer: {error:#}");
         ExitCode::from(FAILED)
     })
+}
+
+/// Whether the output went to somebody who has seen enough: `| head`.
+fn reader_is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Finds and maps what `--data` and `--include` name.

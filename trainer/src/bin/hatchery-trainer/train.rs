@@ -74,10 +74,9 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
     if args.resume.is_none() {
         refuse_old_checkpoints(&out)?;
     }
-    let data = if args.data.is_empty() {
-        recipe.data.clone()
-    } else {
-        DataSpec { paths: args.data, include: args.include }
+    let data = DataSpec {
+        paths: if args.data.is_empty() { recipe.data.paths.clone() } else { args.data },
+        include: if args.include.is_empty() { recipe.data.include.clone() } else { args.include },
     };
     let steps = recipe.train.raw().steps;
     let task = Task {
