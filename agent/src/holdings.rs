@@ -10,7 +10,7 @@ use hatchery_common::{
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -28,7 +28,10 @@ const RETRY_LONGEST: Duration = Duration::from_mins(1);
 pub(crate) struct Holdings {
     maker: ReplicaMaker,
     updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
+    wished: watch::Sender<BTreeSet<CheckpointId>>,
     known: BTreeMap<CheckpointId, Holding>,
+    /// Those on their way out, each until its removal is over.
+    dropping: Vec<(CheckpointId, AbortOnDropHandle<()>)>,
 }
 
 struct Holding {
@@ -52,8 +55,13 @@ impl Holding {
 }
 
 impl Holdings {
-    pub(crate) fn new(maker: ReplicaMaker, updates: mpsc::Sender<(CheckpointId, ReplicaState)>) -> Self {
-        Self { maker, updates, known: BTreeMap::new() }
+    /// `wished` is kept up to what the newest assignment wishes here.
+    pub(crate) fn new(
+        maker: ReplicaMaker,
+        updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
+        wished: watch::Sender<BTreeSet<CheckpointId>>,
+    ) -> Self {
+        Self { maker, updates, wished, known: BTreeMap::new(), dropping: Vec::new() }
     }
 
     /// Brings what is known up to what is on the disk: attempts put checkpoints there too. Then says what is here.
@@ -64,11 +72,19 @@ impl Holdings {
         now: BootTime,
     ) -> Vec<LocalCheckpoint> {
         let here: BTreeSet<CheckpointId> = self.maker.obtainer.store().ids().into_iter().collect();
-        for id in &here {
+        // Looked at after what is here: one whose removal was not over by now may still be in that list.
+        let leaving: BTreeSet<CheckpointId> = self.dropping.iter().map(|(id, _)| *id).collect();
+        self.dropping.retain(|(_, removal)| !removal.is_finished());
+        for id in here.difference(&leaving) {
             self.known.entry(*id).or_insert_with(|| Holding::new(CheckpointPhase::Held, now));
         }
         let wished: BTreeSet<CheckpointId> =
             assignment.into_iter().flat_map(|assignment| assignment.checkpoints.iter().copied()).collect();
+        self.wished.send_if_modified(|before| {
+            let changed = *before != wished;
+            before.clone_from(&wished);
+            changed
+        });
         for (id, holding) in &mut self.known {
             if wished.contains(id) || in_use.contains(id) {
                 holding.wished_at = now;
@@ -102,7 +118,7 @@ impl Holdings {
         if let Some(holding) = self.known.remove(&id) {
             tracing::info!(checkpoint = %id.short(), "checkpoint dropped");
             let maker = self.maker.clone();
-            tokio::spawn(async move {
+            let removal = tokio::spawn(async move {
                 if let Some(work) = holding.work {
                     work.abort();
                     // However it ended, it is at work no longer.
@@ -114,6 +130,7 @@ impl Holdings {
                     tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint cannot be removed");
                 }
             });
+            self.dropping.push((id, AbortOnDropHandle::new(removal)));
         }
     }
 

@@ -14,7 +14,7 @@
 //! | `session`, `link` | how the coordinator is reached |
 //! | `attempts`, `attempt`, `deliver` | the life of attempts and their checkpoints |
 //! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
-//! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `corpora` | what is kept here, and how it comes |
+//! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
 //! | `inference`, `models` | answers |
 //! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
 
@@ -39,13 +39,14 @@ mod obtain;
 mod orphan;
 pub mod reconcile;
 mod replica;
+mod restock;
 mod session;
 pub mod settings;
 pub mod stderr_log;
 pub mod trainer_process;
 pub mod trainer_tool;
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, path::Path, sync::Arc, time::Duration};
 
 use hatchery_common::{
     blob::{BlobError, BlobLimits, BlobStore},
@@ -191,9 +192,11 @@ pub async fn run(
     let attempts_folder = folder(ATTEMPTS_FOLDER)?;
     let table = Attempts::open(&attempts_folder, workshop, attempt_updates)
         .map_err(|error| FileError::new("read", &attempts_folder, error))?;
+    let (wished, wished_receiver) = watch::channel(BTreeSet::new());
+    let _restocking = AbortOnDropHandle::new(tokio::spawn(restock::run(obtainer.clone(), wished_receiver)));
     let maker =
         ReplicaMaker { obtainer, models: Arc::clone(&models), self_tests: Arc::new(Semaphore::new(1)) };
-    let holdings = Holdings::new(maker, checkpoint_updates);
+    let holdings = Holdings::new(maker, checkpoint_updates, wished);
     let inference = Inference::new(store, models, settings.generations_at_once as usize);
 
     // Nothing starts on a device on which a trainer of an earlier agent still runs.

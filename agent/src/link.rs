@@ -42,29 +42,46 @@ impl Link {
         }
     }
 
-    /// The waits between tries of one piece of work.
-    pub(crate) fn retries(&self) -> Retries {
+    /// Notices sessions that begin from now on.
+    pub(crate) fn next_session(&self) -> NextSession {
         let mut clients = self.clients.clone();
         clients.mark_unchanged();
-        Retries { clients, backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST) }
+        NextSession { clients }
+    }
+
+    /// The waits between tries of one piece of work.
+    pub(crate) fn retries(&self) -> Retries {
+        Retries { session: self.next_session(), backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST) }
     }
 }
 
-/// Waits between tries; a new session ends a wait.
-pub(crate) struct Retries {
+/// Waits for a session newer than itself.
+pub(crate) struct NextSession {
     clients: watch::Receiver<Option<Clients>>,
-    backoff: Backoff,
 }
 
-impl Retries {
-    /// Waits before the next try.
-    pub(crate) async fn wait(&mut self) {
+impl NextSession {
+    /// Waits for it, but no longer than this.
+    pub(crate) async fn wait(&mut self, longest: Duration) {
         let renewed = async {
             if self.clients.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         // Out of time, or out of luck no longer: either way it is tried again.
-        let _either = tokio::time::timeout(self.backoff.next_wait(), renewed).await;
+        let _either = tokio::time::timeout(longest, renewed).await;
+    }
+}
+
+/// Waits between tries; a new session ends a wait.
+pub(crate) struct Retries {
+    session: NextSession,
+    backoff: Backoff,
+}
+
+impl Retries {
+    /// Waits before the next try.
+    pub(crate) async fn wait(&mut self) {
+        self.session.wait(self.backoff.next_wait()).await;
     }
 }
