@@ -122,6 +122,7 @@ impl Attempt {
             self.workshop.obtainer.clone(),
             Arc::clone(&self.assigned),
             self.workshop.free_disk_bytes_min,
+            self.log.clone(),
         );
         let leftovers = Finished::in_folder(&self.checkpoints());
         let newest_leftover = leftovers.last().cloned();

@@ -25,6 +25,7 @@ use crate::{
     checkpoint_store::CheckpointStoreError,
     files::{blocking, remove_folder},
     obtain::Obtainer,
+    stderr_log::StderrLog,
 };
 
 /// How often the coordinator may refuse a checkpoint before it is given up: the first refusal may be about blobs that
@@ -72,6 +73,8 @@ pub(crate) struct Delivery {
     queue: Arc<Mutex<Queue>>,
     changed: Arc<Notify>,
     free_disk_bytes_min: u64,
+    /// What people see of the attempt: why a checkpoint waits is said there too.
+    log: StderrLog,
 }
 
 #[derive(Default)]
@@ -95,8 +98,13 @@ enum DeliverError {
 }
 
 impl Delivery {
-    pub(crate) fn new(obtainer: Obtainer, attempt: Arc<AssignedAttempt>, free_disk_bytes_min: u64) -> Self {
-        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), free_disk_bytes_min }
+    pub(crate) fn new(
+        obtainer: Obtainer,
+        attempt: Arc<AssignedAttempt>,
+        free_disk_bytes_min: u64,
+        log: StderrLog,
+    ) -> Self {
+        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), free_disk_bytes_min, log }
     }
 
     /// Adds a finished checkpoint.
@@ -160,6 +168,7 @@ impl Delivery {
         let (job, step) = (self.attempt.job.short(), finished.step);
         let mut retries = self.obtainer.link().retries();
         let mut refusals = 0;
+        let mut complaint = String::new();
         loop {
             match self.try_deliver(finished).await {
                 Ok(id) => {
@@ -173,7 +182,18 @@ impl Delivery {
                         return None;
                     }
                 }
-                Err(error) => tracing::warn!(%job, step, %error, "a checkpoint waits to be delivered"),
+                Err(error) => {
+                    tracing::warn!(%job, step, %error, "a checkpoint waits to be delivered");
+                    let reason = error.to_string();
+                    // Once for each reason: this goes on for as long as it takes.
+                    if reason != complaint {
+                        let line = format!("[agent] the checkpoint of step {step} waits: {reason}\n");
+                        if let Err(error) = self.log.append(line.as_bytes()) {
+                            tracing::warn!(%error, "the attempt's output cannot be added to");
+                        }
+                        complaint = reason;
+                    }
+                }
             }
             retries.wait().await;
         }
