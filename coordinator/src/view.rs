@@ -1,5 +1,7 @@
 //! What people are shown, built from a snapshot.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use hatchery_common::{
     id::{CheckpointId, Name, NodeId},
     session::{AttemptPhase, AttemptReport, ReplicaState},
@@ -9,9 +11,7 @@ use hatchery_common::{
         RunningView, StatusView,
     },
 };
-use hatchery_scheduler::{
-    Certificate, Checkpoint, Dataset, Job, JobPhase, Node, ObservedNode, assignment, desired_nodes,
-};
+use hatchery_scheduler::{Certificate, Checkpoint, Dataset, Job, JobPhase, Node, ObservedNode, assignment};
 
 use crate::{describe::node_name, mailbox::Snapshot};
 
@@ -145,14 +145,19 @@ pub(crate) fn dataset(dataset: &Dataset) -> DatasetView {
     }
 }
 
-/// A checkpoint.
-pub(crate) fn checkpoint(snapshot: &Snapshot, id: CheckpointId, checkpoint: &Checkpoint) -> CheckpointView {
+/// A checkpoint; `desired` is where each is to be.
+pub(crate) fn checkpoint(
+    snapshot: &Snapshot,
+    desired: &BTreeMap<CheckpointId, BTreeSet<NodeId>>,
+    id: CheckpointId,
+    checkpoint: &Checkpoint,
+) -> CheckpointView {
     let cluster = &snapshot.cluster;
     let job = cluster.jobs.get(&checkpoint.manifest.job);
-    let replicas = desired_nodes(cluster, id).into_iter().map(|node| ReplicaView {
-        node,
-        node_name: Name::from_lossy(&node_name(cluster, node)),
-        state: replica(snapshot, node, id).cloned(),
+    let replicas = desired.get(&id).into_iter().flatten().map(|node| ReplicaView {
+        node: *node,
+        node_name: Name::from_lossy(&node_name(cluster, *node)),
+        state: replica(snapshot, *node, id).cloned(),
     });
     CheckpointView {
         id,

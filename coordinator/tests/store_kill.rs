@@ -51,7 +51,7 @@ fn history() -> World {
     world.ask(Request::AttemptEnded { node, job, epoch, ending: Ending::Completed, last_output }).unwrap();
     world.plan();
     world.ask(Request::Cancel { job: other, by: name("ann") }).unwrap();
-    world.ask(Request::RemoveNode { node }).unwrap();
+    world.ask(Request::RemoveNode { node, lease: world::LEASE }).unwrap();
     world
 }
 

@@ -1,6 +1,9 @@
 //! What each node is to do: the attempts that it has leases for and the checkpoints that it is to hold.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hatchery_common::{
     id::{CheckpointId, NodeId},
@@ -8,7 +11,10 @@ use hatchery_common::{
     session::{AssignedAttempt, Assignment},
 };
 
-use crate::cluster::{Checkpoint, Cluster, Job, JobPhase, Node};
+use crate::{
+    cluster::{Checkpoint, Cluster, Job, JobPhase, Node},
+    limits::CHECKPOINTS_ASSIGNED_MAX,
+};
 
 /// Everything that `node` is to do. Nothing, for a node that is not in the fleet.
 pub fn assignment(cluster: &Cluster, node: NodeId, lease: Duration) -> Assignment {
@@ -16,20 +22,32 @@ pub fn assignment(cluster: &Cluster, node: NodeId, lease: Duration) -> Assignmen
         return Assignment { lease, ..Assignment::default() };
     };
     let attempts = cluster.jobs.values().filter_map(|job| attempt(job, node.id)).collect();
-    let pushed: BTreeSet<CheckpointId> = cluster
-        .rollouts
-        .values()
-        .filter(|rollout| selects(&rollout.to, node))
-        .map(|rollout| rollout.checkpoint)
-        .collect();
+    Assignment { lease, attempts, checkpoints: held(cluster, node) }
+}
+
+/// The checkpoints that `node` is to hold, oldest first, and never more than [`CHECKPOINTS_ASSIGNED_MAX`].
+fn held(cluster: &Cluster, node: &Node) -> Vec<CheckpointId> {
+    let rollouts = cluster.rollouts.values().filter(|rollout| selects(&rollout.to, node));
+    let pushed: BTreeSet<CheckpointId> = rollouts.map(|rollout| rollout.checkpoint).collect();
+    let leases = cluster.jobs.values().filter_map(|job| job.lease.as_ref());
+    let resumed: BTreeSet<CheckpointId> =
+        leases.filter(|lease| lease.node == node.id).filter_map(|lease| lease.resume_from).collect();
     let mut held: Vec<(CheckpointId, &Checkpoint)> = cluster
         .checkpoints
         .iter()
         .map(|(id, checkpoint)| (*id, checkpoint))
         .filter(|(id, checkpoint)| pushed.contains(id) || is_replicated(cluster, *id, checkpoint, node))
         .collect();
-    held.sort_by_key(|(id, checkpoint)| (checkpoint.committed_at, checkpoint.manifest.step, *id));
-    Assignment { lease, attempts, checkpoints: held.into_iter().map(|(id, _)| id).collect() }
+    let age = |(id, checkpoint): &(CheckpointId, &Checkpoint)| {
+        (checkpoint.committed_at, checkpoint.manifest.step, *id)
+    };
+    let surplus = held.len().saturating_sub(CHECKPOINTS_ASSIGNED_MAX);
+    if surplus > 0 {
+        held.sort_by_key(|one| (pushed.contains(&one.0) || resumed.contains(&one.0), age(one)));
+        held.drain(..surplus);
+    }
+    held.sort_by_key(age);
+    held.into_iter().map(|(id, _)| id).collect()
 }
 
 fn attempt(job: &Job, node: NodeId) -> Option<AssignedAttempt> {
@@ -44,14 +62,15 @@ fn attempt(job: &Job, node: NodeId) -> Option<AssignedAttempt> {
     })
 }
 
-/// The nodes that are to hold `checkpoint`, by its job's policy or because somebody asked.
-pub fn desired_nodes(cluster: &Cluster, checkpoint: CheckpointId) -> BTreeSet<NodeId> {
-    let Some(found) = cluster.checkpoints.get(&checkpoint) else { return BTreeSet::new() };
-    let rollouts: Vec<_> = cluster.rollouts.values().filter(|r| r.checkpoint == checkpoint).collect();
-    let wanted = |node: &&Node| {
-        is_replicated(cluster, checkpoint, found, node) || rollouts.iter().any(|r| selects(&r.to, node))
-    };
-    cluster.nodes.values().filter(wanted).map(|node| node.id).collect()
+/// The nodes that are to hold each checkpoint, by its job's policy or because somebody asked: what the assignments say.
+pub fn desired_nodes(cluster: &Cluster) -> BTreeMap<CheckpointId, BTreeSet<NodeId>> {
+    let mut desired: BTreeMap<CheckpointId, BTreeSet<NodeId>> = BTreeMap::new();
+    for node in cluster.nodes.values() {
+        for checkpoint in held(cluster, node) {
+            desired.entry(checkpoint).or_default().insert(node.id);
+        }
+    }
+    desired
 }
 
 /// Whether the policy of its job puts a checkpoint on `node`.

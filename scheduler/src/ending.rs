@@ -25,15 +25,10 @@ impl Job {
     }
 }
 
-/// The one change that ends the attempt which has `job`'s lease, for a reason that is not the job's fault.
-pub(crate) fn interrupted(job: &Job, why: LeaseEnd, at: Timestamp) -> Change {
-    settled(job, at).unwrap_or(Change::LeaseEnded {
-        job: job.id,
-        epoch: job.epoch,
-        why,
-        not_before: None,
-        at,
-    })
+/// The one change that ends the attempt which has `job`'s lease, for a reason that is not the job's fault. A job that
+/// goes back to the queue gets no new lease before `not_before`.
+pub(crate) fn interrupted(job: &Job, why: LeaseEnd, not_before: Option<Timestamp>, at: Timestamp) -> Change {
+    settled(job, at).unwrap_or(Change::LeaseEnded { job: job.id, epoch: job.epoch, why, not_before, at })
 }
 
 /// The one change that ends the attempt which has `lease`, as its trainer ended.
@@ -49,7 +44,7 @@ pub(crate) fn ended(
         Ending::Failed { cause, message } => (*cause, message.clone()),
         // An end is reported only once its delivery is over: what is not here by now never comes.
         Ending::Completed => (FailureCause::Storage, never_came(job)),
-        Ending::Stopped | Ending::LeaseExpired => return interrupted(job, LeaseEnd::Stopped, at),
+        Ending::Stopped | Ending::LeaseExpired => return interrupted(job, LeaseEnd::Stopped, None, at),
     };
     let told = told(&message, last_output);
     settled(job, at).unwrap_or_else(|| match verdict(cluster, job, lease, cause, &told) {

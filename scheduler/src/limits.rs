@@ -19,6 +19,10 @@ pub const NODES_NAMED_MAX: usize = 1000;
 /// Most devices in one node.
 pub const DEVICES_MAX: usize = 66;
 
+/// Most checkpoints that a node is told to hold: the newest of those that its jobs go on from or that people pushed,
+/// then the newest of the others. A session's message carries 10,000 at most.
+pub const CHECKPOINTS_ASSIGNED_MAX: usize = 5000;
+
 /// Most failed attempts that a job remembers.
 pub const FAILURES_MAX: usize = 32;
 /// Most bytes kept of a failure's message and last output together; the end is kept.

@@ -97,7 +97,7 @@ fn end_expired_leases<'a>(
             plan.wake_by(until);
             continue;
         }
-        let end = ending::interrupted(job, LeaseEnd::NodeLost, now.wall);
+        let end = ending::interrupted(job, LeaseEnd::NodeLost, None, now.wall);
         if matches!(end, Change::LeaseEnded { .. }) {
             queue.push(job);
         }

@@ -1,5 +1,7 @@
 //! Requests: what people and agents want changed, and why it may be refused.
 
+use std::time::Duration;
+
 use hatchery_common::{
     access::Scope,
     checkpoint::CheckpointManifest,
@@ -51,10 +53,12 @@ pub enum Request {
         /// The new id.
         new: CertificateId,
     },
-    /// Revoke every certificate of a name, or take a node out: its leases end as lost.
+    /// Take a node out: its leases end as lost, and its certificates are revoked.
     RemoveNode {
         /// Which.
         node: NodeId,
+        /// A lease's term. The node may train on for so long, so its jobs go nowhere else before it is over.
+        lease: Duration,
     },
     /// Revoke one certificate.
     RevokeCertificate {

@@ -292,12 +292,20 @@ fn a_removed_node_loses_its_leases_and_its_certificates() {
     let (mut world, job) = running(1);
     let node = holder(&world, job);
     let old = *world.cluster.certificates.keys().next().unwrap();
-    world.ask(Request::RemoveNode { node }).unwrap();
+    world.ask(Request::RemoveNode { node, lease: LEASE }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Queued);
+    let other = world.join("other", CPU);
+    world.advance(ALMOST_A_LEASE);
+    world.hear(other);
+    assert_eq!(world.plan().changes, [], "the removed node may train on still");
+    world.advance(MILLISECOND);
+    world.hear(other);
+    world.plan();
+    assert_eq!(holder(&world, job), other);
     let new = hatchery_common::id::CertificateId::from_bytes([7; 16]);
     assert_eq!(world.ask(Request::Renew { old, new }), Err(Rejected::BadCertificate));
     assert_eq!(
-        world.ask(Request::RemoveNode { node }).unwrap_err().to_string(),
+        world.ask(Request::RemoveNode { node, lease: LEASE }).unwrap_err().to_string(),
         format!("there is no node {node}")
     );
 }
@@ -404,8 +412,34 @@ fn checkpoints_go_where_policy_and_people_want_them() {
     let rollout = hatchery_common::id::RolloutId::from_bytes([3; 16]);
     world.ask(Request::Push { rollout, checkpoint: first, to: NodeSelector::All, by: name("ann") }).unwrap();
     assert_eq!(assignment(&world.cluster, nodes[0], LEASE).checkpoints, [first, second], "oldest first");
-    assert_eq!(desired_nodes(&world.cluster, first), nodes.into());
-    assert_eq!(desired_nodes(&world.cluster, second), [nodes[0]].into());
+    assert_eq!(desired_nodes(&world.cluster)[&first], nodes.into());
+    assert_eq!(desired_nodes(&world.cluster)[&second], [nodes[0]].into());
+}
+
+#[test]
+fn of_too_many_checkpoints_the_newest_and_the_pushed_are_assigned() {
+    let (mut world, job) = running(1);
+    let node = holder(&world, job);
+    commit(&mut world, job, 1).unwrap();
+    let oldest = world.job(job).checkpoint.unwrap();
+    let (rollout, to) = (hatchery_common::id::RolloutId::from_bytes([3; 16]), NodeSelector::All);
+    world.ask(Request::Push { rollout, checkpoint: oldest, to: to.clone(), by: name("ann") }).unwrap();
+    world.cluster.jobs.get_mut(&job).unwrap().spec.replicate =
+        ReplicaPolicy { to, which: ReplicateWhich::Each };
+    let copied = world.cluster.checkpoints[&oldest].clone();
+    let ids: Vec<_> = (1..=limits::CHECKPOINTS_ASSIGNED_MAX as u64)
+        .map(|number| {
+            let id = hatchery_common::id::CheckpointId(Digest::of(&number.to_le_bytes()));
+            let committed_at = copied.committed_at + Duration::from_secs(number);
+            let checkpoint = hatchery_scheduler::Checkpoint { committed_at, ..copied.clone() };
+            world.cluster.checkpoints.insert(id, checkpoint);
+            id
+        })
+        .collect();
+    let told = assignment(&world.cluster, node, LEASE).checkpoints;
+    assert_eq!(told[0], oldest, "it was pushed");
+    assert_eq!(told[1..], ids[1..], "the oldest of the others is left out");
+    assert!(!desired_nodes(&world.cluster).contains_key(&ids[0]));
 }
 
 #[test]

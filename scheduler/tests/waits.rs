@@ -91,7 +91,7 @@ fn with_the_node_away() {
         sentence(&mut world, job),
         "waiting: gpu-a and gpu-b, which could run this, are not connected"
     );
-    world.ask(Request::RemoveNode { node: two }).unwrap();
+    world.ask(Request::RemoveNode { node: two, lease: world::LEASE }).unwrap();
     assert_eq!(sentence(&mut world, job), "waiting: gpu-a, which could run this, is not connected");
 }
 

@@ -14,7 +14,7 @@ use hatchery_common::{
     tls::{JoinSecret, JoinString},
 };
 use hatchery_proto::{convert, v1};
-use hatchery_scheduler::{Outcome, Request as Change};
+use hatchery_scheduler::{Outcome, Request as Change, desired_nodes};
 use tonic::{Request, Response, Status};
 
 use super::Answers;
@@ -60,7 +60,13 @@ impl FleetService {
     fn checkpoint(&self, id: CheckpointId) -> Result<v1::Checkpoint, Refusal> {
         let snapshot = self.snapshot();
         let id = lookup::checkpoint(&snapshot.cluster, &id.to_string())?;
-        Ok(view::checkpoint(&snapshot, id, &snapshot.cluster.checkpoints[&id]).into())
+        Ok(view::checkpoint(
+            &snapshot,
+            &desired_nodes(&snapshot.cluster),
+            id,
+            &snapshot.cluster.checkpoints[&id],
+        )
+        .into())
     }
 
     /// Finds a node that answers, and asks it.
@@ -258,8 +264,9 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::RemoveNodeRequest>,
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let given = request.into_inner().node;
-        let node = lookup::node(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
-        self.change(Change::RemoveNode { node }).await?;
+        let snapshot = self.snapshot();
+        let node = lookup::node(&snapshot.cluster, &given).map_err(Refusal::from)?;
+        self.change(Change::RemoveNode { node, lease: snapshot.observed().lease }).await?;
         Ok(Response::new(v1::RemoveNodeResponse {}))
     }
 
@@ -273,8 +280,11 @@ impl v1::fleet_server::Fleet for FleetService {
         let mut checkpoints: Vec<_> =
             wanted.filter(|(_, one)| job.is_none_or(|job| one.manifest.job == job)).collect();
         checkpoints.sort_by_key(|(_, one)| std::cmp::Reverse((one.committed_at, one.manifest.step)));
-        let checkpoints =
-            checkpoints.into_iter().map(|(id, one)| view::checkpoint(&snapshot, *id, one).into()).collect();
+        let desired = desired_nodes(&snapshot.cluster);
+        let checkpoints = checkpoints
+            .into_iter()
+            .map(|(id, one)| view::checkpoint(&snapshot, &desired, *id, one).into())
+            .collect();
         Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
     }
 

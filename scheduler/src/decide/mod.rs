@@ -67,7 +67,7 @@ pub fn decide(cluster: &Cluster, request: Request, now: Now) -> Result<Decision,
         }
         Request::Renew { old, new } => access::renew(cluster, old, new, at),
         Request::RevokeCertificate { certificate } => access::revoke(cluster, certificate, at),
-        Request::RemoveNode { node } => nodes::remove(cluster, node, at),
+        Request::RemoveNode { node, lease } => nodes::remove(cluster, node, lease, at),
         Request::Inventory { node, inventory } => nodes::inventory(cluster, node, inventory, at),
         Request::Goodbye { node } => nodes::goodbye(cluster, node, at),
         Request::RegisterDataset { manifest } => jobs::register_dataset(cluster, manifest, at),

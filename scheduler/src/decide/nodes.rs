@@ -1,5 +1,7 @@
 //! What concerns one node: its inventory, its goodbye, its removal.
 
+use std::time::Duration;
+
 use hatchery_common::{
     field::FieldError,
     id::NodeId,
@@ -57,12 +59,20 @@ fn leased(cluster: &Cluster, node: NodeId) -> impl Iterator<Item = &Job> {
 
 pub(super) fn goodbye(cluster: &Cluster, node: NodeId, at: Timestamp) -> Result<Decision, Rejected> {
     super::node(cluster, node)?;
-    Ok(Decision::done(leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::Stopped, at))))
+    Ok(Decision::done(leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::Stopped, None, at))))
 }
 
-pub(super) fn remove(cluster: &Cluster, node: NodeId, at: Timestamp) -> Result<Decision, Rejected> {
+pub(super) fn remove(
+    cluster: &Cluster,
+    node: NodeId,
+    lease: Duration,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
     super::node(cluster, node)?;
-    let leases = leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::NodeLost, at));
+    // The node hears nothing more, and stops its trainers by itself when its leases run out: I6.
+    let until = at + lease;
+    let leases =
+        leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::NodeLost, Some(until), at));
     let certificates = cluster
         .certificates
         .values()

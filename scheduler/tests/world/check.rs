@@ -148,6 +148,7 @@ impl World {
         }
         assert_eq!(replayed, self.cluster);
         let mut told = 0;
+        let desired = desired_nodes(&self.cluster);
         for node in self.cluster.nodes.keys() {
             let assignment = assignment(&self.cluster, *node, LEASE);
             for attempt in &assignment.attempts {
@@ -159,7 +160,7 @@ impl World {
             }
             let held: BTreeSet<_> = assignment.checkpoints.iter().copied().collect();
             for checkpoint in self.cluster.checkpoints.keys() {
-                let desired = desired_nodes(&self.cluster, *checkpoint).contains(node);
+                let desired = desired.get(checkpoint).is_some_and(|nodes| nodes.contains(node));
                 assert_eq!(held.contains(checkpoint), desired);
             }
         }

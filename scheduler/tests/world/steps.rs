@@ -111,7 +111,7 @@ impl World {
             }
             Step::RemoveNode(which) => {
                 if let Some(node) = self.pick_node(*which) {
-                    self.ask(Request::RemoveNode { node }).unwrap();
+                    self.ask(Request::RemoveNode { node, lease: LEASE }).unwrap();
                     self.observed.nodes.remove(&node);
                 }
             }
