@@ -183,9 +183,6 @@ pub enum Rejected {
     /// The certificate is revoked or unknown.
     #[error("this certificate is revoked or unknown; join again with a new join string")]
     BadCertificate,
-    /// The request came too early.
-    #[error("{0}")]
-    NotYet(String),
     /// A limit of the fleet.
     #[error("the fleet already has {limit} {what}, which is the limit")]
     Full {
