@@ -155,7 +155,7 @@ impl Agent {
                 self.turn(event);
             }
         };
-        if timeout(LEAVE_WITHIN - KILLED_WITHIN, settled).await.is_err() {
+        if timeout(LEAVE_WITHIN.saturating_sub(KILLED_WITHIN), settled).await.is_err() {
             tracing::warn!("not everything could be delivered in time; the rest stays here");
             // The goodbye lets others take over, so nothing may run here any more when it is said (invariant I6).
             self.attempts.kill_all();

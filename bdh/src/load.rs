@@ -32,7 +32,9 @@ const UNUSED_GATE: &str = "lm_gate";
 /// What the public code saves beside the weights and a reader need not know: rotary frequencies, which follow from the
 /// shape, and a gate that nothing uses.
 fn is_passed_over(name: &str) -> bool {
-    name == UNUSED_GATE || name == "attn.freqs" || (name.starts_with("attns.") && name.ends_with(".freqs"))
+    let is_frequencies =
+        matches!(name.split('.').collect::<Vec<_>>()[..], ["attn", "freqs"] | ["attns", _, "freqs"]);
+    name == UNUSED_GATE || is_frequencies
 }
 
 /// Why a checkpoint folder cannot be used.
