@@ -12,6 +12,7 @@ use std::{
 };
 
 use hatchery_common::{
+    device::{Device, DeviceKind},
     durable::{self, FileError},
     id::CheckpointId,
     recipe::Precision,
@@ -26,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     corpora::Corpora,
     deliver::{Delivery, Finished},
+    nvidia,
     obtain::{ObtainError, Obtainer},
     orphan,
     reconcile::{AttemptKey, StopReason},
@@ -314,7 +316,12 @@ impl Attempt {
                 };
                 self.tell(AttemptUpdate::Running(format!("{device}, {precision}"))).await;
             }
-            TrainerEvent::Progress(progress) => self.tell(AttemptUpdate::Progress(progress)).await,
+            TrainerEvent::Progress(mut progress) => {
+                if let Device { kind: DeviceKind::Cuda, index } = self.assigned.device {
+                    progress.power_watts = nvidia::power_watts(index);
+                }
+                self.tell(AttemptUpdate::Progress(progress)).await;
+            }
             TrainerEvent::Validation(validation) => self.tell(AttemptUpdate::Validation(validation)).await,
             TrainerEvent::Checkpoint { folder, step, metrics } => {
                 // A trainer says nothing else, but it is another process.

@@ -178,6 +178,7 @@ mod tests {
             memory_bytes: 1,
             bf16: false,
             driver: None,
+            power_watts_max: None,
             calibration: None,
         };
         let ready = TrainerState::Ready { version: "1".into(), libtorch: "2.11.0".into() };

@@ -67,7 +67,7 @@ fn with_devices(
     nvidia: &Nvidia,
     doctor: Result<DoctorReport, TrainerToolError>,
 ) -> Inventory {
-    inventory.notes.extend(nvidia.problem.clone());
+    inventory.notes.extend(nvidia.problems.iter().cloned());
     match doctor {
         Ok(report) => {
             let devices = report.devices.iter().map(|device| node_device(device, nvidia, &inventory));
@@ -78,10 +78,10 @@ fn with_devices(
                 .extend(report.unavailable.iter().map(|kind| format!("{}: {}", kind.kind, kind.why)));
         }
         Err(error) => {
-            let gpus = nvidia.gpus.iter().enumerate();
-            inventory.notes.extend(gpus.map(|(index, gpu)| {
-                format!("{}: {} waits for a trainer", Device::cuda(index as u32), gpu.name)
-            }));
+            let gpus = nvidia.gpus.iter();
+            inventory.notes.extend(
+                gpus.map(|gpu| format!("{}: {} waits for a trainer", Device::cuda(gpu.index), gpu.name)),
+            );
             inventory.trainer = TrainerState::Missing { why: error.to_string() };
         }
     }
@@ -96,16 +96,18 @@ fn node_device(found: &TrainerDevice, nvidia: &Nvidia, machine: &Inventory) -> N
         memory_bytes: found.memory_bytes,
         bf16: found.bf16,
         driver: None,
+        power_watts_max: None,
         calibration: None,
     };
     match found.device.kind {
         DeviceKind::Cuda => {
             device.driver.clone_from(&nvidia.driver);
-            // The two may count in different orders: by number only where all are alike or the name agrees.
-            let gpu = nvidia.gpus.get(found.device.index as usize);
+            // The trainer is told to count as the driver does; where the names differ all the same, it is believed.
+            let gpu = nvidia.gpus.iter().find(|gpu| gpu.index == found.device.index);
             if let Some(gpu) = gpu.filter(|gpu| device.name.is_empty() || gpu.name == device.name) {
                 device.name.clone_from(&gpu.name);
                 device.memory_bytes = gpu.memory_bytes;
+                device.power_watts_max = gpu.power_watts_max;
             }
         }
         DeviceKind::Cpu => {
@@ -155,8 +157,13 @@ mod tests {
     fn trainer_and_driver_are_merged() {
         let nvidia = Nvidia {
             driver: Some("580.1".into()),
-            gpus: vec![Gpu { name: "RTX".into(), memory_bytes: 12 << 30 }],
-            problem: None,
+            gpus: vec![Gpu {
+                index: 0,
+                name: "RTX".into(),
+                memory_bytes: 12 << 30,
+                power_watts_max: Some(250.0),
+            }],
+            problems: vec![],
         };
         let devices = vec![trainer_device(Device::cuda(0), ""), trainer_device(Device::CPU, "")];
         let machine = Inventory { memory_bytes: 64 << 30, cpu_model: "Xeon".into(), ..Inventory::default() };
@@ -166,6 +173,7 @@ mod tests {
             (gpu.name.as_str(), gpu.memory_bytes, gpu.driver.as_deref()),
             ("RTX", 12 << 30, Some("580.1"))
         );
+        assert_eq!((gpu.power_watts_max, cpu.power_watts_max), (Some(250.0), None));
         assert_eq!((cpu.name.as_str(), cpu.memory_bytes, cpu.driver.as_deref()), ("Xeon", 64 << 30, None));
         assert_eq!(merged.notes, ["mps: this is no Mac"]);
 

@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 
+use crate::nvidia::CUDA_ORDER;
 use crate::stderr_log::StderrLog;
 
 /// Longest line of stdout that is taken for an event.
@@ -62,6 +63,7 @@ impl TrainerProcess {
             .arg("train")
             .arg("--attempt")
             .arg(order)
+            .env(CUDA_ORDER.0, CUDA_ORDER.1)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

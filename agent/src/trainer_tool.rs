@@ -1,5 +1,6 @@
 //! Asking the trainer short questions: what it finds on this machine, how fast a device is.
 
+use crate::nvidia::CUDA_ORDER;
 use std::{path::Path, process::Stdio, time::Duration};
 
 use hatchery_common::{
@@ -87,6 +88,7 @@ async fn ask<T: DeserializeOwned>(
     };
     let mut child = Command::new(program)
         .args(arguments)
+        .env(CUDA_ORDER.0, CUDA_ORDER.1)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

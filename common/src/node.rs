@@ -70,6 +70,8 @@ pub struct NodeDevice {
     pub bf16: bool,
     /// The driver's version, where it has one.
     pub driver: Option<String>,
+    /// The most power that it may draw, where its driver says so.
+    pub power_watts_max: Option<f64>,
     /// Its measured speed, once it is measured.
     pub calibration: Option<Calibration>,
 }

@@ -150,3 +150,22 @@ fn an_agent_without_a_trainer_says_so_and_still_holds_and_answers() {
     assert_eq!(answer["node"], "bob");
     fleet.agent("ada").kill();
 }
+
+#[test]
+fn a_trainer_that_cannot_load_libtorch_is_shown_with_what_it_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let fleet = Fleet::start(15);
+    // The words and the exit code of the system's loader, for a library that is not there.
+    let broken = fleet.scratch().join("hatchery-trainer");
+    let said = "error while loading shared libraries: libtorch_cpu.so: cannot open shared object file";
+    fs::write(&broken, format!("#!/bin/sh\necho \"$0: {said}\" >&2\nexit 127\n")).unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let (join, trainer) = (fleet.token(), broken.display().to_string());
+    let arguments = ["agent", "--join", &join, "--name", "bob", "--trainer", &trainer];
+    let _bob = hatchery_tests::Process::start(fleet.command_in(&fleet.agent_home("bob"), &arguments));
+    let node = fleet.wait_for_node("bob", "connected");
+    let why = node["inventory"]["trainer"]["why"].as_str().unwrap();
+    assert!(why.contains("libtorch_cpu.so"), "{why}");
+    let shown = fleet.run(&["node", "bob"]);
+    assert!(shown.stdout.contains("libtorch_cpu.so"), "{shown:?}");
+}

@@ -120,6 +120,7 @@ fn describe(node: &NodeView) -> String {
             parts.push("bf16".to_owned());
         }
         parts.extend(device.driver.as_ref().map(|driver| format!("driver {driver}")));
+        parts.extend(device.power_watts_max.map(|watts| format!("up to {watts:.0} W")));
         parts.extend(device.calibration.as_ref().map(|calibration| {
             format!(
                 "{} steps/s of tiny, {:.1} GFLOP/s",

@@ -182,6 +182,7 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
         memory_bytes: 8 << 30,
         bf16: false,
         driver: None,
+        power_watts_max: None,
         calibration: None,
     };
     let inventory = Inventory {

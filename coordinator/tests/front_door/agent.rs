@@ -69,6 +69,7 @@ pub(crate) fn inventory() -> Inventory {
             memory_bytes: 8 << 30,
             bf16: false,
             driver: None,
+            power_watts_max: None,
             calibration: Some(Calibration {
                 device: Device::CPU,
                 steps_per_sec: 10.0,

@@ -55,6 +55,7 @@ impl From<NodeDevice> for v1::NodeDevice {
             bf16: device.bf16,
             driver: device.driver,
             calibration: device.calibration.map(Into::into),
+            power_watts_max: device.power_watts_max,
         }
     }
 }
@@ -69,6 +70,7 @@ impl TryFrom<v1::NodeDevice> for NodeDevice {
             memory_bytes: device.memory_bytes,
             bf16: device.bf16,
             driver: device.driver,
+            power_watts_max: device.power_watts_max,
             calibration: optional("calibration", device.calibration)?,
         })
     }

@@ -260,6 +260,7 @@ fn node_device() -> impl Strategy<Value = NodeDevice> {
             memory_bytes,
             bf16,
             driver,
+            power_watts_max: Some(memory_bytes as f64),
             calibration,
         },
     )

@@ -182,6 +182,7 @@ pub(crate) fn inventory(devices: &[(Device, Option<f64>)]) -> Inventory {
         memory_bytes: 8 << 30,
         bf16: false,
         driver: None,
+        power_watts_max: None,
         calibration: flops_per_sec.map(|flops_per_sec| Calibration {
             device,
             steps_per_sec: flops_per_sec / 1e9,
