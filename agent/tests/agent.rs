@@ -13,6 +13,7 @@ use hatchery_agent::{AgentSettings, run};
 use hatchery_common::{
     device::Device,
     digest::Digest,
+    durable::FolderLock,
     generate::{GenerationOrder, Sampling},
     id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
     node::{Inventory, TrainerState},
@@ -59,6 +60,7 @@ impl Node {
             free_disk_bytes_min: self.free_disk_bytes_min,
             ..AgentSettings::default()
         };
+        until_unlocked(self.state.path());
         let (stop, stopped) = oneshot::channel();
         let credentials = coordinator.credentials();
         let running = tokio::spawn(async move {
@@ -145,6 +147,16 @@ async fn ask(coordinator: &Coordinator, checkpoint: CheckpointId, max_bytes: u32
     let order =
         GenerationOrder { checkpoint, prompt: b"To be".to_vec(), max_bytes, sampling: Sampling::greedy() };
     coordinator.say(CoordinatorMessage::Generation { request: RequestId::random(), order }).await;
+}
+
+/// All agents of these tests share one process: while it starts a trainer, the trainer-to-be holds copies of their locks,
+/// for the moment until it is a program of its own.
+fn until_unlocked(folder: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while FolderLock::acquire(folder).is_err() {
+        assert!(Instant::now() < deadline, "{} stays locked", folder.display());
+        std::thread::yield_now();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
