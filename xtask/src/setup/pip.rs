@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Where pip looks when nobody says otherwise.
-const DEFAULT_INDEX: &str = "https://pypi.org/simple";
+/// Prints where pip looks when nobody says otherwise.
+const PRINT_DEFAULT_INDEX: &str = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)";
 
 /// Python that wheels are taken for. The C++ libraries are the same in all of them.
 pub(crate) const PYTHON_TAG: &str = "cp313";
@@ -31,18 +31,14 @@ pub(crate) struct PipConfig {
 impl PipConfig {
     /// Reads the configuration: environment variables, then what `pip config list` prints (nothing without pip).
     pub(crate) fn read() -> Self {
-        let listing = Command::new("python3")
-            .args(["-m", "pip", "config", "list"])
-            .output()
-            .ok()
-            .filter(|output| output.status.success())
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-            .unwrap_or_default();
-        Self::from_sources(&listing, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        let listing = python(&["-m", "pip", "config", "list"]);
+        let default_index = python(&["-c", PRINT_DEFAULT_INDEX]);
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::from_sources(&listing, default_index.trim(), variable)
     }
 
     /// The same from given sources: the listing's lines are `section.key='value'`.
-    fn from_sources(listing: &str, variable: impl Fn(&str) -> Option<String>) -> Self {
+    fn from_sources(listing: &str, default_index: &str, variable: impl Fn(&str) -> Option<String>) -> Self {
         let settings = parse_listing(listing);
         let setting = |key: &str| {
             variable(&format!("PIP_{}", key.to_uppercase().replace('-', "_"))).or_else(|| {
@@ -54,13 +50,17 @@ impl PipConfig {
         let words = |text: Option<String>| -> Vec<String> {
             text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         };
-        let mut indexes = vec![setting("index-url").unwrap_or_else(|| DEFAULT_INDEX.to_owned())];
+        let mut indexes = vec![setting("index-url").unwrap_or_else(|| default_index.to_owned())];
         indexes.extend(words(setting("extra-index-url")));
         let certificates = setting("cert").or_else(|| {
             ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"].iter().find_map(|name| variable(name))
         });
         Self {
-            indexes: indexes.into_iter().map(|index| index.trim_end_matches('/').to_owned()).collect(),
+            indexes: indexes
+                .into_iter()
+                .map(|index| index.trim_end_matches('/').to_owned())
+                .filter(|index| !index.is_empty())
+                .collect(),
             certificates: certificates.map(PathBuf::from),
             proxy: setting("proxy"),
             trusted_hosts: words(setting("trusted-host")),
@@ -68,6 +68,13 @@ impl PipConfig {
                 .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no" | "off")),
         }
     }
+}
+
+/// What python prints; nothing if it is not there or fails.
+fn python(arguments: &[&str]) -> String {
+    let output = Command::new("python3").args(arguments).output().ok();
+    let output = output.filter(|output| output.status.success());
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
 fn parse_listing(listing: &str) -> HashMap<String, String> {
@@ -133,16 +140,16 @@ mod tests {
     use super::*;
 
     fn config(listing: &str, variables: &[(&str, &str)]) -> PipConfig {
-        PipConfig::from_sources(listing, |name| {
+        PipConfig::from_sources(listing, "https://usual/simple/", |name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
-    fn without_settings_it_is_pypi() {
+    fn without_settings_it_is_pips_own() {
         assert_eq!(
             config("", &[]),
-            PipConfig { indexes: vec![DEFAULT_INDEX.into()], ..PipConfig::default() }
+            PipConfig { indexes: vec!["https://usual/simple".into()], ..PipConfig::default() }
         );
     }
 
