@@ -7,8 +7,9 @@ use hatchery_common::{
 use tch::{Device, TchError, Tensor};
 
 use crate::{
-    counter::{Purpose, bits},
     data::Batch,
+    dropout::Dropout,
+    fast::Fast,
     model::{Model, Pass},
     optimizer::{AdamW, Moments},
     weights::Weights,
@@ -20,6 +21,8 @@ pub struct Learner {
     model: Model,
     optimizer: AdamW,
     seed: u64,
+    /// On a CPU in f32: the way there that [`Model`] is the oracle of.
+    fast: Option<Fast<f32>>,
 }
 
 impl Learner {
@@ -38,7 +41,13 @@ impl Learner {
             Some(moments) => AdamW::with_moments(spec, moments),
             None => AdamW::new(spec, model.weights())?,
         };
-        Ok(Self { model, optimizer, seed: spec.seed })
+        let fast = if device == Device::Cpu && precision != Precision::Bf16 {
+            let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).min(spec.batch as usize);
+            Some(Fast::new(model.config(), spec.block as usize, threads)?)
+        } else {
+            None
+        };
+        Ok(Self { model, optimizer, seed: spec.seed, fast })
     }
 
     /// The model as it is now.
@@ -54,11 +63,23 @@ impl Learner {
     /// Learns from `batch`; `step` counts the steps done before. Gives the loss before the step, a scalar that stays on
     /// the device, so that nothing waits for it.
     pub fn step(&mut self, step: u64, batch: &Batch) -> Result<Tensor, TchError> {
-        // Dropout by (seed, step): a resumed run drops what an uninterrupted one would have.
-        tch::manual_seed(bits(self.seed, Purpose::Dropout, step, 0) as i64);
-        let loss = self.model.loss(&batch.tokens, &batch.targets, Pass::Training)?;
-        let gradients = Tensor::f_run_backward(&[&loss], &self.model.weights().all(), false, false)?;
+        let (loss, gradients) = self.gradients(step, batch)?;
         self.optimizer.update(self.model.weights_mut(), &gradients, step + 1)?;
-        loss.f_detach()
+        Ok(loss)
+    }
+
+    fn gradients(&mut self, step: u64, batch: &Batch) -> Result<(Tensor, Vec<Tensor>), TchError> {
+        let dropout = Dropout::new(self.model.config().dropout(), self.seed, step);
+        match &mut self.fast {
+            Some(fast) if batch.tokens.size().last() == Some(&(fast.tokens() as i64)) => {
+                let (loss, gradients) = fast.loss_and_gradients(self.model.weights(), batch, dropout)?;
+                Ok((Tensor::from(loss as f32), gradients))
+            }
+            _ => {
+                let loss = self.model.loss(&batch.tokens, &batch.targets, Pass::Training(dropout))?;
+                let gradients = Tensor::f_run_backward(&[&loss], &self.model.weights().all(), false, false)?;
+                Ok((loss.f_detach()?, gradients))
+            }
+        }
     }
 }

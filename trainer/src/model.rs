@@ -6,7 +6,7 @@
 use hatchery_common::{model::ModelConfig, recipe::Precision};
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
-use crate::weights::Weights;
+use crate::{dropout::Dropout, weights::Weights};
 
 /// The base of the rotary frequencies.
 const THETA: f64 = 65_536.0;
@@ -14,10 +14,10 @@ const THETA: f64 = 65_536.0;
 const NORM_EPSILON: f64 = 1e-5;
 
 /// Whether a pass learns, and so drops out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Pass {
-    /// Dropout as configured, drawn from libtorch's generator.
-    Training,
+    /// Dropout as said; none drops nothing.
+    Training(Option<Dropout>),
     /// No dropout.
     Reading,
 }
@@ -31,18 +31,21 @@ pub struct Model {
     ///
     /// Casting by hand, because libtorch's autocast would take fp16 on CUDA, and tch cannot tell it otherwise.
     products: Kind,
+    /// The kind of everything else: that of the weights.
+    kind: Kind,
     turn: Turn,
 }
 
-/// cos and sin of every position's and neuron's phase, T x M each, f32.
+/// cos and sin of every position's and neuron's phase, T x M each.
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     cos: Tensor,
     sin: Tensor,
 }
 
 impl Model {
-    /// Places `weights` on `device`, ready for sequences of up to `tokens_max` tokens.
+    /// Places `weights` on `device`, ready for sequences of up to `tokens_max` tokens. Weights are f32; f64 ones give
+    /// f64 arithmetic throughout, to check others against.
     pub fn new(
         config: ModelConfig,
         weights: Weights,
@@ -50,9 +53,10 @@ impl Model {
         precision: Precision,
         tokens_max: usize,
     ) -> Result<Self, TchError> {
-        let products = if precision == Precision::Bf16 { Kind::BFloat16 } else { Kind::Float };
-        let turn = Turn::new(config.neurons_per_head(), tokens_max, device)?;
-        Ok(Self { weights: weights.trainable_on(device)?, config, products, turn })
+        let kind = weights.embed.kind();
+        let products = if precision == Precision::Bf16 { Kind::BFloat16 } else { kind };
+        let turn = Turn::new(config.neurons_per_head(), tokens_max, device, kind)?;
+        Ok(Self { weights: weights.trainable_on(device)?, config, products, kind, turn })
     }
 
     /// The shape.
@@ -86,26 +90,43 @@ impl Model {
         let decoder = operand(&self.weights.decoder)?.f_view_([h, m, d])?;
 
         // Heads come first, so that a projection is one product for each head over all B*T tokens.
-        let mut x =
-            norm(&Tensor::f_embedding(&self.weights.embed, &tokens.f_view_([b * t])?, -1, false, false)?)?;
-        for _ in 0..self.config.layers() {
+        let mut x = self.norm(&Tensor::f_embedding(
+            &self.weights.embed,
+            &tokens.f_view_([b * t])?,
+            -1,
+            false,
+            false,
+        )?)?;
+        for layer in 0..self.config.layers() {
             let v = operand(&x)?;
             let q = v.f_unsqueeze(0)?.f_expand([h, b * t, d], false)?.f_bmm(&encoder)?.f_relu()?; // (H, B*T, M)
             let r = operand(&self.turn.rope(&q.f_view_([h, b, t, m])?)?)?; // (H, B, T, M)
             let scores = r.f_matmul(&r.f_transpose(-2, -1)?)?.f_tril(-1)?; // (H, B, T, T)
             let read = scores.f_matmul(&v.f_view_([b, t, d])?)?; // (H, B, T, D)
-            let a = operand(&norm(&read)?)?.f_reshape([h, b * t, d])?;
+            let a = operand(&self.norm(&read)?)?.f_reshape([h, b * t, d])?;
             let gated = q.f_mul(&a.f_bmm(&encoder_v)?.f_relu()?)?; // (H, B*T, M)
-            let g = self.dropout(gated, pass)?;
+            let g = match pass {
+                Pass::Training(Some(dropout)) => {
+                    let size = [h, b, t, m].map(|n| n as usize);
+                    gated.f_mul(&dropout.mask(layer, size, gated.kind(), gated.device())?)?
+                }
+                _ => gated,
+            };
             // concat_heads(g) @ decoder, as a sum over heads.
-            let y = g.f_bmm(&decoder)?.f_sum_dim_intlist(0, false, Kind::Float)?; // (B*T, D)
-            x = norm(&x.f_add(&norm(&y)?)?)?;
+            let y = g.f_bmm(&decoder)?.f_sum_dim_intlist(0, false, self.kind)?; // (B*T, D)
+            x = self.norm(&x.f_add(&self.norm(&y)?)?)?;
         }
-        operand(&x)?.f_matmul(&operand(&self.weights.lm_head)?)?.f_to_kind(Kind::Float)?.f_view_([
+        operand(&x)?.f_matmul(&operand(&self.weights.lm_head)?)?.f_to_kind(self.kind)?.f_view_([
             b,
             t,
             self.config.vocabulary() as i64,
         ])
+    }
+
+    /// LayerNorm over the last dimension, without affine.
+    fn norm(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let width = self.config.width() as i64;
+        x.f_to_kind(self.kind)?.f_layer_norm::<Tensor>([width], None, None, NORM_EPSILON, true)
     }
 
     /// The mean cross-entropy in nats of `targets` after `tokens`, both (B, T) int64: a scalar.
@@ -129,19 +150,13 @@ impl Model {
         let logits = self.logits(tokens, pass)?.f_flatten(0, 1)?;
         logits.f_cross_entropy_loss::<Tensor>(&targets.f_flatten(0, -1)?, None, reduction, IGNORED, 0.0)
     }
-
-    fn dropout(&self, gated: Tensor, pass: Pass) -> Result<Tensor, TchError> {
-        match pass {
-            Pass::Training if self.config.dropout() > 0.0 => gated.f_dropout(self.config.dropout(), true),
-            _ => Ok(gated),
-        }
-    }
 }
 
 impl Turn {
-    /// Phases in f32 and in the reference's own order of operations, because at long T the rounding of t * f shows.
-    fn new(neurons: usize, tokens: usize, device: Device) -> Result<Self, TchError> {
-        let on_cpu = (Kind::Float, Device::Cpu);
+    /// Phases in the weights' kind and in the reference's own order of operations, because at long T the rounding of
+    /// t * f shows.
+    pub(crate) fn new(neurons: usize, tokens: usize, device: Device, kind: Kind) -> Result<Self, TchError> {
+        let on_cpu = (kind, Device::Cpu);
         let pair =
             Tensor::f_arange(neurons as i64, on_cpu)?.f_div_scalar(2.0)?.f_floor()?.f_mul_scalar(2.0)?;
         let exponent = pair.f_div_scalar(neurons as f64)?;
@@ -150,6 +165,14 @@ impl Turn {
         let position = Tensor::f_arange(tokens as i64, on_cpu)?.f_unsqueeze(-1)?;
         let phase = position.f_mul(&frequency)?.f_remainder(1.0)?.f_mul_scalar(std::f64::consts::TAU)?;
         Ok(Self { cos: phase.f_cos()?.f_to_device(device)?, sin: phase.f_sin()?.f_to_device(device)? })
+    }
+
+    pub(crate) fn cos(&self) -> &Tensor {
+        &self.cos
+    }
+
+    pub(crate) fn sin(&self) -> &Tensor {
+        &self.sin
     }
 
     /// Turns the interleaved pairs of `q`, (.., T, M), by their phases: (a, b) -> (a cos - b sin, b cos + a sin).
@@ -161,10 +184,4 @@ impl Turn {
         let (cos, sin) = (self.cos.f_narrow(0, 0, t)?, self.sin.f_narrow(0, 0, t)?);
         q.f_mul(&cos)?.f_add(&quarter_turned.f_flatten(-2, -1)?.f_mul(&sin)?)
     }
-}
-
-/// LayerNorm over the last dimension, without affine, in f32.
-fn norm(x: &Tensor) -> Result<Tensor, TchError> {
-    let width = *x.size().last().ok_or_else(|| TchError::Shape("a scalar has no width".into()))?;
-    x.f_to_kind(Kind::Float)?.f_layer_norm::<Tensor>([width], None, None, NORM_EPSILON, true)
 }

@@ -60,11 +60,9 @@ impl Weights {
         [&mut self.embed, &mut self.encoder, &mut self.encoder_v, &mut self.decoder, &mut self.lm_head]
     }
 
-    /// Moves the weights to `device`, f32, so that gradients can be taken of them.
+    /// Moves the weights to `device`, so that gradients can be taken of them.
     pub fn trainable_on(self, device: Device) -> Result<Self, TchError> {
-        let place = |weight: Tensor| {
-            weight.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(device)?.f_set_requires_grad(true)
-        };
+        let place = |weight: Tensor| weight.f_detach()?.f_to_device(device)?.f_set_requires_grad(true);
         Ok(Self {
             embed: place(self.embed)?,
             encoder: place(self.encoder)?,

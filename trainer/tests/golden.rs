@@ -13,6 +13,7 @@ use hatchery_common::{
 };
 use hatchery_trainer::{
     data::Batch,
+    fast::Fast,
     learner::Learner,
     model::{Model, Pass},
     weights::Weights,
@@ -132,12 +133,17 @@ fn gradients_are_the_references() {
         let figures = Figures::read(name);
         let batch = figures.batch(0);
         let model = figures.model(batch.tokens.size()[1] as usize);
-        let loss = model.loss(&batch.tokens, &batch.targets, Pass::Training).unwrap();
+        let loss = model.loss(&batch.tokens, &batch.targets, Pass::Training(None)).unwrap();
         let gradients = Tensor::run_backward(&[loss], &model.weights().all(), false, false);
-        for ((weight, _), gradient) in figures.config.weights().into_iter().zip(&gradients) {
-            let error = norm_error(gradient, &figures.tensors[&format!("grad.{weight}")]);
-            println!("{name}: gradient of {weight} differs by {error:.1e}");
-            assert!(error <= 1e-4, "{name}: gradient of {weight} differs by {error:e}");
+        let mut fast = Fast::<f32>::new(&figures.config, batch.tokens.size()[1] as usize, 2).unwrap();
+        let (fast_loss, by_hand) = fast.loss_and_gradients(model.weights(), &batch, None).unwrap();
+        assert!((fast_loss / figures.losses()[0] - 1.0).abs() <= 1e-5, "{name}: loss {fast_loss}");
+        for (path, gradients) in [("plain", gradients), ("fast", by_hand)] {
+            for ((weight, _), gradient) in figures.config.weights().into_iter().zip(&gradients) {
+                let error = norm_error(gradient, &figures.tensors[&format!("grad.{weight}")]);
+                println!("{name}: {path} gradient of {weight} differs by {error:.1e}");
+                assert!(error <= 1e-4, "{name}: {path} gradient of {weight} differs by {error:e}");
+            }
         }
     }
 }
