@@ -9,6 +9,7 @@ use tch::{Device, TchError, Tensor};
 use crate::{
     data::Batch,
     dropout::Dropout,
+    evaluate::Losses,
     fast::Fast,
     model::{Model, Pass},
     optimizer::{AdamW, Moments},
@@ -21,6 +22,8 @@ pub struct Learner {
     model: Model,
     optimizer: AdamW,
     seed: u64,
+    /// In how many parts a batch goes through the plain path.
+    parts: i64,
     /// On a CPU in f32: the way there that [`Model`] is the oracle of.
     fast: Option<Fast<f32>>,
 }
@@ -35,11 +38,12 @@ impl Learner {
         device: Device,
         precision: Precision,
     ) -> Result<Self, TchError> {
+        let optimizer_spec = spec;
         let spec = spec.raw();
         let model = Model::new(config, weights, device, precision, spec.block as usize)?;
         let optimizer = match moments {
-            Some(moments) => AdamW::with_moments(spec, moments),
-            None => AdamW::new(spec, model.weights())?,
+            Some(moments) => AdamW::with_moments(optimizer_spec, moments),
+            None => AdamW::new(optimizer_spec, model.weights())?,
         };
         let fast = if device == Device::Cpu && precision != Precision::Bf16 {
             let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).min(spec.batch as usize);
@@ -47,7 +51,12 @@ impl Learner {
         } else {
             None
         };
-        Ok(Self { model, optimizer, seed: spec.seed, fast })
+        Ok(Self { model, optimizer, seed: spec.seed, parts: spec.accumulate.into(), fast })
+    }
+
+    /// Takes libtorch's own derivatives from now on, also on a CPU: to be compared with.
+    pub fn use_plain_path(&mut self) {
+        self.fast = None;
     }
 
     /// The model as it is now.
@@ -63,22 +72,103 @@ impl Learner {
     /// Learns from `batch`; `step` counts the steps done before. Gives the loss before the step, a scalar that stays on
     /// the device, so that nothing waits for it.
     pub fn step(&mut self, step: u64, batch: &Batch) -> Result<Tensor, TchError> {
-        let (loss, gradients) = self.gradients(step, batch)?;
-        self.optimizer.update(self.model.weights_mut(), &gradients, step + 1)?;
+        let (loss, mut gradients) = self.gradients(step, batch)?;
+        self.optimizer.update(self.model.weights_mut(), &mut gradients, step)?;
         Ok(loss)
     }
 
     fn gradients(&mut self, step: u64, batch: &Batch) -> Result<(Tensor, Vec<Tensor>), TchError> {
         let dropout = Dropout::new(self.model.config().dropout(), self.seed, step);
-        match &mut self.fast {
-            Some(fast) if batch.tokens.size().last() == Some(&(fast.tokens() as i64)) => {
+        match fast_for(&mut self.fast, batch) {
+            Some(fast) => {
                 let (loss, gradients) = fast.loss_and_gradients(self.model.weights(), batch, dropout)?;
                 Ok((Tensor::from(loss as f32), gradients))
             }
-            _ => {
-                let loss = self.model.loss(&batch.tokens, &batch.targets, Pass::Training(dropout))?;
-                let gradients = Tensor::f_run_backward(&[&loss], &self.model.weights().all(), false, false)?;
-                Ok((loss.f_detach()?, gradients))
+            None => self.gradients_in_parts(batch, dropout),
+        }
+    }
+
+    fn gradients_in_parts(
+        &self,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor, Vec<Tensor>), TchError> {
+        let rows = batch.tokens.size()[0] / self.parts;
+        let mut sum: Option<(Tensor, Vec<Tensor>)> = None;
+        for part in 0..self.parts {
+            let first = part * rows;
+            let (tokens, targets) =
+                (batch.tokens.f_narrow(0, first, rows)?, batch.targets.f_narrow(0, first, rows)?);
+            let dropout = dropout.map(|dropout| dropout.from_sequence(first as u64));
+            let loss = self.model.loss(&tokens, &targets, Pass::Training(dropout))?;
+            let loss = if self.parts == 1 { loss } else { loss.f_div_scalar(self.parts)? };
+            let gradients = Tensor::f_run_backward(&[&loss], &self.model.weights().all(), false, false)?;
+            let loss = loss.f_detach()?;
+            sum = Some(match sum {
+                None => (loss, gradients),
+                Some((total, mut sums)) => {
+                    for (sum, gradient) in sums.iter_mut().zip(&gradients) {
+                        let _ = sum.f_add_(gradient)?;
+                    }
+                    (total.f_add(&loss)?, sums)
+                }
+            });
+        }
+        sum.ok_or_else(|| TchError::Shape("a batch of no parts".into()))
+    }
+}
+
+impl Losses for Learner {
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn loss_sum(&mut self, batch: &Batch) -> Result<f64, TchError> {
+        match fast_for(&mut self.fast, batch) {
+            Some(fast) => Ok(fast.losses(self.model.weights(), batch)?.iter().sum()),
+            None => (&self.model).loss_sum(batch),
+        }
+    }
+}
+
+/// The fast path, if there is one for sequences of this length.
+fn fast_for<'a>(fast: &'a mut Option<Fast<f32>>, batch: &Batch) -> Option<&'a mut Fast<f32>> {
+    let tokens = *batch.tokens.size().last()?;
+    fast.as_mut().filter(|fast| fast.tokens() as i64 == tokens)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use hatchery_common::recipe::{RawTrainSpec, Recipe};
+    use tch::Kind;
+
+    use super::*;
+
+    fn learner(parts: u32) -> Learner {
+        let recipe = Recipe::parse(Some("tiny"), "", &[]).unwrap();
+        let raw = RawTrainSpec { accumulate: parts, batch: 8, block: 24, ..Default::default() };
+        let weights = Weights::start(&recipe.model, 3).unwrap();
+        let spec = TrainSpec::new(raw).unwrap();
+        Learner::new(recipe.model, &spec, weights, None, Device::Cpu, Precision::F32).unwrap()
+    }
+
+    #[test]
+    fn a_batch_in_parts_gives_the_gradients_of_the_whole_with_the_same_dropout() {
+        tch::manual_seed(1);
+        let bytes = |()| Tensor::randint(256, [8, 24], (Kind::Int64, Device::Cpu));
+        let batch = Batch { tokens: bytes(()), targets: bytes(()) };
+        let dropout = Dropout::new(0.1, 1, 5);
+        let (loss, whole) = learner(1).gradients_in_parts(&batch, dropout).unwrap();
+        let by_hand = learner(1).gradients(5, &batch).unwrap().1;
+        for parts in [2, 4, 8] {
+            let (found, sums) = learner(parts).gradients_in_parts(&batch, dropout).unwrap();
+            assert!((f64::try_from(found - &loss).unwrap()).abs() < 1e-5);
+            for ((found, expected), by_hand) in sums.iter().zip(&whole).zip(&by_hand) {
+                let error = f64::try_from((found - expected).norm() / expected.norm()).unwrap();
+                assert!(error < 1e-5, "{parts} parts: {error:e}");
+                let error = f64::try_from((by_hand - expected).norm() / expected.norm()).unwrap();
+                assert!(error < 1e-4, "by hand: {error:e}");
             }
         }
     }

@@ -1,25 +1,16 @@
 //! AdamW over tensors, with its state in the open, as `torch.optim.AdamW` does it.
 
-use hatchery_common::recipe::RawTrainSpec;
-use tch::{TchError, Tensor, no_grad_guard};
+use hatchery_common::recipe::{RawTrainSpec, TrainSpec};
+use tch::{Kind, TchError, Tensor, no_grad_guard};
 
 use crate::weights::Weights;
 
 /// AdamW: decoupled decay on all weights, bias correction, no AMSGrad.
 #[derive(Debug)]
 pub struct AdamW {
-    settings: Settings,
+    spec: TrainSpec,
     /// In the order of the weights.
     moments: Vec<Moments>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    lr: f64,
-    decay: f64,
-    beta1: f64,
-    beta2: f64,
-    epsilon: f64,
 }
 
 /// The running means of one weight's gradient and of its square; the shape of the weight, f32.
@@ -33,7 +24,7 @@ pub struct Moments {
 
 impl AdamW {
     /// Starts with moments of zero.
-    pub fn new(spec: &RawTrainSpec, weights: &Weights) -> Result<Self, TchError> {
+    pub fn new(spec: &TrainSpec, weights: &Weights) -> Result<Self, TchError> {
         let zeros = |weight: &Tensor| weight.f_detach()?.f_zeros_like();
         let moments = weights
             .all()
@@ -43,15 +34,8 @@ impl AdamW {
     }
 
     /// Goes on with `moments`, in the order of the weights and on their device.
-    pub fn with_moments(spec: &RawTrainSpec, moments: Vec<Moments>) -> Self {
-        let settings = Settings {
-            lr: spec.lr,
-            decay: spec.weight_decay,
-            beta1: spec.beta1,
-            beta2: spec.beta2,
-            epsilon: spec.epsilon,
-        };
-        Self { settings, moments }
+    pub fn with_moments(spec: &TrainSpec, moments: Vec<Moments>) -> Self {
+        Self { spec: spec.clone(), moments }
     }
 
     /// The moments, in the order of the weights.
@@ -59,14 +43,22 @@ impl AdamW {
         &self.moments
     }
 
-    /// Changes `weights` by their `gradients`; `step` counts from 1.
-    pub fn update(&mut self, weights: &mut Weights, gradients: &[Tensor], step: u64) -> Result<(), TchError> {
+    /// Changes `weights` by their `gradients`, which are cut first if they are too long; `step` counts from 0.
+    pub fn update(
+        &mut self,
+        weights: &mut Weights,
+        gradients: &mut [Tensor],
+        step: u64,
+    ) -> Result<(), TchError> {
         let _guard = no_grad_guard();
-        let Settings { lr, decay, beta1, beta2, epsilon } = self.settings;
-        let correction1 = 1.0 - beta1.powf(step as f64);
-        let correction2 = 1.0 - beta2.powf(step as f64);
+        let RawTrainSpec { weight_decay: decay, beta1, beta2, epsilon, clip_norm, .. } = *self.spec.raw();
+        clip(gradients, clip_norm)?;
+        let lr = self.spec.learning_rate(step);
+        let updates = (step + 1) as f64;
+        let correction1 = 1.0 - beta1.powf(updates);
+        let correction2 = 1.0 - beta2.powf(updates);
         for ((weight, moments), gradient) in
-            weights.all_mut().into_iter().zip(&mut self.moments).zip(gradients)
+            weights.all_mut().into_iter().zip(&mut self.moments).zip(&*gradients)
         {
             let mut square = gradient.f_square()?;
             let _ = square.f_mul_scalar_(1.0 - beta2)?;
@@ -81,4 +73,21 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// Cuts `gradients` to the length `norm_max` over all of them together, if they are longer; 0: never. All of it on the
+/// device, so that nothing waits for it.
+fn clip(gradients: &mut [Tensor], norm_max: f64) -> Result<(), TchError> {
+    /// Against division by zero, as in `torch.nn.utils.clip_grad_norm_`.
+    const EPSILON: f64 = 1e-6;
+    if norm_max == 0.0 {
+        return Ok(());
+    }
+    let squares = gradients.iter().map(|gradient| gradient.f_square()?.f_sum(Kind::Float));
+    let norm = Tensor::f_stack(&squares.collect::<Result<Vec<_>, _>>()?, 0)?.f_sum(Kind::Float)?.f_sqrt()?;
+    let factor = norm.f_add_scalar(EPSILON)?.f_reciprocal()?.f_mul_scalar(norm_max)?.f_clamp_max(1.0)?;
+    for gradient in gradients {
+        let _ = gradient.f_mul_(&factor)?;
+    }
+    Ok(())
 }

@@ -239,9 +239,10 @@ impl Run<'_, '_> {
     fn validate(&mut self) -> Result<(), Failure> {
         self.read_loss()?;
         let starts = self.sampler.validation_starts();
-        let is_stopped = || self.control.interrupt(BootTime::now()).is_some();
-        let model = self.learner.model();
-        let found = evaluate(model, &self.task.corpus, &starts, self.sampler.block(), is_stopped)?;
+        let control = self.control;
+        let is_stopped = || control.interrupt(BootTime::now()).is_some();
+        let found =
+            evaluate(&mut self.learner, &self.task.corpus, &starts, self.sampler.block(), is_stopped)?;
         if let Some(found) = found {
             if !found.loss.is_finite() {
                 return Err(not_a_number("the validation loss is not a number"));

@@ -1,7 +1,7 @@
 //! The five weights of BDH.
 
 use hatchery_common::model::ModelConfig;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use crate::counter::{Purpose, bits, normal_pair};
 
@@ -86,6 +86,8 @@ fn draw(seed: u64, weight: u64, count: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use hatchery_common::model::RawModelConfig;
+
+    use tch::Kind;
 
     use super::*;
 

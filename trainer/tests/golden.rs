@@ -92,6 +92,7 @@ impl Figures {
             beta1: beta1.parse().unwrap(),
             beta2: beta2.parse().unwrap(),
             epsilon: number("eps"),
+            block: self.tensors["tokens"].size()[2] as u32,
             ..Default::default()
         })
         .unwrap()

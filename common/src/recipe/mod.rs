@@ -15,7 +15,7 @@ mod train;
 mod wishes;
 
 pub use file::{DataSpec, Preset, Recipe, RecipeError};
-pub use train::{Precision, RawTrainSpec, TrainSpec};
+pub use train::{Precision, RawTrainSpec, Schedule, TrainSpec};
 pub use wishes::{DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicateWhich};
 
 use serde::{Deserialize, Serialize};

@@ -32,6 +32,19 @@ impl Precision {
     }
 }
 
+/// How the learning rate goes over a run, after its warm-up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// The same to the end.
+    #[default]
+    Constant,
+    /// Half a wave of the cosine, down to `lr_min_share` at the last step.
+    Cosine,
+    /// Warm-up, stable, decay: the same until the last `decay_share` of the steps, then straight down to `lr_min_share`.
+    Wsd,
+}
+
 /// A recipe's `[train]` as written, not yet checked. The defaults are those of the preset `tiny`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,8 +55,21 @@ pub struct RawTrainSpec {
     pub batch: u32,
     /// Tokens in each sequence.
     pub block: u32,
-    /// AdamW's learning rate.
+    /// AdamW's learning rate at its highest.
     pub lr: f64,
+    /// How it goes down from there.
+    pub schedule: Schedule,
+    /// Steps in which it rises to `lr` in a straight line; 0: it starts there.
+    pub warmup_steps: u64,
+    /// What is left of it at the end, as a share; for `cosine` and `wsd`.
+    pub lr_min_share: f64,
+    /// The last share of the steps, in which it falls; for `wsd`.
+    pub decay_share: f64,
+    /// Gradients whose norm over all weights is longer are cut to this length; 0: never.
+    pub clip_norm: f64,
+    /// In how many parts, one after the other, the sequences of a step go through a GPU; the result is the same but for
+    /// rounding. A CPU takes them one by one in any case.
+    pub accumulate: u32,
     /// AdamW's decoupled weight decay, on all weights.
     pub weight_decay: f64,
     /// AdamW's decay of the first moment.
@@ -73,6 +99,12 @@ impl Default for RawTrainSpec {
             batch: 8,
             block: 128,
             lr: 1e-3,
+            schedule: Schedule::Constant,
+            warmup_steps: 0,
+            lr_min_share: 0.1,
+            decay_share: 0.2,
+            clip_norm: 0.0,
+            accumulate: 1,
             weight_decay: 0.1,
             beta1: 0.9,
             beta2: 0.999,
@@ -120,6 +152,15 @@ impl TrainSpec {
                 format!("must be above 0 and at most 1, not {}", raw.epsilon),
             ));
         }
+        check_range("warmup_steps", raw.warmup_steps, 0, Self::STEPS_MAX)?;
+        check_range("lr_min_share", raw.lr_min_share, 0.0, 1.0)?;
+        check_range("decay_share", raw.decay_share, 0.0, 1.0)?;
+        check_range("clip_norm", raw.clip_norm, 0.0, 1e9)?;
+        check_range("accumulate", raw.accumulate, 1, raw.batch)?;
+        if !raw.batch.is_multiple_of(raw.accumulate) {
+            let problem = format!("{} does not divide batch = {}", raw.accumulate, raw.batch);
+            return Err(FieldError::new("accumulate", problem));
+        }
         check_range("seed", raw.seed, 0, i64::MAX as u64)?;
         check_range("checkpoint_every", raw.checkpoint_every, 1, Self::STEPS_MAX)?;
         check_range("validate_every", raw.validate_every, 1, Self::STEPS_MAX)?;
@@ -131,6 +172,31 @@ impl TrainSpec {
     /// The fields.
     pub fn raw(&self) -> &RawTrainSpec {
         &self.0
+    }
+
+    /// The learning rate of step `step`, which counts from 0.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        let raw = &self.0;
+        if step < raw.warmup_steps {
+            return raw.lr * (step + 1) as f64 / raw.warmup_steps as f64;
+        }
+        // How far the fall has come, from 0 to 1 at the last step.
+        let way = |from: f64| {
+            let last = raw.steps.saturating_sub(1) as f64;
+            ((step as f64 - from) / (last - from).max(1.0)).clamp(0.0, 1.0)
+        };
+        let height = match raw.schedule {
+            Schedule::Constant => return raw.lr,
+            // libm's cosine and not the system's, whose last bit differs between systems.
+            Schedule::Cosine => {
+                f64::midpoint(1.0, libm::cos(std::f64::consts::PI * way(raw.warmup_steps as f64)))
+            }
+            Schedule::Wsd => {
+                let decay = (raw.steps as f64 * raw.decay_share).round();
+                1.0 - way((raw.steps as f64 - 1.0 - decay).max(raw.warmup_steps as f64))
+            }
+        };
+        raw.lr * (raw.lr_min_share + (1.0 - raw.lr_min_share) * height)
     }
 
     /// Splits a corpus of `corpus_bytes`: the training part's length; the rest validates.
@@ -174,7 +240,9 @@ mod tests {
 
     #[test]
     fn wrong_values_name_the_field() {
-        let cases: [(RawTrainSpec, &str); 5] = [
+        let cases: [(RawTrainSpec, &str); 7] = [
+            (RawTrainSpec { batch: 8, accumulate: 3, ..Default::default() }, "accumulate"),
+            (RawTrainSpec { clip_norm: f64::NAN, ..Default::default() }, "clip_norm"),
             (RawTrainSpec { lr: f64::NAN, ..Default::default() }, "lr"),
             (RawTrainSpec { steps: 0, ..Default::default() }, "steps"),
             (RawTrainSpec { batch: u32::MAX, ..Default::default() }, "batch"),
@@ -184,6 +252,22 @@ mod tests {
         for (raw, field) in cases {
             assert_eq!(TrainSpec::new(raw).unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn the_learning_rate_rises_holds_and_falls() {
+        let rates = |schedule, warmup_steps, steps| {
+            let raw = RawTrainSpec { lr: 1.0, schedule, warmup_steps, steps, ..Default::default() };
+            let spec = TrainSpec::new(raw).unwrap();
+            (0..steps).map(|step| (spec.learning_rate(step) * 1000.0).round() / 1000.0).collect::<Vec<_>>()
+        };
+        assert_eq!(rates(Schedule::Constant, 4, 6), [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
+        assert_eq!(rates(Schedule::Cosine, 2, 7), [0.5, 1.0, 1.0, 0.868, 0.55, 0.232, 0.1]);
+        let wsd = rates(Schedule::Wsd, 0, 20);
+        assert_eq!(wsd[..16], [1.0; 16]);
+        assert_eq!(wsd[16..], [0.775, 0.55, 0.325, 0.1]);
+        assert_eq!(rates(Schedule::Cosine, 50, 3), [0.02, 0.04, 0.06], "a run may end within its warm-up");
+        assert_eq!(rates(Schedule::Wsd, 0, 1).len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use hatchery_common::{
     access::Scope,
     device::DeviceKind,
     field::FieldError,
-    recipe::{Precision, ReplicateWhich},
+    recipe::{Precision, ReplicateWhich, Schedule},
     trainer::FailureCause,
 };
 
@@ -42,11 +42,12 @@ macro_rules! enumeration {
 }
 
 mod wire {
-    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Scope};
+    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Schedule, Scope};
 }
 
 enumeration!(DeviceKind: Cuda, Mps, Cpu);
 enumeration!(Precision: Auto, F32, Bf16);
+enumeration!(Schedule: Constant, Cosine, Wsd);
 enumeration!(ReplicateWhich: Each, Last);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
 enumeration!(Scope: Agent, Operator, Viewer);

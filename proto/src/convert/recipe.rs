@@ -7,7 +7,7 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     recipe::{
         DeviceWishes, JobSpec, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        TrainSpec,
+        Schedule, TrainSpec,
     },
 };
 
@@ -67,6 +67,12 @@ impl From<TrainSpec> for v1::TrainSpec {
             validate_every: raw.validate_every,
             validation_share: raw.validation_share,
             validation_windows: raw.validation_windows,
+            schedule: raw.schedule.number(),
+            warmup_steps: raw.warmup_steps,
+            lr_min_share: raw.lr_min_share,
+            decay_share: raw.decay_share,
+            clip_norm: raw.clip_norm,
+            accumulate: raw.accumulate,
         }
     }
 }
@@ -90,6 +96,12 @@ impl TryFrom<v1::TrainSpec> for TrainSpec {
             validate_every: spec.validate_every,
             validation_share: spec.validation_share,
             validation_windows: spec.validation_windows,
+            schedule: Schedule::read("schedule", spec.schedule)?,
+            warmup_steps: spec.warmup_steps,
+            lr_min_share: spec.lr_min_share,
+            decay_share: spec.decay_share,
+            clip_norm: spec.clip_norm,
+            accumulate: spec.accumulate,
         })
     }
 }

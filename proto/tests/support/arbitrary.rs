@@ -12,7 +12,7 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        TrainSpec,
+        Schedule, TrainSpec,
     },
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
@@ -92,7 +92,15 @@ pub(crate) fn train() -> impl Strategy<Value = TrainSpec> {
         0.001..=0.9f64,
         1..=(1u32 << 20),
     );
-    (sizes, optimizer, rest).prop_map(|(sizes, optimizer, rest)| {
+    let course = (
+        select(vec![Schedule::Constant, Schedule::Cosine, Schedule::Wsd]),
+        0..=TrainSpec::STEPS_MAX,
+        0.0..=1.0f64,
+        0.0..=1.0f64,
+        0.0..=1e9f64,
+        1..=3u32,
+    );
+    (sizes, optimizer, rest, course).prop_map(|(sizes, optimizer, rest, course)| {
         TrainSpec::new(RawTrainSpec {
             steps: sizes.0,
             batch: sizes.1,
@@ -108,6 +116,12 @@ pub(crate) fn train() -> impl Strategy<Value = TrainSpec> {
             validate_every: rest.3,
             validation_share: rest.4,
             validation_windows: rest.5,
+            schedule: course.0,
+            warmup_steps: course.1,
+            lr_min_share: course.2,
+            decay_share: course.3,
+            clip_norm: course.4,
+            accumulate: if sizes.1.is_multiple_of(course.5) { course.5 } else { 1 },
         })
         .unwrap()
     })

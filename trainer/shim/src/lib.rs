@@ -179,6 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::float_cmp, reason = "small whole numbers are exact")]
     fn products_of_parts_and_transposes() {
         let a = [1.0, 2.0, 0.0, 3.0, 4.0, 0.0]; // 2 x 2 in rows of 3
         let b = [1.0, 0.0, 5.0, 1.0];

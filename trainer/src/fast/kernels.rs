@@ -67,7 +67,9 @@ impl Drops<'_> {
 widest! {
     /// q = relu(q), then r = rope(q).
     pub(super) fn relu_and_rope<N>(q: &mut [N], turn: Turn<'_, N>, r: &mut [N]) {
-        q.iter_mut().for_each(|q| *q = q.max(N::ZERO));
+        for q in &mut *q {
+            *q = q.max(N::ZERO);
+        }
         rope_rows(q, turn, r);
     }
 
@@ -129,7 +131,9 @@ widest! {
             let mean = sum(y, |y| y) * share;
             let variance = sum(y, |y| (y - mean) * (y - mean)) * share;
             *reciprocal = N::ONE / (variance + N::from_f64(NORM_EPSILON)).sqrt();
-            y.iter_mut().for_each(|y| *y = (*y - mean) * *reciprocal);
+            for y in y {
+                *y = (*y - mean) * *reciprocal;
+            }
         }
     }
 
@@ -232,7 +236,9 @@ pub(super) fn cross_entropy<N: Number>(
         }
         each(position, total.ln() - (target_logit - highest).to_f64());
         let share = N::from_f64(weight / total);
-        logits.iter_mut().for_each(|logit| *logit = *logit * share);
+        for logit in &mut *logits {
+            *logit = *logit * share;
+        }
         logits[target] = logits[target] - N::from_f64(weight);
     }
 }

@@ -45,7 +45,10 @@ impl<N: Number> Fast<N> {
             cos: every_second(turn.cos())?,
             sin: every_second(turn.sin())?,
             weights: Vec::new(),
-            workers: (0..threads.max(1)).map(|_| Worker::new(shape)).collect(),
+            workers: (0..threads.max(1))
+                .map(|_| Worker::new(shape))
+                .collect::<Result<_, _>>()
+                .map_err(|error| TchError::Torch(format!("not enough memory: {error}")))?,
             shape,
         })
     }

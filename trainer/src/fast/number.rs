@@ -23,10 +23,13 @@ pub trait Number:
     /// Exact.
     fn to_f64(self) -> f64;
     /// The larger one; a NaN stays, so that it is found.
+    #[must_use]
     fn max(self, other: Self) -> Self;
     /// Square root.
+    #[must_use]
     fn sqrt(self) -> Self;
     /// e to this power.
+    #[must_use]
     fn exp(self) -> Self;
 }
 

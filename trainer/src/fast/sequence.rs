@@ -6,7 +6,7 @@
 //! neurons q, the gates v, the scores and what attention read.
 #![allow(clippy::many_single_char_names, reason = "the paper's letters say more than words would")]
 
-use std::ops::Range;
+use std::{collections::TryReserveError, ops::Range};
 
 use hatchery_common::model::ModelConfig;
 use hatchery_trainer_shim::{
@@ -92,8 +92,8 @@ struct Normed<N> {
 }
 
 impl<N: Number> Normed<N> {
-    fn new(shape: &Shape) -> Self {
-        Self { y: zeros(shape.tokens * shape.width), reciprocals: zeros(shape.tokens) }
+    fn new(shape: &Shape) -> Result<Self, TryReserveError> {
+        Ok(Self { y: zeros(shape.tokens * shape.width)?, reciprocals: zeros(shape.tokens)? })
     }
 
     fn norm(&mut self, width: usize) {
@@ -162,25 +162,27 @@ pub(super) struct Sequence<'a, N> {
 }
 
 impl<N: Number> Worker<N> {
-    pub(super) fn new(shape: Shape) -> Self {
-        let (t, m) = (shape.tokens, shape.neurons);
-        let head = || Head { q: zeros(t * m), v: zeros(t * m), scores: zeros(t * t), a: Normed::new(&shape) };
-        let layer = || Layer {
-            heads: (0..shape.heads).map(|_| head()).collect(),
-            y: Normed::new(&shape),
-            x: Normed::new(&shape),
+    /// Makes all the room there is to make.
+    pub(super) fn new(shape: Shape) -> Result<Self, TryReserveError> {
+        let (t, d, m) = (shape.tokens, shape.width, shape.neurons);
+        let head = |_| {
+            Ok(Head { q: zeros(t * m)?, v: zeros(t * m)?, scores: zeros(t * t)?, a: Normed::new(&shape)? })
         };
-        Self {
+        let layer = |_| {
+            let heads = (0..shape.heads).map(head).collect::<Result<_, TryReserveError>>()?;
+            Ok(Layer { heads, y: Normed::new(&shape)?, x: Normed::new(&shape)? })
+        };
+        Ok(Self {
             shape,
-            x: Normed::new(&shape),
-            layers: (0..shape.layers).map(|_| layer()).collect(),
-            neurons: std::array::from_fn(|_| zeros(t * m)),
-            scores: zeros(t * t),
-            widths: std::array::from_fn(|_| zeros(t * shape.width)),
-            logits: zeros(t * shape.vocabulary),
+            x: Normed::new(&shape)?,
+            layers: (0..shape.layers).map(layer).collect::<Result<_, TryReserveError>>()?,
+            neurons: [zeros(t * m)?, zeros(t * m)?, zeros(t * m)?],
+            scores: zeros(t * t)?,
+            widths: [zeros(t * d)?, zeros(t * d)?, zeros(t * d)?],
+            logits: zeros(t * shape.vocabulary)?,
             rows: vec![RowKey::default(); t],
-            gradients: zeros(shape.ranges()[4].end),
-        }
+            gradients: zeros(shape.ranges()[4].end)?,
+        })
     }
 
     /// The loss of each token in nats, told to `each`; then [`Self::backward`] may follow, for a loss that weighs each
@@ -366,6 +368,9 @@ fn drops<'a, N>(sequence: &Sequence<'_, N>, rows: &'a mut [RowKey], layer: usize
     Drops { rule: sequence.dropout, rows }
 }
 
-fn zeros<N: Number>(len: usize) -> Vec<N> {
-    vec![N::ZERO; len]
+fn zeros<N: Number>(len: usize) -> Result<Vec<N>, TryReserveError> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len)?;
+    zeros.resize(len, N::ZERO);
+    Ok(zeros)
 }

@@ -12,6 +12,7 @@ Examples:
   hatchery-trainer train --data book.txt --preset seed --set train.steps=2000 --out runs/book
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes --resume runs/notes/step-000000100
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
+  hatchery-trainer bench train --shape seed
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
 Exit codes: 0 done, or stopped cleanly; 1 failed; 2 wrong command line.";
@@ -36,6 +37,81 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Measure how fast a device trains a fixed small model.
     Calibrate(Calibrate),
+    /// Compare this trainer with others, side by side on this machine.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Training on the CPU: the fast path, the plain path, and eager PyTorch where a python has it; they take turns.
+    Train(BenchTrain),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchTrain {
+    /// Which model.
+    #[arg(long, value_enum, default_value_t = BenchShape::Seed)]
+    pub(crate) shape: BenchShape,
+    /// Steps in each turn; the first one of each is not counted.
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) steps: u32,
+    /// Turns of each contender.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) repeats: u32,
+    /// Threads; 0: as many as there are cores.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub(crate) threads: u32,
+    /// A python that can import torch; without it, python3 is tried.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) python: Option<String>,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    /// Be one turn, and print its figures as JSON.
+    #[arg(long, hide = true, value_enum)]
+    pub(crate) turn: Option<Contender>,
+}
+
+/// A model to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchShape {
+    /// The preset tiny.
+    Tiny,
+    /// The preset seed: the reference run.
+    Seed,
+    /// The published default: 6 layers, width 256, multiplier 128, block 512.
+    Published,
+}
+
+/// Who is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Contender {
+    Fast,
+    Plain,
+    Torch,
+    TorchTuned,
+}
+
+impl BenchShape {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Seed => "seed",
+            Self::Published => "published",
+        }
+    }
+}
+
+impl Contender {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Plain => "plain",
+            Self::Torch => "torch",
+            Self::TorchTuned => "torch-tuned",
+        }
+    }
 }
 
 /// How results are written.

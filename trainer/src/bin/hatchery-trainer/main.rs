@@ -2,6 +2,7 @@
 
 mod answer;
 mod args;
+mod bench;
 mod train;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     process::ExitCode,
 };
 
-use args::{Args, Command, Output};
+use args::{Args, Bench, Command, Output};
 use clap::Parser;
 use hatchery_common::recipe::DataSpec;
 use hatchery_trainer::{
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         if reader_is_gone(&error) {
@@ -97,7 +99,7 @@ fn eval(args: &args::Eval) -> anyhow::Result<()> {
     let torch = device::torch_device(device.device);
     let model =
         Model::new(found.config, found.weights, torch, precision, block as usize).map_err(Failure::from)?;
-    let evaluation = evaluate(&model, &corpus, &starts, block as usize, || false)
+    let evaluation = evaluate(&mut &model, &corpus, &starts, block as usize, || false)
         .map_err(Failure::from)?
         .ok_or_else(|| anyhow::anyhow!("nothing stops this evaluation"))?;
     match args.output {

@@ -1,0 +1,97 @@
+//! Interrupted and resumed is uninterrupted, bit for bit: a hundred times within one run.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod house;
+
+use std::{collections::BTreeSet, path::Path};
+
+use hatchery_common::{
+    checkpoint::TrainingCursor,
+    recipe::{Precision, RawTrainSpec, Schedule, TrainSpec},
+    trainer::Metrics,
+};
+use hatchery_trainer::{
+    checkpoint::{Snapshot, read_model, read_training, write},
+    counter::{Purpose, bits},
+    data::{Corpus, Sampler},
+    learner::Learner,
+    weights::Weights,
+};
+use house::{corpus, small_model};
+use tch::{Device, Tensor};
+
+const STEPS: u64 = 160;
+
+/// The bits of a run at its end: every loss, every weight, every moment.
+#[derive(PartialEq)]
+struct Trace {
+    losses: Vec<u32>,
+    state: Vec<Vec<f32>>,
+}
+
+fn train(spec: &TrainSpec, threads: i32, folder: &Path, interruptions: &BTreeSet<u64>) -> Trace {
+    tch::set_num_threads(threads);
+    let corpus = Corpus::open(&corpus()).unwrap();
+    let sampler = Sampler::new(spec, corpus.len()).unwrap();
+    let start = |weights, moments| {
+        Learner::new(small_model(), spec, weights, moments, Device::Cpu, Precision::F32).unwrap()
+    };
+    let mut learner = start(Weights::start(&small_model(), spec.raw().seed).unwrap(), None);
+    let mut losses = Vec::new();
+    for step in 0..STEPS {
+        if interruptions.contains(&step) {
+            let cursor = TrainingCursor {
+                version: 1,
+                step,
+                train: spec.clone(),
+                corpus_bytes: corpus.len(),
+                metrics: Metrics::default(),
+            };
+            let written = write(folder, &Snapshot::take(&learner, cursor).unwrap()).unwrap();
+            drop(learner);
+            let found = read_model(&written.folder).unwrap();
+            let (moments, cursor) = read_training(&written.folder, &found.config, Device::Cpu).unwrap();
+            assert_eq!((cursor.step, &cursor.train), (step, spec));
+            learner = start(found.weights, Some(moments));
+        }
+        let batch = corpus.batch(&sampler.starts(step), sampler.block(), Device::Cpu).unwrap();
+        losses.push((f64::try_from(learner.step(step, &batch).unwrap()).unwrap() as f32).to_bits());
+    }
+    let numbers = |tensor: &Tensor| Vec::<f32>::try_from(tensor.detach().flatten(0, -1)).unwrap();
+    let weights = learner.model().weights().all().into_iter();
+    let moments = learner.optimizer().moments().iter().flat_map(|m| [&m.exp_avg, &m.exp_avg_sq]);
+    Trace { losses, state: weights.chain(moments).map(numbers).collect() }
+}
+
+#[test]
+fn a_hundred_interruptions_change_no_bit() {
+    let schedules = [(1, Schedule::Cosine, 1.0), (2, Schedule::Wsd, 0.0)];
+    for (threads, schedule, clip_norm) in schedules {
+        let spec = TrainSpec::new(RawTrainSpec {
+            steps: STEPS,
+            batch: 5,
+            block: 16,
+            schedule,
+            warmup_steps: 20,
+            clip_norm,
+            seed: 77,
+            ..Default::default()
+        })
+        .unwrap();
+        let mut interruptions = BTreeSet::new();
+        for draw in 0.. {
+            if interruptions.len() == 100 {
+                break;
+            }
+            interruptions.insert(1 + bits(9, Purpose::Windows, threads as u64, draw) % (STEPS - 1));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let whole = train(&spec, threads, folder.path(), &BTreeSet::new());
+        let cut = train(&spec, threads, folder.path(), &interruptions);
+        assert!(whole == cut, "{threads} threads, {schedule:?}");
+        let fell = |from: usize| {
+            whole.losses[from..from + 10].iter().map(|loss| f32::from_bits(*loss)).sum::<f32>() / 10.0
+        };
+        assert!(fell(STEPS as usize - 10) < fell(0) - 0.5, "it learns: {} to {}", fell(0), fell(150));
+    }
+}
