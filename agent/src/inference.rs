@@ -201,6 +201,7 @@ fn sampling_params(sampling: &Sampling) -> Result<SamplingParams, hatchery_commo
         top_p: None,
         seed: raw.seed.unwrap_or(0),
         greedy: raw.greedy,
+        ..RawSamplingParams::default()
     })
 }
 

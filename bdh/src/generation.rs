@@ -5,6 +5,7 @@ use std::iter::FusedIterator;
 use crate::{
     engine::Engine,
     sampling::{Sampler, SamplingParams},
+    stop::{StopFilter, StopStrings},
 };
 
 /// What an empty prompt stands for: the start of a line.
@@ -15,10 +16,18 @@ const EMPTY_PROMPT: &[u8] = b"\n";
 pub struct Generation {
     engine: Engine,
     sampler: Sampler,
-    /// The byte given last, which the engine has not been fed yet: it is handed out before the next is begun.
+    /// The byte made last, which the engine has not been fed yet: it is handed out before the next is begun.
     pending: Option<u8>,
+    filter: StopFilter,
     left_bytes: usize,
-    broken: bool,
+    end: Option<End>,
+}
+
+/// Why no more bytes are made, where it is not their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Broken,
 }
 
 impl Generation {
@@ -26,16 +35,52 @@ impl Generation {
     /// new bytes.
     ///
     /// The engine may be fresh or have seen bytes before; then the answer goes on from there. An empty prompt to a
-    /// fresh engine counts as one line feed, byte 10, which is not part of the answer.
+    /// fresh engine counts as one line feed, byte 10, which is not part of the answer. The repetition penalty knows of
+    /// the prompt, and not of what the engine has seen before.
     pub fn new(mut engine: Engine, prompt: &[u8], params: &SamplingParams, max_bytes: usize) -> Self {
         let fresh = engine.position() == 0;
         engine.prefill(if fresh && prompt.is_empty() { EMPTY_PROMPT } else { prompt });
-        Self { engine, sampler: Sampler::new(params), pending: None, left_bytes: max_bytes, broken: false }
+        let mut sampler = Sampler::new(params);
+        sampler.see(prompt);
+        let filter = StopFilter::new(StopStrings::default());
+        Self { engine, sampler, pending: None, filter, left_bytes: max_bytes, end: None }
+    }
+
+    /// The same answer, up to where one of `stops` is whole in it; the stop string itself is not given. Bytes that
+    /// could be its start are held back until they cannot. To be called before the first byte is asked for; the prompt
+    /// is not searched.
+    #[must_use]
+    pub fn with_stops(self, stops: StopStrings) -> Self {
+        Self { filter: StopFilter::new(stops), ..self }
     }
 
     /// Whether the answer ended early because the model's logits are not finite numbers: its weights are useless.
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.end == Some(End::Broken)
+    }
+
+    /// Whether the answer ended at a stop string.
+    pub fn is_stopped(&self) -> bool {
+        self.end == Some(End::Stopped)
+    }
+
+    /// Makes one more byte; what may go is then in the filter.
+    fn make(&mut self) {
+        if let Some(byte) = self.pending.take() {
+            self.engine.step(byte);
+        }
+        self.pending = self.sampler.choose(self.engine.logits());
+        self.left_bytes -= 1;
+        self.end = match self.pending {
+            None => Some(End::Broken),
+            Some(byte) => self.filter.push(byte).then_some(End::Stopped),
+        };
+        if self.end.is_some() {
+            self.left_bytes = 0;
+        }
+        if self.left_bytes == 0 {
+            self.filter.release_all();
+        }
     }
 }
 
@@ -43,21 +88,19 @@ impl Iterator for Generation {
     type Item = u8;
 
     fn next(&mut self) -> Option<u8> {
-        if self.left_bytes == 0 {
-            return None;
+        loop {
+            if let Some(byte) = self.filter.pop() {
+                return Some(byte);
+            }
+            if self.left_bytes == 0 {
+                return None;
+            }
+            self.make();
         }
-        if let Some(byte) = self.pending.take() {
-            self.engine.step(byte);
-        }
-        let byte = self.sampler.choose(self.engine.logits());
-        self.broken = byte.is_none();
-        self.left_bytes = if self.broken { 0 } else { self.left_bytes - 1 };
-        self.pending = byte;
-        byte
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.left_bytes))
+        (0, Some(self.left_bytes.saturating_add(self.filter.len())))
     }
 }
 

@@ -21,6 +21,7 @@
 //! | `forward` | the equations |
 //! | `loops` | the inner loops |
 //! | `sampling`, `generation`, `text` | from logits to bytes, to an answer, to text |
+//! | `stop` | strings that end an answer |
 
 mod engine;
 mod forward;
@@ -29,6 +30,7 @@ mod load;
 mod loops;
 mod model;
 mod sampling;
+mod stop;
 mod text;
 
 pub use engine::{Engine, EngineError, Window};
@@ -36,4 +38,5 @@ pub use generation::Generation;
 pub use load::LoadError;
 pub use model::Model;
 pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
+pub use stop::StopStrings;
 pub use text::Utf8Stream;

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use hatchery_bdh::{
-    Engine, Generation, Model, RawSamplingParams, Sampler, SamplingParams, Utf8Stream, Window, random_at,
+    Engine, Generation, Model, RawSamplingParams, Sampler, SamplingParams, StopStrings, Utf8Stream, Window, random_at,
 };
 use hatchery_common::model::{ModelConfig, RawModelConfig};
 use proptest::prelude::*;
@@ -59,6 +59,14 @@ fn wrong_parameters_are_refused_by_name() {
         let error = SamplingParams::new(RawSamplingParams { top_p: Some(top_p), ..fine }).unwrap_err();
         assert_eq!(error.field, "top_p");
     }
+    for min_p in [-0.1, 1.1, f32::NAN] {
+        let error = SamplingParams::new(RawSamplingParams { min_p: Some(min_p), ..fine }).unwrap_err();
+        assert_eq!(error.field, "min_p");
+    }
+    for repetition_penalty in [0.9, 0.0, f32::INFINITY, f32::NAN] {
+        let error = SamplingParams::new(RawSamplingParams { repetition_penalty, ..fine }).unwrap_err();
+        assert_eq!(error.field, "repetition_penalty");
+    }
     let error = serde_json::from_str::<SamplingParams>(r#"{"temprature": 1}"#).unwrap_err().to_string();
     assert!(error.contains("temprature"), "{error}");
 }
@@ -105,6 +113,43 @@ fn top_k_and_top_p_bound_what_can_be_chosen() {
     // More than there are is all there are.
     let raw = RawSamplingParams { top_k: Some(1000), temperature: 1000.0, ..Default::default() };
     assert!(counts(raw, &[0.0; 256], 10_000).iter().all(|count| *count > 0));
+}
+
+#[test]
+fn min_p_drops_what_is_far_less_likely_than_the_likeliest() {
+    // Shares of the likeliest: 1, 0.37, 0.135, 0.05.
+    let given = [0.0, 3.0, 1.0, 2.0];
+    for (min_p, kept) in [(1.0, 1), (0.4, 1), (0.36, 2), (0.13, 3), (0.04, 4)] {
+        let raw = RawSamplingParams { min_p: Some(min_p), ..Default::default() };
+        let seen = counts(raw, &logits(&given), 10_000);
+        assert_eq!(seen.iter().filter(|count| **count > 0).count(), kept, "min_p {min_p}");
+    }
+    let raw = RawSamplingParams { min_p: Some(0.36), ..Default::default() };
+    let seen = counts(raw, &logits(&given), 10_000);
+    assert!(chi_square(&[seen[1], seen[3]], &softmax(&[3.0, 2.0], 1.0)) < 15.1);
+    let nothing_dropped = RawSamplingParams { min_p: Some(0.0), temperature: 1000.0, ..Default::default() };
+    assert!(counts(nothing_dropped, &[0.0; 256], 10_000).iter().all(|count| *count > 0));
+}
+
+#[test]
+fn the_repetition_penalty_falls_on_bytes_seen_lately() {
+    let raw = RawSamplingParams { repetition_penalty: 2.0, greedy: true, ..Default::default() };
+    let mut sampler = Sampler::new(&params(raw));
+    // The likeliest, once seen, is halved; then the next is, and after that the first is ahead again.
+    let choices: Vec<u8> = (0..3).map(|_| sampler.choose(&logits(&[4.0, 3.0, 1.0])).unwrap()).collect();
+    assert_eq!(choices, [0, 1, 0]);
+    // Negative logits are doubled, once however often a byte was seen.
+    let mut sampler = Sampler::new(&params(raw));
+    sampler.see(&[0, 0, 0]);
+    assert_eq!(sampler.choose(&logits(&[-1.0, -2.1, -3.0])), Some(0));
+    assert_eq!(sampler.choose(&logits(&[-1.0, -1.9, -3.0])), Some(1));
+    // What is further back than the window is forgotten.
+    let mut sampler = Sampler::new(&params(raw));
+    sampler.see(&[0]);
+    sampler.see(&[9; SamplingParams::REPETITION_WINDOW - 1]);
+    assert_eq!(sampler.clone().choose(&logits(&[4.0, 3.0])), Some(1));
+    sampler.see(&[9]);
+    assert_eq!(sampler.choose(&logits(&[4.0, 3.0])), Some(0));
 }
 
 #[test]
@@ -191,6 +236,41 @@ fn weights_that_overflow_end_the_answer() {
     assert_eq!(generation.next(), None);
     assert!(generation.is_broken());
     assert_eq!(generation.next(), None);
+}
+
+fn stops(strings: &[&[u8]]) -> StopStrings {
+    StopStrings::new(strings.iter().map(|string| string.to_vec()).collect()).unwrap()
+}
+
+#[test]
+fn wrong_stop_strings_are_refused() {
+    let refused = |strings: Vec<Vec<u8>>| StopStrings::new(strings).unwrap_err().to_string();
+    assert!(refused(vec![b"x".to_vec(); StopStrings::COUNT_MAX + 1]).contains("at most 16"));
+    assert!(refused(vec![b"x".to_vec(), Vec::new()]).contains("stop[1]"));
+    assert!(refused(vec![vec![b'x'; StopStrings::BYTES_MAX + 1]]).contains("256"));
+}
+
+#[test]
+fn an_answer_ends_before_the_first_stop_string_in_it() {
+    let model = small_model();
+    let generation = || Generation::new(engine(&model), b"To be", &SamplingParams::default(), 60);
+    let whole: Vec<u8> = generation().collect();
+    for (start, end) in [(0, 1), (10, 13), (57, 60), (20, 60)] {
+        // One string that is there, one that begins like it and goes on otherwise, one that comes later.
+        let stop = &whole[start..end];
+        let decoy = [stop, &[!whole[end % 60], 1, 2]].concat();
+        let mut stopped = generation().with_stops(stops(&[&decoy, stop, &whole[58..]]));
+        let answer: Vec<u8> = stopped.by_ref().collect();
+        let first = whole.windows(stop.len()).position(|window| window == stop).unwrap();
+        assert_eq!(answer, whole[..first.min(58)], "{start}..{end}");
+        assert!(stopped.is_stopped() && !stopped.is_broken());
+        assert_eq!(stopped.next(), None);
+    }
+    // A start of a stop string at the very end is given after all.
+    let unfinished = [&whole[50..], b"more"].concat();
+    let mut generation = generation().with_stops(stops(&[&unfinished]));
+    assert_eq!(generation.by_ref().collect::<Vec<_>>(), whole);
+    assert!(!generation.is_stopped());
 }
 
 #[test]

@@ -1,0 +1,81 @@
+//! Strings that end an answer.
+
+use std::collections::VecDeque;
+
+use hatchery_common::field::{FieldError, check_range};
+
+/// Strings of bytes at which an answer ends, checked. None at all by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopStrings(Vec<Vec<u8>>);
+
+impl StopStrings {
+    /// Most strings.
+    pub const COUNT_MAX: usize = 16;
+    /// Longest string.
+    pub const BYTES_MAX: usize = 256;
+
+    /// Checks how many there are and how long each is.
+    pub fn new(strings: Vec<Vec<u8>>) -> Result<Self, FieldError> {
+        if strings.len() > Self::COUNT_MAX {
+            return Err(FieldError::new(
+                "stop",
+                format!("must be at most {} strings, not {}", Self::COUNT_MAX, strings.len()),
+            ));
+        }
+        for (index, string) in strings.iter().enumerate() {
+            check_range(&format!("stop[{index}].length"), string.len(), 1, Self::BYTES_MAX)?;
+        }
+        Ok(Self(strings))
+    }
+}
+
+/// Bytes on their way out, held back while they could be the start of a stop string.
+#[derive(Clone, Debug)]
+pub(crate) struct StopFilter {
+    stops: StopStrings,
+    bytes: VecDeque<u8>,
+    /// How many of `bytes`, from the first on, may go.
+    released: usize,
+}
+
+impl StopFilter {
+    pub(crate) fn new(stops: StopStrings) -> Self {
+        Self { stops, bytes: VecDeque::new(), released: 0 }
+    }
+
+    /// Takes a byte in. Whether a stop string is now whole: it is dropped, and what came before it may go.
+    pub(crate) fn push(&mut self, byte: u8) -> bool {
+        self.bytes.push_back(byte);
+        let strings = || self.stops.0.iter();
+        // Of two that end here the longer one is dropped.
+        let whole = strings().filter(|stop| self.ends_in(stop)).map(Vec::len).max();
+        if let Some(length) = whole {
+            self.bytes.truncate(self.bytes.len() - length);
+            self.release_all();
+            return true;
+        }
+        let begun = strings().flat_map(|stop| (1..stop.len()).rev().find(|len| self.ends_in(&stop[..*len])));
+        self.released = self.bytes.len() - begun.max().unwrap_or(0);
+        false
+    }
+
+    /// No more bytes will come in: all that are here may go.
+    pub(crate) fn release_all(&mut self) {
+        self.released = self.bytes.len();
+    }
+
+    /// The next byte that may go.
+    pub(crate) fn pop(&mut self) -> Option<u8> {
+        self.released = self.released.checked_sub(1)?;
+        self.bytes.pop_front()
+    }
+
+    /// Bytes here, held back or not.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ends_in(&self, string: &[u8]) -> bool {
+        string.len() <= self.bytes.len() && string.iter().rev().eq(self.bytes.iter().rev().take(string.len()))
+    }
+}
