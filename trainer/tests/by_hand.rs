@@ -266,3 +266,20 @@ fn starting_anew_with_other_settings_keeps_the_command_line() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("/nowhere at all/config.json"), "{message}");
 }
+
+#[test]
+fn the_bench_compares_what_is_there_and_says_what_is_not() {
+    let arguments = ["bench", "train", "--shape", "tiny", "--steps", "2", "--repeats", "1", "--threads", "1"];
+    let output = output(&[&arguments[..], &["--python", "no-such-python", "--output", "json"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("without the lines of PyTorch"), "{said}");
+    let lines: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = lines.as_array().unwrap();
+    let names: Vec<_> = lines.iter().map(|line| line["contender"].as_str().unwrap()).collect();
+    assert_eq!(names, ["fast", "plain"]);
+    assert!(lines.iter().all(|line| line["step_secs"].as_f64().unwrap() > 0.0));
+    let memory = |line: usize| lines[line]["memory_bytes"].as_u64().unwrap();
+    if cfg!(target_os = "linux") {
+        assert!(memory(0) < memory(1), "one sequence at a time takes less than all at once");
+    }
+}

@@ -1,5 +1,6 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | dist | demo`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | dist | demo | bench`.
 
+mod bench;
 mod cargo;
 mod demo;
 mod dist;
@@ -28,6 +29,9 @@ enum Chore {
     Demo(demo::Options),
     /// Build a release archive and try it in an empty folder
     Dist(dist::Options),
+    /// Measure beside others
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> std::process::ExitCode {
@@ -36,6 +40,7 @@ fn main() -> std::process::ExitCode {
         Chore::Test(options) => test::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Dist(options) => dist::run(&options),
+        Chore::Bench(bench) => bench::run(&bench),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
