@@ -1,0 +1,28 @@
+//! `cargo xtask bench`: measurements beside others, on this machine, from an optimised build.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::cargo;
+use crate::setup;
+
+/// What is measured.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Training on the CPU, beside the plain path and eager PyTorch (`hatchery-trainer bench train`)
+    Train {
+        /// Handed on, such as `--shape tiny --python python3`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Builds what is measured, and measures it.
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    let Bench::Train { arguments } = bench;
+    setup::run(&setup::Options::default())?;
+    let mut command =
+        vec!["run", "--quiet", "--release", "--package", "hatchery-trainer", "--", "bench", "train"];
+    command.extend(arguments.iter().map(String::as_str));
+    cargo::run(&command)
+}
