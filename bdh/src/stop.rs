@@ -54,7 +54,8 @@ impl StopFilter {
             self.release_all();
             return true;
         }
-        let begun = strings().flat_map(|stop| (1..stop.len()).rev().find(|len| self.ends_in(&stop[..*len])));
+        let begun =
+            strings().filter_map(|stop| (1..stop.len()).rev().find(|len| self.ends_in(&stop[..*len])));
         self.released = self.bytes.len() - begun.max().unwrap_or(0);
         false
     }

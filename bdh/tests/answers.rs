@@ -6,7 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use hatchery_bdh::{
-    Engine, Generation, Model, RawSamplingParams, Sampler, SamplingParams, StopStrings, Utf8Stream, Window, random_at,
+    Engine, Generation, Model, RawSamplingParams, Sampler, SamplingParams, StopStrings, Utf8Stream, Window,
+    random_at,
 };
 use hatchery_common::model::{ModelConfig, RawModelConfig};
 use proptest::prelude::*;
