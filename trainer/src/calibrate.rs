@@ -9,8 +9,7 @@ use hatchery_common::{
 };
 
 use crate::{
-    counter::{Purpose, bits},
-    data::Batch,
+    data::noise,
     device::{self, torch_device},
     failure::Failure,
     learner::Learner,
@@ -18,7 +17,7 @@ use crate::{
 };
 
 /// Changes whenever the figures are not comparable with older ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Steps before the clock starts: libtorch chooses kernels and fills its caches.
 const WARM_UP_STEPS: u64 = 3;
 /// How long to measure.
@@ -35,19 +34,13 @@ pub fn calibrate(wanted: Option<Device>, threads: u32) -> Result<Calibration, Fa
     let precision = device::precision(Precision::Auto, &found);
     let mut learner = Learner::new(recipe.model.clone(), &recipe.train, weights, None, torch, precision)?;
 
-    let noise = |step: u64| -> Result<Batch, Failure> {
-        let bytes: Vec<u8> = (0..u64::from(batch) * (u64::from(block) + 1))
-            .map(|i| bits(1, Purpose::Windows, step, i) as u8)
-            .collect();
-        Ok(Batch::from_windows(&bytes, batch as usize, torch)?)
-    };
     for step in 0..WARM_UP_STEPS {
-        wait_for(&learner.step(step, &noise(step)?)?)?;
+        wait_for(&learner.step(step, &noise(step, batch, block, torch)?)?)?;
     }
     let (mut step, begun) = (WARM_UP_STEPS, Instant::now());
     while begun.elapsed() < MEASURE {
         // Waiting at each step: on a GPU the clock would otherwise time the launches alone.
-        wait_for(&learner.step(step, &noise(step)?)?)?;
+        wait_for(&learner.step(step, &noise(step, batch, block, torch)?)?)?;
         step += 1;
     }
     let steps_per_sec = (step - WARM_UP_STEPS) as f64 / begun.elapsed().as_secs_f64();

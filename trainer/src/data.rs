@@ -120,6 +120,14 @@ impl Batch {
     }
 }
 
+/// Random bytes that mean nothing, `rows` windows of `block` tokens: what speed is measured on.
+pub fn noise(step: u64, rows: u32, block: u32, device: Device) -> Result<Batch, TchError> {
+    let bytes: Vec<u8> = (0..u64::from(rows) * (u64::from(block) + 1))
+        .map(|index| bits(1, Purpose::Windows, step, index) as u8)
+        .collect();
+    Batch::from_windows(&bytes, rows as usize, device)
+}
+
 /// Which windows a run reads: a pure function of the recipe, the corpus' length, the step and the row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sampler {

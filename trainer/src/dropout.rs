@@ -31,7 +31,7 @@ pub struct RowKey {
     second: u32,
 }
 
-/// Which rows a pass has: their order in memory is layer by layer, then head, sequence, token.
+/// Where a row stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// From 0.

@@ -1,4 +1,4 @@
-//! Everything unsafe of this crate: what the operating system and libtorch offer as C functions only.
+//! Everything unsafe of this crate, but the choice of vector instructions in `fast/kernels.rs`: what the operating system and libtorch offer as C functions only.
 #![allow(unsafe_code)]
 
 use std::{

@@ -10,6 +10,7 @@ use crate::setup;
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     /// Training on the CPU, beside the plain path and eager PyTorch (`hatchery-trainer bench train`)
+    #[command(disable_help_flag = true)]
     Train {
         /// Handed on, such as `--shape tiny --python python3`; `--help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

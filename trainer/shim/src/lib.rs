@@ -103,7 +103,7 @@ impl<'a, E: Element> MatrixMut<'a, E> {
 
 /// Whether a product replaces what is there or is added to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Into {
+pub enum Accumulation {
     /// c = a b
     Replace,
     /// c += a b
@@ -143,8 +143,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// The product of `a` and `b`, into `c` as `into` says. Panics with libtorch's message if it has no memory to work in.
-pub fn gemm<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, into: Into, c: MatrixMut<'_, E>) {
+/// The product of `a` and `b`, in `c` as `accumulation` says. Panics with libtorch's message if it has no memory to work in.
+pub fn gemm<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, accumulation: Accumulation, c: MatrixMut<'_, E>) {
     const MESSAGE_BYTES: usize = 1024;
     assert!(
         a.shape.columns == b.shape.rows && a.shape.rows == c.shape.rows && b.shape.columns == c.shape.columns,
@@ -161,7 +161,7 @@ pub fn gemm<E: Element>(a: Matrix<'_, E>, b: Matrix<'_, E>, into: Into, c: Matri
             E::IS_DOUBLE.into(),
             &raw const left,
             &raw const right,
-            (into == Into::Add).into(),
+            (accumulation == Accumulation::Add).into(),
             &raw const out,
             message.as_mut_ptr(),
             MESSAGE_BYTES,
@@ -185,9 +185,14 @@ mod tests {
         let b = [1.0, 0.0, 5.0, 1.0];
         let mut c = [0.0f64; 4];
         let left = Matrix::strided(&a, 2, 2, 3);
-        gemm(left, Matrix::new(&b, 2, 2), Into::Replace, MatrixMut::new(&mut c, 2, 2));
+        gemm(left, Matrix::new(&b, 2, 2), Accumulation::Replace, MatrixMut::new(&mut c, 2, 2));
         assert_eq!(c, [11.0, 2.0, 23.0, 4.0]);
-        gemm(left.transposed(), Matrix::new(&b, 2, 2).transposed(), Into::Add, MatrixMut::new(&mut c, 2, 2));
+        gemm(
+            left.transposed(),
+            Matrix::new(&b, 2, 2).transposed(),
+            Accumulation::Add,
+            MatrixMut::new(&mut c, 2, 2),
+        );
         assert_eq!(c, [12.0, 10.0, 25.0, 18.0]);
     }
 }

@@ -20,20 +20,20 @@ macro_rules! widest {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
                 fn avx512<$number: Number>($($argument: $kind),*) { plain($($argument),*) }
-                #[target_feature(enable = "avx2,fma")]
+                #[target_feature(enable = "avx2")]
                 fn avx2<$number: Number>($($argument: $kind),*) { plain($($argument),*) }
-                if is_x86_feature_detected!("avx512bw")
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("fma")
                 {
                     // SAFETY: the processor has all four.
                     return unsafe { avx512($($argument),*) };
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has both.
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has it.
                     return unsafe { avx2($($argument),*) };
                 }
             }

@@ -1,8 +1,8 @@
 //! The fast path on a CPU: loss and gradients without autograd, in arithmetic and order of its own.
 //!
 //! Beside [`crate::model`], which says the same as the paper does and is what this is checked against. Faster because a
-//! worker takes one sequence at a time all the way forward and back, in buffers that are made once: nothing is
-//! allocated in a step, what is kept for the way back is that of one sequence and not of the batch, and threads never
+//! worker takes one sequence at a time all the way forward and back, in buffers that are made once: no matrix over
+//! tokens is allocated in a step, what is kept for the way back is that of one sequence and not of the batch, and threads never
 //! wait for one another within a product.
 
 mod kernels;
@@ -87,7 +87,7 @@ impl<N: Number> Fast<N> {
         let gradients = weights.all().into_iter().map(|weight| {
             let part = &first[0].gradients[start..start + weight.numel()];
             start += weight.numel();
-            from_numbers(part)?.f_view_(weight.size())
+            Tensor::f_from_slice(part)?.f_view_(weight.size())
         });
         Ok((mean, gradients.collect::<Result<_, _>>()?))
     }
@@ -131,7 +131,9 @@ impl<N: Number> Fast<N> {
             for (worker, share) in self.workers.iter_mut().zip(shares) {
                 scope.spawn(move || {
                     tch::set_num_threads(1);
-                    worker.gradients.fill(N::ZERO);
+                    if learns {
+                        worker.gradients.fill(N::ZERO);
+                    }
                     for (sequence, losses) in share {
                         worker.forward(sequence, weight, |position, loss| losses[position] = loss);
                         if learns {
@@ -149,8 +151,4 @@ fn numbers<N: Number>(tensor: &Tensor) -> Result<Vec<N>, TchError> {
     let mut numbers = vec![N::ZERO; tensor.numel()];
     tensor.f_copy_data(&mut numbers, tensor.numel())?;
     Ok(numbers)
-}
-
-fn from_numbers<N: Number>(numbers: &[N]) -> Result<Tensor, TchError> {
-    Tensor::f_from_slice(numbers)
 }

@@ -10,7 +10,7 @@ use std::{collections::TryReserveError, ops::Range};
 
 use hatchery_common::model::ModelConfig;
 use hatchery_trainer_shim::{
-    Into::{Add, Replace},
+    Accumulation::{Add, Replace},
     Matrix, MatrixMut, gemm,
 };
 
@@ -221,8 +221,13 @@ impl<N: Number> Worker<N> {
                 gemm(a, head_weights.encoder_v, Replace, MatrixMut::new(&mut head.v, t, m));
                 let drops = drops(&sequence, &mut self.rows, index, head_index);
                 kernels::gate(&head.q, &mut head.v, m, drops, g);
-                let into = if head_index == 0 { Replace } else { Add };
-                gemm(Matrix::new(g, t, m), head_weights.decoder, into, MatrixMut::new(&mut layer.y.y, t, d));
+                let accumulation = if head_index == 0 { Replace } else { Add };
+                gemm(
+                    Matrix::new(g, t, m),
+                    head_weights.decoder,
+                    accumulation,
+                    MatrixMut::new(&mut layer.y.y, t, d),
+                );
             }
             // x = norm(x + norm(y))
             layer.y.norm(d);
@@ -251,13 +256,12 @@ impl<N: Number> Worker<N> {
 
         for index in (0..self.layers.len()).rev() {
             let (before, from) = self.layers.split_at(index);
-            let x = before.last().map_or(&self.x, |layer| &layer.x);
+            let x = &before.last().map_or(&self.x, |layer| &layer.x).y;
             let layer = &from[0];
             // x' = norm(x + norm(y)): the derivative goes both ways.
             layer.x.back(d, dx);
             dy.copy_from_slice(dx);
             layer.y.back(d, dy);
-            let x = Matrix::new(&x.y, t, d);
             for head_index in 0..heads {
                 let head = &layer.heads[head_index];
                 let head_weights = head_weights(&weights, &self.shape, head_index);
@@ -299,7 +303,7 @@ impl<N: Number> Worker<N> {
                     MatrixMut::new(dx, t, d),
                 );
                 // scores = tril(r r^T, -1), so dr = (ds + ds^T) r: one product, because queries are keys.
-                lower_product(Matrix::new(da, t, d), x_slice(&self.x, before), d, t, &mut self.scores);
+                lower_product(Matrix::new(da, t, d), x, d, t, &mut self.scores);
                 kernels::mirror(&mut self.scores, t);
                 let (r, dr) = (dv, g);
                 kernels::rope(&head.q, sequence.turn, r);
@@ -312,7 +316,7 @@ impl<N: Number> Worker<N> {
                 // r = rope(q), q = relu(x E)
                 kernels::rope_backward(&head.q, dr, sequence.turn, dq);
                 gemm(
-                    x.transposed(),
+                    Matrix::new(x, t, d).transposed(),
                     Matrix::new(dq, t, m),
                     Add,
                     MatrixMut::new(&mut gradients.encoder[range], d, m),
@@ -325,11 +329,6 @@ impl<N: Number> Worker<N> {
             kernels::add(dx, &mut gradients.embed[*token as usize * d..][..d]);
         }
     }
-}
-
-/// The residual stream after the last layer of `before`.
-fn x_slice<'a, N>(start: &'a Normed<N>, before: &'a [Layer<N>]) -> &'a [N] {
-    before.last().map_or(&start.y, |layer| &layer.x.y)
 }
 
 /// One head's part of the weights: D x M, D x M, M x D.

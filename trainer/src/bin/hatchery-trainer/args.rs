@@ -62,7 +62,7 @@ pub(crate) struct BenchTrain {
     /// Threads; 0: as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
-    /// A python that can import torch; without it, python3 is tried.
+    /// A python that can import torch; without it, python3 and python are tried.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) python: Option<String>,
     /// How the result is written.

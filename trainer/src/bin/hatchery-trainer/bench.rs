@@ -9,17 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use hatchery_common::{
-    model::{ModelConfig, RawModelConfig},
-    recipe::{Precision, RawTrainSpec, TrainSpec},
-};
-use hatchery_trainer::{
-    counter::{Purpose, bits},
-    data::Batch,
-    device, ffi,
-    learner::Learner,
-    weights::Weights,
-};
+use hatchery_common::recipe::{Precision, Recipe};
+use hatchery_trainer::{data::noise, device, ffi, learner::Learner, weights::Weights};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -95,7 +86,7 @@ fn compare(args: &BenchTrain) -> anyhow::Result<()> {
     if args.output == Output::Json {
         return print_json(&lines);
     }
-    let (model, train) = shape(args.shape)?;
+    let Recipe { model, train, .. } = recipe(args.shape)?;
     let raw = train.raw();
     print(&format!(
         "{} parameters, batch {}, block {}, f32, {threads} threads; large sgemm {:.0} GFLOP/s\n",
@@ -128,8 +119,8 @@ fn run_turn(args: &BenchTrain, contender: Contender, python: Option<&str>) -> an
             command
         }
         (_, Some(python)) => {
-            let (model, train) = shape(args.shape)?;
-            let (model, train) = (model.raw(), train.raw());
+            let recipe = recipe(args.shape)?;
+            let (model, train) = (recipe.model.raw(), recipe.train.raw());
             let numbers = [
                 model.n_layer,
                 model.n_embd,
@@ -161,7 +152,7 @@ fn run_turn(args: &BenchTrain, contender: Contender, python: Option<&str>) -> an
 
 fn turn(args: &BenchTrain, contender: Contender) -> anyhow::Result<Turn> {
     device::use_threads(threads(args));
-    let (model, train) = shape(args.shape)?;
+    let Recipe { model, train, .. } = recipe(args.shape)?;
     let (batch, block) = (train.raw().batch, train.raw().block);
     let weights = Weights::start(&model, 1)?;
     let mut learner = Learner::new(model, &train, weights, None, Device::Cpu, Precision::F32)?;
@@ -171,10 +162,7 @@ fn turn(args: &BenchTrain, contender: Contender) -> anyhow::Result<Turn> {
     let mut step_secs = Vec::new();
     for step in 0..u64::from(args.steps) {
         let begun = Instant::now();
-        let bytes: Vec<u8> = (0..u64::from(batch) * u64::from(block + 1))
-            .map(|index| bits(1, Purpose::Windows, step, index) as u8)
-            .collect();
-        let batch = Batch::from_windows(&bytes, batch as usize, Device::Cpu)?;
+        let batch = noise(step, batch, block, Device::Cpu)?;
         f64::try_from(learner.step(step, &batch)?)?;
         step_secs.push(begun.elapsed().as_secs_f64());
     }
@@ -186,19 +174,22 @@ fn threads(args: &BenchTrain) -> u32 {
     if args.threads == 0 { cores() } else { args.threads }
 }
 
-fn shape(shape: BenchShape) -> anyhow::Result<(ModelConfig, TrainSpec)> {
-    let (n_layer, n_embd, multiplier, block) = match shape {
-        BenchShape::Tiny => (3, 64, 16, 128),
-        BenchShape::Seed => (4, 128, 64, 256),
-        BenchShape::Published => (6, 256, 128, 512),
+fn recipe(shape: BenchShape) -> anyhow::Result<Recipe> {
+    let (preset, settings): (_, &[&str]) = match shape {
+        BenchShape::Tiny => ("tiny", &[]),
+        BenchShape::Seed => ("seed", &[]),
+        BenchShape::Published => (
+            "seed",
+            &[
+                "model.n_layer=6",
+                "model.n_embd=256",
+                "model.mlp_internal_dim_multiplier=128",
+                "train.block=512",
+            ],
+        ),
     };
-    let model = ModelConfig::new(RawModelConfig {
-        n_layer,
-        n_embd,
-        mlp_internal_dim_multiplier: multiplier,
-        ..Default::default()
-    })?;
-    Ok((model, TrainSpec::new(RawTrainSpec { block, ..Default::default() })?))
+    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    Ok(Recipe::parse(Some(preset), "", &settings)?)
 }
 
 /// The first of `wanted`, `python3` and `python` that can import torch.
