@@ -1,244 +1,289 @@
 //! The loops between the products, each one pass over its numbers, compiled for the widest vectors of the machine.
+//!
+//! Everywhere a row is a neuron, a place in the width or a byte of the vocabulary, and a column is a token: what is
+//! summed up over rows, turned with the next row or hashed with its own number goes 16 tokens at a time.
 #![allow(clippy::inline_always, reason = "compiled once for each instruction set that it is called from")]
 
-use super::Number;
+use super::{
+    Number,
+    panels::{Line, PANEL, View, ViewMut, transposed_tile},
+    widest::widest,
+};
 use crate::dropout::{Dropout, RowKey};
 
 /// The term against division by zero in the norms.
 const NORM_EPSILON: f64 = 1e-5;
-/// Sums of a row run in so many lanes.
-const LANES: usize = 16;
 
-/// Defines functions whose body is compiled again for AVX2 and AVX-512, and chosen at run time.
-macro_rules! widest {
-    ($($(#[$doc:meta])* $visibility:vis fn $name:ident<$number:ident>($($argument:ident: $kind:ty),* $(,)?) $body:block)*) => {$(
-        $(#[$doc])*
-        #[allow(unsafe_code, reason = "each call stands behind a check that the processor has the instructions")]
-        $visibility fn $name<$number: Number>($($argument: $kind),*) {
-            #[inline(always)]
-            fn plain<$number: Number>($($argument: $kind),*) $body
-
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512<$number: Number>($($argument: $kind),*) { plain($($argument),*) }
-                #[target_feature(enable = "avx2")]
-                fn avx2<$number: Number>($($argument: $kind),*) { plain($($argument),*) }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
-                    // SAFETY: the processor has all four.
-                    return unsafe { avx512($($argument),*) };
-                }
-                if is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has it.
-                    return unsafe { avx2($($argument),*) };
-                }
-            }
-            plain($($argument),*)
-        }
-    )*};
-}
-
-/// The cosine and sine of each pair's phase at each position, T x M/2 each.
+/// The cosine and sine of each pair's phase (rows) at each position (columns), M/2 x T each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn<'a, N> {
-    pub(super) cos: &'a [N],
-    pub(super) sin: &'a [N],
+    pub(super) cos: View<'a, N>,
+    pub(super) sin: View<'a, N>,
 }
 
-/// What is dropped from the rows of one head and sequence; none: nothing.
+impl<N> Turn<'_, N> {
+    /// That of some of the neurons: an even number, from an even one on.
+    pub(super) fn neurons(self, neurons: std::ops::Range<usize>) -> Self {
+        let pairs = neurons.start / 2..neurons.end / 2;
+        Self { cos: self.cos.rows(pairs.clone()), sin: self.sin.rows(pairs) }
+    }
+}
+
+/// What is dropped from some of the neurons of one head and sequence; no rule: nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drops<'a> {
     pub(super) rule: Option<Dropout>,
-    /// A key for each row.
-    pub(super) rows: &'a [RowKey],
+    /// A key for each token.
+    pub(super) keys: &'a [[RowKey; PANEL]],
+    /// The number of the first neuron.
+    pub(super) first: usize,
 }
 
 impl Drops<'_> {
+    /// What the neuron in `row` is multiplied by at each token of a panel.
     #[inline(always)]
-    fn row(&self, index: usize) -> RowKey {
-        self.rows.get(index).copied().unwrap_or_default()
+    fn scales<N: Number>(&self, panel: usize, row: usize, scale: N) -> Line<N> {
+        match self.rule {
+            None => [N::ONE; PANEL],
+            Some(rule) => {
+                let (keys, neuron) = (&self.keys[panel], (self.first + row) as u32);
+                std::array::from_fn(|place| if rule.keeps(keys[place], neuron) { scale } else { N::ZERO })
+            }
+        }
+    }
+
+    fn scale<N: Number>(&self) -> N {
+        N::from_f64(self.rule.map_or(1.0, |rule| rule.scale()))
     }
 }
 
 widest! {
-    /// q = relu(q), then r = rope(q).
-    pub(super) fn relu_and_rope<N>(q: &mut [N], turn: Turn<'_, N>, r: &mut [N]) {
-        for q in &mut *q {
-            *q = q.max(N::ZERO);
-        }
-        rope_rows(q, turn, r);
-    }
-
-    /// r = rope(q): pairs (a, b) become (a cos - b sin, b cos + a sin).
-    pub(super) fn rope<N>(q: &[N], turn: Turn<'_, N>, r: &mut [N]) {
-        rope_rows(q, turn, r);
-    }
-
-    /// v = relu(v), then g = dropout(q v).
-    pub(super) fn gate<N>(q: &[N], v: &mut [N], neurons: usize, drops: Drops<'_>, g: &mut [N]) {
-        let scale = N::from_f64(drops.rule.map_or(1.0, |rule| rule.scale()));
-        let rows = q.chunks_exact(neurons).zip(v.chunks_exact_mut(neurons)).zip(g.chunks_exact_mut(neurons));
-        for (row, ((q, v), g)) in rows.enumerate() {
-            let key = drops.row(row);
-            for (index, ((q, v), g)) in q.iter().zip(v).zip(g).enumerate() {
-                *v = v.max(N::ZERO);
-                let kept = drops.rule.is_none_or(|rule| rule.keeps(key, index as u32));
-                *g = if kept { *q * *v * scale } else { N::ZERO };
+    /// q = relu(q), then r = rope(q): pairs (a, b) of rows become (a cos - b sin, b cos + a sin).
+    pub(super) fn relu_and_rope<N>(q: ViewMut<'_, N>, turn: Turn<'_, N>, r: ViewMut<'_, N>) {
+        let (mut q, mut r) = (q, r);
+        for panel in 0..q.panel_count() {
+            let pairs = q.panel(panel).as_chunks_mut::<2>().0.iter_mut().zip(r.panel(panel).as_chunks_mut::<2>().0);
+            for ((q, r), (cos, sin)) in pairs.zip(turn.cos.panel(panel).iter().zip(turn.sin.panel(panel))) {
+                *q = q.map(|q| q.map(|q| q.max(N::ZERO)));
+                *r = turned(q, cos, sin);
             }
         }
     }
 
-    /// The gate again and its derivative, in one pass. `g` comes as dg, the derivative of the loss by the gated neurons,
-    /// and leaves as the gated neurons; `dv` leaves as the derivative before v's relu, `dq` as that of q by this way.
-    pub(super) fn gate_backward<N>(
-        q: &[N], v: &[N], neurons: usize, drops: Drops<'_>, g: &mut [N], dv: &mut [N], dq: &mut [N],
-    ) {
-        let scale = N::from_f64(drops.rule.map_or(1.0, |rule| rule.scale()));
-        let rows = q.chunks_exact(neurons).zip(v.chunks_exact(neurons)).zip(g.chunks_exact_mut(neurons))
-            .zip(dv.chunks_exact_mut(neurons)).zip(dq.chunks_exact_mut(neurons));
-        for (row, ((((q, v), g), dv), dq)) in rows.enumerate() {
-            let key = drops.row(row);
-            for (index, ((((q, v), g), dv), dq)) in q.iter().zip(v).zip(g).zip(dv).zip(dq).enumerate() {
-                let kept = drops.rule.is_none_or(|rule| rule.keeps(key, index as u32));
-                let scale = if kept { scale } else { N::ZERO };
-                let dg = *g * scale;
-                *g = *q * *v * scale;
-                *dv = if *v > N::ZERO { dg * *q } else { N::ZERO };
-                *dq = dg * *v;
+    /// r = rope(q)
+    pub(super) fn rope<N>(q: View<'_, N>, turn: Turn<'_, N>, r: ViewMut<'_, N>) {
+        let mut r = r;
+        for panel in 0..q.panel_count() {
+            let pairs = q.panel(panel).as_chunks::<2>().0.iter().zip(r.panel(panel).as_chunks_mut::<2>().0);
+            for ((q, r), (cos, sin)) in pairs.zip(turn.cos.panel(panel).iter().zip(turn.sin.panel(panel))) {
+                *r = turned(q, cos, sin);
             }
         }
     }
 
     /// dq = the derivative before q's relu: what comes by the gate (`dq`) and by the rope (`dr`, turned back).
-    pub(super) fn rope_backward<N>(q: &[N], dr: &[N], turn: Turn<'_, N>, dq: &mut [N]) {
-        let pairs = q.as_chunks::<2>().0.iter().zip(dr.as_chunks::<2>().0).zip(turn.cos.iter().zip(turn.sin))
-            .zip(dq.as_chunks_mut::<2>().0);
-        for (((q, dr), (cos, sin)), dq) in pairs {
-            let turned = [dr[0] * *cos + dr[1] * *sin, dr[1] * *cos - dr[0] * *sin];
-            dq[0] = if q[0] > N::ZERO { dq[0] + turned[0] } else { N::ZERO };
-            dq[1] = if q[1] > N::ZERO { dq[1] + turned[1] } else { N::ZERO };
+    pub(super) fn rope_backward<N>(q: View<'_, N>, dr: View<'_, N>, turn: Turn<'_, N>, dq: ViewMut<'_, N>) {
+        let mut dq = dq;
+        for panel in 0..q.panel_count() {
+            let q = q.panel(panel).as_chunks::<2>().0;
+            let dr = dr.panel(panel).as_chunks::<2>().0;
+            let dq = dq.panel(panel).as_chunks_mut::<2>().0;
+            let turns = turn.cos.panel(panel).iter().zip(turn.sin.panel(panel));
+            for (((q, dr), dq), (cos, sin)) in q.iter().zip(dr).zip(dq).zip(turns) {
+                for place in 0..PANEL {
+                    let (cos, sin, dr) = (cos[place], sin[place], [dr[0][place], dr[1][place]]);
+                    let turned = [dr[0] * cos + dr[1] * sin, dr[1] * cos - dr[0] * sin];
+                    for (half, turned) in turned.into_iter().enumerate() {
+                        let sum = dq[half][place] + turned;
+                        dq[half][place] = if q[half][place] > N::ZERO { sum } else { N::ZERO };
+                    }
+                }
+            }
         }
     }
 
-    /// y = norm(y), row by row of `width`; keeps the reciprocal deviation of each row.
-    pub(super) fn norm<N>(y: &mut [N], width: usize, reciprocals: &mut [N]) {
-        let share = N::from_f64(1.0 / width as f64);
-        for (y, reciprocal) in y.chunks_exact_mut(width).zip(reciprocals) {
-            let mean = sum(y, |y| y) * share;
-            let variance = sum(y, |y| (y - mean) * (y - mean)) * share;
-            *reciprocal = N::ONE / (variance + N::from_f64(NORM_EPSILON)).sqrt();
+    /// v = relu(v), then g = dropout(q v).
+    pub(super) fn gate<N>(q: View<'_, N>, v: ViewMut<'_, N>, drops: Drops<'_>, g: ViewMut<'_, N>) {
+        let (mut v, mut g, scale) = (v, g, drops.scale());
+        for panel in 0..q.panel_count() {
+            let rows = q.panel(panel).iter().zip(v.panel(panel)).zip(g.panel(panel)).enumerate();
+            for (row, ((q, v), g)) in rows {
+                let scales = drops.scales(panel, row, scale);
+                for place in 0..PANEL {
+                    v[place] = v[place].max(N::ZERO);
+                    g[place] = q[place] * v[place] * scales[place];
+                }
+            }
+        }
+    }
+
+    /// The gate again and its derivative, in one pass. `g` comes as dg, the derivative of the loss by the gated neurons,
+    /// and leaves as the gated neurons; `dv` leaves as the derivative before v's relu; `v` leaves as dq, the derivative
+    /// of q by this way.
+    pub(super) fn gate_backward<N>(
+        q: View<'_, N>, v: ViewMut<'_, N>, drops: Drops<'_>, g: ViewMut<'_, N>, dv: ViewMut<'_, N>,
+    ) {
+        let (mut v, mut g, mut dv, scale) = (v, g, dv, drops.scale());
+        for panel in 0..q.panel_count() {
+            let rows = q.panel(panel).iter().zip(v.panel(panel)).zip(g.panel(panel)).zip(dv.panel(panel)).enumerate();
+            for (row, (((q, v), g), dv)) in rows {
+                let scales = drops.scales(panel, row, scale);
+                for place in 0..PANEL {
+                    let (q, gate, dg) = (q[place], v[place], g[place] * scales[place]);
+                    g[place] = q * gate * scales[place];
+                    dv[place] = if gate > N::ZERO { dg * q } else { N::ZERO };
+                    v[place] = dg * gate;
+                }
+            }
+        }
+    }
+
+    /// y = norm(y), token by token over the first `width` rows; keeps the reciprocal deviation of each token.
+    pub(super) fn norm<N>(y: ViewMut<'_, N>, width: usize, reciprocals: &mut [Line<N>]) {
+        let (mut y, share) = (y, N::from_f64(1.0 / width as f64));
+        for (panel, reciprocal) in reciprocals.iter_mut().enumerate() {
+            let y = &mut y.panel(panel)[..width];
+            let mean = sum(y.iter().copied()).map(|sum| sum * share);
+            let variance = sum(y.iter().map(|y| each(y, &mean, |y, mean| (y - mean) * (y - mean))));
+            *reciprocal = variance.map(|sum| N::ONE / (sum * share + N::from_f64(NORM_EPSILON)).sqrt());
             for y in y {
-                *y = (*y - mean) * *reciprocal;
+                for place in 0..PANEL {
+                    y[place] = (y[place] - mean[place]) * reciprocal[place];
+                }
             }
         }
     }
 
     /// dy = the derivative by what was normed, from `dy` by the result `y`: (dy - mean(dy) - y mean(dy y)) / deviation.
-    pub(super) fn norm_backward<N>(y: &[N], width: usize, reciprocals: &[N], dy: &mut [N]) {
-        let share = N::from_f64(1.0 / width as f64);
-        for ((y, dy), reciprocal) in y.chunks_exact(width).zip(dy.chunks_exact_mut(width)).zip(reciprocals) {
-            let mean = sum(dy, |dy| dy) * share;
-            let along = dot(dy, y) * share;
+    pub(super) fn norm_backward<N>(y: View<'_, N>, width: usize, reciprocals: &[Line<N>], dy: ViewMut<'_, N>) {
+        let (mut dy, share) = (dy, N::from_f64(1.0 / width as f64));
+        for (panel, reciprocal) in reciprocals.iter().enumerate() {
+            let (y, dy) = (&y.panel(panel)[..width], &mut dy.panel(panel)[..width]);
+            let mean = sum(dy.iter().copied()).map(|sum| sum * share);
+            let along = sum(dy.iter().zip(y).map(|(dy, y)| each(dy, y, |dy, y| dy * y))).map(|sum| sum * share);
             for (dy, y) in dy.iter_mut().zip(y) {
-                *dy = (*dy - mean - *y * along) * *reciprocal;
+                for place in 0..PANEL {
+                    dy[place] = (dy[place] - mean[place] - y[place] * along[place]) * reciprocal[place];
+                }
             }
         }
     }
 
     /// y += x
-    pub(super) fn add<N>(x: &[N], y: &mut [N]) {
+    pub(super) fn add<N>(x: &[Line<N>], y: &mut [Line<N>]) {
         for (y, x) in y.iter_mut().zip(x) {
-            *y = *y + *x;
+            *y = each(y, x, |y, x| y + x);
         }
     }
-}
 
-#[inline(always)]
-fn rope_rows<N: Number>(q: &[N], turn: Turn<'_, N>, r: &mut [N]) {
-    let pairs = q.as_chunks::<2>().0.iter().zip(r.as_chunks_mut::<2>().0);
-    for ((q, r), (cos, sin)) in pairs.zip(turn.cos.iter().zip(turn.sin)) {
-        *r = [q[0] * *cos - q[1] * *sin, q[1] * *cos + q[0] * *sin];
-    }
-}
-
-/// The sum of `f` over a row, in lanes that are added up at the end: the same order on every machine.
-#[inline(always)]
-fn sum<N: Number>(row: &[N], f: impl Fn(N) -> N) -> N {
-    let mut lanes = [N::ZERO; LANES];
-    let (groups, rest) = row.as_chunks::<LANES>();
-    for group in groups {
-        for (lane, x) in lanes.iter_mut().zip(group) {
-            *lane = *lane + f(*x);
+    /// b = a^T
+    pub(super) fn transpose<N>(a: View<'_, N>, b: ViewMut<'_, N>) {
+        let mut b = b;
+        for panel in 0..a.panel_count() {
+            for (index, tile) in a.panel(panel).as_chunks::<PANEL>().0.iter().enumerate() {
+                b.panel(index)[panel * PANEL..][..PANEL].copy_from_slice(&transposed_tile(tile));
+            }
         }
     }
-    rest.iter().fold(total(lanes), |sum, x| sum + f(*x))
-}
 
-#[inline(always)]
-fn dot<N: Number>(a: &[N], b: &[N]) -> N {
-    let mut lanes = [N::ZERO; LANES];
-    let ((a_groups, a_rest), (b_groups, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a_groups.iter().zip(b_groups) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane = *lane + *a * *b;
+    /// b += a^T
+    pub(super) fn add_transpose<N>(a: View<'_, N>, b: ViewMut<'_, N>) {
+        let mut b = b;
+        for panel in 0..a.panel_count() {
+            for (index, tile) in a.panel(panel).as_chunks::<PANEL>().0.iter().enumerate() {
+                for (sum, line) in b.panel(index)[panel * PANEL..][..PANEL].iter_mut().zip(transposed_tile(tile)) {
+                    *sum = each(sum, &line, |sum, term| sum + term);
+                }
+            }
         }
     }
-    a_rest.iter().zip(b_rest).fold(total(lanes), |sum, (a, b)| sum + *a * *b)
-}
 
-#[inline(always)]
-fn total<N: Number>(lanes: [N; LANES]) -> N {
-    lanes.into_iter().fold(N::ZERO, |sum, lane| sum + lane)
-}
-
-/// Strictly below the diagonal stays; the rest of the `size` x `size` matrix within rows of `stride` becomes 0.
-pub(super) fn keep_below_diagonal<N: Number>(square: &mut [N], size: usize, stride: usize) {
-    for row in 0..size {
-        square[row * stride + row..][..size - row].fill(N::ZERO);
-    }
-}
-
-/// Copies the part below the diagonal of a T x T matrix to the part above: s + s^T for an s with nothing above.
-pub(super) fn mirror<N: Number>(square: &mut [N], size: usize) {
-    /// Rows and columns of a tile, so that both sides stay in the nearest cache.
-    const TILE: usize = 32;
-    for row_tile in (0..size).step_by(TILE) {
-        for column_tile in (0..=row_tile).step_by(TILE) {
-            for row in row_tile..size.min(row_tile + TILE) {
-                for column in column_tile..row.min(column_tile + TILE) {
-                    square[column * size + row] = square[row * size + column];
+    /// Copies the part above the diagonal of a square matrix to the part below: u + u^T for a u with nothing there.
+    pub(super) fn mirror<N>(square: ViewMut<'_, N>) {
+        let mut square = square;
+        for panel in 0..square.panel_count() {
+            for index in 0..=panel {
+                let tile: [Line<N>; PANEL] = std::array::from_fn(|row| square.panel(panel)[index * PANEL + row]);
+                let turned = transposed_tile(&tile);
+                let below = &mut square.panel(index)[panel * PANEL..][..PANEL];
+                for (row, (below, turned)) in below.iter_mut().zip(turned).enumerate() {
+                    // On the diagonal itself only what lies below it is copied.
+                    let count = if index == panel { row } else { PANEL };
+                    below[..count].copy_from_slice(&turned[..count]);
                 }
             }
         }
     }
 }
 
-/// The sum of the cross-entropies of `targets`, in f64; `logits` (T x V) become their derivatives times `weight`.
+#[inline(always)]
+fn turned<N: Number>(q: &[Line<N>; 2], cos: &Line<N>, sin: &Line<N>) -> [Line<N>; 2] {
+    [
+        std::array::from_fn(|place| q[0][place] * cos[place] - q[1][place] * sin[place]),
+        std::array::from_fn(|place| q[1][place] * cos[place] + q[0][place] * sin[place]),
+    ]
+}
+
+#[inline(always)]
+fn each<N: Number>(a: &Line<N>, b: &Line<N>, f: impl Fn(N, N) -> N) -> Line<N> {
+    std::array::from_fn(|place| f(a[place], b[place]))
+}
+
+/// The sum of lines, in four parts that are added up at the end: rounding stays small, and no addition waits for the one
+/// before.
+#[inline(always)]
+fn sum<N: Number>(lines: impl Iterator<Item = Line<N>>) -> Line<N> {
+    let mut parts = [[N::ZERO; PANEL]; 4];
+    for (index, line) in lines.enumerate() {
+        let part = &mut parts[index % 4];
+        *part = each(part, &line, |sum, term| sum + term);
+    }
+    let [a, b, c, d] = &parts;
+    each(&each(a, b, |a, b| a + b), &each(c, d, |c, d| c + d), |sum, other| sum + other)
+}
+
+/// Strictly above the diagonal stays; the rest of the tiles on the diagonal becomes 0.
+pub(super) fn keep_above_diagonal<N: Number>(mut square: ViewMut<'_, N>) {
+    for panel in 0..square.panel_count() {
+        for (row, line) in square.panel(panel)[panel * PANEL..][..PANEL].iter_mut().enumerate() {
+            line[..=row].fill(N::ZERO);
+        }
+    }
+}
+
+/// The cross-entropy of each of `targets` in nats, told to `each`; `logits` (V x T) become their derivatives times
+/// `weight`, and 0 where there is no target.
 pub(super) fn cross_entropy<N: Number>(
-    logits: &mut [N],
+    mut logits: ViewMut<'_, N>,
     vocabulary: usize,
     targets: &[i64],
     weight: f64,
-    mut each: impl FnMut(usize, f64),
+    mut told: impl FnMut(usize, f64),
 ) {
-    for (position, (logits, target)) in logits.chunks_exact_mut(vocabulary).zip(targets).enumerate() {
-        let highest = logits.iter().fold(logits[0], |highest, logit| highest.max(*logit));
-        let target = *target as usize;
-        let target_logit = logits[target];
-        let mut total = 0.0;
-        for logit in logits.iter_mut() {
-            *logit = (*logit - highest).exp();
-            total += logit.to_f64();
+    for panel in 0..logits.panel_count() {
+        let lines = &mut logits.panel(panel)[..vocabulary];
+        let targets = &targets[panel * PANEL..targets.len().min((panel + 1) * PANEL)];
+        let highest = lines.iter().fold(lines[0], |highest, line| each(&highest, line, N::max));
+        let target_logits: Vec<N> =
+            targets.iter().zip(0..).map(|(target, place)| lines[*target as usize][place]).collect();
+        let mut totals = [0.0; PANEL];
+        for line in lines.iter_mut() {
+            for (place, logit) in line.iter_mut().enumerate() {
+                *logit = (*logit - highest[place]).exp();
+                totals[place] += logit.to_f64();
+            }
         }
-        each(position, total.ln() - (target_logit - highest).to_f64());
-        let share = N::from_f64(weight / total);
-        for logit in &mut *logits {
-            *logit = *logit * share;
+        let mut shares = [N::ZERO; PANEL];
+        for (place, target_logit) in target_logits.into_iter().enumerate() {
+            told(panel * PANEL + place, totals[place].ln() - (target_logit - highest[place]).to_f64());
+            shares[place] = N::from_f64(weight / totals[place]);
         }
-        logits[target] = logits[target] - N::from_f64(weight);
+        for line in lines.iter_mut() {
+            *line = each(line, &shares, |logit, share| logit * share);
+        }
+        for (place, target) in targets.iter().enumerate() {
+            let logit = &mut lines[*target as usize][place];
+            *logit = *logit - N::from_f64(weight);
+        }
     }
 }

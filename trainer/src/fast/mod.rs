@@ -5,9 +5,14 @@
 //! tokens is allocated in a step, what is kept for the way back is that of one sequence and not of the batch, and threads never
 //! wait for one another within a product.
 
+mod backward;
 mod kernels;
 mod number;
+mod panels;
+mod product;
 mod sequence;
+mod weights;
+mod widest;
 
 pub use number::Number;
 
@@ -18,37 +23,65 @@ use tch::{Device, TchError, Tensor};
 
 use self::{
     kernels::Turn,
-    sequence::{Sequence, Shape, Worker},
+    panels::Panels,
+    sequence::{Sequence, Worker},
+    weights::{Gradients, Packed},
 };
 use crate::{data::Batch, dropout::Dropout, model, weights::Weights};
+
+/// The sizes of a model at work.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    layers: usize,
+    heads: usize,
+    width: usize,
+    /// Of one head.
+    neurons: usize,
+    vocabulary: usize,
+    tokens: usize,
+}
 
 /// BDH's loss and gradients on a CPU, for sequences of one length.
 #[derive(Debug)]
 pub struct Fast<N> {
     shape: Shape,
-    cos: Vec<N>,
-    sin: Vec<N>,
-    /// All weights in one row, as of the last pass.
-    weights: Vec<N>,
+    /// M/2 x T
+    cos: Panels<N>,
+    sin: Panels<N>,
+    /// All weights, and then all gradients, in one row.
+    all: Vec<N>,
+    weights: Packed<N>,
     workers: Vec<Worker<N>>,
 }
 
 impl<N: Number> Fast<N> {
     /// Makes room for `threads` sequences of `tokens` tokens at once.
     pub fn new(config: &ModelConfig, tokens: usize, threads: usize) -> Result<Self, TchError> {
-        let shape = Shape::new(config, tokens);
+        let shape = Shape {
+            layers: config.layers(),
+            heads: config.heads(),
+            width: config.width(),
+            neurons: config.neurons_per_head(),
+            vocabulary: config.vocabulary(),
+            tokens,
+        };
+        let no_room = |error| TchError::Torch(format!("not enough memory: {error}"));
         let turn = model::Turn::new(shape.neurons, tokens, Device::Cpu, N::KIND)?;
-        let every_second = |phases: &Tensor| -> Result<Vec<N>, TchError> {
-            numbers(&phases.f_slice(1, 0, None, 2)?.f_contiguous()?)
+        let of_pairs = |phases: &Tensor| {
+            let numbers = numbers(&phases.f_slice(1, 0, None, 2)?.f_contiguous()?)?;
+            let mut panels = Panels::new(shape.neurons / 2, tokens).map_err(no_room)?;
+            panels.pack_transposed(&numbers, tokens);
+            Ok::<_, TchError>(panels)
         };
         Ok(Self {
-            cos: every_second(turn.cos())?,
-            sin: every_second(turn.sin())?,
-            weights: Vec::new(),
+            cos: of_pairs(turn.cos())?,
+            sin: of_pairs(turn.sin())?,
+            all: vec![N::ZERO; shape.ranges()[4].end],
+            weights: Packed::new(&shape).map_err(no_room)?,
             workers: (0..threads.max(1))
                 .map(|_| Worker::new(shape))
                 .collect::<Result<_, _>>()
-                .map_err(|error| TchError::Torch(format!("not enough memory: {error}")))?,
+                .map_err(no_room)?,
             shape,
         })
     }
@@ -70,25 +103,12 @@ impl<N: Number> Fast<N> {
     ) -> Result<(f64, Vec<Tensor>), TchError> {
         let losses = self.pass(weights, batch, dropout, true)?;
         let mean = losses.iter().sum::<f64>() / losses.len() as f64;
-        let (first, others) = self.workers.split_at_mut(1);
-        let gradients = &mut first[0].gradients;
-        let chunk = gradients.len().div_ceil(others.len() + 1);
-        thread::scope(|scope| {
-            for (index, sum) in gradients.chunks_mut(chunk).enumerate() {
-                let others = &*others;
-                scope.spawn(move || {
-                    for other in others {
-                        kernels::add(&other.gradients[index * chunk..][..sum.len()], sum);
-                    }
-                });
-            }
-        });
-        let mut start = 0;
-        let gradients = weights.all().into_iter().map(|weight| {
-            let part = &first[0].gradients[start..start + weight.numel()];
-            start += weight.numel();
-            Tensor::f_from_slice(part)?.f_view_(weight.size())
-        });
+        let threads = self.workers.len();
+        let mut parts: Vec<_> = self.workers.iter_mut().map(|worker| &mut worker.gradients).collect();
+        Gradients::sum_up(&mut parts, &self.shape, &mut self.all, threads);
+        let gradients = weights.all().into_iter().zip(self.shape.ranges());
+        let gradients =
+            gradients.map(|(weight, range)| Tensor::f_from_slice(&self.all[range])?.f_view_(weight.size()));
         Ok((mean, gradients.collect::<Result<_, _>>()?))
     }
 
@@ -105,19 +125,16 @@ impl<N: Number> Fast<N> {
         learns: bool,
     ) -> Result<Vec<f64>, TchError> {
         let t = self.shape.tokens;
-        self.weights.resize(weights.all().iter().map(|weight| weight.numel()).sum(), N::ZERO);
-        let mut start = 0;
-        for weight in weights.all() {
-            let end = start + weight.numel();
-            weight.f_detach()?.f_copy_data(&mut self.weights[start..end], end - start)?;
-            start = end;
+        for (weight, range) in weights.all().into_iter().zip(self.shape.ranges()) {
+            weight.f_detach()?.f_copy_data(&mut self.all[range.clone()], range.len())?;
         }
+        self.weights.pack(&self.shape, &self.all, self.workers.len());
         let tokens = Vec::<i64>::try_from(&batch.tokens.f_flatten(0, -1)?)?;
         let targets = Vec::<i64>::try_from(&batch.targets.f_flatten(0, -1)?)?;
         assert!(tokens.len().is_multiple_of(t), "sequences of another length than {t}");
         let weight = 1.0 / tokens.len() as f64;
         let threads = self.workers.len();
-        let (all, turn) = (&self.weights, Turn { cos: &self.cos, sin: &self.sin });
+        let (packed, turn) = (&self.weights, Turn { cos: self.cos.view(), sin: self.sin.view() });
         let mut losses = vec![0.0; tokens.len()];
         thread::scope(|scope| {
             // Sequence i goes to worker i mod W; each worker's share of the losses goes with it.
@@ -125,14 +142,13 @@ impl<N: Number> Fast<N> {
             let sequences =
                 tokens.chunks_exact(t).zip(targets.chunks_exact(t)).zip(losses.chunks_exact_mut(t));
             for (index, ((tokens, targets), losses)) in sequences.enumerate() {
-                let sequence = Sequence { weights: all, turn, tokens, targets, dropout, index };
+                let sequence = Sequence { weights: packed, turn, tokens, targets, dropout, index };
                 shares[index % threads].push((sequence, losses));
             }
             for (worker, share) in self.workers.iter_mut().zip(shares) {
                 scope.spawn(move || {
-                    tch::set_num_threads(1);
                     if learns {
-                        worker.gradients.fill(N::ZERO);
+                        worker.gradients.clear();
                     }
                     for (sequence, losses) in share {
                         worker.forward(sequence, weight, |position, loss| losses[position] = loss);

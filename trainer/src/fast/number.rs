@@ -2,12 +2,13 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
-use hatchery_trainer_shim::Element;
-
 /// f32 or f64.
 pub trait Number:
-    Element
-    + tch::kind::Element
+    tch::kind::Element
+    + Copy
+    + Send
+    + Sync
+    + 'static
     + PartialOrd
     + Default
     + Add<Output = Self>
@@ -28,6 +29,9 @@ pub trait Number:
     /// Square root.
     #[must_use]
     fn sqrt(self) -> Self;
+    /// self * factor + term: rounded once where the machine does that by itself (`FUSED`), else twice.
+    #[must_use]
+    fn multiply_add<const FUSED: bool>(self, factor: Self, term: Self) -> Self;
     /// e to this power.
     #[must_use]
     fn exp(self) -> Self;
@@ -53,6 +57,11 @@ macro_rules! number {
             #[allow(clippy::inline_always, reason = "part of loops compiled for several instruction sets")]
             fn sqrt(self) -> Self {
                 self.sqrt()
+            }
+            #[inline(always)]
+            #[allow(clippy::inline_always, reason = "part of loops compiled for several instruction sets")]
+            fn multiply_add<const FUSED: bool>(self, factor: Self, term: Self) -> Self {
+                if FUSED { self.mul_add(factor, term) } else { self * factor + term }
             }
             fn exp(self) -> Self {
                 self.exp()

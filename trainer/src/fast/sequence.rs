@@ -1,158 +1,109 @@
-//! One sequence through BDH and back, head by head, with all the room it needs made beforehand.
+//! One sequence through BDH, head by head, with all the room it needs made beforehand; `backward` leads back.
 //!
-//! Letters as in the paper: T tokens, D width, H heads, M neurons per head, V tokens known. A matrix over all neurons of
-//! one head and sequence, T x M, is as large as the processor's caches allow; a matrix over the whole batch would go
-//! through main memory between any two steps. What the way back needs and cannot cheaply make again is kept: the
-//! neurons q, the gates v, the scores and what attention read.
+//! Letters as in the paper: T tokens, D width, H heads, M neurons per head, V tokens known. Matrices lie with the tokens
+//! as columns: x is D x T, a head's neurons are M x T. The neurons of a head come in blocks that, with what is made
+//! of them, stay in the second cache from product to product. What the way back needs and cannot cheaply make again is
+//! kept: the neurons q, the gates v, the scores and what attention read.
 #![allow(clippy::many_single_char_names, reason = "the paper's letters say more than words would")]
 
 use std::{collections::TryReserveError, ops::Range};
 
-use hatchery_common::model::ModelConfig;
-use hatchery_trainer_shim::{
-    Accumulation::{Add, Replace},
-    Matrix, MatrixMut, gemm,
-};
-
 use super::{
-    Number,
+    Number, Shape,
     kernels::{self, Drops, Turn},
+    panels::{Line, PANEL, Panels, View, ViewMut},
+    product::{
+        Accumulation::{self, Add, Replace},
+        Left, product,
+    },
+    weights::{Gradients, Packed},
 };
 use crate::dropout::{Dropout, Place, RowKey};
 
-/// Rows of scores that are made at a time; what lies above the diagonal of their last tile is made in vain.
-const SCORE_ROWS: usize = 64;
+/// Numbers of a block of neurons, over all tokens: three blocks fill most of a second cache of half a megabyte.
+const BLOCK_NUMBERS: usize = 1 << 15;
 
-/// The sizes of a model at work.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) layers: usize,
-    pub(super) heads: usize,
-    pub(super) width: usize,
-    pub(super) neurons: usize,
-    pub(super) vocabulary: usize,
-    pub(super) tokens: usize,
-}
-
-impl Shape {
-    pub(super) fn new(config: &ModelConfig, tokens: usize) -> Self {
-        Self {
-            layers: config.layers(),
-            heads: config.heads(),
-            width: config.width(),
-            neurons: config.neurons_per_head(),
-            vocabulary: config.vocabulary(),
-            tokens,
-        }
-    }
-
-    /// Where each of the five weights stands when all are in one row, in the order of [`crate::weights::Weights`].
-    fn ranges(&self) -> [Range<usize>; 5] {
-        let head = self.width * self.heads * self.neurons;
-        let embedding = self.vocabulary * self.width;
-        let mut end = 0;
-        [embedding, head, head, head, embedding].map(|len| {
-            end += len;
-            end - len..end
-        })
-    }
-}
-
-/// The five weights, or their gradients.
-#[derive(Clone, Copy, Debug)]
-struct Parts<T> {
-    embed: T,
-    encoder: T,
-    encoder_v: T,
-    decoder: T,
-    lm_head: T,
-}
-
-fn parts<'a, N>(shape: &Shape, all: &'a [N]) -> Parts<&'a [N]> {
-    let [embed, encoder, encoder_v, decoder, lm_head] = shape.ranges().map(|range| &all[range]);
-    Parts { embed, encoder, encoder_v, decoder, lm_head }
-}
-
-fn parts_mut<'a, N>(shape: &Shape, all: &'a mut [N]) -> Parts<&'a mut [N]> {
-    let mut rest = all;
-    let mut next = |range: Range<usize>| {
-        let (part, after) = std::mem::take(&mut rest).split_at_mut(range.len());
-        rest = after;
-        part
-    };
-    let [embed, encoder, encoder_v, decoder, lm_head] = shape.ranges().map(&mut next);
-    Parts { embed, encoder, encoder_v, decoder, lm_head }
-}
-
-/// What a norm gave, T x D, and the reciprocal deviation of each row.
+/// What a norm gave, D x T, and the reciprocal deviation of each token.
 #[derive(Debug)]
-struct Normed<N> {
-    y: Vec<N>,
-    reciprocals: Vec<N>,
+pub(super) struct Normed<N> {
+    pub(super) y: Panels<N>,
+    reciprocals: Vec<Line<N>>,
 }
 
 impl<N: Number> Normed<N> {
     fn new(shape: &Shape) -> Result<Self, TryReserveError> {
-        Ok(Self { y: zeros(shape.tokens * shape.width)?, reciprocals: zeros(shape.tokens)? })
+        let reciprocals = vec![[N::ZERO; PANEL]; shape.tokens.div_ceil(PANEL)];
+        Ok(Self { y: Panels::new(shape.width, shape.tokens)?, reciprocals })
     }
 
     fn norm(&mut self, width: usize) {
-        kernels::norm(&mut self.y, width, &mut self.reciprocals);
+        kernels::norm(self.y.view_mut(), width, &mut self.reciprocals);
     }
 
-    fn back(&self, width: usize, derivative: &mut [N]) {
-        kernels::norm_backward(&self.y, width, &self.reciprocals, derivative);
+    pub(super) fn back(&self, width: usize, derivative: &mut Panels<N>) {
+        kernels::norm_backward(self.y.view(), width, &self.reciprocals, derivative.view_mut());
     }
 }
 
 /// What one head of one layer keeps for the way back.
 #[derive(Debug)]
-struct Head<N> {
-    /// Neurons after relu, T x M.
-    q: Vec<N>,
-    /// Gates after relu, T x M.
-    v: Vec<N>,
-    /// tril(r r^T, -1), T x T; what lies above is 0 from the start.
-    scores: Vec<N>,
+pub(super) struct Head<N> {
+    /// Neurons after relu, M x T.
+    pub(super) q: Panels<N>,
+    /// Gates after relu, M x T.
+    pub(super) v: Panels<N>,
+    /// Of token s (row) for token t (column), T x T: r_s . r_t where s < t, else 0.
+    pub(super) scores: Panels<N>,
     /// What attention read, normed.
-    a: Normed<N>,
+    pub(super) a: Normed<N>,
 }
 
 #[derive(Debug)]
-struct Layer<N> {
-    heads: Vec<Head<N>>,
+pub(super) struct Layer<N> {
+    pub(super) heads: Vec<Head<N>>,
     /// What the decoder gave, normed.
-    y: Normed<N>,
+    pub(super) y: Normed<N>,
     /// The residual stream after the layer.
-    x: Normed<N>,
+    pub(super) x: Normed<N>,
 }
 
 /// Everything that one worker needs for one sequence at a time.
 #[derive(Debug)]
 pub(super) struct Worker<N> {
-    shape: Shape,
+    pub(super) shape: Shape,
     /// The residual stream before the first layer.
-    x: Normed<N>,
-    layers: Vec<Layer<N>>,
-    /// Three matrices of T x M.
-    neurons: [Vec<N>; 3],
-    /// T x T
-    scores: Vec<N>,
-    /// Three matrices of T x D.
-    widths: [Vec<N>; 3],
-    /// T x V
-    logits: Vec<N>,
-    /// T
-    rows: Vec<RowKey>,
-    /// Of all weights in one row.
-    pub(super) gradients: Vec<N>,
+    pub(super) x: Normed<N>,
+    pub(super) layers: Vec<Layer<N>>,
+    /// Two matrices for a block of neurons over all tokens.
+    pub(super) blocks: [Panels<N>; 2],
+    /// V x T
+    pub(super) logits: Panels<N>,
+    /// For each token.
+    pub(super) keys: Vec<[RowKey; PANEL]>,
+    pub(super) room: Room<N>,
+    pub(super) gradients: Gradients<N>,
+}
+
+/// Room for the way back.
+#[derive(Debug)]
+pub(super) struct Room<N> {
+    /// The derivatives by the residual stream, by what the decoder gave and by what attention read, D x T each.
+    pub(super) dx: Panels<N>,
+    pub(super) dy: Panels<N>,
+    pub(super) da: Panels<N>,
+    /// The derivatives by the scores, T x T.
+    pub(super) dscores: Panels<N>,
+    /// Transposes, T x D each.
+    pub(super) x_t: Panels<N>,
+    pub(super) dx_t: Panels<N>,
+    pub(super) dy_t: Panels<N>,
+    pub(super) a_t: Panels<N>,
 }
 
 /// What a sequence is, beside its worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sequence<'a, N> {
-    /// All weights in one row.
-    pub(super) weights: &'a [N],
+    pub(super) weights: &'a Packed<N>,
     pub(super) turn: Turn<'a, N>,
     pub(super) tokens: &'a [i64],
     pub(super) targets: &'a [i64],
@@ -166,210 +117,144 @@ impl<N: Number> Worker<N> {
     pub(super) fn new(shape: Shape) -> Result<Self, TryReserveError> {
         let (t, d, m) = (shape.tokens, shape.width, shape.neurons);
         let head = |_| {
-            Ok(Head { q: zeros(t * m)?, v: zeros(t * m)?, scores: zeros(t * t)?, a: Normed::new(&shape)? })
+            Ok(Head {
+                q: Panels::new(m, t)?,
+                v: Panels::new(m, t)?,
+                scores: Panels::new(t, t)?,
+                a: Normed::new(&shape)?,
+            })
         };
         let layer = |_| {
             let heads = (0..shape.heads).map(head).collect::<Result<_, TryReserveError>>()?;
             Ok(Layer { heads, y: Normed::new(&shape)?, x: Normed::new(&shape)? })
         };
+        let block = block_len(t);
         Ok(Self {
             shape,
             x: Normed::new(&shape)?,
             layers: (0..shape.layers).map(layer).collect::<Result<_, TryReserveError>>()?,
-            neurons: [zeros(t * m)?, zeros(t * m)?, zeros(t * m)?],
-            scores: zeros(t * t)?,
-            widths: [zeros(t * d)?, zeros(t * d)?, zeros(t * d)?],
-            logits: zeros(t * shape.vocabulary)?,
-            rows: vec![RowKey::default(); t],
-            gradients: zeros(shape.ranges()[4].end)?,
+            blocks: [Panels::new(block, t)?, Panels::new(block, t)?],
+            logits: Panels::new(shape.vocabulary, t)?,
+            keys: vec![[RowKey::default(); PANEL]; t.div_ceil(PANEL)],
+            room: Room {
+                dx: Panels::new(d, t)?,
+                dy: Panels::new(d, t)?,
+                da: Panels::new(d, t)?,
+                dscores: Panels::new(t, t)?,
+                x_t: Panels::new(t, d)?,
+                dx_t: Panels::new(t, d)?,
+                dy_t: Panels::new(t, d)?,
+                a_t: Panels::new(t, d)?,
+            },
+            gradients: Gradients::new(&shape)?,
         })
     }
 
     /// The loss of each token in nats, told to `each`; then [`Self::backward`] may follow, for a loss that weighs each
     /// token by `weight`.
     pub(super) fn forward(&mut self, sequence: Sequence<'_, N>, weight: f64, each: impl FnMut(usize, f64)) {
-        let Shape { width: d, neurons: m, tokens: t, vocabulary: v, .. } = self.shape;
-        let weights = parts(&self.shape, sequence.weights);
-        for (x, token) in self.x.y.chunks_exact_mut(d).zip(sequence.tokens) {
-            x.copy_from_slice(&weights.embed[*token as usize * d..][..d]);
+        let Shape { width: d, tokens: t, vocabulary, .. } = self.shape;
+        let weights = sequence.weights;
+        for (index, token) in sequence.tokens.iter().enumerate() {
+            self.room.x_t.set_row(index, &weights.embed[*token as usize * d..][..d]);
         }
+        kernels::transpose(self.room.x_t.view(), self.x.y.view_mut());
         self.x.norm(d);
         let mut x = &self.x;
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            for (head_index, head) in layer.heads.iter_mut().enumerate() {
-                let head_weights = head_weights(&weights, &self.shape, head_index);
-                let [r, g, _] = &mut self.neurons;
-                // q = relu(x E), r = rope(q)
-                gemm(
-                    Matrix::new(&x.y, t, d),
-                    head_weights.encoder,
-                    Replace,
-                    MatrixMut::new(&mut head.q, t, m),
-                );
-                kernels::relu_and_rope(&mut head.q, sequence.turn, r);
-                // a = norm(tril(r r^T, -1) x)
-                lower_product(Matrix::new(r, t, m), r, m, t, &mut head.scores);
-                gemm(
-                    Matrix::new(&head.scores, t, t),
-                    Matrix::new(&x.y, t, d),
-                    Replace,
-                    MatrixMut::new(&mut head.a.y, t, d),
-                );
+            for (head_index, (head, weights)) in layer.heads.iter_mut().zip(&weights.heads).enumerate() {
+                // q = relu(x E), r = rope(q), scores = r r^T
+                for block in blocks(&self.shape) {
+                    let encoder = Left::Transposed(weights.encoder.view().panels(panels(&block)));
+                    product(encoder, x.y.view(), Replace, head.q.view_mut().rows(block.clone()));
+                    let (q, turn) =
+                        (head.q.view_mut().rows(block.clone()), sequence.turn.neurons(block.clone()));
+                    kernels::relu_and_rope(q, turn, self.blocks[0].view_mut().rows(0..block.len()));
+                    let r = self.blocks[0].view().rows(0..block.len());
+                    upper_product(r, r, replacing_if(block.start == 0), &mut head.scores);
+                }
+                kernels::keep_above_diagonal(head.scores.view_mut());
+                // a = norm(scores x)
+                read(x.y.view(), &head.scores, &mut head.a.y);
                 head.a.norm(d);
-                // g = dropout(q relu(a E_v)), y += g D
-                let a = Matrix::new(&head.a.y, t, d);
-                gemm(a, head_weights.encoder_v, Replace, MatrixMut::new(&mut head.v, t, m));
-                let drops = drops(&sequence, &mut self.rows, index, head_index);
-                kernels::gate(&head.q, &mut head.v, m, drops, g);
-                let accumulation = if head_index == 0 { Replace } else { Add };
-                gemm(
-                    Matrix::new(g, t, m),
-                    head_weights.decoder,
-                    accumulation,
-                    MatrixMut::new(&mut layer.y.y, t, d),
-                );
+                // v = relu(a E_v), g = dropout(q v), y += g D
+                set_keys(&mut self.keys, &sequence, index, head_index, t);
+                for block in blocks(&self.shape) {
+                    let encoder_v = Left::Transposed(weights.encoder_v.view().panels(panels(&block)));
+                    product(encoder_v, head.a.y.view(), Replace, head.v.view_mut().rows(block.clone()));
+                    let drops = Drops { rule: sequence.dropout, keys: &self.keys, first: block.start };
+                    let (q, v) = (head.q.view().rows(block.clone()), head.v.view_mut().rows(block.clone()));
+                    kernels::gate(q, v, drops, self.blocks[1].view_mut().rows(0..block.len()));
+                    let accumulation = replacing_if(head_index == 0 && block.start == 0);
+                    let g = self.blocks[1].view().rows(0..block.len());
+                    let decoder = Left::Transposed(weights.decoder.view().rows(block));
+                    product(decoder, g, accumulation, layer.y.y.view_mut());
+                }
             }
             // x = norm(x + norm(y))
             layer.y.norm(d);
-            layer.x.y.copy_from_slice(&x.y);
-            kernels::add(&layer.y.y, &mut layer.x.y);
+            layer.x.y.lines_mut().copy_from_slice(x.y.lines());
+            kernels::add(layer.y.y.lines(), layer.x.y.lines_mut());
             layer.x.norm(d);
             x = &layer.x;
         }
-        let lm_head = Matrix::new(weights.lm_head, d, v);
-        gemm(Matrix::new(&x.y, t, d), lm_head, Replace, MatrixMut::new(&mut self.logits, t, v));
-        kernels::cross_entropy(&mut self.logits, v, sequence.targets, weight, each);
-    }
-
-    /// Adds the gradients of the sequence that has just gone forward.
-    pub(super) fn backward(&mut self, sequence: Sequence<'_, N>) {
-        let Shape { width: d, neurons: m, tokens: t, vocabulary: v, heads, .. } = self.shape;
-        let weights = parts(&self.shape, sequence.weights);
-        let gradients = parts_mut(&self.shape, &mut self.gradients);
-        let [dx, dy, da] = &mut self.widths;
-
-        // logits = x R: their derivatives stand in their place.
-        let x = self.layers.last().map_or(&self.x, |layer| &layer.x);
-        let dlogits = Matrix::new(&self.logits, t, v);
-        gemm(Matrix::new(&x.y, t, d).transposed(), dlogits, Add, MatrixMut::new(gradients.lm_head, d, v));
-        gemm(dlogits, Matrix::new(weights.lm_head, d, v).transposed(), Replace, MatrixMut::new(dx, t, d));
-
-        for index in (0..self.layers.len()).rev() {
-            let (before, from) = self.layers.split_at(index);
-            let x = &before.last().map_or(&self.x, |layer| &layer.x).y;
-            let layer = &from[0];
-            // x' = norm(x + norm(y)): the derivative goes both ways.
-            layer.x.back(d, dx);
-            dy.copy_from_slice(dx);
-            layer.y.back(d, dy);
-            for head_index in 0..heads {
-                let head = &layer.heads[head_index];
-                let head_weights = head_weights(&weights, &self.shape, head_index);
-                let range = head_index * d * m..(head_index + 1) * d * m;
-                let [g, dv, dq] = &mut self.neurons;
-                // y += g D, g = dropout(q v), v = relu(a E_v)
-                gemm(
-                    Matrix::new(dy, t, d),
-                    head_weights.decoder.transposed(),
-                    Replace,
-                    MatrixMut::new(g, t, m),
-                );
-                let drops = drops(&sequence, &mut self.rows, index, head_index);
-                kernels::gate_backward(&head.q, &head.v, m, drops, g, dv, dq);
-                gemm(
-                    Matrix::new(g, t, m).transposed(),
-                    Matrix::new(dy, t, d),
-                    Add,
-                    MatrixMut::new(&mut gradients.decoder[range.clone()], m, d),
-                );
-                gemm(
-                    Matrix::new(&head.a.y, t, d).transposed(),
-                    Matrix::new(dv, t, m),
-                    Add,
-                    MatrixMut::new(&mut gradients.encoder_v[range.clone()], d, m),
-                );
-                gemm(
-                    Matrix::new(dv, t, m),
-                    head_weights.encoder_v.transposed(),
-                    Replace,
-                    MatrixMut::new(da, t, d),
-                );
-                // a = norm(scores x)
-                head.a.back(d, da);
-                gemm(
-                    Matrix::new(&head.scores, t, t).transposed(),
-                    Matrix::new(da, t, d),
-                    Add,
-                    MatrixMut::new(dx, t, d),
-                );
-                // scores = tril(r r^T, -1), so dr = (ds + ds^T) r: one product, because queries are keys.
-                lower_product(Matrix::new(da, t, d), x, d, t, &mut self.scores);
-                kernels::mirror(&mut self.scores, t);
-                let (r, dr) = (dv, g);
-                kernels::rope(&head.q, sequence.turn, r);
-                gemm(
-                    Matrix::new(&self.scores, t, t),
-                    Matrix::new(r, t, m),
-                    Replace,
-                    MatrixMut::new(dr, t, m),
-                );
-                // r = rope(q), q = relu(x E)
-                kernels::rope_backward(&head.q, dr, sequence.turn, dq);
-                gemm(
-                    Matrix::new(x, t, d).transposed(),
-                    Matrix::new(dq, t, m),
-                    Add,
-                    MatrixMut::new(&mut gradients.encoder[range], d, m),
-                );
-                gemm(Matrix::new(dq, t, m), head_weights.encoder.transposed(), Add, MatrixMut::new(dx, t, d));
-            }
-        }
-        self.x.back(d, dx);
-        for (dx, token) in dx.chunks_exact(d).zip(sequence.tokens) {
-            kernels::add(dx, &mut gradients.embed[*token as usize * d..][..d]);
-        }
+        product(Left::Transposed(weights.lm_head.view()), x.y.view(), Replace, self.logits.view_mut());
+        kernels::cross_entropy(self.logits.view_mut(), vocabulary, sequence.targets, weight, each);
     }
 }
 
-/// One head's part of the weights: D x M, D x M, M x D.
-struct HeadWeights<'a, N> {
-    encoder: Matrix<'a, N>,
-    encoder_v: Matrix<'a, N>,
-    decoder: Matrix<'a, N>,
+/// Neurons in a block: whole panels.
+fn block_len(tokens: usize) -> usize {
+    (BLOCK_NUMBERS / tokens / PANEL).max(1) * PANEL
 }
 
-fn head_weights<'a, N: Number>(weights: &Parts<&'a [N]>, shape: &Shape, head: usize) -> HeadWeights<'a, N> {
-    let (d, m) = (shape.width, shape.neurons);
-    let range = head * d * m..(head + 1) * d * m;
-    HeadWeights {
-        encoder: Matrix::new(&weights.encoder[range.clone()], d, m),
-        encoder_v: Matrix::new(&weights.encoder_v[range.clone()], d, m),
-        decoder: Matrix::new(&weights.decoder[range], m, d),
+/// The neurons of a head, with the filling, block by block.
+pub(super) fn blocks(shape: &Shape) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (len, neurons) = (block_len(shape.tokens), shape.neurons.next_multiple_of(PANEL));
+    (0..neurons).step_by(len).map(move |start| start..neurons.min(start + len))
+}
+
+/// The panels of these columns.
+pub(super) fn panels(columns: &Range<usize>) -> Range<usize> {
+    columns.start / PANEL..columns.end / PANEL
+}
+
+pub(super) fn replacing_if(is_first: bool) -> Accumulation {
+    if is_first { Replace } else { Add }
+}
+
+/// a^T b of K x T matrices, on and above the tiles of the diagonal.
+pub(super) fn upper_product<N: Number>(
+    a: View<'_, N>,
+    b: View<'_, N>,
+    accumulation: Accumulation,
+    out: &mut Panels<N>,
+) {
+    for panel in 0..b.panel_count() {
+        let out: ViewMut<'_, N> = out.view_mut().panels(panel..panel + 1).rows(0..(panel + 1) * PANEL);
+        product(Left::Transposed(a.panels(0..panel + 1)), b.panels(panel..panel + 1), accumulation, out);
     }
 }
 
-/// tril(a b^T, -1) of T x K matrices, some rows at a time, so that hardly anything above the diagonal is made.
-fn lower_product<N: Number>(a: Matrix<'_, N>, b: &[N], k: usize, t: usize, out: &mut [N]) {
-    for start in (0..t).step_by(SCORE_ROWS) {
-        let end = t.min(start + SCORE_ROWS);
-        let b = Matrix::new(&b[..end * k], end, k).transposed();
-        gemm(a.rows(start..end), b, Replace, MatrixMut::strided(&mut out[start * t..], end - start, end, t));
-        kernels::keep_below_diagonal(&mut out[start * t + start..], end - start, t);
+/// What each token reads of those before it: x scores, for scores that are 0 on and below the diagonal.
+fn read<N: Number>(x: View<'_, N>, scores: &Panels<N>, a: &mut Panels<N>) {
+    for panel in 0..x.panel_count() {
+        let scores = scores.view().panels(panel..panel + 1).rows(0..(panel + 1) * PANEL);
+        product(Left::Plain(x), scores, Replace, a.view_mut().panels(panel..panel + 1));
     }
 }
 
-fn drops<'a, N>(sequence: &Sequence<'_, N>, rows: &'a mut [RowKey], layer: usize, head: usize) -> Drops<'a> {
+/// The keys of each token's neurons in one head of one layer, as far as anything is dropped.
+pub(super) fn set_keys<N>(
+    keys: &mut [[RowKey; PANEL]],
+    sequence: &Sequence<'_, N>,
+    layer: usize,
+    head: usize,
+    tokens: usize,
+) {
     if let Some(rule) = sequence.dropout {
-        for (token, row) in rows.iter_mut().enumerate() {
-            *row = rule.row(Place { layer, head, sequence: sequence.index, token });
+        for (token, key) in keys.as_flattened_mut()[..tokens].iter_mut().enumerate() {
+            *key = rule.row(Place { layer, head, sequence: sequence.index, token });
         }
     }
-    Drops { rule: sequence.dropout, rows }
-}
-
-fn zeros<N: Number>(len: usize) -> Result<Vec<N>, TryReserveError> {
-    let mut zeros = Vec::new();
-    zeros.try_reserve_exact(len)?;
-    zeros.resize(len, N::ZERO);
-    Ok(zeros)
 }
