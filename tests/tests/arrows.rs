@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
 
 /// Outside crates that only some of ours may use, directly or through others.
 const KEPT_OUT: [(&str, &[&str]); 6] = [
-    ("tch", &["hatchery-trainer"]),
+    ("tch", &["hatchery-trainer", "hatchery-trainer-shim"]),
     ("torch-sys", &["hatchery-trainer", "hatchery-trainer-shim"]),
     ("prost", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli"]),
     ("tokio", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli"]),
