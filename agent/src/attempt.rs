@@ -257,6 +257,7 @@ impl Attempt {
             threads: self.workshop.cpu_threads,
             checkpoints: self.checkpoints(),
             resume_from: supplies.resume_from,
+            fine_tune_from: None,
             lease_until: self.orders.borrow().stop_by,
         }
     }
@@ -331,7 +332,8 @@ impl Attempt {
                     tracing::warn!(folder = %folder.display(), "a trainer named a checkpoint outside its folder");
                 }
             }
-            TrainerEvent::Ended(_) => {}
+            // What these say stands in the checkpoints too.
+            TrainerEvent::TrainLoss(_) | TrainerEvent::EarlyStop { .. } | TrainerEvent::Ended(_) => {}
         }
     }
 

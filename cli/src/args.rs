@@ -266,6 +266,8 @@ pub(crate) enum WhichArg {
     Each,
     /// Only the newest.
     Last,
+    /// Only the one of the lowest validation loss.
+    Best,
 }
 
 impl From<WhichArg> for ReplicateWhich {
@@ -273,6 +275,7 @@ impl From<WhichArg> for ReplicateWhich {
         match which {
             WhichArg::Each => Self::Each,
             WhichArg::Last => Self::Last,
+            WhichArg::Best => Self::Best,
         }
     }
 }
@@ -324,7 +327,7 @@ pub(crate) struct CheckpointsArgs {
 /// `hatchery push`.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// Id, unique prefix, a job (its newest checkpoint), or `latest`.
+    /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's job).
     #[arg(default_value = "latest")]
     pub(crate) checkpoint: String,
     /// Nodes that get it: all, names separated by commas, or labels such as room=attic.
@@ -343,7 +346,8 @@ Examples:
   hatchery generate my-job --prompt 'fn main' --temperature 0.8 --top-k 40 --seed 7
   hatchery generate latest --prompt 'The ' --greedy --all-nodes")]
 pub(crate) struct GenerateArgs {
-    /// Checkpoint id, unique prefix, a job (its newest checkpoint), or `latest`.
+    /// Checkpoint id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's
+    /// job).
     #[arg(default_value = "latest", conflicts_with = "checkpoint_flag")]
     pub(crate) checkpoint: String,
     /// The same, as an option.

@@ -77,7 +77,12 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::JobEnded { job: id, phase, .. } => match phase {
             JobPhase::Failed { why } => format!("{} failed: {}", job(id), first_line(why)),
             JobPhase::Poisoned { why } => format!("{} is held as poisoned: {}", job(id), first_line(why)),
-            phase => format!("{} is {}", job(id), phase.name()),
+            phase => {
+                let ended = cluster.jobs.get(id).filter(|_| *phase == JobPhase::Completed);
+                let early = ended.and_then(|job| job.metrics.early_stop_reason());
+                let early = early.map_or_else(String::new, |why| format!(": {why}"));
+                format!("{} is {}{early}", job(id), phase.name())
+            }
         },
         Change::CheckpointCommitted { manifest, .. } => {
             format!(

@@ -39,6 +39,20 @@ pub struct Cluster {
     pub last_event: u64,
 }
 
+impl Cluster {
+    /// The checkpoint of `job` with the lowest validation loss, each by the validation of its own step; of equal ones the
+    /// first.
+    pub fn best_checkpoint(&self, job: JobId) -> Option<CheckpointId> {
+        let own = self.checkpoints.iter().filter(|(_, checkpoint)| checkpoint.manifest.job == job);
+        let validated = own.filter_map(|(id, checkpoint)| {
+            let step = checkpoint.manifest.step;
+            Some((checkpoint.manifest.metrics.own_validation_loss(step)?, step, *id))
+        });
+        let best = validated.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        best.map(|(_, _, id)| id)
+    }
+}
+
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -77,7 +91,9 @@ pub struct Job {
     pub ended_at: Option<Timestamp>,
     /// The newest committed checkpoint.
     pub checkpoint: Option<CheckpointId>,
-    /// Steps done at that checkpoint.
+    /// The committed checkpoint of the lowest validation loss.
+    pub best: Option<CheckpointId>,
+    /// Steps done at the newest checkpoint.
     pub checkpoint_step: u64,
     /// The figures of that checkpoint.
     pub metrics: Metrics,

@@ -61,13 +61,15 @@ impl Cluster {
             }
             Change::CheckpointCommitted { manifest, at } => {
                 let id = manifest.id();
+                let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };
+                self.checkpoints.insert(id, checkpoint);
+                let best = self.best_checkpoint(manifest.job);
                 if let Some(job) = self.jobs.get_mut(&manifest.job) {
                     job.checkpoint = Some(id);
+                    job.best = best;
                     job.checkpoint_step = manifest.step;
                     job.metrics = manifest.metrics;
                 }
-                let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };
-                self.checkpoints.insert(id, checkpoint);
             }
             Change::LeaseGranted { job, epoch, lease } => self.evolve_job(*job, |job| {
                 job.phase = JobPhase::Running;
@@ -112,6 +114,7 @@ impl Job {
             started_at: None,
             ended_at: None,
             checkpoint: None,
+            best: None,
             checkpoint_step: 0,
             metrics: Metrics::default(),
             failures: Vec::new(),

@@ -64,9 +64,9 @@ fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
         "a job has a start exactly once it had a lease",
     );
     check(job.not_before.is_none() || job.phase == JobPhase::Queued, "only a queued job backs off");
-    let complete = job.all_steps_committed();
-    check(!complete || job.phase != JobPhase::Queued, "a job whose last step is committed is not queued");
-    check(complete || job.phase != JobPhase::Completed, "a completed job has committed its last step");
+    let complete = job.end_is_committed();
+    check(!complete || job.phase != JobPhase::Queued, "a job whose end is committed is not queued");
+    check(complete || job.phase != JobPhase::Completed, "a completed job has committed its end");
     check(job.failures.len() <= FAILURES_MAX, "a job remembers a bounded number of failures");
     let epochs = job.failures.iter().map(|failure| failure.epoch);
     check(epochs.is_sorted_by(|a, b| a < b), "each attempt fails once, in the order of epochs");
@@ -84,6 +84,10 @@ fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'s
         }
     }
     check(job.checkpoint_step <= job.spec.train.raw().steps, "no checkpoint is beyond the last step");
+    check(
+        job.best == cluster.best_checkpoint(job.id),
+        "a job's best checkpoint is the one of the lowest loss",
+    );
     if let Some(lease) = &job.lease {
         check(cluster.nodes.contains_key(&lease.node), "a lease's node is in the fleet");
         check(

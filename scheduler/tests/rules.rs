@@ -417,6 +417,46 @@ fn checkpoints_go_where_policy_and_people_want_them() {
 }
 
 #[test]
+fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
+    let (mut world, job) = running(1000);
+    let node = holder(&world, job);
+    let to = NodeSelector::All;
+    world.cluster.jobs.get_mut(&job).unwrap().spec.replicate =
+        ReplicaPolicy { to, which: ReplicateWhich::Best };
+    let mut commit_validated = |step: u64, validation: Option<(u64, f64)>| {
+        let mut manifest = checkpoint(world.job(job), world.job(job).epoch, step);
+        manifest.metrics.validation_step = validation.map(|(step, _)| step);
+        manifest.metrics.validation_loss = validation.map(|(_, loss)| loss);
+        let (id, manifest) = (manifest.id(), Box::new(manifest));
+        world.ask(Request::CommitCheckpoint { node, manifest }).unwrap();
+        let job = world.job(job);
+        let assigned = assignment(&world.cluster, node, LEASE).checkpoints;
+        assert!(assigned.iter().copied().eq(job.best), "only the best is replicated");
+        (id, job.best)
+    };
+    assert_eq!(commit_validated(1, None).1, None, "nothing was validated");
+    let (second, best) = commit_validated(2, Some((2, 3.0)));
+    assert_eq!(best, Some(second));
+    assert_eq!(commit_validated(3, Some((2, 1.0))).1, Some(second), "that validation was of another step");
+    assert_eq!(commit_validated(4, Some((4, 3.0))).1, Some(second), "it is no better");
+    let (fifth, best) = commit_validated(5, Some((5, 2.5)));
+    assert_eq!(best, Some(fifth));
+}
+
+#[test]
+fn a_run_that_ended_early_is_completed_though_its_node_says_nothing_more() {
+    let (mut world, job) = running(1000);
+    let node = holder(&world, job);
+    let mut manifest = checkpoint(world.job(job), world.job(job).epoch, 40);
+    manifest.metrics.early_stop = Some(3);
+    world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest) }).unwrap();
+    assert_eq!(world.job(job).phase, JobPhase::Running);
+    world.advance(2 * LEASE);
+    world.plan();
+    assert_eq!(world.job(job).phase, JobPhase::Completed);
+}
+
+#[test]
 fn of_too_many_checkpoints_the_newest_and_the_pushed_are_assigned() {
     let (mut world, job) = running(1);
     let node = holder(&world, job);

@@ -1,7 +1,7 @@
 //! The five weights of BDH.
 
 use hatchery_common::model::ModelConfig;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
 use crate::counter::{Purpose, bits, normal_pair};
 
@@ -63,6 +63,25 @@ impl Weights {
     /// The weights in another kind of number; what is of that kind already is shared and not copied.
     pub fn to_kind(&self, kind: Kind) -> Result<Self, TchError> {
         self.map(|weight| weight.f_detach()?.f_to_kind(kind))
+    }
+
+    /// The weights on `device`.
+    pub fn on(&self, device: Device) -> Result<Self, TchError> {
+        self.map(|weight| weight.f_detach()?.f_to_device(device))
+    }
+
+    /// A copy, which nothing is learned by.
+    pub fn copy(&self) -> Result<Self, TchError> {
+        self.map(Tensor::f_detach_copy)
+    }
+
+    /// Goes `share` of the way to `others`.
+    pub fn approach(&mut self, others: &Self, share: f64) -> Result<(), TchError> {
+        let _guard = no_grad_guard();
+        for (weight, other) in self.all_mut().into_iter().zip(others.all()) {
+            let _ = weight.f_lerp_(other, share)?;
+        }
+        Ok(())
     }
 
     /// A weight made from each.

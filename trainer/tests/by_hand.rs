@@ -12,11 +12,12 @@ use std::{
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINING_FILE},
     device::Device,
+    digest::Digest,
     recipe::{Precision, RawTrainSpec},
     trainer::{Calibration, DoctorReport, Ending, TrainerEvent},
 };
 use hatchery_trainer::{
-    checkpoint::read_model,
+    checkpoint::{read_cursor, read_model, read_training},
     model::{Model, Pass},
 };
 use house::{complete, corpus, json, order, output, refusal, small_train, text};
@@ -75,7 +76,7 @@ fn eval_is_the_mean_over_consecutive_windows() {
         let found = eval(&public, arguments);
         let (loss, count) = loss_by_definition(&public, bytes, block);
         let keys: Vec<_> = found.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["bits_per_byte", "bytes", "loss"]);
+        assert_eq!(keys, ["bits_per_byte", "by_position", "bytes", "loss"]);
         assert_eq!(found["bytes"], count);
         let found_loss = found["loss"].as_f64().unwrap();
         assert!((found_loss / loss - 1.0).abs() < 1e-6, "block {block}: {found_loss} is not {loss}");
@@ -242,6 +243,58 @@ fn training_by_hand_reads_folders_and_goes_on_with_more_steps() {
 }
 
 #[test]
+fn fine_tuning_begins_with_the_weights_of_two_files_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = checkpoint(folder.path());
+    let public = public_folder(&parent, folder.path());
+    let data = folder.path().join("data.txt");
+    fs::write(&data, &fs::read(corpus()).unwrap()[50_000..60_000]).unwrap();
+    let train = |out: &str, rest: &[&str]| {
+        let out = folder.path().join(out);
+        let small = ["--set", "train.steps=4", "--set", "train.batch=2", "--set", "train.block=16"];
+        let paths =
+            ["train", "--data", text(&data), "--out", text(&out), "--device", "cpu", "--threads", "1"];
+        let done = output(&[&paths[..], &small, rest].concat());
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned(), out)
+    };
+    let cursor = |out: &Path| read_training(&out.join("step-000000004"), tch::Device::Cpu).unwrap().cursor;
+
+    let (code, said, out) = train("tuned", &["--fine-tune", text(&public)]);
+    assert_eq!(code, Some(0), "{said}");
+    let tuned = cursor(&out);
+    assert!(said.contains("from step 0") && tuned.step == 4, "{said}");
+    let digest = Digest::of(&fs::read(public.join(MODEL_FILE)).unwrap());
+    assert_eq!((tuned.parent, tuned.train.raw().steps), (Some(digest), 4));
+    let scratch = ["--set", "model.n_layer=2", "--set", "model.n_embd=16", "--set", "model.n_head=2"];
+    let (code, said, fresh) =
+        train("fresh", &[&scratch[..], &["--set", "model.mlp_internal_dim_multiplier=8"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let fresh = cursor(&fresh);
+    assert_eq!(fresh.parent, None);
+    // The parent's text is learned already: twenty steps make a difference that is seen in the very first loss.
+    assert!(
+        tuned.metrics.first_loss.unwrap() < fresh.metrics.first_loss.unwrap() - 0.1,
+        "{tuned:?} {fresh:?}"
+    );
+
+    // The whole folder gives the same, for its optimizer is not looked at; dropout may be another; a resumed run remembers.
+    let (_, _, whole) = train("whole", &["--fine-tune", text(&parent)]);
+    assert_eq!(cursor(&whole), tuned);
+    let read = |out: &Path| fs::read(out.join("step-000000004").join(MODEL_FILE)).unwrap();
+    assert!(read(&whole) == read(&out));
+    let (code, said, dropped) =
+        train("dropped", &["--fine-tune", text(&public), "--set", "model.dropout=0.3"]);
+    assert!(code == Some(0) && read(&dropped) != read(&out), "{said}");
+    let resume = out.join("step-000000004");
+    let (code, said, out) = train("tuned", &["--resume", text(&resume), "--set", "train.steps=5"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(read_cursor(&out.join("step-000000005")).unwrap().parent, Some(digest));
+
+    let (code, said, _) = train("wider", &["--fine-tune", text(&public), "--set", "model.n_embd=32"]);
+    assert!(code == Some(1) && said.contains("cannot fine-tune"), "{said}");
+}
+
+#[test]
 fn doctor_and_calibrate_say_what_this_machine_can_do() {
     let report: DoctorReport = serde_json::from_value(json(&["doctor", "--output", "json"])).unwrap();
     assert_eq!(report.libtorch, "2.11.0");
@@ -252,7 +305,7 @@ fn doctor_and_calibrate_say_what_this_machine_can_do() {
 
     let calibrated = json(&["calibrate", "--device", "cpu", "--threads", "1", "--output", "json"]);
     let calibration: Calibration = serde_json::from_value(calibrated).unwrap();
-    assert_eq!((calibration.device, calibration.version), (Device::CPU, 1));
+    assert_eq!((calibration.device, calibration.version), (Device::CPU, 2));
     let flops_per_step = calibration.flops_per_sec / calibration.steps_per_sec;
     assert!((flops_per_step / 6.7e9 - 1.0).abs() < 0.05, "{flops_per_step}");
 }

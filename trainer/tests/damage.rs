@@ -9,7 +9,7 @@ use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINING_FILE},
     recipe::RawTrainSpec,
 };
-use hatchery_trainer::checkpoint::{read_model, read_training};
+use hatchery_trainer::checkpoint::read_training;
 use house::{complete, copy_folder, corpus, order, refusal, small_train, text};
 
 /// A file, the bytes it then has, and what the refusal says.
@@ -44,8 +44,7 @@ fn replace(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
 }
 
 fn read_all(folder: &Path) -> Result<(), String> {
-    let found = read_model(folder).map_err(|error| error.to_string())?;
-    read_training(folder, &found.config, tch::Device::Cpu).map(drop).map_err(|error| error.to_string())
+    read_training(folder, tch::Device::Cpu).map(drop).map_err(|error| error.to_string())
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
             started_at: row.optional_time("started_at")?,
             ended_at: row.optional_time("ended_at")?,
             checkpoint,
+            best: cluster.best_checkpoint(id),
             checkpoint_step: row.number("checkpoint_step")?,
             metrics: committed.map_or_else(Metrics::default, |checkpoint| checkpoint.manifest.metrics),
             failures: Vec::new(),

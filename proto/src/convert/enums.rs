@@ -48,7 +48,7 @@ mod wire {
 enumeration!(DeviceKind: Cuda, Mps, Cpu);
 enumeration!(Precision: Auto, F32, Bf16);
 enumeration!(Schedule: Constant, Cosine, Wsd);
-enumeration!(ReplicateWhich: Each, Last);
+enumeration!(ReplicateWhich: Each, Last, Best);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
 enumeration!(Scope: Agent, Operator, Viewer);
 

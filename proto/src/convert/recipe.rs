@@ -73,6 +73,11 @@ impl From<TrainSpec> for v1::TrainSpec {
             decay_share: raw.decay_share,
             clip_norm: raw.clip_norm,
             accumulate: raw.accumulate,
+            ema_decay: raw.ema_decay,
+            early_stop: raw.early_stop,
+            early_stop_min_change: raw.early_stop_min_change,
+            checkpoint_best: raw.checkpoint_best,
+            log_every: raw.log_every,
         }
     }
 }
@@ -102,6 +107,11 @@ impl TryFrom<v1::TrainSpec> for TrainSpec {
             decay_share: spec.decay_share,
             clip_norm: spec.clip_norm,
             accumulate: spec.accumulate,
+            ema_decay: spec.ema_decay,
+            early_stop: spec.early_stop,
+            early_stop_min_change: spec.early_stop_min_change,
+            checkpoint_best: spec.checkpoint_best,
+            log_every: spec.log_every,
         })
     }
 }

@@ -233,7 +233,8 @@ impl World {
             2 => NodeSelector::Nodes(self.pick_node(1).into_iter().collect()),
             _ => NodeSelector::All,
         };
-        let which = if policy.is_multiple_of(2) { ReplicateWhich::Each } else { ReplicateWhich::Last };
+        let which =
+            [ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best][usize::from(policy) % 3];
         let devices = DeviceWishes { kinds, nodes, labels };
         let spec = JobSpec { devices, replicate: ReplicaPolicy { to, which }, ..spec(&dataset, steps) };
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());

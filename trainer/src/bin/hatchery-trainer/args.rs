@@ -11,6 +11,7 @@ Examples:
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes
   hatchery-trainer train --data book.txt --preset seed --set train.steps=2000 --out runs/book
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes --resume runs/notes/step-000000100
+  hatchery-trainer train --data letters/ --out runs/letters --fine-tune runs/book/step-000002000 --set train.lr=1e-4
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
   hatchery-trainer bench train --shape seed
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
@@ -147,9 +148,14 @@ pub(crate) struct Train {
     /// The folder for checkpoints, each in a folder of its own such as step-000000100.
     #[arg(long, value_name = "DIR", required_unless_present = "attempt")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on from this checkpoint, by its own recipe; --set changes it.
+    /// Go on from this checkpoint, by its own recipe; --set changes it. With more train.steps the learning rate is from here
+    /// on that of a run meant so long from the start.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
+    /// Begin at step 0 with the weights of this folder, which needs no more than config.json and model.safetensors, and a
+    /// fresh optimizer; the recipe is --preset, --recipe and --set.
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub(crate) fine_tune: Option<PathBuf>,
     /// Where to run.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,

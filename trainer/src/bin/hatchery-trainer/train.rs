@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use hatchery_common::{
-    recipe::{DataSpec, Recipe},
+    model::ModelConfig,
+    recipe::{DataSpec, Recipe, RecipeError},
     trainer::{AttemptOrder, Ending},
 };
 use hatchery_trainer::{
@@ -87,6 +88,7 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
         threads: args.threads,
         checkpoints: out,
         resume_from: args.resume,
+        fine_tune_from: args.fine_tune,
     };
     let mut reporter: Box<dyn Reporter> = match args.output {
         Output::Json => Box::new(JsonLines(io::stdout())),
@@ -96,8 +98,8 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
 }
 
 /// The recipe of the command line, or of the checkpoint to go on from; the inner error is a wrong recipe.
-fn recipe(args: &Train) -> anyhow::Result<Result<Recipe, hatchery_common::recipe::RecipeError>> {
-    let text = match (&args.resume, &args.recipe) {
+fn recipe(args: &Train) -> anyhow::Result<Result<Recipe, RecipeError>> {
+    let mut text = match (&args.resume, &args.recipe) {
         (Some(folder), _) => {
             let mut text = toml::Table::new();
             text.insert("model".into(), toml::Value::try_from(read_model(folder)?.config)?);
@@ -109,7 +111,28 @@ fn recipe(args: &Train) -> anyhow::Result<Result<Recipe, hatchery_common::recipe
         }
         (None, None) => String::new(),
     };
+    if let Some(folder) = &args.fine_tune {
+        text = match shaped_like(&text, &read_model(folder)?.config) {
+            Ok(text) => text,
+            Err(error) => return Ok(Err(error)),
+        };
+    }
     Ok(Recipe::parse(args.preset.as_deref(), &text, &args.set))
+}
+
+/// A recipe's text in which `[model]` is that of `config` where the text says nothing.
+fn shaped_like(text: &str, config: &ModelConfig) -> Result<String, RecipeError> {
+    let syntax = |error: &dyn std::fmt::Display| RecipeError::Syntax(error.to_string());
+    let mut text: toml::Table = toml::from_str(text).map_err(|error| syntax(&error))?;
+    let config = toml::Table::try_from(config).map_err(|error| syntax(&error))?;
+    let model = text.entry("model").or_insert_with(|| toml::Table::new().into());
+    // What is no table is told by the recipe's own check.
+    if let Some(model) = model.as_table_mut() {
+        for (key, value) in config {
+            model.entry(key).or_insert(value);
+        }
+    }
+    Ok(text.to_string())
 }
 
 /// A fresh run would replace an older one's checkpoints one by one.
