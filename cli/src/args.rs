@@ -209,6 +209,8 @@ Examples:
   hatchery submit --preset seed --data notes/ --include '**/*.md' --wait
   hatchery submit recipe.toml --set train.steps=500 --set train.lr=5e-4
   hatchery submit --preset tiny --data corpus.txt --device cuda --replicate-to room=attic
+  hatchery submit --from first --set train.steps=9000
+  hatchery submit --fine-tune first:best --data letters/ --set train.lr=1e-4
 
 A recipe file holds the same things:
   preset = \"seed\"
@@ -233,6 +235,13 @@ pub(crate) struct SubmitArgs {
     /// Train on a dataset that the coordinator has already.
     #[arg(long, value_name = "ID", conflicts_with_all = ["data", "include"])]
     pub(crate) dataset: Option<String>,
+    /// Go on from this checkpoint, optimizer and all, by its own recipe and on its own data; give more steps, such as --set
+    /// train.steps=9000. The learning rate is from here on that of a run meant so long from the start.
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["recipe", "preset", "data", "include", "dataset"])]
+    pub(crate) from: Option<String>,
+    /// Begin at step 0 with the weights of this checkpoint and a fresh optimizer, on the data given, or else on its own.
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "from")]
+    pub(crate) fine_tune: Option<String>,
     /// Set one key of the recipe, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,

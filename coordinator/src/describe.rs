@@ -67,7 +67,8 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         ),
         Change::JobSubmitted { spec, submitter, .. } => format!("{submitter} submitted {}", spec.name),
         Change::LeaseGranted { job: id, epoch, lease } => {
-            let from = if lease.resume_from.is_some() { ", going on from its checkpoint" } else { "" };
+            let from = lease.resume_from.map(|from| format!(", from checkpoint {}", from.short()));
+            let from = from.unwrap_or_default();
             format!("{} goes to {} {} (attempt {epoch}){from}", job(id), node(&lease.node), lease.device)
         }
         Change::LeaseEnded { job: id, epoch, why, .. } => {

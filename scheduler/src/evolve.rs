@@ -54,7 +54,9 @@ impl Cluster {
             }
             Change::JobSubmitted { job, request, body, spec, submitter, at } => {
                 self.requests.insert(*request, (*body, *job));
-                self.jobs.insert(*job, Job::new(*job, (**spec).clone(), submitter.clone(), *at));
+                let start_step = self.start_step(spec);
+                let new = Job::new(*job, (**spec).clone(), start_step, submitter.clone(), *at);
+                self.jobs.insert(*job, new);
             }
             Change::RolloutStarted { rollout } => {
                 self.rollouts.insert(rollout.id, rollout.clone());
@@ -102,7 +104,7 @@ impl Cluster {
 
 impl Job {
     /// A job just submitted.
-    fn new(id: JobId, spec: JobSpec, submitter: Name, at: Timestamp) -> Self {
+    fn new(id: JobId, spec: JobSpec, start_step: u64, submitter: Name, at: Timestamp) -> Self {
         Self {
             id,
             spec,
@@ -114,6 +116,7 @@ impl Job {
             started_at: None,
             ended_at: None,
             checkpoint: None,
+            start_step,
             best: None,
             checkpoint_step: 0,
             metrics: Metrics::default(),

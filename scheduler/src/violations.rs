@@ -6,7 +6,7 @@ use std::{
 };
 
 use hatchery_common::access::Scope;
-use hatchery_common::id::{Epoch, Name, NodeId};
+use hatchery_common::id::{CheckpointId, Epoch, Name, NodeId};
 
 use crate::{
     cluster::{Cluster, Job, JobPhase},
@@ -91,10 +91,14 @@ fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'s
     if let Some(lease) = &job.lease {
         check(cluster.nodes.contains_key(&lease.node), "a lease's node is in the fleet");
         check(
-            lease.resume_from.is_none_or(|id| own(id).is_some()),
-            "an attempt goes on from a checkpoint of its job",
+            lease.resume_from.is_none_or(|id| own(id).is_some() || is_start(job, id)),
+            "an attempt goes on from a checkpoint of its job, or begins with what its job begins with",
         );
     }
+}
+
+fn is_start(job: &Job, checkpoint: CheckpointId) -> bool {
+    job.spec.start_from.is_some_and(|start| start.checkpoint == checkpoint)
 }
 
 /// I4: no device has two attempts.
@@ -133,8 +137,12 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
         found.check(manifest.id() == *id, subject, "it is filed under the digest of its manifest");
         let job = cluster.jobs.get(&manifest.job);
         found.check(job.is_some(), subject, "its job is there");
-        let known = |parent| cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job);
-        found.check(manifest.parent.is_none_or(known), subject, "its parent is a checkpoint of the same job");
+        let known = |parent| {
+            cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job)
+                || job.is_some_and(|job| is_start(job, parent))
+        };
+        let rule = "its parent is a checkpoint of the same job, or what that began with";
+        found.check(manifest.parent.is_none_or(known), subject, rule);
         let (newest, epoch) =
             job.map_or((manifest.step, manifest.epoch), |job| (job.checkpoint_step, job.epoch));
         found.check(manifest.step <= newest, subject, "no checkpoint is further than the job's own");

@@ -243,6 +243,35 @@ fn training_by_hand_reads_folders_and_goes_on_with_more_steps() {
 }
 
 #[test]
+fn a_curve_has_the_losses_that_the_run_has_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = RawTrainSpec { steps: 20, log_every: 4, validate_every: 10, ..small_train() };
+    let (events, _, _) = house::Attempt::start(&order(folder.path(), train)).finish();
+    let told =
+        |pick: fn(&TrainerEvent) -> Option<(u64, f64)>| events.iter().filter_map(pick).collect::<Vec<_>>();
+    let checkpoint = folder.path().join("checkpoints/step-000000020");
+    let curve = json(&["curve", "--checkpoint", text(&checkpoint), "--output", "json"]);
+    let column = |name: &str| {
+        let lines = curve.as_array().unwrap().iter();
+        lines.filter_map(|line| Some((line["step"].as_u64()?, line[name].as_f64()?))).collect::<Vec<_>>()
+    };
+    let training = told(|event| match event {
+        TrainerEvent::TrainLoss(point) => Some((point.step, point.loss)),
+        _ => None,
+    });
+    let validation = told(|event| match event {
+        TrainerEvent::Validation(found) => Some((found.step, found.loss)),
+        _ => None,
+    });
+    assert_eq!((column("train_loss"), column("validation_loss")), (training.clone(), validation.clone()));
+    assert_eq!((training.len(), validation.len()), (5, 2));
+    let table = output(&["curve", "--checkpoint", text(&checkpoint)]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert_eq!(table.lines().count(), 1 + 6, "20 is a line of both: {table}");
+    assert!(table.contains(&format!("{:.4}", validation[1].1 / std::f64::consts::LN_2)), "{table}");
+}
+
+#[test]
 fn fine_tuning_begins_with_the_weights_of_two_files_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let parent = checkpoint(folder.path());

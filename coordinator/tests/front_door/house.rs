@@ -174,6 +174,7 @@ pub(crate) fn spec(dataset: DatasetId) -> JobSpec {
         train: TrainSpec::new(train).unwrap(),
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
+        start_from: None,
     }
 }
 

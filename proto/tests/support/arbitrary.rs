@@ -12,7 +12,7 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        Schedule, TrainSpec,
+        Schedule, StartFrom, StartHow, TrainSpec,
     },
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
@@ -148,14 +148,17 @@ pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
     let replicate =
         (selector(), select(vec![ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best]))
             .prop_map(|(to, which)| ReplicaPolicy { to, which });
-    (name(), digest(), model(), train(), devices, replicate).prop_map(
-        |(name, dataset, model, train, devices, replicate)| JobSpec {
+    let start = (checkpoint_id(), select(vec![StartHow::Continue, StartHow::FineTune]))
+        .prop_map(|(checkpoint, how)| StartFrom { checkpoint, how });
+    (name(), digest(), model(), train(), devices, replicate, option::of(start)).prop_map(
+        |(name, dataset, model, train, devices, replicate, start_from)| JobSpec {
             name,
             dataset: DatasetId(dataset),
             model,
             train,
             devices,
             replicate,
+            start_from,
         },
     )
 }

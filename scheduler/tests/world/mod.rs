@@ -172,6 +172,7 @@ pub(crate) fn spec(dataset: &DatasetManifest, steps: u64) -> JobSpec {
         train: TrainSpec::new(RawTrainSpec { steps, block: 16, ..Default::default() }).unwrap(),
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
+        start_from: None,
     }
 }
 

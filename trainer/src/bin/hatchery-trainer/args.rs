@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Train(Train),
     /// The loss of a checkpoint on text, over consecutive windows.
     Eval(Eval),
+    /// The losses of a run so far, as its checkpoint keeps them.
+    Curve(Curve),
     /// Let a checkpoint go on with a prompt.
     Generate(Generate),
     /// Which libtorch was found, which devices it sees, and why not others.
@@ -190,6 +192,16 @@ pub(crate) struct Eval {
     /// Threads for a CPU device; 0: as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Curve {
+    /// A checkpoint folder with its training.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

@@ -3,6 +3,7 @@
 mod answer;
 mod args;
 mod bench;
+mod curve;
 mod train;
 
 use std::{
@@ -33,7 +34,7 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
-    if !matches!(command, Command::Generate(_) | Command::Doctor(_)) {
+    if !matches!(command, Command::Generate(_) | Command::Doctor(_) | Command::Curve(_)) {
         environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Curve(args) => curve::curve(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),

@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context, ensure};
 use hatchery_common::{
-    model::ModelConfig,
     recipe::{DataSpec, Recipe, RecipeError},
     trainer::{AttemptOrder, Ending},
 };
@@ -99,40 +98,21 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
 
 /// The recipe of the command line, or of the checkpoint to go on from; the inner error is a wrong recipe.
 fn recipe(args: &Train) -> anyhow::Result<Result<Recipe, RecipeError>> {
-    let mut text = match (&args.resume, &args.recipe) {
-        (Some(folder), _) => {
-            let mut text = toml::Table::new();
-            text.insert("model".into(), toml::Value::try_from(read_model(folder)?.config)?);
-            text.insert("train".into(), toml::Value::try_from(read_cursor(folder)?.train)?);
-            text.to_string()
-        }
-        (None, Some(file)) => {
+    let text = match &args.recipe {
+        Some(file) => {
             fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))?
         }
-        (None, None) => String::new(),
+        None => String::new(),
     };
-    if let Some(folder) = &args.fine_tune {
-        text = match shaped_like(&text, &read_model(folder)?.config) {
-            Ok(text) => text,
-            Err(error) => return Ok(Err(error)),
-        };
-    }
-    Ok(Recipe::parse(args.preset.as_deref(), &text, &args.set))
-}
-
-/// A recipe's text in which `[model]` is that of `config` where the text says nothing.
-fn shaped_like(text: &str, config: &ModelConfig) -> Result<String, RecipeError> {
-    let syntax = |error: &dyn std::fmt::Display| RecipeError::Syntax(error.to_string());
-    let mut text: toml::Table = toml::from_str(text).map_err(|error| syntax(&error))?;
-    let config = toml::Table::try_from(config).map_err(|error| syntax(&error))?;
-    let model = text.entry("model").or_insert_with(|| toml::Table::new().into());
-    // What is no table is told by the recipe's own check.
-    if let Some(model) = model.as_table_mut() {
-        for (key, value) in config {
-            model.entry(key).or_insert(value);
+    let text = match (&args.resume, &args.fine_tune) {
+        (Some(folder), _) => {
+            let (model, train) = (read_model(folder)?.config, read_cursor(folder)?.train);
+            Recipe::text_like(&text, &model, Some(&train))
         }
-    }
-    Ok(text.to_string())
+        (None, Some(folder)) => Recipe::text_like(&text, &read_model(folder)?.config, None),
+        (None, None) => Ok(text),
+    };
+    Ok(text.and_then(|text| Recipe::parse(args.preset.as_deref(), &text, &args.set)))
 }
 
 /// A fresh run would replace an older one's checkpoints one by one.
