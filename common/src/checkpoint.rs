@@ -91,7 +91,8 @@ impl CheckpointManifest {
 
     /// Checks what comes from outside: exactly the four files, none of them empty or absurdly large, finite figures.
     pub fn check(&self) -> Result<(), FieldError> {
-        const FILE_BYTES_MAX: u64 = 4 * ModelConfig::PARAMETERS_MAX * 3;
+        // The optimizer's: both moments and the weights themselves, and a header.
+        const FILE_BYTES_MAX: u64 = 4 * ModelConfig::PARAMETERS_MAX * 3 + (1 << 20);
         if !self.files.iter().map(|file| file.name.as_str()).eq(Self::FILES) {
             return Err(FieldError::new("files", format!("must be exactly {}", Self::FILES.join(", "))));
         }

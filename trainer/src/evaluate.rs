@@ -67,17 +67,16 @@ pub fn evaluate(
     Ok(Some(Evaluation { loss, by_position: by_position(&sums, starts.len()), bytes }))
 }
 
-/// Means over positions 1, 2 to 3, 4 to 7 and so on, from the sums over `windows` windows at each position.
+/// Means over positions 1, 2, 3 to 4, 5 to 8 and so on, from the sums over `windows` windows at each position.
 fn by_position(sums: &[f64], windows: usize) -> Vec<PositionLoss> {
-    let firsts =
-        std::iter::successors(Some(1), |first| Some(2 * first)).take_while(|first| *first <= sums.len());
-    let range = |first: usize| {
-        let last = (2 * first - 1).min(sums.len());
-        let sum: f64 = sums[first - 1..last].iter().sum();
-        let loss = sum / ((last + 1 - first) * windows) as f64;
-        PositionLoss { from: first as u32, to: last as u32, loss }
+    let ends = std::iter::successors(Some(1), |end| Some(2 * end));
+    let firsts = ends.clone().map(|end| end / 2 + 1).take_while(|first| *first <= sums.len());
+    let range = |(first, end): (usize, usize)| {
+        let part = &sums[first - 1..end.min(sums.len())];
+        let loss = part.iter().sum::<f64>() / (part.len() * windows) as f64;
+        PositionLoss { from: first as u32, to: (first - 1 + part.len()) as u32, loss }
     };
-    firsts.map(range).collect()
+    firsts.zip(ends).map(range).collect()
 }
 
 #[cfg(test)]
@@ -89,7 +88,7 @@ mod tests {
         // Position n has the loss n in each of two windows.
         let sums: Vec<f64> = (1..=10).map(|position| 2.0 * f64::from(position)).collect();
         let found = by_position(&sums, 2);
-        let expected = [(1, 1, 1.0), (2, 3, 2.5), (4, 7, 5.5), (8, 10, 9.0)];
+        let expected = [(1, 1, 1.0), (2, 2, 2.0), (3, 4, 3.5), (5, 8, 6.5), (9, 10, 9.5)];
         assert_eq!(found, expected.map(|(from, to, loss)| PositionLoss { from, to, loss }));
     }
 }

@@ -103,7 +103,11 @@ impl<W: Write> Reporter for Text<W> {
                 let why = metrics.early_stop_reason().unwrap_or_default();
                 writeln!(self.out, "ends early, after step {step}: {why}")
             }
-            TrainerEvent::Checkpoint { folder, .. } => writeln!(self.out, "checkpoint {}", folder.display()),
+            TrainerEvent::Checkpoint { folder, step, metrics } => {
+                let is_best = metrics.best.is_some_and(|best| best.step == *step);
+                let best = if is_best { ", the best so far" } else { "" };
+                writeln!(self.out, "checkpoint {}{best}", folder.display())
+            }
             TrainerEvent::Ended(Ending::Completed) => writeln!(self.out, "completed"),
             TrainerEvent::Ended(Ending::Stopped) => {
                 writeln!(self.out, "stopped; it can go on from its last checkpoint")

@@ -258,6 +258,7 @@ impl Run<'_, '_> {
             }
             let is_best = (is_last || self.step.is_multiple_of(spec.validate_every)) && self.validate()?;
             if !is_last && self.patience.is_over(spec.early_stop) {
+                self.report_progress()?;
                 self.stop_early();
             }
             if is_last

@@ -97,7 +97,7 @@ fn a_run_tells_its_whole_story_and_learns() {
     let by_position = &validations[1].by_position;
     assert_eq!(
         by_position.iter().map(|found| (found.from, found.to)).collect::<Vec<_>>(),
-        [(1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 32)]
+        [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32)]
     );
     let bytes = |found: &PositionLoss| f64::from(found.to + 1 - found.from);
     let sum: f64 = by_position.iter().map(|found| found.loss * bytes(found)).sum();
@@ -168,7 +168,7 @@ fn assert_goes_on_as_if_uninterrupted(folder: &Path, checkpoint: PathBuf) {
 /// curve and its validations, in the order told, the last checkpoint, and how often it was stopped.
 fn told(folder: &Path, train: RawTrainSpec, interruptions: u32) -> (Vec<TrainerEvent>, PathBuf, u32) {
     let mut order = order(folder, train);
-    let mut all = Vec::new();
+    let (mut all, mut reached) = (Vec::new(), 0);
     for round in 0.. {
         let mut attempt = Attempt::start(&order);
         let mut events = Vec::new();
@@ -181,6 +181,7 @@ fn told(folder: &Path, train: RawTrainSpec, interruptions: u32) -> (Vec<TrainerE
         for event in events.into_iter().chain(rest) {
             match event {
                 TrainerEvent::Checkpoint { folder, .. } => order.resume_from = Some(folder),
+                TrainerEvent::Progress(progress) => reached = progress.step,
                 TrainerEvent::TrainLoss(_) | TrainerEvent::Validation(_) | TrainerEvent::EarlyStop { .. } => {
                     all.push(event);
                 }
@@ -188,7 +189,9 @@ fn told(folder: &Path, train: RawTrainSpec, interruptions: u32) -> (Vec<TrainerE
             }
         }
         if ending == Ending::Completed {
-            return (all, order.resume_from.expect("the end makes a checkpoint"), round);
+            let checkpoint = order.resume_from.expect("the end makes a checkpoint");
+            assert_eq!(reached, read_cursor(&checkpoint).unwrap().step, "the last progress is of the end");
+            return (all, checkpoint, round);
         }
     }
     unreachable!("rounds have no end")

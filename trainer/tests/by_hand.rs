@@ -208,8 +208,14 @@ fn training_by_hand_reads_folders_and_goes_on_with_more_steps() {
     let first = output(&[&data[..], &["--recipe", text(&recipe)]].concat());
     let lines = String::from_utf8(first.stderr).unwrap();
     assert!(first.status.success() && first.stdout.is_empty(), "{lines}");
-    for part in ["training on cpu in f32", "step 6/6", "validation at step 6", "step-000000003", "completed"]
-    {
+    for part in [
+        "training on cpu in f32",
+        "step 6/6",
+        "validation at step 6",
+        "step-000000003",
+        "step-000000006, the best so far",
+        "completed",
+    ] {
         assert!(lines.contains(part), "{part} is not in {lines}");
     }
     let last = out.join("step-000000006");

@@ -1,6 +1,7 @@
 //! `jobs`, `job`, `cancel`.
 
 use hatchery_common::{
+    recipe::{StartFrom, StartHow},
     trainer::{PositionLoss, Validation},
     view::JobView,
 };
@@ -85,7 +86,15 @@ pub(crate) fn validation_loss(job: &JobView) -> Option<f64> {
     job.validation.as_ref().map(|validation| validation.loss).or(job.metrics.validation_loss)
 }
 
-/// A validation's loss by position in the window: `1: 3.210, 2-3: 2.801`.
+fn begins_with(start: StartFrom) -> String {
+    let share = match start.how {
+        StartHow::Continue => "all",
+        StartHow::FineTune => "the weights",
+    };
+    format!("{share} of checkpoint {}", start.checkpoint.short())
+}
+
+/// A validation's loss by position in the window: `1: 3.210, 2: 2.801, 3-4: 2.650`.
 fn by_position(validation: &Validation) -> Option<String> {
     let range = |found: &PositionLoss| match found {
         PositionLoss { from, to, loss } if from == to => format!("{from}: {loss:.3}"),
@@ -146,6 +155,7 @@ fn describe(job: &JobView) -> String {
                 train.batch, train.block, train.lr, train.weight_decay, train.seed
             )),
         ),
+        ("begins with", job.spec.start_from.map(begins_with)),
         ("dataset", Some(job.spec.dataset.short())),
         ("submitted", Some(format!("{} by {}", job.submitted_at, job.submitter))),
         ("started", job.started_at.map(|at| at.to_string())),
