@@ -1,17 +1,14 @@
 //! A training run: steps, reports, validations, checkpoints, until it is done, told to stop, or cannot go on.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use hatchery_common::{
-    checkpoint::MODEL_FILE,
     cursor::{LossCurve, Patience, TrainingCursor},
     device::Device,
     digest::Digest,
-    durable::FileError,
     model::{ModelConfig, RawModelConfig},
     recipe::TrainSpec,
     time::BootTime,
@@ -174,10 +171,7 @@ impl Start {
                 describe(&task.model)
             )));
         }
-        let path = folder.join(MODEL_FILE);
-        let bytes =
-            fs::read(&path).map_err(|error| CheckpointError::Read(FileError::new("read", &path, error)))?;
-        Ok(Self::with(found.weights, Some(Digest::of(&bytes))))
+        Ok(Self::with(found.weights, Some(found.digest)))
     }
 
     fn resume(task: &Task, folder: &Path, device: tch::Device) -> Result<Self, Failure> {

@@ -363,6 +363,22 @@ fn the_running_mean_is_what_a_checkpoint_serves_and_what_is_validated() {
         assert!(served.all()[index].equal(average.all()[index]) && !served.all()[index].equal(weight));
     }
     assert!(plain.average.is_none());
+
+    // The recipe may change its mind on the way: what goes on are the weights themselves, and a mean begins with them.
+    let go_on = |from: &Path, ema_decay, into: &str| {
+        let train = RawTrainSpec { steps: 60, lr: 0.01, ema_decay, ..small_train() };
+        let order = order(&folder.path().join(into), train);
+        complete(&AttemptOrder { resume_from: Some(from.to_owned()), ..order })
+    };
+    let read = |folder: &Path| fs::read(folder.join(MODEL_FILE)).unwrap();
+    let plain_to_the_end = go_on(&without, 0.0, "plain");
+    assert!(read(&go_on(&with, 0.0, "ended")) == read(&plain_to_the_end));
+    let begun = read_training(&go_on(&without, 0.95, "begun"), tch::Device::Cpu).unwrap();
+    let expected = read_model(&plain_to_the_end).unwrap().weights;
+    for (index, weight) in begun.weights.all().into_iter().enumerate() {
+        assert!(weight.equal(expected.all()[index]));
+        assert!(!weight.equal(begun.average.as_ref().unwrap().all()[index]));
+    }
     let [with_mean, plain] = [with_mean.cursor, plain.cursor].map(|cursor| cursor.metrics);
     assert_eq!(with_mean.train_loss, plain.train_loss);
     assert_ne!(with_mean.validation_loss, plain.validation_loss);

@@ -66,6 +66,14 @@ fn damaged_files_are_refused_by_name() {
         assert!(message.contains("cannot read") && message.contains(file), "{message}");
     }
 
+    // The weights themselves are missing where the model file holds their running mean.
+    let mean = RawTrainSpec { steps: 1, ema_decay: 0.9, ..small_train() };
+    let mean = complete(&order(&folder.path().join("mean"), mean));
+    assert_eq!(read_all(&mean), Ok(()));
+    let optimizer = replace(&fs::read(mean.join(OPTIMIZER_FILE)).unwrap(), "raw.decoder", "raw.recoder");
+    fs::write(mean.join(OPTIMIZER_FILE), optimizer).unwrap();
+    assert!(read_all(&mean).unwrap_err().contains("no tensor `raw.decoder`"));
+
     // A file that is far too large is not even read, a shape that does not fit is named.
     copy_folder(&whole, &damaged);
     fs::write(damaged.join(MODEL_FILE), vec![0; 4 << 20]).unwrap();

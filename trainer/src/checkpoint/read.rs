@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, PUBLIC_BLOCK, TRAINED_BLOCK_KEY, TRAINING_FILE},
     cursor::TrainingCursor,
+    digest::Digest,
     durable::read_limited,
     model::ModelConfig,
     recipe::TrainSpec,
@@ -32,6 +33,8 @@ pub struct ModelFolder {
     pub weights: Weights,
     /// The block that the model was trained on, if any file names it.
     pub trained_block: Option<u32>,
+    /// The digest of `model.safetensors`.
+    pub digest: Digest,
 }
 
 impl ModelFolder {
@@ -52,7 +55,7 @@ pub fn read_model(folder: &Path) -> Result<ModelFolder, CheckpointError> {
         // A cursor of another program's says nothing to us, and is not needed to read a model.
         None => read_cursor(folder).ok().map(|cursor| cursor.train.raw().block),
     };
-    Ok(ModelFolder { config, weights, trained_block })
+    Ok(ModelFolder { config, weights, trained_block, digest: Digest::of(&file.bytes) })
 }
 
 /// What all four files of a checkpoint hold.
