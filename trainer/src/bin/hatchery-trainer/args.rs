@@ -150,8 +150,8 @@ pub(crate) struct Train {
     /// The folder for checkpoints, each in a folder of its own such as step-000000100.
     #[arg(long, value_name = "DIR", required_unless_present = "attempt")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on from this checkpoint, by its own recipe; --set changes it. With more train.steps the learning rate is from here
-    /// on that of a run meant so long from the start.
+    /// Go on from this checkpoint, by its own recipe; --set changes it. With more train.steps the learning rate is
+    /// from here on that of a run meant so long from the start.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// Begin at step 0 with the weights of this folder, which needs no more than config.json and model.safetensors, and a
