@@ -17,7 +17,11 @@ use hatchery_common::{
 };
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::model::{Model, Rows, Tiles, frequencies};
+use crate::{
+    model::{Layers, LayersIn, Model, Rows, Tiles},
+    number::{Number, Precision},
+    phase::frequencies,
+};
 
 /// Longest `config.json`.
 const CONFIG_BYTES_MAX: u64 = 64 << 10;
@@ -88,13 +92,12 @@ pub enum LoadError {
     },
 }
 
-/// Reads the model in `folder`.
-pub(crate) fn load(folder: &Path) -> Result<Model, LoadError> {
+/// Reads the model in `folder`, its layers in `precision`.
+pub(crate) fn load(folder: &Path, precision: Precision) -> Result<Model, LoadError> {
     let config = load_config(&folder.join(CONFIG_FILE))?;
     let mut file = WeightFile::open(folder.join(MODEL_FILE))?;
     file.check_tensors(&config)?;
     let trained_block = file.trained_block()?;
-    let (width, neurons) = (config.width(), config.neurons_per_head());
     let mut identity = Identity::of_shape(&config);
     let mut read = |name| {
         let values = file.read(name)?;
@@ -103,14 +106,28 @@ pub(crate) fn load(folder: &Path) -> Result<Model, LoadError> {
     };
     Ok(Model {
         trained_block,
-        embed: Rows::new(read("embed.weight")?, width),
-        encoder: Tiles::new(&read("encoder")?, width, neurons),
-        encoder_v: Rows::transposed(&read("encoder_v")?, width, neurons),
-        decoder: Rows::new(read("decoder")?, width),
-        lm_head: Tiles::new(&read("lm_head")?, width, config.vocabulary()),
-        frequencies: frequencies(neurons),
+        embed: Rows::new(&read("embed.weight")?, config.width()),
+        layers: match precision {
+            Precision::F32 => LayersIn::F32(layers(&config, &mut read)?),
+            Precision::Bf16 => LayersIn::Bf16(layers(&config, &mut read)?),
+        },
+        lm_head: Tiles::new(&read("lm_head")?, config.width(), config.vocabulary()),
+        frequencies: frequencies(config.neurons_per_head()),
         identity: identity.finish(),
         config,
+    })
+}
+
+fn layers<N: Number>(
+    config: &ModelConfig,
+    mut read: impl FnMut(&'static str) -> Result<Vec<f32>, LoadError>,
+) -> Result<Layers<N>, LoadError> {
+    let (width, neurons_per_head) = (config.width(), config.neurons_per_head());
+    Ok(Layers {
+        neurons_per_head,
+        encoder: Tiles::new(&read("encoder")?, width, neurons_per_head),
+        encoder_v: Rows::transposed(&read("encoder_v")?, width, neurons_per_head),
+        decoder: Tiles::new(&read("decoder")?, neurons_per_head, width),
     })
 }
 

@@ -6,11 +6,12 @@
 //! | 4 | version of this form; 1 |
 //! | 4 | length of the header |
 //! | so many | the header, as JSON |
-//! | 4 each | logits, current state, and previous state where there is one |
+//! | 4 each | logits |
+//! | 2 or 4 each | the state |
 //! | 32 | BLAKE3 of all before |
 //!
-//! Numbers are little-endian. How many follow the header is known from the model, the window and the position, so the
-//! length of the file is checked before anything is allocated.
+//! Numbers are little-endian. How many follow the header is known from the model and the window, and the length of the
+//! file is checked against it before they are read.
 
 use std::{
     fs::File,
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{Engine, EngineError},
     model::Model,
+    number::Precision,
     sampling::Sampler,
     session::Session,
 };
@@ -41,8 +43,6 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const FRAME_BYTES: u64 = 8 + 4 + 4 + 32;
 /// Far more than a stream can reach, and far from where counting would overflow.
 const POSITION_MAX: u64 = 1 << 62;
-/// Numbers converted at once.
-const PART_LEN: usize = 16 << 10;
 
 /// Why a session cannot be taken up.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,19 @@ pub enum SessionError {
         /// That of the model given.
         given: Digest,
     },
+    /// The state is kept in another precision than the model.
+    #[error(
+        "the session in {} was saved in {saved}, and the model is loaded in {given}; load it in {saved}",
+        file.display()
+    )]
+    OtherPrecision {
+        /// The file.
+        file: PathBuf,
+        /// That of the state.
+        saved: Precision,
+        /// That of the model given.
+        given: Precision,
+    },
     /// The state does not fit into memory.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -93,6 +106,7 @@ pub enum SessionError {
 #[serde(deny_unknown_fields)]
 struct Header {
     model: Digest,
+    precision: Precision,
     chunk_bytes: Option<u32>,
     position: u64,
     pending: Option<u8>,
@@ -152,6 +166,7 @@ pub(crate) fn save(session: &Session, path: &Path) -> Result<(), FileError> {
 fn write(session: &Session, mut file: Hashed<&mut File>) -> io::Result<()> {
     let header = serde_json::to_vec(&Header {
         model: session.engine.model().identity(),
+        precision: session.engine.model().precision(),
         chunk_bytes: session.engine.chunk_bytes(),
         position: session.engine.position(),
         pending: session.pending,
@@ -161,12 +176,7 @@ fn write(session: &Session, mut file: Hashed<&mut File>) -> io::Result<()> {
     file.write(&VERSION.to_le_bytes())?;
     file.write(&(header.len() as u32).to_le_bytes())?;
     file.write(&header)?;
-    let mut bytes = Vec::with_capacity(PART_LEN * size_of::<f32>());
-    for part in session.engine.numbers().flat_map(|numbers| numbers.chunks(PART_LEN)) {
-        bytes.clear();
-        bytes.extend(part.iter().flat_map(|number| number.to_le_bytes()));
-        file.write(&bytes)?;
-    }
+    session.engine.write_numbers(&mut |bytes| file.write(bytes))?;
     let digest = file.hasher.finalize();
     file.inner.write_all(digest.as_bytes())
 }
@@ -243,20 +253,17 @@ fn read(
         return Err(SessionError::OtherModel { file: path.to_owned(), saved, given }.into());
     }
 
+    if header.precision != model.precision() {
+        let (saved, given) = (header.precision, model.precision());
+        return Err(SessionError::OtherPrecision { file: path.to_owned(), saved, given }.into());
+    }
+
     let mut engine = Engine::at(model, header.chunk_bytes, header.position).map_err(SessionError::Engine)?;
-    let number_count: usize = engine.numbers().map(<[f32]>::len).sum();
-    let expected = FRAME_BYTES + u64::from(header_bytes) + (number_count * size_of::<f32>()) as u64;
+    let expected = FRAME_BYTES + u64::from(header_bytes) + engine.numbers_bytes() as u64;
     if file_bytes != expected {
         return Err(damaged(path, format!("it has {file_bytes} bytes and should have {expected}")).into());
     }
-    let mut bytes = vec![0; PART_LEN * size_of::<f32>()];
-    for part in engine.numbers_mut().flat_map(|numbers| numbers.chunks_mut(PART_LEN)) {
-        let bytes = &mut bytes[..size_of_val(part)];
-        file.read(bytes)?;
-        for (number, bytes) in part.iter_mut().zip(bytes.as_chunks().0) {
-            *number = f32::from_le_bytes(*bytes);
-        }
-    }
+    engine.read_numbers(&mut |bytes| file.read(bytes))?;
     let digest = file.hasher.finalize();
     let mut saved = [0; blake3::OUT_LEN];
     file.inner.read_exact(&mut saved)?;
