@@ -109,6 +109,13 @@ impl Engine {
         self.state.bytes()
     }
 
+    /// The share of neurons that were active for the bytes that this engine has taken through the layers: those fed to
+    /// it alone, and all of a batch in which it stood first. Not a number where there were none.
+    pub fn active_share(&self) -> f64 {
+        let [active, all] = self.scratch.activity;
+        active as f64 / all as f64
+    }
+
     /// Logits for the token after the last byte fed, V numbers; all zero where nothing was fed.
     pub fn logits(&self) -> &[f32] {
         &self.logits[..self.model.config().vocabulary()]

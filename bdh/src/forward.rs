@@ -69,6 +69,8 @@ pub(crate) struct Scratch {
     turned: Lists,
     /// Of one byte, those neurons that the gate lets through.
     gated: Vec<WeightedRow>,
+    /// Neurons found active, and all that were asked.
+    pub(crate) activity: [u64; 2],
 }
 
 impl Scratch {
@@ -89,6 +91,7 @@ impl Scratch {
             active: Lists::new(room),
             turned: Lists::new(room),
             gated: vec![WeightedRow::default(); room],
+            activity: [0; 2],
         }
     }
 
@@ -277,7 +280,7 @@ fn remember_values<N>(streams: &mut [Stream<N>], layer: usize, scratch: &Scratch
 #[inline(always)]
 fn encode<N: Number, V: Vector>(layers: &Layers<N>, head: usize, scratch: &mut Scratch, count: usize) {
     const GROUPS: usize = TILE_PAIRS / GROUP_PAIRS;
-    let Scratch { x, rows, turns, active, turned, room, .. } = scratch;
+    let Scratch { x, rows, turns, active, turned, room, activity, .. } = scratch;
     let (rows, room) = (&mut rows[..count], *room);
     let mut ends = [[0; 2]; BLOCK_BYTES];
     let tiles = layers.encoder.matrix(head).zip(turns.chunks_exact(count));
@@ -307,6 +310,8 @@ fn encode<N: Number, V: Vector>(layers: &Layers<N>, head: usize, scratch: &mut S
             ends[byte] = [active_end, turned_end];
         }
     }
+    let found: usize = ends[..count].iter().map(|[active_end, _]| active_end).sum();
+    *activity = [activity[0] + found as u64, activity[1] + (count * layers.neurons_per_head) as u64];
 }
 
 /// a = sum over s < t of (r_t . r_s) x_s for one head, and r_t is remembered.
