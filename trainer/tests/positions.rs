@@ -64,7 +64,6 @@ fn with_the_window_a_model_holds_far_beyond_its_block() {
     let lines = lines.as_array().unwrap();
     let losses = |name: &str| lines.iter().map(|line| line[name].as_f64().unwrap()).collect::<Vec<_>>();
     let (window, without) = (losses("loss"), losses("loss_without_window"));
-    eprintln!("window {window:?}, without {without:?}");
     assert_eq!(lines.len(), 5);
     // Within the block both see the same.
     assert!((window[0] - without[0]).abs() < 1e-6);

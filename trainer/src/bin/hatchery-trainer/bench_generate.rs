@@ -14,6 +14,7 @@ use hatchery_bdh::{
 };
 use hatchery_common::{model::ModelConfig, recipe::Recipe};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use crate::{args::Output, bench::find_python, print, print_json, stand_in};
 
@@ -106,19 +107,15 @@ struct ReferenceLine {
 }
 
 pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
-    let stand_in = match &args.checkpoint {
-        Some(_) => None,
-        None => {
-            let config = Recipe::parse(Some("seed"), "", &[])?.model;
-            eprintln!("making a stand-in with {:.0} % of its neurons active", 100.0 * args.active);
-            Some(stand_in::make(&config, args.active)?)
-        }
+    let stand_in = if args.checkpoint.is_some() {
+        None
+    } else {
+        eprintln!("making a stand-in with {:.0} % of its neurons active", 100.0 * args.active);
+        let config = Recipe::parse(Some("seed"), "", &[])?.model;
+        Some(stand_in::make(&config, args.active)?)
     };
-    let folder = match (&args.checkpoint, &stand_in) {
-        (Some(folder), _) => folder.as_path(),
-        (None, Some(stand_in)) => stand_in.path(),
-        (None, None) => unreachable!("one of the two is made above"),
-    };
+    let folder = args.checkpoint.as_deref().or(stand_in.as_ref().map(TempDir::path));
+    let folder = folder.context("there is a checkpoint or a stand-in")?;
     let model = Arc::new(Model::load(folder)?);
     let text = own_text(&model)?;
     let config = model.config().clone();
@@ -132,15 +129,12 @@ pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
         eprintln!("measuring in {precision}");
         engines.push(measure(args, folder, precision, &text)?);
     }
-    let reference = match find_python(args.python.as_deref()) {
-        Some(python) => {
-            eprintln!("measuring PyTorch");
-            measure_reference(&python, &config, &engines[0].contexts)?
-        }
-        None => {
-            eprintln!("no python with torch was found: without the lines of PyTorch (--python names one)");
-            Vec::new()
-        }
+    let reference = if let Some(python) = find_python(args.python.as_deref()) {
+        eprintln!("measuring PyTorch");
+        measure_reference(&python, &config, &engines[0].contexts)?
+    } else {
+        eprintln!("no python with torch was found: without the lines of PyTorch (--python names one)");
+        Vec::new()
     };
     let report = Report {
         parameters: config.parameters(),

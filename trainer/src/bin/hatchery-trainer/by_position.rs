@@ -12,8 +12,8 @@ use crate::{
     corpus, print, print_json,
 };
 
-/// The last range ends at so many blocks.
-const BLOCKS: u64 = 16;
+/// The last range ends at two to the power of so many blocks.
+const DOUBLINGS: u32 = 4;
 
 /// The losses at a range of positions.
 #[derive(Debug, Serialize)]
@@ -35,10 +35,8 @@ pub(crate) fn eval(args: &Eval) -> anyhow::Result<()> {
     let model = Arc::new(Model::load_in(&args.checkpoint, precision)?);
     let corpus = corpus(&DataSpec { paths: args.data.clone(), include: args.include.clone() })?;
     let block = u64::from(args.block.or(model.trained_block()).unwrap_or(PUBLIC_BLOCK));
-    let edges: Vec<u64> = (0..)
-        .map(|doubling| block << doubling)
-        .take_while(|edge| *edge <= BLOCKS * block && *edge < corpus.len())
-        .collect();
+    let edges: Vec<u64> =
+        (0..=DOUBLINGS).map(|doubling| block << doubling).filter(|edge| *edge < corpus.len()).collect();
     let longest = edges.last().with_context(|| {
         format!("the data has {} bytes, and one block has {block}; give more data", corpus.len())
     })?;
