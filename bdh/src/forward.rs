@@ -439,16 +439,15 @@ fn add_listed<N: Number, V: Vector>(
 fn decode<N: Number, V: Vector>(layers: &Layers<N>, head: usize, scratch: &mut Scratch, count: usize) {
     let first = head * layers.neurons_per_head;
     let Scratch { width, a, y_tiles, active, gated, .. } = scratch;
-    let groups = if count == 1 { 1 } else { active.groups() };
+    let is_far = count < NEAR_BYTES_MIN;
+    let groups = if is_far { 1 } else { active.groups() };
     for group in 0..groups {
         for byte in 0..count {
-            let active = if count == 1 { active.list(byte) } else { active.piece(group, byte) };
+            let active = if is_far { active.list(byte) } else { active.piece(group, byte) };
             let a = &a[byte * *width..][..*width];
             let mut end = 0;
             for (index, WeightedRow { row, weight }) in active.iter().enumerate() {
-                if count < NEAR_BYTES_MIN
-                    && let Some(later) = active.get(index + ROWS_AHEAD)
-                {
+                if is_far && let Some(later) = active.get(index + ROWS_AHEAD) {
                     prefetch(layers.encoder_v.row(first + later.row as usize));
                 }
                 let gate = dot::<N, V>(a, layers.encoder_v.row(first + *row as usize));
@@ -457,7 +456,7 @@ fn decode<N: Number, V: Vector>(layers: &Layers<N>, head: usize, scratch: &mut S
             }
             for (tile, decoder) in layers.decoder.matrix(head).enumerate() {
                 let y = &mut y_tiles[tile * BLOCK_BYTES + byte];
-                if count < NEAR_BYTES_MIN {
+                if is_far {
                     add_rows::<N, V, true>(decoder, &gated[..end], y);
                 } else {
                     add_rows::<N, V, false>(decoder, &gated[..end], y);
