@@ -10,13 +10,18 @@ use std::{
 use half::{bf16, f16};
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
+    digest::Digest,
     field::{FieldError, check_range},
     model::{ModelConfig, RawModelConfig},
     recipe::TrainSpec,
 };
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::model::{Model, Rows, Tiles, frequencies};
+use crate::{
+    model::{Layers, LayersIn, Model, Rows, Tiles},
+    number::{Number, Precision},
+    phase::frequencies,
+};
 
 /// Longest `config.json`.
 const CONFIG_BYTES_MAX: u64 = 64 << 10;
@@ -87,23 +92,71 @@ pub enum LoadError {
     },
 }
 
-/// Reads the model in `folder`.
-pub(crate) fn load(folder: &Path) -> Result<Model, LoadError> {
+/// Reads the model in `folder`, its layers in `precision`.
+pub(crate) fn load(folder: &Path, precision: Precision) -> Result<Model, LoadError> {
     let config = load_config(&folder.join(CONFIG_FILE))?;
     let mut file = WeightFile::open(folder.join(MODEL_FILE))?;
     file.check_tensors(&config)?;
     let trained_block = file.trained_block()?;
-    let (width, neurons) = (config.width(), config.neurons_per_head());
+    let mut identity = Identity::of_shape(&config);
+    let mut read = |name| {
+        let values = file.read(name)?;
+        identity.add(&values);
+        Ok::<_, LoadError>(values)
+    };
     Ok(Model {
         trained_block,
-        embed: Rows::new(file.read("embed.weight")?, width),
-        encoder: Tiles::new(&file.read("encoder")?, width, neurons),
-        encoder_v: Rows::transposed(&file.read("encoder_v")?, width, neurons),
-        decoder: Rows::new(file.read("decoder")?, width),
-        lm_head: Tiles::new(&file.read("lm_head")?, width, config.vocabulary()),
-        frequencies: frequencies(neurons),
+        embed: Rows::new(&read("embed.weight")?, config.width()),
+        layers: match precision {
+            Precision::F32 => LayersIn::F32(layers(&config, &mut read)?),
+            Precision::Bf16 => LayersIn::Bf16(layers(&config, &mut read)?),
+        },
+        lm_head: Tiles::new(&read("lm_head")?, config.width(), config.vocabulary()),
+        frequencies: frequencies(config.neurons_per_head()),
+        identity: identity.finish(),
         config,
     })
+}
+
+fn layers<N: Number>(
+    config: &ModelConfig,
+    mut read: impl FnMut(&'static str) -> Result<Vec<f32>, LoadError>,
+) -> Result<Layers<N>, LoadError> {
+    let (width, neurons_per_head) = (config.width(), config.neurons_per_head());
+    Ok(Layers {
+        neurons_per_head,
+        encoder: Tiles::new(&read("encoder")?, width, neurons_per_head),
+        encoder_v: Rows::transposed(&read("encoder_v")?, width, neurons_per_head),
+        decoder: Tiles::new(&read("decoder")?, neurons_per_head, width),
+    })
+}
+
+/// The digest under construction that [`Model::identity`] gives.
+struct Identity(blake3::Hasher);
+
+impl Identity {
+    fn of_shape(config: &ModelConfig) -> Self {
+        let raw = config.raw();
+        let mut hasher = blake3::Hasher::new();
+        for field in [raw.n_layer, raw.n_embd, raw.n_head, raw.mlp_internal_dim_multiplier, raw.vocab_size] {
+            hasher.update(&field.to_le_bytes());
+        }
+        Self(hasher)
+    }
+
+    fn add(&mut self, weights: &[f32]) {
+        const NUMBERS: usize = 16 << 10;
+        let mut buffer = Vec::with_capacity(NUMBERS * size_of::<f32>());
+        for part in weights.chunks(NUMBERS) {
+            buffer.clear();
+            buffer.extend(part.iter().flat_map(|weight| weight.to_le_bytes()));
+            self.0.update(&buffer);
+        }
+    }
+
+    fn finish(&self) -> Digest {
+        Digest::from_bytes(*self.0.finalize().as_bytes())
+    }
 }
 
 fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {

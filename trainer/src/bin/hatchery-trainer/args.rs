@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use crate::bench_generate::BenchGenerate;
 use clap::{Parser, Subcommand, ValueEnum};
 use hatchery_common::{device::Device, field::FieldError, recipe};
 
@@ -13,7 +14,9 @@ Examples:
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes --resume runs/notes/step-000000100
   hatchery-trainer train --data letters/ --out runs/letters --fine-tune runs/book/step-000002000 --set train.lr=1e-4
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
+  hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --by-position
   hatchery-trainer bench train --shape seed
+  hatchery-trainer bench generate --checkpoint runs/notes/step-000000300
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
 Exit codes: 0 done, or stopped cleanly; 1 failed; 2 wrong command line.";
@@ -49,6 +52,9 @@ pub(crate) enum Command {
 pub(crate) enum Bench {
     /// Training on the CPU: the fast path, the plain path, and eager PyTorch where a python has it; they take turns.
     Train(BenchTrain),
+    /// Answers on one core: the engine in f32 and bf16, at any length, several at once; and eager PyTorch, which takes
+    /// the whole context through the model for each byte, where a python has it.
+    Generate(BenchGenerate),
 }
 
 #[derive(Debug, clap::Args)]
@@ -192,6 +198,10 @@ pub(crate) struct Eval {
     /// Threads for a CPU device; 0: as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
+    /// Instead, the loss by how far a stream of bytes has come, far beyond the block, with the engine that answers: with
+    /// its default window and without one. On the CPU, one thread.
+    #[arg(long, conflicts_with_all = ["device", "threads"])]
+    pub(crate) by_position: bool,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

@@ -4,6 +4,9 @@ mod answer;
 mod args;
 mod bench;
 mod curve;
+mod bench_generate;
+mod by_position;
+mod stand_in;
 mod train;
 
 use std::{
@@ -42,11 +45,13 @@ fn main() -> ExitCode {
     device::open_cuda();
     let result = match command {
         Command::Train(args) => train::train(args),
+        Command::Eval(args) if args.by_position => by_position::eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Curve(args) => curve::curve(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Generate(args)) => bench_generate::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
