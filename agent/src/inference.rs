@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hatchery_bdh::{Engine, Generation, RawSamplingParams, SamplingParams, Window};
+use hatchery_bdh::{Engine, Generation, Window};
 use hatchery_common::{
-    generate::{GenerationFinished, GenerationOrder, Sampling},
+    generate::{FinishReason, GenerationFinished, GenerationOrder, SamplingParams},
     id::RequestId,
     session::{AgentMessage, AnswerPart},
 };
@@ -144,12 +144,15 @@ impl Inference {
         })?;
         let (model, loaded) = self.models.get(order.checkpoint, &folder).map_err(|error| failed(&error))?;
         let mut engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
-        for part in order.prompt.chunks(PREFILL_BYTES) {
+        // The generation takes the prompt's end itself, for the repetition penalty to know of it.
+        let end_bytes = order.prompt.len().min(SamplingParams::REPETITION_WINDOW);
+        let (start, end) = order.prompt.split_at(order.prompt.len() - end_bytes);
+        for part in start.chunks(PREFILL_BYTES) {
             engine.prefill(part);
             listener.still_there()?;
         }
-        let params = sampling_params(&order.sampling).map_err(|error| failed(&error))?;
-        let mut generation = Generation::new(engine, b"", &params, order.max_bytes as usize);
+        let mut generation = Generation::new(engine, end, &order.sampling, order.max_bytes as usize)
+            .with_stops(order.stop.clone());
 
         let mut finished = GenerationFinished { loaded, ..GenerationFinished::default() };
         let (mut chunk, mut sent) = (Vec::new(), received);
@@ -171,6 +174,9 @@ impl Inference {
         if !chunk.is_empty() {
             listener.send(chunk)?;
         }
+        if generation.is_stopped() {
+            finished.finish_reason = FinishReason::StopString;
+        }
         finished.latency_ms = millis_since(received);
         Ok(finished)
     }
@@ -191,18 +197,6 @@ impl Listener {
         let message = AgentMessage::Generation { request: self.request, part: AnswerPart::Text(bytes) };
         self.outbox.blocking_send(message).map_err(|_| Broken::Cancelled)
     }
-}
-
-fn sampling_params(sampling: &Sampling) -> Result<SamplingParams, hatchery_common::field::FieldError> {
-    let raw = sampling.raw();
-    SamplingParams::new(RawSamplingParams {
-        temperature: raw.temperature.map_or(1.0, |temperature| temperature as f32),
-        top_k: raw.top_k,
-        top_p: None,
-        seed: raw.seed.unwrap_or(0),
-        greedy: raw.greedy,
-        ..RawSamplingParams::default()
-    })
 }
 
 fn millis_since(start: Instant) -> f64 {

@@ -341,7 +341,10 @@ pub(crate) struct PushArgs {
 Examples:
   hatchery generate --prompt 'Once upon' --max-bytes 200
   hatchery generate my-job --prompt 'fn main' --temperature 0.8 --top-k 40 --seed 7
-  hatchery generate latest --prompt 'The ' --greedy --all-nodes")]
+  hatchery generate my-job --prompt 'Q: why?' --top-p 0.9 --repetition-penalty 1.2 --stop $'\n' --stop 'Q:'
+  hatchery generate latest --prompt 'The ' --greedy --all-nodes
+
+Text is shown as it is made, character by character; bytes that are no UTF-8 become \u{fffd}. --output json gives the exact bytes.")]
 pub(crate) struct GenerateArgs {
     /// Checkpoint id, unique prefix, a job (its newest checkpoint), or `latest`.
     #[arg(default_value = "latest", conflicts_with = "checkpoint_flag")]
@@ -361,12 +364,24 @@ pub(crate) struct GenerateArgs {
     /// Most new bytes.
     #[arg(short = 'n', long, default_value_t = 200)]
     pub(crate) max_bytes: u32,
-    /// Below 1: more likely text; above 1: wilder.
-    #[arg(short, long)]
+    /// Below 1: more likely text; above 1: wilder [default: 1].
+    #[arg(short, long, value_name = "X")]
     pub(crate) temperature: Option<f64>,
     /// Choose among the likeliest so many.
-    #[arg(short = 'k', long)]
+    #[arg(short = 'k', long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
+    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Make bytes less likely that are among the last 64: above 1 [default: 1, which changes nothing].
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// End before this text; may be repeated.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
     /// The same seed gives the same text.
     #[arg(short, long)]
     pub(crate) seed: Option<u64>,

@@ -52,6 +52,7 @@ fn help_teaches_every_command() {
         assert!(stdout(&[command, "--help"]).contains("Usage:"), "{command}");
     }
     assert!(stdout(&["submit", "--help"]).contains("--set train.steps=500"), "help shows an example");
+    assert!(stdout(&["generate", "--help"]).contains("--top-p 0.9 --repetition-penalty 1.2 --stop"));
 }
 
 #[test]
@@ -75,6 +76,10 @@ fn wrong_usage_ends_with_2() {
         &["submit", "--nonsense"],
         &["push", "--to"],
         &["token", "create", "--scope", "king"],
+        &["generate", "--top-p", "0"],
+        &["generate", "--min-p", "1.5"],
+        &["generate", "--repetition-penalty", "0.5"],
+        &["generate", "--stop", ""],
     ] {
         let output = hatchery(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");

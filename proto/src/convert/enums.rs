@@ -4,6 +4,7 @@ use hatchery_common::{
     access::Scope,
     device::DeviceKind,
     field::FieldError,
+    generate::FinishReason,
     recipe::{Precision, ReplicateWhich, Schedule},
     trainer::FailureCause,
 };
@@ -42,7 +43,9 @@ macro_rules! enumeration {
 }
 
 mod wire {
-    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Schedule, Scope};
+    pub(super) use crate::v1::{
+        DeviceKind, FailureCause, FinishReason, Precision, ReplicateWhich, Schedule, Scope,
+    };
 }
 
 enumeration!(DeviceKind: Cuda, Mps, Cpu);
@@ -50,6 +53,7 @@ enumeration!(Precision: Auto, F32, Bf16);
 enumeration!(Schedule: Constant, Cosine, Wsd);
 enumeration!(ReplicateWhich: Each, Last);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
+enumeration!(FinishReason: MaxBytes, StopString);
 enumeration!(Scope: Agent, Operator, Viewer);
 
 /// Reads a scope out of a request's field `scope`.

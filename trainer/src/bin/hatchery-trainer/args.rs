@@ -215,10 +215,22 @@ pub(crate) struct Generate {
     /// Choose among the K likeliest bytes only.
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
+    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Make bytes less likely that are among the last 64: above 1; 1 changes nothing.
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// End before this text; may be given again.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
     /// The same seed gives the same bytes.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Always the likeliest byte; temperature, top-k and seed then do not matter.
+    /// Always the likeliest byte; of the above only the repetition penalty and the stop strings then matter.
     #[arg(long)]
     pub(crate) greedy: bool,
     /// How the result is written.
