@@ -22,10 +22,12 @@
 //! | `loops` | the inner loops |
 //! | `sampling`, `generation`, `text` | from logits to bytes, to an answer, to text |
 //! | `stop` | strings that end an answer |
+//! | `import` | checkpoints of the public code, `.pt` and safetensors, made into folders; runs no code of theirs |
 
 mod engine;
 mod forward;
 mod generation;
+mod import;
 mod load;
 mod loops;
 mod model;
@@ -35,6 +37,7 @@ mod text;
 
 pub use engine::{Engine, EngineError, Window};
 pub use generation::Generation;
+pub use import::{ImportError, ImportOptions, Imported};
 pub use load::LoadError;
 pub use model::Model;
 pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
