@@ -84,11 +84,11 @@ fn what_the_file_leaves_open_is_asked_for_and_what_contradicts_it_is_refused() {
     let said = refused("bare.pt", ImportOptions::default());
     assert!(said.contains("n_layer") && said.contains("--n-layer"), "{said}");
     let said = refused("dict-config.pt", ImportOptions { n_layer: Some(6), ..Default::default() });
-    assert!(said.contains("n_layer: is 2 in the file and was said to be 6"), "{said}");
+    assert!(said.contains("`n_layer` is 2 in the file and was said to be 6"), "{said}");
     let said = refused("dict-config.pt", ImportOptions { dropout: Some(0.5), ..Default::default() });
     assert!(said.contains("dropout"), "{said}");
     let said = refused("bare.pt", ImportOptions { block: Some(0), ..TWO_LAYERS });
-    assert!(said.contains("block: must be from 2"), "{said}");
+    assert!(said.contains("`block` must be from 2"), "{said}");
     let said = refused("old-form.pt", TWO_LAYERS);
     assert!(said.contains("before 1.6") && said.contains("save it again"), "{said}");
     let said = refused("nowhere.pt", TWO_LAYERS);
@@ -108,7 +108,7 @@ fn a_state_dict_in_safetensors_is_checked_like_any_other() {
     let config = shape(2, 16, 2, 4);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("state.safetensors");
-    let mut read = |change: &dyn Fn(&mut Vec<Tensor>)| {
+    let read = |change: &dyn Fn(&mut Vec<Tensor>)| {
         let mut tensors = random_weights(&config, 1, 0.05);
         change(&mut tensors);
         fs::write(&file, weight_file(&tensors, Some("64"))).unwrap();
@@ -132,7 +132,7 @@ fn a_state_dict_in_safetensors_is_checked_like_any_other() {
             Some(64)
         )
     );
-    let mut refused = |change: &dyn Fn(&mut Vec<Tensor>), parts: [&str; 2]| {
+    let refused = |change: &dyn Fn(&mut Vec<Tensor>), parts: [&str; 2]| {
         let said = read(change).unwrap_err().to_string();
         assert!(parts.iter().all(|part| said.contains(part)), "{parts:?}: {said}");
     };
@@ -329,6 +329,11 @@ fn archives_that_are_cut_or_lie_are_refused() {
     }
 }
 
+/// Of the files that are spoiled below, the pickle stands within so many first bytes,
+const PICKLE_BYTES: usize = 1024;
+/// and the archive's directory within so many last ones.
+const DIRECTORY_BYTES: usize = 1200;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -339,9 +344,6 @@ proptest! {
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 1..=255_u8), 1..8),
     ) {
         let mut bytes = fs::read(data(name)).unwrap();
-        // The pickle stands first; the directory last.
-        const PICKLE_BYTES: usize = 1024;
-        const DIRECTORY_BYTES: usize = 1200;
         let directory = bytes.len() - DIRECTORY_BYTES;
         for (place, in_pickle, flip) in flips {
             let place = if in_pickle { place.index(PICKLE_BYTES) } else { directory + place.index(DIRECTORY_BYTES) };

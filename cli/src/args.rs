@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Ask a checkpoint for text, on any node or on all.
     Generate(GenerateArgs),
+    /// Make a checkpoint folder out of a file of the public PyTorch code; needs no coordinator.
+    Import(ImportArgs),
     /// Show the fleet's history.
     Events(EventsArgs),
     /// Show the coordinator's state.
@@ -388,6 +390,34 @@ pub(crate) struct GenerateArgs {
     /// Always the likeliest byte.
     #[arg(short, long)]
     pub(crate) greedy: bool,
+}
+
+/// `hatchery import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads what torch.save of torch 1.6 or later wrote, {model, config, step} or a state dict alone, and a state dict in
+safetensors, by itself or with a config.json beside it. Nothing that is in the file is run: a file that names anything
+but tensors and a BDHConfig is refused.
+
+Examples:
+  hatchery import bdh_step_3000.pt --out imported
+  hatchery import state.safetensors --n-layer 6 --block 512 --out imported
+  hatchery-trainer generate --checkpoint imported --prompt 'The '")]
+pub(crate) struct ImportArgs {
+    /// A .pt or .safetensors file.
+    pub(crate) file: PathBuf,
+    /// The checkpoint folder to write; it must be new, or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_layer: Option<u32>,
+    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) dropout: Option<f64>,
+    /// The block in bytes that it was trained on: answers then look back no further than that.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) block: Option<u32>,
 }
 
 /// `hatchery events`.

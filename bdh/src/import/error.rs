@@ -58,7 +58,7 @@ pub enum ImportError {
         problem: String,
     },
     /// The configuration is wrong, or does not say all.
-    #[error("{}: the configuration's {problem}", file.display())]
+    #[error("{}: the configuration's `{}` {}", file.display(), problem.field, problem.problem)]
     Config {
         /// The file.
         file: PathBuf,

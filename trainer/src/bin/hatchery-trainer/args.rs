@@ -12,6 +12,7 @@ Examples:
   hatchery-trainer train --data book.txt --preset seed --set train.steps=2000 --out runs/book
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes --resume runs/notes/step-000000100
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
+  hatchery-trainer import bdh_step_3000.pt --out imported
   hatchery-trainer bench train --shape seed
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Let a checkpoint go on with a prompt.
     Generate(Generate),
+    /// Make a checkpoint folder out of a .pt or .safetensors file of the public PyTorch code. Nothing in it is run.
+    Import(Import),
     /// Which libtorch was found, which devices it sees, and why not others.
     Doctor(Doctor),
     /// Measure how fast a device trains a fixed small model.
@@ -233,6 +236,27 @@ pub(crate) struct Generate {
     /// Always the likeliest byte; of the above only the repetition penalty and the stop strings then matter.
     #[arg(long)]
     pub(crate) greedy: bool,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// What torch.save wrote, {model, config, step} or a state dict alone; or a state dict in safetensors.
+    pub(crate) file: PathBuf,
+    /// The checkpoint folder to write; it must be new, or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_layer: Option<u32>,
+    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) dropout: Option<f64>,
+    /// The block in bytes that it was trained on: answers then look back no further than that.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) block: Option<u32>,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

@@ -3,6 +3,7 @@
 mod answer;
 mod args;
 mod bench;
+mod import;
 mod train;
 
 use std::{
@@ -30,7 +31,7 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
-    if !matches!(command, Command::Generate(_) | Command::Doctor(_)) {
+    if !matches!(command, Command::Generate(_) | Command::Import(_) | Command::Doctor(_)) {
         environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Import(args) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
