@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hatchery_bdh::{Engine, Generation, Window};
+use hatchery_bdh::{Engine, Generation, Session, Window};
 use hatchery_common::{
-    generate::{FinishReason, GenerationFinished, GenerationOrder, SamplingParams},
+    generate::{FinishReason, GenerationFinished, GenerationOrder},
     id::RequestId,
     session::{AgentMessage, AnswerPart},
 };
@@ -143,16 +143,14 @@ impl Inference {
             Broken::Failed(format!("this node does not hold the checkpoint {} yet", order.checkpoint.short()))
         })?;
         let (model, loaded) = self.models.get(order.checkpoint, &folder).map_err(|error| failed(&error))?;
-        let mut engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
-        // The generation takes the prompt's end itself, for the repetition penalty to know of it.
-        let end_bytes = order.prompt.len().min(SamplingParams::REPETITION_WINDOW);
-        let (start, end) = order.prompt.split_at(order.prompt.len() - end_bytes);
-        for part in start.chunks(PREFILL_BYTES) {
-            engine.prefill(part);
+        let engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
+        let mut session = Session::new(engine, &order.sampling);
+        for part in order.prompt.chunks(PREFILL_BYTES) {
+            session.feed(part);
             listener.still_there()?;
         }
-        let mut generation = Generation::new(engine, end, &order.sampling, order.max_bytes as usize)
-            .with_stops(order.stop.clone());
+        let mut generation =
+            Generation::resume(session, b"", order.max_bytes as usize).with_stops(order.stop.clone());
 
         let mut finished = GenerationFinished { loaded, ..GenerationFinished::default() };
         let (mut chunk, mut sent) = (Vec::new(), received);

@@ -31,13 +31,13 @@ pub enum Window {
 
 impl Window {
     /// Bytes in one chunk, if there is a window.
-    fn chunk_bytes(self, model: &Model) -> Option<u64> {
+    fn chunk_bytes(self, model: &Model) -> Option<u32> {
         match self {
             Self::Default => model.trained_block().map(|block| block / 2),
             Self::None => None,
             Self::Chunks { bytes } => Some(bytes),
         }
-        .map(|bytes| u64::from(bytes.max(1)))
+        .map(|bytes| bytes.max(1))
     }
 }
 
@@ -64,7 +64,7 @@ pub struct Engine {
     model: Arc<Model>,
     /// Bytes so far.
     position: u64,
-    chunk_bytes: Option<u64>,
+    chunk_bytes: Option<u32>,
     /// S of all layers and heads: L * H * M rows. With a window, of the current chunk alone.
     current: Vec<f32>,
     /// S of the chunk before; empty without a window.
@@ -101,6 +101,11 @@ impl Engine {
         self.position
     }
 
+    /// Bytes in one chunk of the window, if there is one.
+    pub fn chunk_bytes(&self) -> Option<u32> {
+        self.chunk_bytes
+    }
+
     /// Memory that the state takes, in bytes: the same from the first byte to the last.
     pub fn state_bytes(&self) -> usize {
         (self.current.len() + self.previous.len()) * size_of::<f32>()
@@ -122,9 +127,7 @@ impl Engine {
         let mut rest = bytes;
         while !rest.is_empty() {
             let (block, after) = rest.split_at(rest.len().min(self.turn_chunk()));
-            // Before the first turn there is no chunk before.
-            let has_previous = self.chunk_bytes.is_some_and(|chunk_bytes| self.position >= chunk_bytes);
-            let previous = has_previous.then_some(&*self.previous);
+            let previous = self.has_previous().then_some(&*self.previous);
             let states = States { previous, current: &mut self.current };
             forward(&self.model, states, &mut self.scratch, self.position, block);
             self.position += block.len() as u64;
@@ -136,9 +139,14 @@ impl Engine {
         self.logits()
     }
 
+    /// Whether there is a chunk before the current one: not before the first turn.
+    fn has_previous(&self) -> bool {
+        self.chunk_bytes.is_some_and(|chunk_bytes| self.position >= u64::from(chunk_bytes))
+    }
+
     /// At the end of a chunk, makes it the previous one. Returns how many bytes may then be fed together.
     fn turn_chunk(&mut self) -> usize {
-        let Some(chunk_bytes) = self.chunk_bytes else {
+        let Some(chunk_bytes) = self.chunk_bytes.map(u64::from) else {
             return BLOCK_BYTES;
         };
         let into_chunk = self.position % chunk_bytes;
@@ -147,6 +155,33 @@ impl Engine {
             self.current.fill(0.0);
         }
         (chunk_bytes - into_chunk).min(BLOCK_BYTES as u64) as usize
+    }
+}
+
+/// What a session file keeps of an engine.
+impl Engine {
+    /// An engine that stands at `position`; its numbers are still to be set.
+    pub(crate) fn at(
+        model: Arc<Model>,
+        chunk_bytes: Option<u32>,
+        position: u64,
+    ) -> Result<Self, EngineError> {
+        let window = chunk_bytes.map_or(Window::None, |bytes| Window::Chunks { bytes });
+        Ok(Self { position, ..Self::new(model, window)? })
+    }
+
+    /// The numbers that are not zero by themselves.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = &[f32]> {
+        let logits = &self.logits[..self.model.config().vocabulary()];
+        let previous = self.has_previous().then_some(&*self.previous);
+        [logits, &self.current].into_iter().chain(previous)
+    }
+
+    /// The same, to be set.
+    pub(crate) fn numbers_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let previous = self.has_previous().then_some(&mut *self.previous);
+        let logits = &mut self.logits[..self.model.config().vocabulary()];
+        [logits, &mut self.current].into_iter().chain(previous)
     }
 }
 

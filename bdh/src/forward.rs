@@ -214,7 +214,10 @@ mod widest {
 
 #[cfg(test)]
 mod tests {
-    use hatchery_common::model::{ModelConfig, RawModelConfig};
+    use hatchery_common::{
+        digest::Digest,
+        model::{ModelConfig, RawModelConfig},
+    };
 
     use super::*;
     use crate::{
@@ -245,6 +248,7 @@ mod tests {
             decoder: Rows::new(decoder, width),
             lm_head: Tiles::new(&lm_head, width, config.vocabulary()),
             frequencies: frequencies(neurons),
+            identity: Digest::of(b""),
             config,
         }
     }

@@ -21,6 +21,7 @@
 //! | `forward` | the equations |
 //! | `loops` | the inner loops |
 //! | `sampling`, `generation`, `text` | from logits to bytes, to an answer, to text |
+//! | `session`, `session_file` | an answer that is interrupted, forked, put away and taken up again |
 //! | `stop` | strings that end an answer |
 //! | `import` | checkpoints of the public code, `.pt` and safetensors, made into folders; runs no code of theirs |
 
@@ -32,6 +33,8 @@ mod load;
 mod loops;
 mod model;
 mod sampling;
+mod session;
+mod session_file;
 mod stop;
 mod text;
 
@@ -41,5 +44,7 @@ pub use import::{ImportError, ImportOptions, Imported};
 pub use load::LoadError;
 pub use model::Model;
 pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
+pub use session::Session;
+pub use session_file::SessionError;
 pub use stop::StopStrings;
 pub use text::Utf8Stream;

@@ -10,6 +10,7 @@ use std::{
 use half::{bf16, f16};
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
+    digest::Digest,
     field::{FieldError, check_range},
     model::{ModelConfig, RawModelConfig},
     recipe::TrainSpec,
@@ -94,16 +95,51 @@ pub(crate) fn load(folder: &Path) -> Result<Model, LoadError> {
     file.check_tensors(&config)?;
     let trained_block = file.trained_block()?;
     let (width, neurons) = (config.width(), config.neurons_per_head());
+    let mut identity = Identity::of_shape(&config);
+    let mut read = |name| {
+        let values = file.read(name)?;
+        identity.add(&values);
+        Ok::<_, LoadError>(values)
+    };
     Ok(Model {
         trained_block,
-        embed: Rows::new(file.read("embed.weight")?, width),
-        encoder: Tiles::new(&file.read("encoder")?, width, neurons),
-        encoder_v: Rows::transposed(&file.read("encoder_v")?, width, neurons),
-        decoder: Rows::new(file.read("decoder")?, width),
-        lm_head: Tiles::new(&file.read("lm_head")?, width, config.vocabulary()),
+        embed: Rows::new(read("embed.weight")?, width),
+        encoder: Tiles::new(&read("encoder")?, width, neurons),
+        encoder_v: Rows::transposed(&read("encoder_v")?, width, neurons),
+        decoder: Rows::new(read("decoder")?, width),
+        lm_head: Tiles::new(&read("lm_head")?, width, config.vocabulary()),
         frequencies: frequencies(neurons),
+        identity: identity.finish(),
         config,
     })
+}
+
+/// The digest under construction that [`Model::identity`] gives.
+struct Identity(blake3::Hasher);
+
+impl Identity {
+    fn of_shape(config: &ModelConfig) -> Self {
+        let raw = config.raw();
+        let mut hasher = blake3::Hasher::new();
+        for field in [raw.n_layer, raw.n_embd, raw.n_head, raw.mlp_internal_dim_multiplier, raw.vocab_size] {
+            hasher.update(&field.to_le_bytes());
+        }
+        Self(hasher)
+    }
+
+    fn add(&mut self, weights: &[f32]) {
+        const NUMBERS: usize = 16 << 10;
+        let mut buffer = Vec::with_capacity(NUMBERS * size_of::<f32>());
+        for part in weights.chunks(NUMBERS) {
+            buffer.clear();
+            buffer.extend(part.iter().flat_map(|weight| weight.to_le_bytes()));
+            self.0.update(&buffer);
+        }
+    }
+
+    fn finish(&self) -> Digest {
+        Digest::from_bytes(*self.0.finalize().as_bytes())
+    }
 }
 
 pub(crate) fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {

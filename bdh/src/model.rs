@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hatchery_common::model::ModelConfig;
+use hatchery_common::{digest::Digest, model::ModelConfig};
 
 use crate::load::{self, LoadError};
 
@@ -98,6 +98,7 @@ pub struct Model {
     pub(crate) lm_head: Tiles,
     /// Turns per position of each of the M / 2 pairs of neurons.
     pub(crate) frequencies: Vec<f64>,
+    pub(crate) identity: Digest,
 }
 
 impl Model {
@@ -112,6 +113,12 @@ impl Model {
     /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// BLAKE3 of the five fields that shape the model and of its weights as f32: what a state was made by. Dropout and
+    /// the trained block do not count, nor the kind of number in which the file holds the weights.
+    pub fn identity(&self) -> Digest {
+        self.identity
     }
 
     /// The block in bytes that the model was trained on, if the checkpoint names it in the metadata of

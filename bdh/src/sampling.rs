@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use hatchery_common::field::{FieldError, check_range};
 pub use hatchery_common::generate::{RawSamplingParams, SamplingParams};
+use serde::{Deserialize, Serialize};
 
 /// The bytes that can be sampled; the first tokens of every vocabulary.
 const BYTES: usize = 256;
@@ -18,19 +20,55 @@ pub fn random_at(seed: u64, draw: u64) -> f64 {
     (z >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Chooses bytes; counts its draws and remembers the last bytes.
-#[derive(Clone, Debug)]
+/// Chooses bytes; counts its draws and remembers the last bytes. Written down and read back, it goes on as it would
+/// have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RawSampler")]
 pub struct Sampler {
-    params: RawSamplingParams,
+    params: SamplingParams,
     draws: u64,
     /// The bytes that the repetition penalty falls on, oldest first.
     seen: VecDeque<u8>,
 }
 
+/// A sampler as it was written down, not yet checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSampler {
+    params: SamplingParams,
+    draws: u64,
+    seen: VecDeque<u8>,
+}
+
+impl TryFrom<RawSampler> for Sampler {
+    type Error = FieldError;
+
+    fn try_from(RawSampler { params, draws, seen }: RawSampler) -> Result<Self, FieldError> {
+        check_range("seen.length", seen.len(), 0, SamplingParams::REPETITION_WINDOW)?;
+        Ok(Self { params, draws, seen })
+    }
+}
+
 impl Sampler {
     /// A sampler before its first draw.
     pub fn new(params: &SamplingParams) -> Self {
-        Self { params: *params.raw(), draws: 0, seen: VecDeque::new() }
+        Self { params: *params, draws: 0, seen: VecDeque::new() }
+    }
+
+    /// How it chooses.
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+
+    /// Random numbers drawn so far.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// The same memory of bytes, but from here on by other `params`, from their seed's first draw.
+    #[must_use]
+    pub fn with_params(self, params: &SamplingParams) -> Self {
+        Self { params: *params, draws: 0, ..self }
     }
 
     /// Tells of bytes that came otherwise than by choice, such as a prompt, for the repetition penalty.
@@ -54,12 +92,12 @@ impl Sampler {
             let (a, b) = (logits[usize::from(*a)], logits[usize::from(*b)]);
             b.partial_cmp(&a).expect("finite numbers have an order")
         });
-        let chosen = if self.params.greedy {
+        let chosen = if self.params.raw().greedy {
             ranked[0]
         } else {
-            let random = random_at(self.params.seed, self.draws);
+            let random = random_at(self.params.raw().seed, self.draws);
             self.draws += 1;
-            let kept = self.params.top_k.map_or(BYTES, |top_k| BYTES.min(top_k as usize));
+            let kept = self.params.raw().top_k.map_or(BYTES, |top_k| BYTES.min(top_k as usize));
             self.draw(&logits, &ranked[..kept], random)
         };
         self.see(&[chosen]);
@@ -68,7 +106,7 @@ impl Sampler {
 
     /// Puts the repetition penalty on each byte seen lately, once.
     fn penalise(&self, logits: &mut [f32; BYTES]) {
-        let penalty = self.params.repetition_penalty as f32;
+        let penalty = self.params.raw().repetition_penalty as f32;
         let mut is_seen = [false; BYTES];
         for byte in &self.seen {
             is_seen[usize::from(*byte)] = true;
@@ -83,7 +121,7 @@ impl Sampler {
         let logit = |byte: u8| f64::from(logits[usize::from(byte)]);
         let highest = logit(ranked[0]);
         // Of the likeliest byte it is 1.
-        let weight = |byte: u8| ((logit(byte) - highest) / self.params.temperature).exp();
+        let weight = |byte: u8| ((logit(byte) - highest) / self.params.raw().temperature).exp();
         let mut sums = [0.0; BYTES];
         let mut sum = 0.0;
         for (slot, byte) in sums.iter_mut().zip(ranked) {
@@ -92,11 +130,11 @@ impl Sampler {
         }
         let sums = &sums[..ranked.len()];
         // The first byte that reaches the share is kept, so one always is.
-        let last_by_top_p = match self.params.top_p {
+        let last_by_top_p = match self.params.raw().top_p {
             None => sums.len() - 1,
             Some(top_p) => sums.partition_point(|upto| *upto < top_p * sum).min(sums.len() - 1),
         };
-        let last_by_min_p = match self.params.min_p {
+        let last_by_min_p = match self.params.raw().min_p {
             None => sums.len() - 1,
             Some(min_p) => ranked.partition_point(|byte| weight(*byte) >= min_p) - 1,
         };

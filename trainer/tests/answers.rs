@@ -64,3 +64,39 @@ fn an_imported_model_answers_as_it_is_told() {
         assert!(said.contains(&flag[2..].replace('-', "_")), "{said}");
     }
 }
+
+#[test]
+fn a_session_goes_on_as_if_never_interrupted_and_can_be_forked() {
+    let (folder, model) = imported();
+    let ask =
+        |more: &[&str]| json(&[&["generate", "--checkpoint", &model], more].concat())["bytes_hex"].clone();
+    let hex = |value: Value| value.as_str().unwrap().to_owned();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let (first, second) = (first.to_str().unwrap(), second.to_str().unwrap());
+    let begin = ["--prompt", "To be", "--seed", "4", "--repetition-penalty", "1.5"];
+    let whole = hex(ask(&[&begin[..], &["--max-bytes", "90"]].concat()));
+    let start = hex(ask(&[&begin[..], &["--max-bytes", "40", "--save-session", first]].concat()));
+    let saved = std::fs::read(first).unwrap();
+    let middle = hex(ask(&["--session", first, "--max-bytes", "20", "--save-session", second]));
+    let end = hex(ask(&["--session", second, "--max-bytes", "30"]));
+    assert_eq!(whole, format!("{start}{middle}{end}"));
+    // The first is still what it was: a fork by another seed goes another way, and with its own sampling the same.
+    assert_eq!(std::fs::read(first).unwrap(), saved);
+    assert_ne!(hex(ask(&["--session", first, "--max-bytes", "20", "--seed", "5"])), middle);
+    assert_eq!(hex(ask(&["--session", first, "--max-bytes", "20"])), middle);
+    // More text first, and put away under the same name.
+    let told =
+        hex(ask(&["--session", first, "--prompt", " or not", "--max-bytes", "20", "--save-session", first]));
+    assert_ne!(told, middle);
+    assert_ne!(std::fs::read(first).unwrap(), saved);
+
+    let other = folder.path().join("other").display().to_string();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../bdh/tests/data/class-config.pt");
+    json(&["import", file, "--out", &other]);
+    let said = refused(&["generate", "--checkpoint", &other, "--session", second]);
+    assert!(said.contains("saved over another model"), "{said}");
+    let said = refused(&["generate", "--checkpoint", &model, "--session", &format!("{model}/config.json")]);
+    assert!(said.contains("not a whole session file"), "{said}");
+    let unsaid = trainer(&["generate", "--checkpoint", &model]);
+    assert_eq!(unsaid.status.code(), Some(2), "neither a prompt nor a session: {unsaid:?}");
+}

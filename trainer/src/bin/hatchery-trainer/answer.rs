@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hatchery_bdh::{
-    Engine, Generation, Model, RawSamplingParams, SamplingParams, StopStrings, Utf8Stream, Window,
+    Engine, Generation, Model, RawSamplingParams, SamplingParams, Session, StopStrings, Utf8Stream, Window,
 };
 use hatchery_common::generate::FinishReason;
 use serde::Serialize;
@@ -44,8 +44,12 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
     let stop = StopStrings::new(args.stop.iter().map(|text| text.clone().into_bytes()).collect())?;
     let model = Arc::new(Model::load(&args.checkpoint)?);
     let begun = Instant::now();
-    let engine = Engine::new(model, Window::Default)?;
-    let mut generation = Generation::new(engine, &prompt, &params, args.max_bytes as usize).with_stops(stop);
+    let session = match &args.session {
+        None => Session::new(Engine::new(model, Window::Default)?, &params),
+        Some(file) if says_sampling(args) => Session::load(file, model)?.with_params(&params),
+        Some(file) => Session::load(file, model)?,
+    };
+    let mut generation = Generation::resume(session, &prompt, args.max_bytes as usize).with_stops(stop);
     match args.output {
         Output::Json => {
             let bytes: Vec<u8> = generation.by_ref().collect();
@@ -73,7 +77,16 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
         !generation.is_broken(),
         "the answer ends early: the model's weights do not give numbers; choose another checkpoint"
     );
+    if let Some(file) = &args.save_session {
+        generation.session().save(file)?;
+    }
     Ok(())
+}
+
+/// Whether the command line says anything of how bytes are chosen.
+fn says_sampling(args: &Generate) -> bool {
+    let numbers = [args.temperature, args.top_p, args.min_p, args.repetition_penalty];
+    args.greedy || args.top_k.is_some() || args.seed.is_some() || numbers.iter().any(Option::is_some)
 }
 
 fn finish_reason(generation: &Generation) -> FinishReason {

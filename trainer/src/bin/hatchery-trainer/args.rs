@@ -192,7 +192,15 @@ pub(crate) struct Eval {
     pub(crate) output: Output,
 }
 
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  hatchery-trainer generate --checkpoint imported --prompt 'Once upon' --top-p 0.9 --stop $'\\n'
+  hatchery-trainer generate --checkpoint imported --prompt 'Once upon' --save-session tale
+  hatchery-trainer generate --checkpoint imported --session tale --save-session tale         go on
+  hatchery-trainer generate --checkpoint imported --session tale --seed 2 --save-session b   fork";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = GENERATE_EXAMPLES)]
 pub(crate) struct Generate {
     /// A folder with at least config.json and model.safetensors.
     #[arg(long, value_name = "DIR")]
@@ -201,7 +209,7 @@ pub(crate) struct Generate {
     #[arg(
         long,
         value_name = "TEXT",
-        required_unless_present = "prompt_hex",
+        required_unless_present_any = ["prompt_hex", "session"],
         conflicts_with = "prompt_hex",
         allow_hyphen_values = true
     )]
@@ -209,6 +217,14 @@ pub(crate) struct Generate {
     /// The bytes to go on with, as hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     pub(crate) prompt_hex: Option<String>,
+    /// Go on from the session in this file, by its own sampling unless an option says otherwise; the file stays as it is,
+    /// so that it can be gone on from again, another way. Without a prompt it goes on as if never interrupted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) session: Option<PathBuf>,
+    /// Put the session into this file at the end; the same name as --session moves that one on. It holds the model's
+    /// state, not its weights, and tells of the bytes that made it: only you may read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
     /// How many new bytes.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) max_bytes: u32,
