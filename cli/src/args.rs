@@ -343,7 +343,7 @@ pub(crate) struct PushArgs {
 Examples:
   hatchery generate --prompt 'Once upon' --max-bytes 200
   hatchery generate my-job --prompt 'fn main' --temperature 0.8 --top-k 40 --seed 7
-  hatchery generate my-job --prompt 'Q: why?' --top-p 0.9 --repetition-penalty 1.2 --stop $'\n' --stop 'Q:'
+  hatchery generate my-job --prompt 'Q: why?' --top-p 0.9 --repetition-penalty 1.2 --stop $'\\n' --stop 'Q:'
   hatchery generate latest --prompt 'The ' --greedy --all-nodes
 
 Text is shown as it is made, character by character; bytes that are no UTF-8 become \u{fffd}. --output json gives the exact bytes.")]
@@ -395,8 +395,8 @@ pub(crate) struct GenerateArgs {
 /// `hatchery import`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads what torch.save of torch 1.6 or later wrote, {model, config, step} or a state dict alone, and a state dict in
-safetensors, by itself or with a config.json beside it. Nothing that is in the file is run: a file that names anything
+Reads what torch.save of torch 1.6 or later wrote, {model, config, step} or a state dict alone, and a state dict in \
+safetensors, by itself or with a config.json beside it. Nothing that is in the file is run: a file that names anything \
 but tensors and a BDHConfig is refused.
 
 Examples:

@@ -53,7 +53,7 @@ fn help_teaches_every_command() {
         assert!(stdout(&[command, "--help"]).contains("Usage:"), "{command}");
     }
     assert!(stdout(&["submit", "--help"]).contains("--set train.steps=500"), "help shows an example");
-    assert!(stdout(&["generate", "--help"]).contains("--top-p 0.9 --repetition-penalty 1.2 --stop"));
+    assert!(stdout(&["generate", "--help"]).contains("--top-p 0.9 --repetition-penalty 1.2 --stop $'\\n'"));
 }
 
 #[test]

@@ -58,7 +58,8 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// Reads `file`. Memory is bounded by the five weights as f32 and the file's own size.
+    /// Reads `file`, whatever is in it. Memory beyond the five weights as f32 is bounded by twice the file's size and a
+    /// few ten MiB; a file in order needs far less.
     pub fn read(file: &Path, options: &ImportOptions) -> Result<Self, ImportError> {
         let mut source = open(file)?;
         let config = config(file, &source, options)?;
