@@ -25,10 +25,12 @@
 //! | `session`, `session_file` | an answer that is interrupted, forked, put away and taken up again |
 //! | `position_loss` | how well a model predicts, by how far it has come |
 //! | `stop` | strings that end an answer |
+//! | `import` | checkpoints of the public code, `.pt` and safetensors, made into folders; runs no code of theirs |
 
 mod engine;
 mod forward;
 mod generation;
+mod import;
 mod load;
 mod loops;
 mod model;
@@ -46,6 +48,7 @@ mod widest;
 
 pub use engine::{Engine, EngineError, Window, step_all};
 pub use generation::Generation;
+pub use import::{ImportError, ImportOptions, Imported};
 pub use load::LoadError;
 pub use model::Model;
 pub use number::Precision;

@@ -36,7 +36,7 @@ const UNUSED_GATE: &str = "lm_gate";
 
 /// What the public code saves beside the weights and a reader need not know: rotary frequencies, which follow from the
 /// shape, and a gate that nothing uses.
-fn is_passed_over(name: &str) -> bool {
+pub(crate) fn is_passed_over(name: &str) -> bool {
     let is_frequencies =
         matches!(name.split('.').collect::<Vec<_>>()[..], ["attn", "freqs"] | ["attns", _, "freqs"]);
     name == UNUSED_GATE || is_frequencies
@@ -159,7 +159,7 @@ impl Identity {
     }
 }
 
-fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
+pub(crate) fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
     let wrong = |problem: String| LoadError::Config { file: path.to_owned(), problem };
     let unreadable = |source| LoadError::Unreadable { file: path.to_owned(), source };
     let (file, size_bytes) = open_regular(path).map_err(unreadable)?;
@@ -173,7 +173,7 @@ fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
 }
 
 /// Opens a file that is one: a named pipe, for instance, would block for ever.
-fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -183,16 +183,16 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
 }
 
 /// An open `model.safetensors` whose header is checked against its length.
-struct WeightFile {
+pub(crate) struct WeightFile {
     path: PathBuf,
-    file: File,
-    header: Metadata,
+    pub(crate) file: File,
+    pub(crate) header: Metadata,
     /// Where the first tensor's bytes begin.
-    data_start: u64,
+    pub(crate) data_start: u64,
 }
 
 impl WeightFile {
-    fn open(path: PathBuf) -> Result<Self, LoadError> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, LoadError> {
         let damaged = |problem: String| LoadError::Damaged { file: path.clone(), problem };
         let unreadable = |source| LoadError::Unreadable { file: path.clone(), source };
         let (mut file, size_bytes) = open_regular(&path).map_err(unreadable)?;
@@ -267,7 +267,7 @@ impl WeightFile {
         Ok(())
     }
 
-    fn trained_block(&self) -> Result<Option<u32>, LoadError> {
+    pub(crate) fn trained_block(&self) -> Result<Option<u32>, LoadError> {
         let Some(text) = self.header.metadata().as_ref().and_then(|metadata| metadata.get(TRAINED_BLOCK_KEY))
         else {
             return Ok(None);
@@ -311,7 +311,7 @@ impl WeightFile {
 }
 
 /// Appends the little-endian numbers in `bytes`.
-fn append_as_f32(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
+pub(crate) fn append_as_f32(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
     match dtype {
         Dtype::F64 => values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
         Dtype::BF16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),

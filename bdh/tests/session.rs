@@ -42,8 +42,8 @@ proptest! {
             Just(Window::Default), Just(Window::None), (1..20_u32).prop_map(|bytes| Window::Chunks { bytes }),
         ],
         greedy in any::<bool>(),
-        penalty in prop_oneof![Just(1.0_f32), 1.0..3.0_f32],
-        temperature in 0.1..3.0_f32,
+        penalty in prop_oneof![Just(1.0), 1.0..3.0_f64],
+        temperature in 0.1..3.0_f64,
     ) {
         let model = model(1);
         let raw = RawSamplingParams {

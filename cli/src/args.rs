@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Ask a checkpoint for text, on any node or on all.
     Generate(GenerateArgs),
+    /// Make a checkpoint folder out of a file of the public PyTorch code; needs no coordinator.
+    Import(ImportArgs),
     /// Show the fleet's history.
     Events(EventsArgs),
     /// Show the coordinator's state.
@@ -353,7 +355,10 @@ pub(crate) struct PushArgs {
 Examples:
   hatchery generate --prompt 'Once upon' --max-bytes 200
   hatchery generate my-job --prompt 'fn main' --temperature 0.8 --top-k 40 --seed 7
-  hatchery generate latest --prompt 'The ' --greedy --all-nodes")]
+  hatchery generate my-job --prompt 'Q: why?' --top-p 0.9 --repetition-penalty 1.2 --stop $'\\n' --stop 'Q:'
+  hatchery generate latest --prompt 'The ' --greedy --all-nodes
+
+Text is shown as it is made, character by character; bytes that are no UTF-8 become \u{fffd}. --output json gives the exact bytes.")]
 pub(crate) struct GenerateArgs {
     /// Checkpoint id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's
     /// job).
@@ -374,18 +379,58 @@ pub(crate) struct GenerateArgs {
     /// Most new bytes.
     #[arg(short = 'n', long, default_value_t = 200)]
     pub(crate) max_bytes: u32,
-    /// Below 1: more likely text; above 1: wilder.
-    #[arg(short, long)]
+    /// Below 1: more likely text; above 1: wilder [default: 1].
+    #[arg(short, long, value_name = "X")]
     pub(crate) temperature: Option<f64>,
     /// Choose among the likeliest so many.
-    #[arg(short = 'k', long)]
+    #[arg(short = 'k', long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
+    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Make bytes less likely that are among the last 64: above 1 [default: 1, which changes nothing].
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// End before this text; may be repeated.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
     /// The same seed gives the same text.
     #[arg(short, long)]
     pub(crate) seed: Option<u64>,
     /// Always the likeliest byte.
     #[arg(short, long)]
     pub(crate) greedy: bool,
+}
+
+/// `hatchery import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads what torch.save of torch 1.6 or later wrote, {model, config, step} or a state dict alone, and a state dict in \
+safetensors, by itself or with a config.json beside it. Nothing that is in the file is run: a file that names anything \
+but tensors and a BDHConfig is refused.
+
+Examples:
+  hatchery import bdh_step_3000.pt --out imported
+  hatchery import state.safetensors --n-layer 6 --block 512 --out imported
+  hatchery-trainer generate --checkpoint imported --prompt 'The '")]
+pub(crate) struct ImportArgs {
+    /// A .pt or .safetensors file.
+    pub(crate) file: PathBuf,
+    /// The checkpoint folder to write; it must be new, or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_layer: Option<u32>,
+    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) dropout: Option<f64>,
+    /// The block in bytes that it was trained on: answers then look back no further than that.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) block: Option<u32>,
 }
 
 /// `hatchery events`.

@@ -17,7 +17,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("hatchery-agent", &["hatchery-bdh", "hatchery-common", "hatchery-proto"]),
     ("hatchery-trainer", &["hatchery-bdh", "hatchery-common", "hatchery-trainer-shim"]),
     ("hatchery-trainer-shim", &[]),
-    ("hatchery-cli", &["hatchery-agent", "hatchery-common", "hatchery-coordinator", "hatchery-proto"]),
+    (
+        "hatchery-cli",
+        &["hatchery-agent", "hatchery-bdh", "hatchery-common", "hatchery-coordinator", "hatchery-proto"],
+    ),
     ("hatchery-tests", &[]),
     ("xtask", &[]),
 ];

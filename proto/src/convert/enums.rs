@@ -4,6 +4,7 @@ use hatchery_common::{
     access::Scope,
     device::DeviceKind,
     field::FieldError,
+    generate::FinishReason,
     recipe::{Precision, ReplicateWhich, Schedule, StartHow},
     trainer::FailureCause,
 };
@@ -43,7 +44,7 @@ macro_rules! enumeration {
 
 mod wire {
     pub(super) use crate::v1::{
-        DeviceKind, FailureCause, Precision, ReplicateWhich, Schedule, Scope, StartHow,
+        DeviceKind, FailureCause, FinishReason, Precision, ReplicateWhich, Schedule, Scope, StartHow,
     };
 }
 
@@ -53,6 +54,7 @@ enumeration!(Schedule: Constant, Cosine, Wsd);
 enumeration!(ReplicateWhich: Each, Last, Best);
 enumeration!(StartHow: Continue, FineTune);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
+enumeration!(FinishReason: MaxBytes, StopString);
 enumeration!(Scope: Agent, Operator, Viewer);
 
 /// Reads a scope out of a request's field `scope`.

@@ -6,7 +6,9 @@ use hatchery_common::{
     checkpoint::{CheckpointFile, CheckpointManifest},
     device::{Device, DeviceKind},
     digest::Digest,
-    generate::{GenerationFinished, GenerationOrder, RawSampling, Sampling},
+    generate::{
+        FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
+    },
     id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
@@ -438,12 +440,14 @@ pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
 }
 
 fn finished() -> impl Strategy<Value = GenerationFinished> {
-    (amount(), amount(), any::<u32>(), any::<bool>()).prop_map(
-        |(latency_ms, first_byte_ms, bytes, loaded)| GenerationFinished {
+    let finish_reason = select(vec![FinishReason::MaxBytes, FinishReason::StopString]);
+    (amount(), amount(), any::<u32>(), any::<bool>(), finish_reason).prop_map(
+        |(latency_ms, first_byte_ms, bytes, loaded, finish_reason)| GenerationFinished {
             latency_ms,
             first_byte_ms,
             bytes,
             loaded,
+            finish_reason,
         },
     )
 }
@@ -471,17 +475,29 @@ pub(crate) fn agent_message() -> impl Strategy<Value = AgentMessage> {
 }
 
 pub(crate) fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
-    let sampling =
-        (option::of(0.01..=100.0f64), option::of(1..=256u32), option::of(any::<u64>()), any::<bool>())
-            .prop_map(|(temperature, top_k, seed, greedy)| {
-                Sampling::new(RawSampling { temperature, top_k, seed, greedy }).unwrap()
-            });
-    let order = (checkpoint_id(), vec(any::<u8>(), 0..64), 1..=65_536u32, sampling).prop_map(
-        |(checkpoint, prompt, max_bytes, sampling)| GenerationOrder {
+    let sampling = (
+        0.01..=1000.0f64,
+        option::of(1..=u32::MAX),
+        option::of(0.01..=1.0f64),
+        option::of(0.0..=1.0f64),
+        1.0..=1000.0f64,
+        any::<u64>(),
+        any::<bool>(),
+    )
+        .prop_map(|(temperature, top_k, top_p, min_p, repetition_penalty, seed, greedy)| {
+            let raw =
+                RawSamplingParams { temperature, top_k, top_p, min_p, repetition_penalty, seed, greedy };
+            SamplingParams::new(raw).unwrap()
+        });
+    let stop = vec(vec(any::<u8>(), 1..=StopStrings::BYTES_MAX), 0..=StopStrings::COUNT_MAX)
+        .prop_map(|strings| StopStrings::new(strings).unwrap());
+    let order = (checkpoint_id(), vec(any::<u8>(), 0..64), 1..=65_536u32, sampling, stop).prop_map(
+        |(checkpoint, prompt, max_bytes, sampling, stop)| GenerationOrder {
             checkpoint,
             prompt,
             max_bytes,
             sampling,
+            stop,
         },
     );
     prop_oneof![

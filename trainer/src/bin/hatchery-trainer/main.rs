@@ -3,9 +3,10 @@
 mod answer;
 mod args;
 mod bench;
-mod curve;
 mod bench_generate;
 mod by_position;
+mod curve;
+mod import;
 mod stand_in;
 mod train;
 
@@ -37,7 +38,8 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
-    if !matches!(command, Command::Generate(_) | Command::Doctor(_) | Command::Curve(_)) {
+    if !matches!(command, Command::Generate(_) | Command::Import(_) | Command::Doctor(_) | Command::Curve(_))
+    {
         environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Curve(args) => curve::curve(&args).map(|()| ExitCode::SUCCESS),
+        Command::Import(args) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Generate(args)) => bench_generate::generate(&args).map(|()| ExitCode::SUCCESS),
