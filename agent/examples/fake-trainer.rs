@@ -26,10 +26,8 @@ use std::{
 };
 
 use hatchery_common::{
-    checkpoint::{
-        CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINED_BLOCK_KEY, TRAINING_FILE, TrainingCursor,
-        folder_name,
-    },
+    checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINED_BLOCK_KEY, TRAINING_FILE, folder_name},
+    cursor::{LossCurve, Patience, TrainingCursor},
     device::Device,
     recipe::Precision,
     time::BootTime,
@@ -206,8 +204,17 @@ fn checkpoint(order: &AttemptOrder, step: u64) {
     let folder: PathBuf = order.checkpoints.join(folder_name(step));
     let unfinished = order.checkpoints.join(format!(".{}", folder_name(step)));
     fs::create_dir_all(&unfinished).expect("the agent made the folder above");
-    let metrics = Metrics { first_loss: Some(5.5), train_loss: Some(2.0), validation_loss: None };
-    let cursor = TrainingCursor { version: 1, step, train: order.train.clone(), corpus_bytes: 1, metrics };
+    let metrics = Metrics { first_loss: Some(5.5), train_loss: Some(2.0), ..Metrics::default() };
+    let cursor = TrainingCursor {
+        version: 1,
+        step,
+        train: order.train.clone(),
+        corpus_bytes: 1,
+        metrics,
+        curve: LossCurve::default(),
+        patience: Patience::default(),
+        parent: None,
+    };
     let write =
         |name: &str, bytes: &[u8]| fs::write(unfinished.join(name), bytes).expect("the disk has room");
     write(CONFIG_FILE, &serde_json::to_vec(&order.model).expect("JSON"));

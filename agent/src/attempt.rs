@@ -108,7 +108,18 @@ pub(crate) struct Attempt {
 /// What a trainer needs.
 struct Supplies {
     corpus: PathBuf,
-    resume_from: Option<PathBuf>,
+    /// What the attempt begins with.
+    begin: Begin,
+}
+
+/// What an attempt begins with.
+enum Begin {
+    /// With random weights.
+    Anew,
+    /// With all of the checkpoint in this folder.
+    Resume(PathBuf),
+    /// With the weights of the checkpoint in this folder.
+    FineTune(PathBuf),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,31 +210,36 @@ impl Attempt {
             ));
         };
         let corpus = self.workshop.corpora.obtain(self.assigned.spec.dataset, told).await?;
-        let resume_from = self.resume_from(leftover, told).await?;
-        Ok(Supplies { corpus, resume_from })
+        let begin = self.begin(leftover, told).await?;
+        Ok(Supplies { corpus, begin })
     }
 
-    async fn resume_from(
+    async fn begin(
         &self,
         leftover: Option<&Finished>,
         told: impl Fn(u64, u64) + Send,
-    ) -> Result<Option<PathBuf>, ObtainError> {
+    ) -> Result<Begin, ObtainError> {
         let obtainer = &self.workshop.obtainer;
+        let spec = &self.assigned.spec;
         let assigned_step = match self.assigned.resume_from {
-            Some(id) => obtainer.manifest(id).await?.step,
-            None => 0,
+            Some(id) if !spec.fine_tunes(id) => obtainer.manifest(id).await?.step,
+            _ => 0,
         };
         let committed = self.committed().filter(|committed| committed.step >= assigned_step);
         let local_step = committed.as_ref().map_or(assigned_step, |committed| committed.step);
         if let Some(leftover) = leftover.filter(|leftover| leftover.step >= local_step) {
-            return Ok(Some(leftover.folder.clone()));
+            return Ok(Begin::Resume(leftover.folder.clone()));
         }
         let Some(id) = committed.map(|committed| committed.checkpoint).or(self.assigned.resume_from) else {
-            return Ok(None);
+            return Ok(Begin::Anew);
         };
         self.tell(AttemptUpdate::Uses(id)).await;
         obtainer.obtain(id, told).await?;
-        Ok(obtainer.store().folder(id))
+        Ok(match obtainer.store().folder(id) {
+            Some(folder) if spec.fine_tunes(id) => Begin::FineTune(folder),
+            Some(folder) => Begin::Resume(folder),
+            None => Begin::Anew,
+        })
     }
 
     fn committed(&self) -> Option<Committed> {
@@ -247,6 +263,11 @@ impl Attempt {
 
     fn order(&self, supplies: Supplies) -> AttemptOrder {
         let spec = &self.assigned.spec;
+        let (resume_from, fine_tune_from) = match supplies.begin {
+            Begin::Anew => (None, None),
+            Begin::Resume(folder) => (Some(folder), None),
+            Begin::FineTune(folder) => (None, Some(folder)),
+        };
         AttemptOrder {
             job: self.assigned.job,
             epoch: self.assigned.epoch,
@@ -256,7 +277,8 @@ impl Attempt {
             device: self.assigned.device,
             threads: self.workshop.cpu_threads,
             checkpoints: self.checkpoints(),
-            resume_from: supplies.resume_from,
+            resume_from,
+            fine_tune_from,
             lease_until: self.orders.borrow().stop_by,
         }
     }
@@ -331,7 +353,8 @@ impl Attempt {
                     tracing::warn!(folder = %folder.display(), "a trainer named a checkpoint outside its folder");
                 }
             }
-            TrainerEvent::Ended(_) => {}
+            // What these say stands in the checkpoints too.
+            TrainerEvent::TrainLoss(_) | TrainerEvent::EarlyStop { .. } | TrainerEvent::Ended(_) => {}
         }
     }
 

@@ -12,7 +12,8 @@ use std::{
 
 use hatchery_common::{
     blob::BlobError,
-    checkpoint::{CheckpointFile, CheckpointManifest, TRAINING_FILE, TrainingCursor},
+    checkpoint::{CheckpointFile, CheckpointManifest, TRAINING_FILE},
+    cursor::TrainingCursor,
     durable,
     id::{BlobId, CheckpointId},
     session::AssignedAttempt,

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hatchery_bdh::{Engine, Generation, RawSamplingParams, SamplingParams, Window};
+use hatchery_bdh::{Engine, Generation, Session, Window};
 use hatchery_common::{
-    generate::{GenerationFinished, GenerationOrder, Sampling},
+    generate::{FinishReason, GenerationFinished, GenerationOrder},
     id::RequestId,
     session::{AgentMessage, AnswerPart},
 };
@@ -143,13 +143,14 @@ impl Inference {
             Broken::Failed(format!("this node does not hold the checkpoint {} yet", order.checkpoint.short()))
         })?;
         let (model, loaded) = self.models.get(order.checkpoint, &folder).map_err(|error| failed(&error))?;
-        let mut engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
+        let engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
+        let mut session = Session::new(engine, &order.sampling);
         for part in order.prompt.chunks(PREFILL_BYTES) {
-            engine.prefill(part);
+            session.feed(part);
             listener.still_there()?;
         }
-        let params = sampling_params(&order.sampling).map_err(|error| failed(&error))?;
-        let mut generation = Generation::new(engine, b"", &params, order.max_bytes as usize);
+        let mut generation =
+            Generation::resume(session, b"", order.max_bytes as usize).with_stops(order.stop.clone());
 
         let mut finished = GenerationFinished { loaded, ..GenerationFinished::default() };
         let (mut chunk, mut sent) = (Vec::new(), received);
@@ -171,6 +172,9 @@ impl Inference {
         if !chunk.is_empty() {
             listener.send(chunk)?;
         }
+        if generation.is_stopped() {
+            finished.finish_reason = FinishReason::StopString;
+        }
         finished.latency_ms = millis_since(received);
         Ok(finished)
     }
@@ -191,18 +195,6 @@ impl Listener {
         let message = AgentMessage::Generation { request: self.request, part: AnswerPart::Text(bytes) };
         self.outbox.blocking_send(message).map_err(|_| Broken::Cancelled)
     }
-}
-
-fn sampling_params(sampling: &Sampling) -> Result<SamplingParams, hatchery_common::field::FieldError> {
-    let raw = sampling.raw();
-    SamplingParams::new(RawSamplingParams {
-        temperature: raw.temperature.map_or(1.0, |temperature| temperature as f32),
-        top_k: raw.top_k,
-        top_p: None,
-        seed: raw.seed.unwrap_or(0),
-        greedy: raw.greedy,
-        ..RawSamplingParams::default()
-    })
 }
 
 fn millis_since(start: Instant) -> f64 {

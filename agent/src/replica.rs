@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hatchery_bdh::{Engine, Generation, RawSamplingParams, SamplingParams, Window};
+use hatchery_bdh::{Engine, Generation, SamplingParams, Window};
 use hatchery_common::{id::CheckpointId, session::ReplicaState};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -51,8 +51,7 @@ impl ReplicaMaker {
             let (model, _) = models.get(id, &folder).map_err(|error| error.to_string())?;
             let start = Instant::now();
             let engine = Engine::new(model, Window::Default).map_err(|error| error.to_string())?;
-            let greedy = RawSamplingParams { greedy: true, ..RawSamplingParams::default() };
-            let params = SamplingParams::new(greedy).map_err(|error| error.to_string())?;
+            let params = SamplingParams::greedy();
             let answered = Generation::new(engine, SELF_TEST_PROMPT, &params, SELF_TEST_BYTES).count();
             if answered < SELF_TEST_BYTES {
                 return Err(format!(

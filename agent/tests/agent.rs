@@ -14,7 +14,9 @@ use hatchery_common::{
     device::Device,
     digest::Digest,
     durable::FolderLock,
-    generate::{GenerationOrder, Sampling},
+    generate::{
+        FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
+    },
     id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
     node::{Inventory, TrainerState},
     session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
@@ -143,9 +145,18 @@ async fn with_checkpoint() -> (Coordinator, CheckpointId) {
     (coordinator, id)
 }
 
+fn order(checkpoint: CheckpointId, max_bytes: u32) -> GenerationOrder {
+    GenerationOrder {
+        checkpoint,
+        prompt: b"To be".to_vec(),
+        max_bytes,
+        sampling: SamplingParams::greedy(),
+        stop: StopStrings::default(),
+    }
+}
+
 async fn ask(coordinator: &Coordinator, checkpoint: CheckpointId, max_bytes: u32) {
-    let order =
-        GenerationOrder { checkpoint, prompt: b"To be".to_vec(), max_bytes, sampling: Sampling::greedy() };
+    let order = order(checkpoint, max_bytes);
     coordinator.say(CoordinatorMessage::Generation { request: RequestId::random(), order }).await;
 }
 
@@ -476,12 +487,7 @@ async fn an_answer_nobody_waits_for_is_broken_off() {
     coordinator.assign(|assignment| assignment.checkpoints = vec![id]);
     coordinator.until("it holds the checkpoint", |notes| ready(notes, id)).await;
     let request = RequestId::random();
-    let order = GenerationOrder {
-        checkpoint: id,
-        prompt: vec![],
-        max_bytes: hatchery_common::generate::NEW_BYTES_MAX,
-        sampling: Sampling::greedy(),
-    };
+    let order = GenerationOrder { prompt: vec![], ..order(id, hatchery_common::generate::NEW_BYTES_MAX) };
     coordinator.say(CoordinatorMessage::Generation { request, order }).await;
     coordinator.until("it answers", |notes| notes.parts.len() > 3).await;
     coordinator.say(CoordinatorMessage::GenerationCancelled { request }).await;
@@ -492,6 +498,66 @@ async fn an_answer_nobody_waits_for_is_broken_off() {
     node.leave().await;
     let ends = |part: &&AnswerPart| matches!(part, AnswerPart::Finished(_) | AnswerPart::Failed(_));
     assert_eq!(coordinator.notes().parts.iter().filter(ends).count(), 1);
+}
+
+/// The whole answer to `order`, which is the only one that is asked now.
+async fn answer(coordinator: &Coordinator, order: GenerationOrder) -> (Vec<u8>, GenerationFinished) {
+    let asked_before = coordinator.notes().parts.len();
+    coordinator.say(CoordinatorMessage::Generation { request: RequestId::random(), order }).await;
+    let finished =
+        |notes: &Notes| notes.parts[asked_before..].iter().any(|part| !matches!(part, AnswerPart::Text(_)));
+    coordinator.until("the answer ends", finished).await;
+    let mut text = Vec::new();
+    for part in &coordinator.notes().parts[asked_before..] {
+        match part {
+            AnswerPart::Text(bytes) => text.extend(bytes),
+            AnswerPart::Finished(figures) => return (text, *figures),
+            AnswerPart::Failed(why) => panic!("{why}"),
+        }
+    }
+    panic!("the answer has no end")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_made_as_the_order_says() {
+    let (coordinator, id) = with_checkpoint().await;
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.checkpoints = vec![id]);
+    coordinator.until("it holds the checkpoint", |notes| ready(notes, id)).await;
+
+    let (whole, figures) = answer(&coordinator, order(id, 60)).await;
+    assert_eq!((whole.len(), figures.finish_reason), (60, FinishReason::MaxBytes));
+    let string = whole[20..24].to_vec();
+    let stop = StopStrings::new(vec![b"never there".to_vec(), string.clone()]).unwrap();
+    let (stopped, figures) = answer(&coordinator, GenerationOrder { stop, ..order(id, 60) }).await;
+    let first = whole.windows(string.len()).position(|window| window == string).unwrap();
+    assert_eq!(stopped, whole[..first]);
+    assert_eq!((figures.bytes as usize, figures.finish_reason), (first, FinishReason::StopString));
+
+    let seed = RawSamplingParams { seed: 3, ..RawSamplingParams::default() };
+    let varied = [
+        seed,
+        RawSamplingParams { temperature: 0.5, ..seed },
+        RawSamplingParams { top_p: Some(0.5), ..seed },
+        RawSamplingParams { min_p: Some(0.97), ..seed },
+        RawSamplingParams { repetition_penalty: 900.0, ..seed },
+    ];
+    let mut answers = Vec::new();
+    for raw in varied {
+        let sampling = SamplingParams::new(raw).unwrap();
+        let order = || GenerationOrder { sampling, ..order(id, 60) };
+        let (text, _) = answer(&coordinator, order()).await;
+        assert_eq!(answer(&coordinator, order()).await.0, text, "{raw:?}");
+        assert!(!answers.contains(&text), "{raw:?} changes nothing");
+        answers.push(text);
+    }
+    // The penalty also falls on what stands in the prompt.
+    let sampling =
+        SamplingParams::new(RawSamplingParams { repetition_penalty: 1000.0, greedy: true, ..seed }).unwrap();
+    let prompt = [b"To be".as_slice(), &(0..=254).collect::<Vec<u8>>()[..]].concat();
+    let (last, _) = answer(&coordinator, GenerationOrder { sampling, prompt, ..order(id, 1) }).await;
+    assert!(!(191..=254).contains(&last[0]), "{last:?} is among the last 64 bytes of the prompt");
+    node.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

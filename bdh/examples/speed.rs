@@ -1,17 +1,20 @@
-//! How long a model of random weights takes: a prompt, then new bytes one by one, on one core.
+//! How long answers take on one core: a prompt, then new bytes one by one. A probe for work on the engine;
+//! `hatchery-trainer bench generate` measures it beside others.
 //!
-//! `cargo run --release -p hatchery-bdh --example speed [SHARE]`: SHARE of the neurons can be active at all (1), of
-//! which about half are.
+//! `cargo run --release -p hatchery-bdh --example speed [FOLDER|SHARE] [bf16]`: a checkpoint, or random weights of which
+//! only a SHARE (1) of the neurons can be active at all, of which about half are.
 
 use std::{collections::HashMap, error::Error, path::Path, sync::Arc, time::Instant};
 
-use hatchery_bdh::{Engine, Model, Window, random_at};
+use hatchery_bdh::{Engine, Model, Precision, Window, random_at};
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
     model::{ModelConfig, RawModelConfig},
 };
 use safetensors::{Dtype, tensor::TensorView};
 
+/// Both are taken from its end.
+const TEXT: &[u8] = include_bytes!("speed.rs");
 const PROMPT_BYTES: usize = 200;
 const NEW_BYTES: usize = 100;
 /// The best of so many runs counts: the machine has other work too.
@@ -19,7 +22,41 @@ const RUNS: usize = 7;
 const DEVIATION: f64 = 0.02;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let share = std::env::args().nth(1).map_or(Ok(1.0), |text| text.parse())?;
+    let mut arguments = std::env::args().skip(1);
+    let which = arguments.next().unwrap_or_else(|| "1".into());
+    let precision =
+        if arguments.next().as_deref() == Some("bf16") { Precision::Bf16 } else { Precision::F32 };
+    let folder = tempfile::tempdir()?;
+    let model = match which.parse() {
+        Ok(share) => {
+            write_model(folder.path(), share)?;
+            Model::load_in(folder.path(), precision)
+        }
+        Err(_) => Model::load_in(Path::new(&which), precision),
+    };
+    let model = Arc::new(model?);
+    let (prompt, new) = TEXT[TEXT.len() - PROMPT_BYTES - NEW_BYTES..].split_at(PROMPT_BYTES);
+    let (mut prompt_ms, mut new_ms) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let mut engine = Engine::new(model.clone(), Window::Default)?;
+        engine.prefill(prompt);
+        let prefilled = Instant::now();
+        for byte in new {
+            engine.step(*byte);
+        }
+        prompt_ms = prompt_ms.min((prefilled - start).as_secs_f64() * 1000.0);
+        new_ms = new_ms.min(prefilled.elapsed().as_secs_f64() * 1000.0);
+    }
+    println!(
+        "{PROMPT_BYTES} bytes of prompt: {prompt_ms:.1} ms; {NEW_BYTES} new bytes: {new_ms:.1} ms; together {:.1} ms",
+        prompt_ms + new_ms
+    );
+    Ok(())
+}
+
+/// Writes a checkpoint folder; of the encoder, only a `share` of the columns is not zero.
+fn write_model(folder: &Path, share: f64) -> Result<(), Box<dyn Error>> {
     let config = ModelConfig::new(RawModelConfig {
         n_layer: 4,
         n_embd: 128,
@@ -28,31 +65,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         dropout: 0.0,
         vocab_size: 256,
     })?;
-    let folder = tempfile::tempdir()?;
-    write_model(folder.path(), &config, share)?;
-    let model = Arc::new(Model::load(folder.path())?);
-    let prompt: Vec<u8> = (0..PROMPT_BYTES as u64).map(|i| (random_at(7, i) * 256.0) as u8).collect();
-    let (mut prefill_ms, mut new_ms) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..RUNS {
-        let mut engine = Engine::new(model.clone(), Window::Default)?;
-        let start = Instant::now();
-        engine.prefill(&prompt);
-        let prefilled = Instant::now();
-        for byte in &prompt[..NEW_BYTES] {
-            engine.step(*byte);
-        }
-        prefill_ms = prefill_ms.min((prefilled - start).as_secs_f64() * 1000.0);
-        new_ms = new_ms.min(prefilled.elapsed().as_secs_f64() * 1000.0);
-    }
-    println!(
-        "{PROMPT_BYTES} bytes of prompt: {prefill_ms:.1} ms; {NEW_BYTES} new bytes: {new_ms:.1} ms; together {:.1} ms",
-        prefill_ms + new_ms
-    );
-    Ok(())
-}
-
-/// Writes a checkpoint folder; of the encoder, only a `share` of the columns is not zero.
-fn write_model(folder: &Path, config: &ModelConfig, share: f64) -> Result<(), Box<dyn Error>> {
     let neurons = config.neurons_per_head() as u64;
     let mut tensors = Vec::new();
     for (seed, (name, shape)) in config.weights().into_iter().enumerate() {
@@ -72,6 +84,6 @@ fn write_model(folder: &Path, config: &ModelConfig, share: f64) -> Result<(), Bo
         .collect::<Result<_, safetensors::SafeTensorError>>()?;
     let metadata = HashMap::from([(TRAINED_BLOCK_KEY.to_owned(), "256".to_owned())]);
     std::fs::write(folder.join(MODEL_FILE), safetensors::serialize(views, Some(metadata))?)?;
-    std::fs::write(folder.join(CONFIG_FILE), serde_json::to_string(config)?)?;
+    std::fs::write(folder.join(CONFIG_FILE), serde_json::to_string(&config)?)?;
     Ok(())
 }

@@ -3,11 +3,14 @@
 //! With S_t = sum over s < t of r_s x_s^T for each layer and head (M x D), attention is a_t = norm(r_t^T S_t): S is
 //! read, and then takes in the token that has read it.
 
-use std::{collections::TryReserveError, sync::Arc};
+use std::{collections::TryReserveError, fmt, io, sync::Arc};
 
 use crate::{
-    forward::{BLOCK_BYTES, Scratch, States, forward, read_out},
-    model::Model,
+    forward::{BLOCK_BYTES, Forward, ReadOut, Scratch, Stream},
+    model::{Layers, LayersIn, Model},
+    number::Number,
+    state::{self, Course, State, StateIn},
+    widest,
 };
 
 /// How far back a byte can see.
@@ -31,13 +34,13 @@ pub enum Window {
 
 impl Window {
     /// Bytes in one chunk, if there is a window.
-    fn chunk_bytes(self, model: &Model) -> Option<u64> {
+    fn chunk_bytes(self, model: &Model) -> Option<u32> {
         match self {
             Self::Default => model.trained_block().map(|block| block / 2),
             Self::None => None,
             Self::Chunks { bytes } => Some(bytes),
         }
-        .map(|bytes| u64::from(bytes.max(1)))
+        .map(|bytes| bytes.max(1))
     }
 }
 
@@ -46,49 +49,44 @@ impl Window {
 pub enum EngineError {
     /// The state does not fit into memory.
     #[error(
-        "the state of this model takes {bytes} bytes, and this machine does not give them; choose another node"
+        "this machine has no room for the state of this model; choose another node, bf16, or a smaller model"
     )]
-    OutOfMemory {
-        /// What was asked for.
-        bytes: usize,
-        /// The allocator's answer.
-        source: TryReserveError,
-    },
+    OutOfMemory(#[source] TryReserveError),
 }
 
 /// One stream of bytes through a model: the state after the bytes so far. A clone goes its own way from there.
 ///
 /// The engine speaks bytes. If the vocabulary is larger than 256, the other tokens are never fed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
     /// Bytes so far.
     position: u64,
-    chunk_bytes: Option<u64>,
-    /// S of all layers and heads: L * H * M rows. With a window, of the current chunk alone.
-    current: Vec<f32>,
-    /// S of the chunk before; empty without a window.
-    previous: Vec<f32>,
+    course: Course,
+    state: StateIn,
     scratch: Scratch,
     /// For the next token; V numbers and the filling of the last tile.
     logits: Vec<f32>,
 }
 
 impl Engine {
-    /// An engine that has seen nothing yet.
+    /// An engine that has seen nothing yet. Its state is kept in the precision of the model.
     pub fn new(model: Arc<Model>, window: Window) -> Result<Self, EngineError> {
-        let config = model.config();
-        let state_len = config.layers() * config.heads() * config.neurons_per_head() * config.width();
         let chunk_bytes = window.chunk_bytes(&model);
-        Ok(Self {
-            position: 0,
-            chunk_bytes,
-            current: zeros(state_len)?,
-            previous: zeros(if chunk_bytes.is_some() { state_len } else { 0 })?,
-            scratch: Scratch::new(&model),
-            logits: vec![0.0; model.lm_head.padded_columns()],
-            model,
-        })
+        Self::at(model, chunk_bytes, 0)
+    }
+
+    /// An engine that stands at `position`; its numbers are still to be set.
+    pub(crate) fn at(
+        model: Arc<Model>,
+        chunk_bytes: Option<u32>,
+        position: u64,
+    ) -> Result<Self, EngineError> {
+        let course = Course::new(chunk_bytes);
+        let state = StateIn::new(&model, course).map_err(EngineError::OutOfMemory)?;
+        let scratch = Scratch::new(&model);
+        let logits = vec![0.0; model.lm_head.padded_columns()];
+        Ok(Self { model, position, course, state, scratch, logits })
     }
 
     /// The model.
@@ -101,9 +99,21 @@ impl Engine {
         self.position
     }
 
+    /// Bytes in one chunk of the window, if there is one.
+    pub fn chunk_bytes(&self) -> Option<u32> {
+        self.course.chunk_bytes
+    }
+
     /// Memory that the state takes, in bytes: the same from the first byte to the last.
     pub fn state_bytes(&self) -> usize {
-        (self.current.len() + self.previous.len()) * size_of::<f32>()
+        self.state.bytes()
+    }
+
+    /// The share of neurons that were active for the bytes that this engine has taken through the layers: those fed to
+    /// it alone, and all of a batch in which it stood first. Not a number where there were none.
+    pub fn active_share(&self) -> f64 {
+        let [active, all] = self.scratch.activity;
+        active as f64 / all as f64
     }
 
     /// Logits for the token after the last byte fed, V numbers; all zero where nothing was fed.
@@ -121,41 +131,131 @@ impl Engine {
     pub fn prefill(&mut self, bytes: &[u8]) -> &[f32] {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (block, after) = rest.split_at(rest.len().min(self.turn_chunk()));
-            // Before the first turn there is no chunk before.
-            let has_previous = self.chunk_bytes.is_some_and(|chunk_bytes| self.position >= chunk_bytes);
-            let previous = has_previous.then_some(&*self.previous);
-            let states = States { previous, current: &mut self.current };
-            forward(&self.model, states, &mut self.scratch, self.position, block);
-            self.position += block.len() as u64;
-            rest = after;
+            let block = self.feed_block(rest);
+            rest = &rest[block..];
             if rest.is_empty() {
-                read_out(&self.model, &self.scratch, block.len() - 1, &mut self.logits);
+                read_out(&self.model, self.scratch.x(block - 1), &mut self.logits);
             }
         }
         self.logits()
     }
 
-    /// At the end of a chunk, makes it the previous one. Returns how many bytes may then be fed together.
-    fn turn_chunk(&mut self) -> usize {
-        let Some(chunk_bytes) = self.chunk_bytes else {
-            return BLOCK_BYTES;
-        };
-        let into_chunk = self.position % chunk_bytes;
-        if into_chunk == 0 && self.position > 0 {
-            std::mem::swap(&mut self.current, &mut self.previous);
-            self.current.fill(0.0);
+    /// The same, and hands the logits after each byte to `visit`.
+    pub(crate) fn prefill_and_visit(&mut self, bytes: &[u8], mut visit: impl FnMut(&[f32])) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let block = self.feed_block(rest);
+            rest = &rest[block..];
+            for index in 0..block {
+                read_out(&self.model, self.scratch.x(index), &mut self.logits);
+                visit(self.logits());
+            }
         }
-        (chunk_bytes - into_chunk).min(BLOCK_BYTES as u64) as usize
+    }
+
+    /// Feeds as many of `bytes`, which are not empty, as may go together, and returns how many.
+    fn feed_block(&mut self, bytes: &[u8]) -> usize {
+        let block = self.course.left_in_part(self.position).min(BLOCK_BYTES).min(bytes.len());
+        run(&mut [(self, &bytes[..block])]);
+        block
     }
 }
 
-/// Zeros for a state, or the news that there is no room for them.
-fn zeros(len: usize) -> Result<Vec<f32>, EngineError> {
-    let mut state = Vec::new();
-    state
-        .try_reserve_exact(len)
-        .map_err(|source| EngineError::OutOfMemory { bytes: len * size_of::<f32>(), source })?;
-    state.resize(len, 0.0);
-    Ok(state)
+/// Feeds each engine its byte, all in one pass over the weights, and leaves in each the logits for its next. The same
+/// as [`Engine::step`] for each alone, to the bit.
+///
+/// # Panics
+/// If the engines are not all of one model.
+pub fn step_all(steps: &mut [(&mut Engine, u8)]) {
+    for steps in steps.chunks_mut(BLOCK_BYTES) {
+        let mut blocks: Vec<(&mut Engine, &[u8])> = Vec::with_capacity(steps.len());
+        for (engine, byte) in steps {
+            blocks.push((engine, std::slice::from_ref(byte)));
+        }
+        run(&mut blocks);
+        let mut blocks = blocks.into_iter().map(|(engine, _)| engine);
+        if let Some(first) = blocks.next() {
+            read_out(&first.model, first.scratch.x(0), &mut first.logits);
+            for (index, engine) in blocks.enumerate() {
+                read_out(&engine.model, first.scratch.x(index + 1), &mut engine.logits);
+            }
+        }
+    }
+}
+
+/// Takes each engine's bytes, together at most [`BLOCK_BYTES`], through the layers. Their residual streams are then in
+/// the first engine's scratch.
+fn run(blocks: &mut [(&mut Engine, &[u8])]) {
+    let Some(((first, _), others)) = blocks.split_first() else { return };
+    let model = first.model.clone();
+    assert!(
+        others.iter().all(|(engine, _)| Arc::ptr_eq(&engine.model, &model)),
+        "engines that step together are of one model"
+    );
+    for (engine, _) in &mut *blocks {
+        engine.state.turn(&model, engine.course, engine.position);
+    }
+    match &model.layers {
+        LayersIn::F32(layers) => run_in(&model, layers, blocks, StateIn::f32),
+        LayersIn::Bf16(layers) => run_in(&model, layers, blocks, StateIn::bf16),
+    }
+    for (engine, bytes) in blocks {
+        engine.position += bytes.len() as u64;
+    }
+}
+
+fn run_in<N: Number>(
+    model: &Model,
+    layers: &Layers<N>,
+    blocks: &mut [(&mut Engine, &[u8])],
+    state_in: fn(&mut StateIn) -> &mut State<N>,
+) {
+    let mut scratch = None;
+    let mut streams = Vec::with_capacity(blocks.len());
+    for (engine, bytes) in blocks {
+        let Engine { state, scratch: own_scratch, position, course, .. } = &mut **engine;
+        scratch.get_or_insert(own_scratch);
+        streams.push(Stream { state: state_in(state), course: *course, position: *position, bytes });
+    }
+    if let Some(scratch) = scratch {
+        widest::run(Forward { model, layers, streams: &mut streams, scratch });
+    }
+}
+
+/// logits = x @ lm_head
+fn read_out(model: &Model, x: &[f32], logits: &mut [f32]) {
+    widest::run(ReadOut { model, x, logits });
+}
+
+/// Where it stands, without its millions of numbers.
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model.identity())
+            .field("precision", &self.model.precision())
+            .field("position", &self.position)
+            .field("chunk_bytes", &self.course.chunk_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a session file keeps of an engine beside where it stands.
+impl Engine {
+    /// How many bytes the numbers have.
+    pub(crate) fn numbers_bytes(&self) -> usize {
+        size_of_val(self.logits()) + self.state.bytes()
+    }
+
+    /// Hands them over.
+    pub(crate) fn write_numbers(&self, write: &mut state::Write) -> io::Result<()> {
+        state::write_numbers(self.logits(), write)?;
+        self.state.write(write)
+    }
+
+    /// Sets them.
+    pub(crate) fn read_numbers(&mut self, read: &mut state::Read) -> io::Result<()> {
+        let vocabulary = self.model.config().vocabulary();
+        state::read_numbers(&mut self.logits[..vocabulary], read)?;
+        self.state.read(read)
+    }
 }

@@ -4,20 +4,15 @@ use std::iter::FusedIterator;
 
 use crate::{
     engine::Engine,
-    sampling::{Sampler, SamplingParams},
+    sampling::SamplingParams,
+    session::Session,
     stop::{StopFilter, StopStrings},
 };
-
-/// What an empty prompt stands for: the start of a line.
-const EMPTY_PROMPT: &[u8] = b"\n";
 
 /// New bytes after a prompt, each made when it is asked for.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    engine: Engine,
-    sampler: Sampler,
-    /// The byte made last, which the engine has not been fed yet: it is handed out before the next is begun.
-    pending: Option<u8>,
+    session: Session,
     filter: StopFilter,
     left_bytes: usize,
     end: Option<End>,
@@ -37,13 +32,27 @@ impl Generation {
     /// The engine may be fresh or have seen bytes before; then the answer goes on from there. An empty prompt to a
     /// fresh engine counts as one line feed, byte 10, which is not part of the answer. The repetition penalty knows of
     /// the prompt, and not of what the engine has seen before.
-    pub fn new(mut engine: Engine, prompt: &[u8], params: &SamplingParams, max_bytes: usize) -> Self {
-        let fresh = engine.position() == 0;
-        engine.prefill(if fresh && prompt.is_empty() { EMPTY_PROMPT } else { prompt });
-        let mut sampler = Sampler::new(params);
-        sampler.see(prompt);
+    pub fn new(engine: Engine, prompt: &[u8], params: &SamplingParams, max_bytes: usize) -> Self {
+        Self::resume(Session::new(engine, params), prompt, max_bytes)
+    }
+
+    /// The same from where `session` stands, by its own sampler: with an empty prompt it goes on as if it had never
+    /// been interrupted.
+    pub fn resume(mut session: Session, prompt: &[u8], max_bytes: usize) -> Self {
+        session.feed(prompt);
         let filter = StopFilter::new(StopStrings::default());
-        Self { engine, sampler, pending: None, filter, left_bytes: max_bytes, end: None }
+        Self { session, filter, left_bytes: max_bytes, end: None }
+    }
+
+    /// Where the answer stands: after the last byte made, which includes bytes that are held back for a stop string
+    /// and the stop string itself.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Ends the answer here, to be gone on with or put away.
+    pub fn into_session(self) -> Session {
+        self.session
     }
 
     /// The same answer, up to where one of `stops` is whole in it; the stop string itself is not given. Bytes that
@@ -66,12 +75,8 @@ impl Generation {
 
     /// Makes one more byte; what may go is then in the filter.
     fn make(&mut self) {
-        if let Some(byte) = self.pending.take() {
-            self.engine.step(byte);
-        }
-        self.pending = self.sampler.choose(self.engine.logits());
         self.left_bytes -= 1;
-        self.end = match self.pending {
+        self.end = match self.session.next_byte() {
             None => Some(End::Broken),
             Some(byte) => self.filter.push(byte).then_some(End::Stopped),
         };

@@ -17,26 +17,44 @@
 //! |---|---|
 //! | `load` | the files of a checkpoint folder, and what may be wrong with them |
 //! | `model` | the weights as the engine wants them |
-//! | `engine` | the state, and what may be done with it |
+//! | `engine`, `state` | the state, and what may be done with it |
 //! | `forward` | the equations |
-//! | `loops` | the inner loops |
+//! | `phase` | the rotary angles |
+//! | `loops`, `number`, `simd`, `widest` | the inner loops, over two kinds of number, for several instruction sets |
 //! | `sampling`, `generation`, `text` | from logits to bytes, to an answer, to text |
+//! | `session`, `session_file` | an answer that is interrupted, forked, put away and taken up again |
+//! | `position_loss` | how well a model predicts, by how far it has come |
 //! | `stop` | strings that end an answer |
+//! | `import` | checkpoints of the public code, `.pt` and safetensors, made into folders; runs no code of theirs |
 
 mod engine;
 mod forward;
 mod generation;
+mod import;
 mod load;
 mod loops;
 mod model;
+mod number;
+mod phase;
+mod position_loss;
 mod sampling;
+mod session;
+mod session_file;
+mod simd;
+mod state;
 mod stop;
 mod text;
+mod widest;
 
-pub use engine::{Engine, EngineError, Window};
+pub use engine::{Engine, EngineError, Window, step_all};
 pub use generation::Generation;
+pub use import::{ImportError, ImportOptions, Imported};
 pub use load::LoadError;
 pub use model::Model;
+pub use number::Precision;
+pub use position_loss::{PositionLoss, loss_by_position};
 pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
+pub use session::Session;
+pub use session_file::SessionError;
 pub use stop::StopStrings;
 pub use text::Utf8Stream;

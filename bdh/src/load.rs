@@ -10,13 +10,18 @@ use std::{
 use half::{bf16, f16};
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
+    digest::Digest,
     field::{FieldError, check_range},
     model::{ModelConfig, RawModelConfig},
     recipe::TrainSpec,
 };
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::model::{Model, Rows, Tiles, frequencies};
+use crate::{
+    model::{Layers, LayersIn, Model, Rows, Tiles},
+    number::{Number, Precision},
+    phase::frequencies,
+};
 
 /// Longest `config.json`.
 const CONFIG_BYTES_MAX: u64 = 64 << 10;
@@ -31,7 +36,7 @@ const UNUSED_GATE: &str = "lm_gate";
 
 /// What the public code saves beside the weights and a reader need not know: rotary frequencies, which follow from the
 /// shape, and a gate that nothing uses.
-fn is_passed_over(name: &str) -> bool {
+pub(crate) fn is_passed_over(name: &str) -> bool {
     let is_frequencies =
         matches!(name.split('.').collect::<Vec<_>>()[..], ["attn", "freqs"] | ["attns", _, "freqs"]);
     name == UNUSED_GATE || is_frequencies
@@ -87,26 +92,74 @@ pub enum LoadError {
     },
 }
 
-/// Reads the model in `folder`.
-pub(crate) fn load(folder: &Path) -> Result<Model, LoadError> {
+/// Reads the model in `folder`, its layers in `precision`.
+pub(crate) fn load(folder: &Path, precision: Precision) -> Result<Model, LoadError> {
     let config = load_config(&folder.join(CONFIG_FILE))?;
     let mut file = WeightFile::open(folder.join(MODEL_FILE))?;
     file.check_tensors(&config)?;
     let trained_block = file.trained_block()?;
-    let (width, neurons) = (config.width(), config.neurons_per_head());
+    let mut identity = Identity::of_shape(&config);
+    let mut read = |name| {
+        let values = file.read(name)?;
+        identity.add(&values);
+        Ok::<_, LoadError>(values)
+    };
     Ok(Model {
         trained_block,
-        embed: Rows::new(file.read("embed.weight")?, width),
-        encoder: Tiles::new(&file.read("encoder")?, width, neurons),
-        encoder_v: Rows::transposed(&file.read("encoder_v")?, width, neurons),
-        decoder: Rows::new(file.read("decoder")?, width),
-        lm_head: Tiles::new(&file.read("lm_head")?, width, config.vocabulary()),
-        frequencies: frequencies(neurons),
+        embed: Rows::new(&read("embed.weight")?, config.width()),
+        layers: match precision {
+            Precision::F32 => LayersIn::F32(layers(&config, &mut read)?),
+            Precision::Bf16 => LayersIn::Bf16(layers(&config, &mut read)?),
+        },
+        lm_head: Tiles::new(&read("lm_head")?, config.width(), config.vocabulary()),
+        frequencies: frequencies(config.neurons_per_head()),
+        identity: identity.finish(),
         config,
     })
 }
 
-fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
+fn layers<N: Number>(
+    config: &ModelConfig,
+    mut read: impl FnMut(&'static str) -> Result<Vec<f32>, LoadError>,
+) -> Result<Layers<N>, LoadError> {
+    let (width, neurons_per_head) = (config.width(), config.neurons_per_head());
+    Ok(Layers {
+        neurons_per_head,
+        encoder: Tiles::new(&read("encoder")?, width, neurons_per_head),
+        encoder_v: Rows::transposed(&read("encoder_v")?, width, neurons_per_head),
+        decoder: Tiles::new(&read("decoder")?, neurons_per_head, width),
+    })
+}
+
+/// The digest under construction that [`Model::identity`] gives.
+struct Identity(blake3::Hasher);
+
+impl Identity {
+    fn of_shape(config: &ModelConfig) -> Self {
+        let raw = config.raw();
+        let mut hasher = blake3::Hasher::new();
+        for field in [raw.n_layer, raw.n_embd, raw.n_head, raw.mlp_internal_dim_multiplier, raw.vocab_size] {
+            hasher.update(&field.to_le_bytes());
+        }
+        Self(hasher)
+    }
+
+    fn add(&mut self, weights: &[f32]) {
+        const NUMBERS: usize = 16 << 10;
+        let mut buffer = Vec::with_capacity(NUMBERS * size_of::<f32>());
+        for part in weights.chunks(NUMBERS) {
+            buffer.clear();
+            buffer.extend(part.iter().flat_map(|weight| weight.to_le_bytes()));
+            self.0.update(&buffer);
+        }
+    }
+
+    fn finish(&self) -> Digest {
+        Digest::from_bytes(*self.0.finalize().as_bytes())
+    }
+}
+
+pub(crate) fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
     let wrong = |problem: String| LoadError::Config { file: path.to_owned(), problem };
     let unreadable = |source| LoadError::Unreadable { file: path.to_owned(), source };
     let (file, size_bytes) = open_regular(path).map_err(unreadable)?;
@@ -120,7 +173,7 @@ fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
 }
 
 /// Opens a file that is one: a named pipe, for instance, would block for ever.
-fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -130,16 +183,16 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
 }
 
 /// An open `model.safetensors` whose header is checked against its length.
-struct WeightFile {
+pub(crate) struct WeightFile {
     path: PathBuf,
-    file: File,
-    header: Metadata,
+    pub(crate) file: File,
+    pub(crate) header: Metadata,
     /// Where the first tensor's bytes begin.
-    data_start: u64,
+    pub(crate) data_start: u64,
 }
 
 impl WeightFile {
-    fn open(path: PathBuf) -> Result<Self, LoadError> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, LoadError> {
         let damaged = |problem: String| LoadError::Damaged { file: path.clone(), problem };
         let unreadable = |source| LoadError::Unreadable { file: path.clone(), source };
         let (mut file, size_bytes) = open_regular(&path).map_err(unreadable)?;
@@ -214,7 +267,7 @@ impl WeightFile {
         Ok(())
     }
 
-    fn trained_block(&self) -> Result<Option<u32>, LoadError> {
+    pub(crate) fn trained_block(&self) -> Result<Option<u32>, LoadError> {
         let Some(text) = self.header.metadata().as_ref().and_then(|metadata| metadata.get(TRAINED_BLOCK_KEY))
         else {
             return Ok(None);
@@ -258,7 +311,7 @@ impl WeightFile {
 }
 
 /// Appends the little-endian numbers in `bytes`.
-fn append_as_f32(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
+pub(crate) fn append_as_f32(values: &mut Vec<f32>, bytes: &[u8], dtype: Dtype) {
     match dtype {
         Dtype::F64 => values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
         Dtype::BF16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),

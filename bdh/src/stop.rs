@@ -1,33 +1,8 @@
-//! Strings that end an answer.
+//! Strings that end an answer: where they are found in it.
 
 use std::collections::VecDeque;
 
-use hatchery_common::field::{FieldError, check_range};
-
-/// Strings of bytes at which an answer ends, checked. None at all by default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StopStrings(Vec<Vec<u8>>);
-
-impl StopStrings {
-    /// Most strings.
-    pub const COUNT_MAX: usize = 16;
-    /// Longest string.
-    pub const BYTES_MAX: usize = 256;
-
-    /// Checks how many there are and how long each is.
-    pub fn new(strings: Vec<Vec<u8>>) -> Result<Self, FieldError> {
-        if strings.len() > Self::COUNT_MAX {
-            return Err(FieldError::new(
-                "stop",
-                format!("must be at most {} strings, not {}", Self::COUNT_MAX, strings.len()),
-            ));
-        }
-        for (index, string) in strings.iter().enumerate() {
-            check_range(&format!("stop[{index}].length"), string.len(), 1, Self::BYTES_MAX)?;
-        }
-        Ok(Self(strings))
-    }
-}
+pub use hatchery_common::generate::StopStrings;
 
 /// Bytes on their way out, held back while they could be the start of a stop string.
 #[derive(Clone, Debug)]
@@ -46,9 +21,9 @@ impl StopFilter {
     /// Takes a byte in. Whether a stop string is now whole: it is dropped, and what came before it may go.
     pub(crate) fn push(&mut self, byte: u8) -> bool {
         self.bytes.push_back(byte);
-        let strings = || self.stops.0.iter();
+        let strings = || self.stops.iter();
         // Of two that end here the longer one is dropped.
-        let whole = strings().filter(|stop| self.ends_in(stop)).map(Vec::len).max();
+        let whole = strings().filter(|stop| self.ends_in(stop)).map(<[u8]>::len).max();
         if let Some(length) = whole {
             self.bytes.truncate(self.bytes.len() - length);
             self.release_all();

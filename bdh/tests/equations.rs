@@ -104,6 +104,14 @@ fn shapes() -> impl Strategy<Value = ModelConfig> {
     )
 }
 
+/// Bytes of a text, and of a window's chunk. The longer ones outgrow what a state keeps byte by byte.
+fn lengths() -> impl Strategy<Value = (usize, Option<usize>)> {
+    prop_oneof![
+        3 => (1..50_usize, proptest::option::of(1..20_usize)),
+        1 => (150..600_usize, proptest::option::of(100..300_usize)),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -111,9 +119,8 @@ proptest! {
     fn engine_and_equations_agree(
         config in shapes(),
         seed: u64,
-        length in 1..50_usize,
-        chunk in proptest::option::of(1..20_usize),
-        cuts in proptest::collection::vec(0..50_usize, 0..4),
+        (length, chunk) in lengths(),
+        cuts in proptest::collection::vec(0..600_usize, 0..4),
     ) {
         let weights = random_weights(&config, seed, 0.05);
         let model = support::model(&config, &weights, None);

@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Ask a checkpoint for text, on any node or on all.
     Generate(GenerateArgs),
+    /// Make a checkpoint folder out of a file of the public PyTorch code; needs no coordinator.
+    Import(ImportArgs),
     /// Show the fleet's history.
     Events(EventsArgs),
     /// Show the coordinator's state.
@@ -209,6 +211,8 @@ Examples:
   hatchery submit --preset seed --data notes/ --include '**/*.md' --wait
   hatchery submit recipe.toml --set train.steps=500 --set train.lr=5e-4
   hatchery submit --preset tiny --data corpus.txt --device cuda --replicate-to room=attic
+  hatchery submit --from first --set train.steps=9000
+  hatchery submit --fine-tune first:best --data letters/ --set train.lr=1e-4
 
 A recipe file holds the same things:
   preset = \"seed\"
@@ -233,6 +237,13 @@ pub(crate) struct SubmitArgs {
     /// Train on a dataset that the coordinator has already.
     #[arg(long, value_name = "ID", conflicts_with_all = ["data", "include"])]
     pub(crate) dataset: Option<String>,
+    /// Go on from this checkpoint, optimizer and all, by its own recipe and on its own data; give more steps, such as --set
+    /// train.steps=9000. The learning rate is from here on that of a run meant so long from the start.
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["recipe", "preset", "data", "include", "dataset"])]
+    pub(crate) from: Option<String>,
+    /// Begin at step 0 with the weights of this checkpoint and a fresh optimizer, on the data given, or else on its own.
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "from")]
+    pub(crate) fine_tune: Option<String>,
     /// Set one key of the recipe, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -266,6 +277,8 @@ pub(crate) enum WhichArg {
     Each,
     /// Only the newest.
     Last,
+    /// Only the one of the lowest validation loss.
+    Best,
 }
 
 impl From<WhichArg> for ReplicateWhich {
@@ -273,6 +286,7 @@ impl From<WhichArg> for ReplicateWhich {
         match which {
             WhichArg::Each => Self::Each,
             WhichArg::Last => Self::Last,
+            WhichArg::Best => Self::Best,
         }
     }
 }
@@ -324,7 +338,7 @@ pub(crate) struct CheckpointsArgs {
 /// `hatchery push`.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// Id, unique prefix, a job (its newest checkpoint), or `latest`.
+    /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's job).
     #[arg(default_value = "latest")]
     pub(crate) checkpoint: String,
     /// Nodes that get it: all, names separated by commas, or labels such as room=attic.
@@ -341,9 +355,13 @@ pub(crate) struct PushArgs {
 Examples:
   hatchery generate --prompt 'Once upon' --max-bytes 200
   hatchery generate my-job --prompt 'fn main' --temperature 0.8 --top-k 40 --seed 7
-  hatchery generate latest --prompt 'The ' --greedy --all-nodes")]
+  hatchery generate my-job --prompt 'Q: why?' --top-p 0.9 --repetition-penalty 1.2 --stop $'\\n' --stop 'Q:'
+  hatchery generate latest --prompt 'The ' --greedy --all-nodes
+
+Text is shown as it is made, character by character; bytes that are no UTF-8 become \u{fffd}. --output json gives the exact bytes.")]
 pub(crate) struct GenerateArgs {
-    /// Checkpoint id, unique prefix, a job (its newest checkpoint), or `latest`.
+    /// Checkpoint id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's
+    /// job).
     #[arg(default_value = "latest", conflicts_with = "checkpoint_flag")]
     pub(crate) checkpoint: String,
     /// The same, as an option.
@@ -361,18 +379,58 @@ pub(crate) struct GenerateArgs {
     /// Most new bytes.
     #[arg(short = 'n', long, default_value_t = 200)]
     pub(crate) max_bytes: u32,
-    /// Below 1: more likely text; above 1: wilder.
-    #[arg(short, long)]
+    /// Below 1: more likely text; above 1: wilder [default: 1].
+    #[arg(short, long, value_name = "X")]
     pub(crate) temperature: Option<f64>,
     /// Choose among the likeliest so many.
-    #[arg(short = 'k', long)]
+    #[arg(short = 'k', long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
+    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Make bytes less likely that are among the last 64: above 1 [default: 1, which changes nothing].
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// End before this text; may be repeated.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
     /// The same seed gives the same text.
     #[arg(short, long)]
     pub(crate) seed: Option<u64>,
     /// Always the likeliest byte.
     #[arg(short, long)]
     pub(crate) greedy: bool,
+}
+
+/// `hatchery import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads what torch.save of torch 1.6 or later wrote, {model, config, step} or a state dict alone, and a state dict in \
+safetensors, by itself or with a config.json beside it. Nothing that is in the file is run: a file that names anything \
+but tensors and a BDHConfig is refused.
+
+Examples:
+  hatchery import bdh_step_3000.pt --out imported
+  hatchery import state.safetensors --n-layer 6 --block 512 --out imported
+  hatchery-trainer generate --checkpoint imported --prompt 'The '")]
+pub(crate) struct ImportArgs {
+    /// A .pt or .safetensors file.
+    pub(crate) file: PathBuf,
+    /// The checkpoint folder to write; it must be new, or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_layer: Option<u32>,
+    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) dropout: Option<f64>,
+    /// The block in bytes that it was trained on: answers then look back no further than that.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) block: Option<u32>,
 }
 
 /// `hatchery events`.

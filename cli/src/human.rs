@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hatchery_common::time::Timestamp;
+use hatchery_common::{time::Timestamp, trainer::bits};
 
 /// `1.2 kB`, `13.1 MB`: decimal units.
 pub(crate) fn bytes(count: u64) -> String {
@@ -36,6 +36,16 @@ pub(crate) fn ago(when: Timestamp) -> String {
 /// A loss in nats, or a dash.
 pub(crate) fn loss(loss: Option<f64>) -> String {
     loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.3}"))
+}
+
+/// A loss in nats and in bits per byte: `1.386 (2.000 bits per byte)`; or a dash.
+pub(crate) fn loss_and_bits(nats: Option<f64>) -> String {
+    nats.map_or_else(|| "-".to_owned(), |nats| format!("{nats:.3} ({:.3} bits per byte)", bits(nats)))
+}
+
+/// A loss in bits per byte, or a dash.
+pub(crate) fn bits_per_byte(nats: Option<f64>) -> String {
+    loss(nats.map(bits))
 }
 
 /// A speed in steps per second, with three figures.

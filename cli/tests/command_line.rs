@@ -42,6 +42,7 @@ fn help_teaches_every_command() {
         "checkpoints",
         "push",
         "generate",
+        "import",
         "events",
         "status",
         "version",
@@ -52,6 +53,7 @@ fn help_teaches_every_command() {
         assert!(stdout(&[command, "--help"]).contains("Usage:"), "{command}");
     }
     assert!(stdout(&["submit", "--help"]).contains("--set train.steps=500"), "help shows an example");
+    assert!(stdout(&["generate", "--help"]).contains("--top-p 0.9 --repetition-penalty 1.2 --stop $'\\n'"));
 }
 
 #[test]
@@ -75,12 +77,39 @@ fn wrong_usage_ends_with_2() {
         &["submit", "--nonsense"],
         &["push", "--to"],
         &["token", "create", "--scope", "king"],
+        &["generate", "--top-p", "0"],
+        &["generate", "--min-p", "1.5"],
+        &["generate", "--repetition-penalty", "0.5"],
+        &["generate", "--stop", ""],
     ] {
         let output = hatchery(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
     }
     let typo = hatchery(&["agent", "--join", "hatchery-join-typo"]);
     assert_eq!(typo.status.code(), Some(2), "{typo:?}");
+}
+
+#[test]
+fn a_public_checkpoint_is_imported_without_a_coordinator() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../bdh/tests/data/");
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("imported").display().to_string();
+    let file = format!("{data}class-config.pt");
+    let made = stdout(&["import", &file, "--out", &out, "--block", "64", "--output", "json"]);
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    assert_eq!((&made["model"]["n_layer"], &made["trained_block"]), (&2.into(), &64.into()), "{made}");
+    let mut names: Vec<_> =
+        std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+
+    let code = |arguments: &[&str]| hatchery(arguments).status.code();
+    assert_eq!(code(&["import", &file, "--out", &out]), Some(5), "the folder is not empty");
+    let bare = format!("{data}bare.pt");
+    assert_eq!(code(&["import", &bare, "--out", &format!("{out}2")]), Some(2), "--n-layer is missing");
+    let shown = stdout(&["import", &bare, "--n-layer", "2", "--out", &format!("{out}2")]);
+    assert!(shown.contains("parameters  4864") && shown.contains("block       not known"), "{shown}");
+    assert_eq!(code(&["import", "nowhere.pt", "--out", &format!("{out}3")]), Some(1));
 }
 
 #[test]

@@ -7,7 +7,10 @@
 //! | `config.json` | the six public fields of [`ModelConfig`] and nothing else, as the public code reads them | everything |
 //! | `model.safetensors` | the five weights under their public names, f32; in its metadata `format` = `pt`, and under [`TRAINED_BLOCK_KEY`] the trained block | everything |
 //! | `optimizer.safetensors` | AdamW's moments: `exp_avg.NAME`, `exp_avg_sq.NAME` for each weight | going on |
-//! | `training.json` | a [`TrainingCursor`] | going on |
+//! | `training.json` | a [`TrainingCursor`](crate::cursor::TrainingCursor) | going on |
+//!
+//! With `train.ema_decay`, `model.safetensors` holds the running mean of the weights, which is what is validated and
+//! served; the weights that training goes on with then stand beside the moments, as `raw.NAME`.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +19,6 @@ use crate::{
     field::FieldError,
     id::{BlobId, CheckpointId, DatasetId, Epoch, JobId},
     model::ModelConfig,
-    recipe::TrainSpec,
     trainer::Metrics,
 };
 
@@ -32,22 +34,6 @@ pub const TRAINING_FILE: &str = "training.json";
 pub const TRAINED_BLOCK_KEY: &str = "hatchery.block";
 /// The block that the public training code uses, taken where a checkpoint does not name its own.
 pub const PUBLIC_BLOCK: u32 = 512;
-
-/// Where a run stands in its recipe: all that resuming needs beside weights and moments, because batches and dropout
-/// follow from the seed and the step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainingCursor {
-    /// Version of this form; 1.
-    pub version: u32,
-    /// Steps done.
-    pub step: u64,
-    /// The recipe.
-    pub train: TrainSpec,
-    /// Length of the corpus in bytes; another length is another corpus.
-    pub corpus_bytes: u64,
-    /// What is known of the run at this step.
-    pub metrics: Metrics,
-}
 
 /// One file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +91,8 @@ impl CheckpointManifest {
 
     /// Checks what comes from outside: exactly the four files, none of them empty or absurdly large, finite figures.
     pub fn check(&self) -> Result<(), FieldError> {
-        const FILE_BYTES_MAX: u64 = 4 * ModelConfig::PARAMETERS_MAX * 3;
+        // The optimizer's: both moments and the weights themselves, and a header.
+        const FILE_BYTES_MAX: u64 = 4 * ModelConfig::PARAMETERS_MAX * 3 + (1 << 20);
         if !self.files.iter().map(|file| file.name.as_str()).eq(Self::FILES) {
             return Err(FieldError::new("files", format!("must be exactly {}", Self::FILES.join(", "))));
         }
@@ -114,7 +101,12 @@ impl CheckpointManifest {
                 return Err(FieldError::new("files", format!("{} has {} bytes", file.name, file.size_bytes)));
             }
         }
-        let metrics = [self.metrics.first_loss, self.metrics.train_loss, self.metrics.validation_loss];
+        let metrics = [
+            self.metrics.first_loss,
+            self.metrics.train_loss,
+            self.metrics.validation_loss,
+            self.metrics.best.map(|best| best.loss),
+        ];
         if metrics.into_iter().flatten().any(|loss| !loss.is_finite()) {
             return Err(FieldError::new("metrics", "a loss is not a finite number"));
         }

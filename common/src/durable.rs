@@ -80,22 +80,34 @@ impl<T> Context<T> for io::Result<T> {
 /// Writes a file that others may read; after it returns, the file is durable under its name. What stood there before is
 /// replaced at once, never in part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write_with_mode(path, bytes, MODE_PUBLIC)
+    write_with_mode(path, MODE_PUBLIC, |file| file.write_all(bytes))
 }
 
 /// The same for a secret: only the owner may read it, from its first byte on.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write_with_mode(path, bytes, MODE_SECRET)
+    write_secret_with(path, |file| file.write_all(bytes))
 }
 
-fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+/// The same for what is too large to be held in memory twice: `write` writes the content.
+pub fn write_secret_with(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FileError> {
+    write_with_mode(path, MODE_SECRET, write)
+}
+
+fn write_with_mode(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FileError> {
     let folder = folder_of(path);
     let mut file = tempfile::Builder::new()
         .prefix(".writing-")
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)
         .context("write in", folder)?;
-    file.write_all(bytes).context("write", path)?;
+    write(file.as_file_mut()).context("write", path)?;
     sync_file(file.as_file(), path)?;
     fail_point!("durable::before_rename", path);
     file.persist(path).map_err(|error| FileError::new("rename to", path, error.error))?;

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod blob;
 pub mod checkpoint;
+pub mod cursor;
 pub mod dataset;
 pub mod device;
 pub mod digest;

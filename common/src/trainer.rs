@@ -38,6 +38,9 @@ pub struct AttemptOrder {
     pub checkpoints: PathBuf,
     /// The checkpoint folder to go on from; none: from the start.
     pub resume_from: Option<PathBuf>,
+    /// With no `resume_from`, the folder whose weights the start has instead of random ones.
+    #[serde(default)]
+    pub fine_tune_from: Option<PathBuf>,
     /// When the lease runs out, unless a later [`TrainerCommand::Lease`] extends it. The trainer writes a checkpoint
     /// and stops by itself when this comes. None: no lease, when run by hand.
     pub lease_until: Option<BootTime>,
@@ -71,10 +74,22 @@ pub enum TrainerEvent {
         /// The libtorch version, such as `2.11.0`.
         libtorch: String,
     },
-    /// Progress, a few times a second at most.
+    /// Progress, a few times a second at most: by the clock, for whoever looks on.
     Progress(Progress),
+    /// A point of the training loss's curve, each `train.log_every` steps. As validations, these follow from the run
+    /// alone: they are the same however often it was interrupted, and nobody has looked on.
+    TrainLoss(LossPoint),
     /// A validation.
     Validation(Validation),
+    /// The run ends here, though it has steps left: that many validations in a row brought no gain.
+    EarlyStop {
+        /// Steps done.
+        step: u64,
+        /// The best validation so far.
+        best: LossPoint,
+        /// How many validations.
+        validations: u32,
+    },
     /// A checkpoint folder is complete and durable under its final name.
     Checkpoint {
         /// The folder.
@@ -94,7 +109,7 @@ pub enum TrainerEvent {
 pub struct Progress {
     /// Steps done.
     pub step: u64,
-    /// Mean training loss in nats per byte since the last progress.
+    /// Mean training loss in nats per byte, of the last full `train.log_every` steps, or of all before they are full.
     pub train_loss: f64,
     /// Training loss of the first step of the whole run, in nats per byte.
     pub first_loss: Option<f64>,
@@ -107,12 +122,39 @@ pub struct Progress {
 }
 
 /// The result of one validation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Validation {
     /// Steps done.
     pub step: u64,
     /// Mean loss in nats per byte over the held-out windows, dropout off.
+    pub loss: f64,
+    /// The same by the place in the window: nothing is known at its start, most at its end.
+    pub by_position: Vec<PositionLoss>,
+}
+
+/// The mean loss at some positions of the windows. Position n is foretold from the n bytes before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PositionLoss {
+    /// The first position, from 1.
+    pub from: u32,
+    /// The last position.
+    pub to: u32,
+    /// Nats per byte.
+    pub loss: f64,
+}
+
+/// Nats in bits.
+pub fn bits(nats: f64) -> f64 {
+    nats / std::f64::consts::LN_2
+}
+
+/// A loss at a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LossPoint {
+    /// Steps done.
+    pub step: u64,
+    /// Nats per byte.
     pub loss: f64,
 }
 
@@ -122,17 +164,44 @@ pub struct Validation {
 pub struct Metrics {
     /// Training loss of the first step, in nats per byte.
     pub first_loss: Option<f64>,
-    /// Mean training loss since the progress before, in nats per byte.
+    /// Mean training loss in nats per byte, of the last full `train.log_every` steps, or of all before they are full.
     pub train_loss: Option<f64>,
     /// The last validation's loss, in nats per byte.
     pub validation_loss: Option<f64>,
+    /// The step of that validation. Absent fields are left out, so that older manifests keep their names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_step: Option<u64>,
+    /// The best validation so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<LossPoint>,
+    /// Set where the run ended here for want of gain: how many validations in a row brought none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<u32>,
+}
+
+impl Metrics {
+    /// The validation loss of the very step that these figures are of; none: that step was not validated.
+    pub fn own_validation_loss(&self, step: u64) -> Option<f64> {
+        self.validation_loss.filter(|_| self.validation_step == Some(step))
+    }
+
+    /// Why a run ended before its last step, as half a sentence; none: it did not.
+    pub fn early_stop_reason(&self) -> Option<String> {
+        let (validations, best) = self.early_stop.zip(self.best)?;
+        Some(format!(
+            "no gain in {validations} validation{} since the best, {:.4} at step {}",
+            if validations == 1 { "" } else { "s" },
+            best.loss,
+            best.step
+        ))
+    }
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 pub enum Ending {
-    /// All steps are done and the last checkpoint is written.
+    /// All steps are done, or no more are wanted, and the last checkpoint is written.
     Completed,
     /// It was told to stop; a checkpoint is written, if any step was done.
     Stopped,

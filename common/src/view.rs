@@ -46,7 +46,7 @@ pub struct JobView {
     pub submitted_at: Timestamp,
     /// `queued`, `running`, `cancelling`, `completed`, `cancelled`, `failed`, `poisoned`.
     pub phase: String,
-    /// Why it waits, failed or is held, as a sentence.
+    /// Why it waits, failed, is held or ended early, as a sentence.
     pub why: Option<String>,
     /// The newest attempt's epoch; 0: none yet.
     pub epoch: Epoch,
@@ -68,7 +68,9 @@ pub struct JobView {
     pub validation: Option<Validation>,
     /// The newest committed checkpoint.
     pub checkpoint: Option<CheckpointId>,
-    /// Steps done at that checkpoint.
+    /// The committed checkpoint of the lowest validation loss.
+    pub best: Option<CheckpointId>,
+    /// Steps done at the newest checkpoint.
     pub checkpoint_step: u64,
     /// That checkpoint's figures.
     pub metrics: Metrics,
@@ -192,6 +194,8 @@ pub struct CheckpointView {
     pub job_name: Name,
     /// When it was committed.
     pub committed_at: Timestamp,
+    /// Whether its validation loss is the lowest of its job.
+    pub is_best: bool,
     /// One for each node that should hold it.
     pub replicas: Vec<ReplicaView>,
 }

@@ -67,7 +67,8 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         ),
         Change::JobSubmitted { spec, submitter, .. } => format!("{submitter} submitted {}", spec.name),
         Change::LeaseGranted { job: id, epoch, lease } => {
-            let from = if lease.resume_from.is_some() { ", going on from its checkpoint" } else { "" };
+            let from = lease.resume_from.map(|from| format!(", from checkpoint {}", from.short()));
+            let from = from.unwrap_or_default();
             format!("{} goes to {} {} (attempt {epoch}){from}", job(id), node(&lease.node), lease.device)
         }
         Change::LeaseEnded { job: id, epoch, why, .. } => {
@@ -77,7 +78,12 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::JobEnded { job: id, phase, .. } => match phase {
             JobPhase::Failed { why } => format!("{} failed: {}", job(id), first_line(why)),
             JobPhase::Poisoned { why } => format!("{} is held as poisoned: {}", job(id), first_line(why)),
-            phase => format!("{} is {}", job(id), phase.name()),
+            phase => {
+                let ended = cluster.jobs.get(id).filter(|_| *phase == JobPhase::Completed);
+                let early = ended.and_then(|job| job.metrics.early_stop_reason());
+                let early = early.map_or_else(String::new, |why| format!(": {why}"));
+                format!("{} is {}{early}", job(id), phase.name())
+            }
         },
         Change::CheckpointCommitted { manifest, .. } => {
             format!(

@@ -12,6 +12,8 @@ const PREFIX_LEN_MIN: usize = 4;
 const CANDIDATES_MAX: usize = 8;
 /// The newest job, or the newest checkpoint.
 const LATEST: &str = "latest";
+/// The checkpoint of the lowest validation loss.
+const BEST: &str = "best";
 
 /// Why nothing was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,8 +73,25 @@ pub(crate) fn node(cluster: &Cluster, given: &str) -> Result<NodeId, LookupError
     find("node", given, candidates.collect())
 }
 
-/// The checkpoint meant by an id, a prefix, a job (its newest) or `latest` (the newest of all).
+/// The checkpoint meant by an id, a prefix, a job (its newest), `JOB:best`, `JOB:latest`, `latest` (the newest of all) or
+/// `best` (the best of that one's job, since losses of different jobs say nothing about each other).
 pub(crate) fn checkpoint(cluster: &Cluster, given: &str) -> Result<CheckpointId, LookupError> {
+    if let Some((given_job, which)) = given.rsplit_once(':') {
+        let job = job(cluster, given_job)?;
+        return match which {
+            BEST => best(job, given),
+            LATEST => newest(job, given),
+            _ => {
+                let hint = format!("; of a job there are `{given_job}:{BEST}` and `{given_job}:{LATEST}`");
+                Err(not_found("checkpoint", given, &hint))
+            }
+        };
+    }
+    if given == BEST {
+        let latest = cluster.checkpoints.get(&checkpoint(cluster, LATEST)?);
+        let job = latest.and_then(|latest| cluster.jobs.get(&latest.manifest.job));
+        return best(job.ok_or_else(|| not_found("checkpoint", given, "; its job is not known"))?, given);
+    }
     if given == LATEST {
         let newest = cluster.checkpoints.iter().max_by_key(|(_, one)| (one.committed_at, one.manifest.step));
         return newest
@@ -86,14 +105,25 @@ pub(crate) fn checkpoint(cluster: &Cluster, given: &str) -> Result<CheckpointId,
         found => return found,
     }
     match job(cluster, given) {
-        Ok(job) => job.checkpoint.ok_or_else(|| {
-            not_found("checkpoint", given, &format!("; the job {} has not committed one yet", job.spec.name))
-        }),
+        Ok(job) => newest(job, given),
         Err(LookupError::NotFound { hint, .. }) => {
             Err(LookupError::NotFound { what: "checkpoint or job", given: given.to_owned(), hint })
         }
         Err(ambiguous) => Err(ambiguous),
     }
+}
+
+fn newest(job: &Job, given: &str) -> Result<CheckpointId, LookupError> {
+    job.checkpoint.ok_or_else(|| {
+        not_found("checkpoint", given, &format!("; the job {} has not committed one yet", job.spec.name))
+    })
+}
+
+fn best(job: &Job, given: &str) -> Result<CheckpointId, LookupError> {
+    job.best.ok_or_else(|| {
+        let hint = format!("; no checkpoint of the job {} was validated at its own step yet", job.spec.name);
+        not_found("checkpoint", given, &hint)
+    })
 }
 
 /// The certificate meant by an id or a prefix.

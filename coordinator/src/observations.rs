@@ -78,7 +78,9 @@ impl Observations {
             let Some(last) = self.last_attempts.get_mut(&attempt.job) else { continue };
             if last.node == node && last.epoch == attempt.epoch {
                 last.progress = attempt.progress.or(last.progress);
-                last.validation = attempt.validation.or(last.validation);
+                if attempt.validation.is_some() {
+                    last.validation.clone_from(&attempt.validation);
+                }
                 if attempt.running_on.is_some() {
                     last.running_on.clone_from(&attempt.running_on);
                 }

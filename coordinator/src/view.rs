@@ -46,6 +46,7 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
         why: match &job.phase {
             JobPhase::Queued => snapshot.waits.get(&job.id).map(ToString::to_string),
             JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.clone()),
+            JobPhase::Completed => job.metrics.early_stop_reason(),
             _ => None,
         },
         epoch: job.epoch,
@@ -56,8 +57,9 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
         activity: attempt.map(activity),
         running_on: last.and_then(|last| last.running_on.clone()),
         progress: last.and_then(|last| last.progress),
-        validation: last.and_then(|last| last.validation),
+        validation: last.and_then(|last| last.validation.clone()),
         checkpoint: job.checkpoint,
+        best: job.best,
         checkpoint_step: job.checkpoint_step,
         metrics: job.metrics,
         failures: job
@@ -164,6 +166,7 @@ pub(crate) fn checkpoint(
         manifest: checkpoint.manifest.clone(),
         job_name: job.map_or_else(|| Name::from_lossy("unknown"), |job| job.spec.name.clone()),
         committed_at: checkpoint.committed_at,
+        is_best: job.is_some_and(|job| job.best == Some(id)),
         replicas: replicas.collect(),
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use hatchery_common::{
     access::Scope,
-    generate::{GenerationPart, Sampling},
+    generate::{FinishReason, GenerationPart, SamplingParams, StopStrings},
     id::{DatasetId, Name, NodeId},
     recipe::{JobSpec, Labels, Recipe},
     session::{AgentMessage, CoordinatorMessage},
@@ -226,7 +226,9 @@ async fn answers_become_views_or_say_what_is_wrong_with_them() {
         }
         "Generate" => {
             use v1::generate_response::Part;
-            let parts = [Part::Text(b"the".to_vec()), Part::Finished(v1::GenerationFinished::default())];
+            let finish_reason = v1::FinishReason::StopString as i32;
+            let finished = v1::GenerationFinished { finish_reason, ..Default::default() };
+            let parts = [Part::Text(b"the".to_vec()), Part::Finished(finished)];
             let answers = parts.map(|part| Ok(v1::GenerateResponse { part: Some(part) })).to_vec();
             streamed::<v1::GenerateRequest, _>(request, answers)
         }
@@ -256,11 +258,13 @@ async fn answers_become_views_or_say_what_is_wrong_with_them() {
         node: None,
         prompt: vec![],
         max_bytes: 3,
-        sampling: Sampling::greedy(),
+        sampling: SamplingParams::greedy(),
+        stop: StopStrings::new(vec![b"\n".to_vec()]).unwrap(),
     };
     let parts: Vec<_> = client.generate(&call).await.unwrap().map(Result::unwrap).collect().await;
     assert_eq!(parts[0], GenerationPart::Text { bytes: b"the".to_vec() });
-    assert!(matches!(parts[1], GenerationPart::Finished(_)));
+    let GenerationPart::Finished(figures) = parts[1] else { panic!("{parts:?}") };
+    assert_eq!(figures.finish_reason, FinishReason::StopString);
 
     let call = TokenCall { scope: Scope::Viewer, name: None, labels: Labels::new(), valid: None };
     assert_eq!(client.create_token(&call).await.unwrap().1.0, 5);

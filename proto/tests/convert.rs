@@ -7,9 +7,10 @@ use std::fmt::Debug;
 
 use hatchery_common::{
     checkpoint::CheckpointManifest,
+    digest::Digest,
     field::FieldError,
-    generate::GenerationPart,
-    id::{Epoch, JobId},
+    generate::{GenerationFinished, GenerationOrder, GenerationPart, SamplingParams, StopStrings},
+    id::{CheckpointId, Epoch, JobId, RequestId},
     node::Inventory,
     recipe::JobSpec,
     session::{AgentMessage, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
@@ -297,6 +298,45 @@ fn speeds_that_cannot_be_are_refused() {
     let calibration = v1::Calibration { device: "cpu".into(), steps_per_sec: 1.0, ..Default::default() };
     let error = hatchery_common::trainer::Calibration::try_from(calibration).unwrap_err();
     assert_eq!(error.to_string(), "flops_per_sec: must be a finite number above 0, not 0");
+}
+
+#[test]
+fn an_order_s_limits_hold_at_the_border() {
+    let (request, checkpoint) = (RequestId::from_bytes([2; 16]), CheckpointId(Digest::of(b"")));
+    let order = GenerationOrder {
+        checkpoint,
+        prompt: vec![],
+        max_bytes: 1,
+        sampling: SamplingParams::default(),
+        stop: StopStrings::default(),
+    };
+    let wrong = |spoil: &dyn Fn(&mut v1::Generation)| {
+        let message = CoordinatorMessage::Generation { request, order: order.clone() };
+        error_of::<CoordinatorMessage, v1::SessionResponse>(message, |response| {
+            let Some(v1::session_response::Message::Generation(generation)) = &mut response.message else {
+                panic!("it is an order")
+            };
+            spoil(generation);
+        })
+    };
+    let sampling =
+        |spoil: fn(&mut v1::Sampling)| wrong(&|generation| spoil(generation.sampling.as_mut().unwrap()));
+    let cases = [
+        (sampling(|sampling| sampling.top_p = Some(0.0)), "top_p: must be above 0 and at most 1, not 0"),
+        (sampling(|sampling| sampling.min_p = Some(f64::NAN)), "min_p: must be from 0 to 1, not NaN"),
+        (sampling(|sampling| sampling.repetition_penalty = Some(0.5)), "repetition_penalty: must be from 1"),
+        (sampling(|sampling| sampling.temperature = Some(1001.0)), "temperature: must be above 0"),
+    ];
+    for (said, expected) in cases {
+        assert!(said.starts_with(&format!("generation.sampling.{expected}")), "{said}");
+    }
+    let said = wrong(&|generation| generation.stop = vec![b"x".to_vec(), vec![]]);
+    assert_eq!(said, "generation.stop.1: its length must be from 1 to 256, not 0");
+    let said = wrong(&|generation| generation.stop = vec![b"x".to_vec(); 17]);
+    assert_eq!(said, "generation.stop: must be at most 16 strings, not 17");
+    let finished = v1::GenerationFinished { finish_reason: 9, ..Default::default() };
+    let error = GenerationFinished::try_from(finished).unwrap_err().to_string();
+    assert_eq!(error, "finish_reason: has the value 9, which this version does not know");
 }
 
 #[test]

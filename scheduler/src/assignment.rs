@@ -80,6 +80,7 @@ fn is_replicated(cluster: &Cluster, id: CheckpointId, checkpoint: &Checkpoint, n
         let wanted = match policy.which {
             ReplicateWhich::Each => true,
             ReplicateWhich::Last => job.checkpoint == Some(id),
+            ReplicateWhich::Best => job.best == Some(id),
         };
         wanted && selects(&policy.to, node)
     })

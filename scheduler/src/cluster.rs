@@ -10,7 +10,7 @@ use hatchery_common::{
     digest::Digest,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     node::Inventory,
-    recipe::{JobSpec, Labels, NodeSelector},
+    recipe::{JobSpec, Labels, NodeSelector, StartHow},
     time::Timestamp,
     trainer::{FailureCause, Metrics},
 };
@@ -37,6 +37,34 @@ pub struct Cluster {
     pub certificates: BTreeMap<CertificateId, Certificate>,
     /// The number of the last change; the first is 1.
     pub last_event: u64,
+}
+
+impl Job {
+    /// Steps that a new attempt would find done.
+    pub fn steps_done(&self) -> u64 {
+        self.checkpoint_step.max(self.start_step)
+    }
+}
+
+impl Cluster {
+    /// The step that a job by `spec` begins with.
+    pub fn start_step(&self, spec: &JobSpec) -> u64 {
+        let continued = spec.start_from.filter(|start| start.how == StartHow::Continue);
+        let checkpoint = continued.and_then(|start| self.checkpoints.get(&start.checkpoint));
+        checkpoint.map_or(0, |checkpoint| checkpoint.manifest.step)
+    }
+
+    /// The checkpoint of `job` with the lowest validation loss, each by the validation of its own step; of equal ones the
+    /// first.
+    pub fn best_checkpoint(&self, job: JobId) -> Option<CheckpointId> {
+        let own = self.checkpoints.iter().filter(|(_, checkpoint)| checkpoint.manifest.job == job);
+        let validated = own.filter_map(|(id, checkpoint)| {
+            let step = checkpoint.manifest.step;
+            Some((checkpoint.manifest.metrics.own_validation_loss(step)?, step, *id))
+        });
+        let best = validated.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        best.map(|(_, _, id)| id)
+    }
 }
 
 /// One machine.
@@ -77,7 +105,11 @@ pub struct Job {
     pub ended_at: Option<Timestamp>,
     /// The newest committed checkpoint.
     pub checkpoint: Option<CheckpointId>,
-    /// Steps done at that checkpoint.
+    /// The step that the job begins with: that of the checkpoint which it continues, else 0.
+    pub start_step: u64,
+    /// The committed checkpoint of the lowest validation loss.
+    pub best: Option<CheckpointId>,
+    /// Steps done at the newest checkpoint.
     pub checkpoint_step: u64,
     /// The figures of that checkpoint.
     pub metrics: Metrics,
@@ -142,7 +174,7 @@ pub struct Lease {
     pub device: Device,
     /// When it was granted.
     pub granted_at: Timestamp,
-    /// The checkpoint that the attempt goes on from.
+    /// The checkpoint that the attempt goes on from, or begins with as the job's spec says.
     pub resume_from: Option<CheckpointId>,
 }
 

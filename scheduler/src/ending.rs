@@ -19,9 +19,10 @@ use crate::{
 };
 
 impl Job {
-    /// Whether the last step's checkpoint is committed, so that nothing is left to do.
-    pub fn all_steps_committed(&self) -> bool {
-        self.checkpoint_step == self.spec.train.raw().steps
+    /// Whether the checkpoint that ends the run is committed, so that nothing is left to do: that of the last step, or one
+    /// that says that the run ended early there.
+    pub fn end_is_committed(&self) -> bool {
+        self.checkpoint_step == self.spec.train.raw().steps || self.metrics.early_stop.is_some()
     }
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn ended(
 fn settled(job: &Job, at: Timestamp) -> Option<Change> {
     let phase = match job.phase {
         JobPhase::Cancelling => JobPhase::Cancelled,
-        _ if job.all_steps_committed() => JobPhase::Completed,
+        _ if job.end_is_committed() => JobPhase::Completed,
         _ => return None,
     };
     Some(Change::JobEnded { job: job.id, phase, at })

@@ -54,20 +54,24 @@ impl Cluster {
             }
             Change::JobSubmitted { job, request, body, spec, submitter, at } => {
                 self.requests.insert(*request, (*body, *job));
-                self.jobs.insert(*job, Job::new(*job, (**spec).clone(), submitter.clone(), *at));
+                let start_step = self.start_step(spec);
+                let new = Job::new(*job, (**spec).clone(), start_step, submitter.clone(), *at);
+                self.jobs.insert(*job, new);
             }
             Change::RolloutStarted { rollout } => {
                 self.rollouts.insert(rollout.id, rollout.clone());
             }
             Change::CheckpointCommitted { manifest, at } => {
                 let id = manifest.id();
+                let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };
+                self.checkpoints.insert(id, checkpoint);
+                let best = self.best_checkpoint(manifest.job);
                 if let Some(job) = self.jobs.get_mut(&manifest.job) {
                     job.checkpoint = Some(id);
+                    job.best = best;
                     job.checkpoint_step = manifest.step;
                     job.metrics = manifest.metrics;
                 }
-                let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };
-                self.checkpoints.insert(id, checkpoint);
             }
             Change::LeaseGranted { job, epoch, lease } => self.evolve_job(*job, |job| {
                 job.phase = JobPhase::Running;
@@ -100,7 +104,7 @@ impl Cluster {
 
 impl Job {
     /// A job just submitted.
-    fn new(id: JobId, spec: JobSpec, submitter: Name, at: Timestamp) -> Self {
+    fn new(id: JobId, spec: JobSpec, start_step: u64, submitter: Name, at: Timestamp) -> Self {
         Self {
             id,
             spec,
@@ -112,6 +116,8 @@ impl Job {
             started_at: None,
             ended_at: None,
             checkpoint: None,
+            start_step,
+            best: None,
             checkpoint_step: 0,
             metrics: Metrics::default(),
             failures: Vec::new(),

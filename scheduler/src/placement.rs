@@ -214,7 +214,7 @@ impl<'a> Placement<'a> {
             node: slot.node.id,
             device: slot.device,
             granted_at: self.now.wall,
-            resume_from: job.checkpoint,
+            resume_from: job.checkpoint.or(job.spec.start_from.map(|start| start.checkpoint)),
         }
     }
 
@@ -248,7 +248,7 @@ pub(crate) fn can_train(node: &Node) -> bool {
 }
 
 fn steps_left(job: &Job) -> u64 {
-    job.spec.train.raw().steps.saturating_sub(job.checkpoint_step)
+    job.spec.train.raw().steps.saturating_sub(job.steps_done())
 }
 
 /// What is left of the attempt that has `job`'s lease.

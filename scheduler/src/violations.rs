@@ -6,7 +6,7 @@ use std::{
 };
 
 use hatchery_common::access::Scope;
-use hatchery_common::id::{Epoch, Name, NodeId};
+use hatchery_common::id::{CheckpointId, Epoch, Name, NodeId};
 
 use crate::{
     cluster::{Cluster, Job, JobPhase},
@@ -64,9 +64,9 @@ fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
         "a job has a start exactly once it had a lease",
     );
     check(job.not_before.is_none() || job.phase == JobPhase::Queued, "only a queued job backs off");
-    let complete = job.all_steps_committed();
-    check(!complete || job.phase != JobPhase::Queued, "a job whose last step is committed is not queued");
-    check(complete || job.phase != JobPhase::Completed, "a completed job has committed its last step");
+    let complete = job.end_is_committed();
+    check(!complete || job.phase != JobPhase::Queued, "a job whose end is committed is not queued");
+    check(complete || job.phase != JobPhase::Completed, "a completed job has committed its end");
     check(job.failures.len() <= FAILURES_MAX, "a job remembers a bounded number of failures");
     let epochs = job.failures.iter().map(|failure| failure.epoch);
     check(epochs.is_sorted_by(|a, b| a < b), "each attempt fails once, in the order of epochs");
@@ -84,13 +84,21 @@ fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'s
         }
     }
     check(job.checkpoint_step <= job.spec.train.raw().steps, "no checkpoint is beyond the last step");
+    check(
+        job.best == cluster.best_checkpoint(job.id),
+        "a job's best checkpoint is the one of the lowest loss",
+    );
     if let Some(lease) = &job.lease {
         check(cluster.nodes.contains_key(&lease.node), "a lease's node is in the fleet");
         check(
-            lease.resume_from.is_none_or(|id| own(id).is_some()),
-            "an attempt goes on from a checkpoint of its job",
+            lease.resume_from.is_none_or(|id| own(id).is_some() || is_start(job, id)),
+            "an attempt goes on from a checkpoint of its job, or begins with what its job begins with",
         );
     }
+}
+
+fn is_start(job: &Job, checkpoint: CheckpointId) -> bool {
+    job.spec.start_from.is_some_and(|start| start.checkpoint == checkpoint)
 }
 
 /// I4: no device has two attempts.
@@ -129,8 +137,12 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
         found.check(manifest.id() == *id, subject, "it is filed under the digest of its manifest");
         let job = cluster.jobs.get(&manifest.job);
         found.check(job.is_some(), subject, "its job is there");
-        let known = |parent| cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job);
-        found.check(manifest.parent.is_none_or(known), subject, "its parent is a checkpoint of the same job");
+        let known = |parent| {
+            cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job)
+                || job.is_some_and(|job| is_start(job, parent))
+        };
+        let rule = "its parent is a checkpoint of the same job, or what that began with";
+        found.check(manifest.parent.is_none_or(known), subject, rule);
         let (newest, epoch) =
             job.map_or((manifest.step, manifest.epoch), |job| (job.checkpoint_step, job.epoch));
         found.check(manifest.step <= newest, subject, "no checkpoint is further than the job's own");

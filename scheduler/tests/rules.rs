@@ -11,8 +11,12 @@ use hatchery_common::{
     access::Scope,
     device::{Device, DeviceKind},
     digest::Digest,
-    id::{Epoch, JobId, NodeId, RequestId},
-    recipe::{DeviceWishes, NodeSelector, ReplicaPolicy, ReplicateWhich},
+    id::{CheckpointId, Epoch, JobId, NodeId, RequestId},
+    model::{ModelConfig, RawModelConfig},
+    recipe::{
+        DeviceWishes, JobSpec, NodeSelector, RawTrainSpec, ReplicaPolicy, ReplicateWhich, StartFrom,
+        StartHow, TrainSpec,
+    },
     time::Timestamp,
     trainer::{Ending, FailureCause},
 };
@@ -397,7 +401,7 @@ fn checkpoints_go_where_policy_and_people_want_them() {
     let nodes = [world.join("a", CPU), world.join("b", CPU)];
     let dataset = world.dataset(world::CORPUS_BYTES);
     let replicate = ReplicaPolicy { to: NodeSelector::Nodes(vec![nodes[0]]), which: ReplicateWhich::Last };
-    let spec = hatchery_common::recipe::JobSpec { replicate, ..spec(&dataset, 300) };
+    let spec = JobSpec { replicate, ..spec(&dataset, 300) };
     let (request, job) = (RequestId::from_bytes([1; 16]), JobId::from_bytes([2; 16]));
     let body = Digest::of(b"body");
     world.ask(Request::Submit { request, job, body, spec: Box::new(spec), submitter: name("ann") }).unwrap();
@@ -414,6 +418,106 @@ fn checkpoints_go_where_policy_and_people_want_them() {
     assert_eq!(assignment(&world.cluster, nodes[0], LEASE).checkpoints, [first, second], "oldest first");
     assert_eq!(desired_nodes(&world.cluster)[&first], nodes.into());
     assert_eq!(desired_nodes(&world.cluster)[&second], [nodes[0]].into());
+}
+
+#[test]
+fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
+    let (mut world, job) = running(1000);
+    let node = holder(&world, job);
+    let to = NodeSelector::All;
+    world.cluster.jobs.get_mut(&job).unwrap().spec.replicate =
+        ReplicaPolicy { to, which: ReplicateWhich::Best };
+    let mut commit_validated = |step: u64, validation: Option<(u64, f64)>| {
+        let mut manifest = checkpoint(world.job(job), world.job(job).epoch, step);
+        manifest.metrics.validation_step = validation.map(|(step, _)| step);
+        manifest.metrics.validation_loss = validation.map(|(_, loss)| loss);
+        let (id, manifest) = (manifest.id(), Box::new(manifest));
+        world.ask(Request::CommitCheckpoint { node, manifest }).unwrap();
+        let job = world.job(job);
+        let assigned = assignment(&world.cluster, node, LEASE).checkpoints;
+        assert!(assigned.iter().copied().eq(job.best), "only the best is replicated");
+        (id, job.best)
+    };
+    assert_eq!(commit_validated(1, None).1, None, "nothing was validated");
+    let (second, best) = commit_validated(2, Some((2, 3.0)));
+    assert_eq!(best, Some(second));
+    assert_eq!(commit_validated(3, Some((2, 1.0))).1, Some(second), "that validation was of another step");
+    assert_eq!(commit_validated(4, Some((4, 3.0))).1, Some(second), "it is no better");
+    let (fifth, best) = commit_validated(5, Some((5, 2.5)));
+    assert_eq!(best, Some(fifth));
+}
+
+#[test]
+fn a_run_that_ended_early_is_completed_though_its_node_says_nothing_more() {
+    let (mut world, job) = running(1000);
+    let node = holder(&world, job);
+    let mut manifest = checkpoint(world.job(job), world.job(job).epoch, 40);
+    manifest.metrics.early_stop = Some(3);
+    world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest) }).unwrap();
+    assert_eq!(world.job(job).phase, JobPhase::Running);
+    world.advance(2 * LEASE);
+    world.plan();
+    assert_eq!(world.job(job).phase, JobPhase::Completed);
+}
+
+#[test]
+fn a_job_may_begin_with_a_checkpoint_of_another() {
+    let (mut world, first) = running(1);
+    commit(&mut world, first, 100).unwrap();
+    commit(&mut world, first, 300).unwrap();
+    end(&mut world, first, Ending::Completed).unwrap();
+    let parent = world.job(first).checkpoint.unwrap();
+    let dataset = world.dataset(world::CORPUS_BYTES);
+    let submit = |world: &mut World, id: u8, how, change: Alter| {
+        let start_from = Some(StartFrom { checkpoint: parent, how });
+        let mut spec = JobSpec { start_from, ..spec(&dataset, 400) };
+        change(&mut spec);
+        let (request, job) = (RequestId::from_bytes([id; 16]), JobId::from_bytes([id; 16]));
+        let (body, spec, submitter) = (Digest::of(&[id]), Box::new(spec), name("ann"));
+        world.ask(Request::Submit { request, job, body, spec, submitter }).map(|_| job)
+    };
+    let refused: [(StartHow, Alter, &str); 4] = [
+        (StartHow::Continue, |spec| spec.train = spec_of_steps(300), "300 steps"),
+        (StartHow::Continue, |spec| spec.model = wider(), "can fine-tune"),
+        (StartHow::FineTune, |spec| spec.model = wider(), "another shape"),
+        (
+            StartHow::FineTune,
+            |spec| spec.start_from.as_mut().unwrap().checkpoint = CheckpointId(Digest::of(b"gone")),
+            "no checkpoint",
+        ),
+    ];
+    for (how, change, expected) in refused {
+        let error = submit(&mut world, 7, how, change).unwrap_err().to_string();
+        assert!(error.contains("start_from") && error.contains(expected), "{error}");
+    }
+
+    for (id, how, step) in [(8, StartHow::Continue, 300), (9, StartHow::FineTune, 0)] {
+        let job = submit(&mut world, id, how, |_| {}).unwrap();
+        hear_all(&mut world);
+        world.plan();
+        assert_eq!(world.job(job).lease.as_ref().unwrap().resume_from, Some(parent));
+        assert_eq!(world.job(job).steps_done(), step);
+        assert!(commit(&mut world, job, step).is_err(), "that is done already");
+        commit(&mut world, job, step + 50).unwrap();
+        let own = world.job(job).checkpoint.unwrap();
+        assert_eq!(world.cluster.checkpoints[&own].manifest.parent, Some(parent));
+        end(&mut world, job, Ending::Stopped).unwrap();
+        world.plan();
+        assert_eq!(world.job(job).lease.as_ref().unwrap().resume_from, Some(own), "its own comes first");
+        commit(&mut world, job, 400).unwrap();
+        end(&mut world, job, Ending::Completed).unwrap();
+    }
+}
+
+/// What makes a spec another.
+type Alter = fn(&mut JobSpec);
+
+fn spec_of_steps(steps: u64) -> TrainSpec {
+    TrainSpec::new(RawTrainSpec { steps, block: 16, ..Default::default() }).unwrap()
+}
+
+fn wider() -> ModelConfig {
+    ModelConfig::new(RawModelConfig { n_embd: 16, ..Default::default() }).unwrap()
 }
 
 #[test]

@@ -17,14 +17,17 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("hatchery-agent", &["hatchery-bdh", "hatchery-common", "hatchery-proto"]),
     ("hatchery-trainer", &["hatchery-bdh", "hatchery-common", "hatchery-trainer-shim"]),
     ("hatchery-trainer-shim", &[]),
-    ("hatchery-cli", &["hatchery-agent", "hatchery-common", "hatchery-coordinator", "hatchery-proto"]),
+    (
+        "hatchery-cli",
+        &["hatchery-agent", "hatchery-bdh", "hatchery-common", "hatchery-coordinator", "hatchery-proto"],
+    ),
     ("hatchery-tests", &[]),
     ("xtask", &[]),
 ];
 
 /// Outside crates that only some of ours may use, directly or through others.
 const KEPT_OUT: [(&str, &[&str]); 6] = [
-    ("tch", &["hatchery-trainer"]),
+    ("tch", &["hatchery-trainer", "hatchery-trainer-shim"]),
     ("torch-sys", &["hatchery-trainer", "hatchery-trainer-shim"]),
     ("prost", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli"]),
     ("tokio", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli"]),

@@ -73,6 +73,14 @@ fn a_submitted_job_ends_as_an_answering_model_on_every_node() {
     );
     let streamed = fleet.run(&["generate", "first", "--prompt", "the ", "--greedy", "-n", "20"]);
     assert!(streamed.stdout.starts_with("the ") && streamed.stderr.contains("20 bytes from"), "{streamed:?}");
+    assert!(streamed.stderr.contains("ended at the byte limit"), "{streamed:?}");
+    let stopped = fleet.json(&["generate", "first", "--prompt", "the ", "--greedy", "--stop", " "]);
+    assert_eq!(stopped["finish_reason"], "stop_string", "{stopped}");
+    assert!(!stopped["text"].as_str().unwrap().contains(' '), "{stopped}");
+    // At this temperature every byte is as likely as another: most are no text, and none is shown by halves.
+    let noise = ["generate", "first", "--temperature", "1000", "--top-p", "0.99", "-n", "100"];
+    let shown = fleet.command(&noise).output().unwrap().stdout;
+    assert!(std::str::from_utf8(&shown).unwrap().contains('\u{fffd}'));
 
     let logs = fleet.run(&["logs", "first"]);
     assert!(logs.code == 0 && !logs.stdout.is_empty(), "{logs:?}");

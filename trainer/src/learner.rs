@@ -1,10 +1,12 @@
-//! One step of learning: loss, gradients, AdamW.
+//! One step of learning: loss, gradients, AdamW, the running mean of the weights.
+
+use std::mem;
 
 use hatchery_common::{
     model::ModelConfig,
     recipe::{Precision, TrainSpec},
 };
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     data::Batch,
@@ -21,7 +23,9 @@ use crate::{
 pub struct Learner {
     model: Model,
     optimizer: AdamW,
-    seed: u64,
+    /// The running mean of the weights, if the recipe wants one.
+    average: Option<Weights>,
+    spec: TrainSpec,
     /// In how many parts a batch goes through the plain path.
     parts: i64,
     /// On a CPU in f32: the way there that [`Model`] is the oracle of.
@@ -38,20 +42,29 @@ impl Learner {
         device: Device,
         precision: Precision,
     ) -> Result<Self, TchError> {
-        let optimizer_spec = spec;
-        let spec = spec.raw();
-        let model = Model::new(config, weights, device, precision, spec.block as usize)?;
+        let raw = spec.raw();
+        let model = Model::new(config, weights, device, precision, raw.block as usize)?;
         let optimizer = match moments {
-            Some(moments) => AdamW::with_moments(optimizer_spec, moments),
-            None => AdamW::new(optimizer_spec, model.weights())?,
+            Some(moments) => AdamW::with_moments(spec, moments),
+            None => AdamW::new(spec, model.weights())?,
         };
-        let fast = if device == Device::Cpu && precision != Precision::Bf16 {
-            let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).min(spec.batch as usize);
-            Some(Fast::new(model.config(), spec.block as usize, threads)?)
+        let average = if raw.ema_decay > 0.0 { Some(model.weights().copy()?) } else { None };
+        let is_f32 = model.weights().embed.kind() == Kind::Float && precision != Precision::Bf16;
+        let fast = if device == Device::Cpu && is_f32 {
+            let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).min(raw.batch as usize);
+            Some(Fast::new(model.config(), raw.block as usize, threads)?)
         } else {
             None
         };
-        Ok(Self { model, optimizer, seed: spec.seed, parts: spec.accumulate.into(), fast })
+        Ok(Self { model, optimizer, average, spec: spec.clone(), parts: raw.accumulate.into(), fast })
+    }
+
+    /// Goes on with a running mean of the weights that is there already, on the CPU; nothing, where the recipe wants none.
+    pub fn go_on_with_average(&mut self, average: Weights) -> Result<(), TchError> {
+        if self.average.is_some() {
+            self.average = Some(average.on(self.model.device())?);
+        }
+        Ok(())
     }
 
     /// Takes libtorch's own derivatives from now on, also on a CPU: to be compared with.
@@ -64,6 +77,11 @@ impl Learner {
         &self.model
     }
 
+    /// The running mean of the weights, if the recipe wants one: what is validated and served.
+    pub fn average(&self) -> Option<&Weights> {
+        self.average.as_ref()
+    }
+
     /// The optimizer as it is now.
     pub fn optimizer(&self) -> &AdamW {
         &self.optimizer
@@ -74,11 +92,14 @@ impl Learner {
     pub fn step(&mut self, step: u64, batch: &Batch) -> Result<Tensor, TchError> {
         let (loss, mut gradients) = self.gradients(step, batch)?;
         self.optimizer.update(self.model.weights_mut(), &mut gradients, step)?;
+        if let Some(average) = &mut self.average {
+            average.approach(self.model.weights(), 1.0 - self.spec.ema_decay(step))?;
+        }
         Ok(loss)
     }
 
     fn gradients(&mut self, step: u64, batch: &Batch) -> Result<(Tensor, Vec<Tensor>), TchError> {
-        let dropout = Dropout::new(self.model.config().dropout(), self.seed, step);
+        let dropout = Dropout::new(self.model.config().dropout(), self.spec.raw().seed, step);
         match fast_for(&mut self.fast, batch) {
             Some(fast) => {
                 let (loss, gradients) = fast.loss_and_gradients(self.model.weights(), batch, dropout)?;
@@ -123,11 +144,17 @@ impl Losses for Learner {
         self.model.device()
     }
 
-    fn loss_sum(&mut self, batch: &Batch) -> Result<f64, TchError> {
-        match fast_for(&mut self.fast, batch) {
-            Some(fast) => Ok(fast.losses(self.model.weights(), batch)?.iter().sum()),
-            None => (&self.model).loss_sum(batch),
+    fn losses(&mut self, batch: &Batch) -> Result<Vec<f64>, TchError> {
+        if let Some(fast) = fast_for(&mut self.fast, batch) {
+            return fast.losses(self.average.as_ref().unwrap_or(self.model.weights()), batch);
         }
+        let Some(average) = &mut self.average else {
+            return Losses::losses(&mut &self.model, batch);
+        };
+        mem::swap(self.model.weights_mut(), average);
+        let losses = Losses::losses(&mut &self.model, batch);
+        mem::swap(self.model.weights_mut(), average);
+        losses
     }
 }
 
@@ -140,10 +167,8 @@ fn fast_for<'a>(fast: &'a mut Option<Fast<f32>>, batch: &Batch) -> Option<&'a mu
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod tests {
-    use hatchery_common::recipe::{RawTrainSpec, Recipe};
-    use tch::Kind;
-
     use super::*;
+    use hatchery_common::recipe::{RawTrainSpec, Recipe};
 
     fn learner(parts: u32) -> Learner {
         let recipe = Recipe::parse(Some("tiny"), "", &[]).unwrap();

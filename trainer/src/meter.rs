@@ -5,21 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hatchery_common::trainer::FailureCause;
-use tch::{TchError, Tensor};
-
-use crate::failure::Failure;
+use tch::{Device, Kind, TchError, Tensor};
 
 /// The least time between two progress reports.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// How far back the speed looks, in training time.
 const SPEED_WINDOW: Duration = Duration::from_secs(5);
 
-/// Losses since the last report, and the speed.
+/// Losses that nobody has read yet, and the speed.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    loss_sum: Option<Tensor>,
-    losses: u64,
+    /// Scalars on the device, oldest first.
+    losses: Vec<Tensor>,
     /// Time spent in steps, and nothing else.
     clock: Duration,
     /// The clock and the steps at each report within the window.
@@ -31,8 +28,7 @@ pub(crate) struct Meter {
 impl Default for Meter {
     fn default() -> Self {
         Self {
-            loss_sum: None,
-            losses: 0,
+            losses: Vec::new(),
             clock: Duration::ZERO,
             marks: VecDeque::from([(Duration::ZERO, 0)]),
             steps: 0,
@@ -43,14 +39,9 @@ impl Default for Meter {
 
 impl Meter {
     /// Counts one step and its loss, a scalar on the device; waits for nothing.
-    pub(crate) fn add(&mut self, loss: Tensor) -> Result<(), TchError> {
-        self.loss_sum = Some(match self.loss_sum.take() {
-            Some(sum) => sum.f_add(&loss)?,
-            None => loss,
-        });
-        self.losses += 1;
+    pub(crate) fn add(&mut self, loss: Tensor) {
+        self.losses.push(loss);
         self.steps += 1;
-        Ok(())
     }
 
     /// Counts time spent in steps.
@@ -58,19 +49,14 @@ impl Meter {
         self.clock += time;
     }
 
-    /// The mean loss since the last report; waits for the device. None: no step since then. A mean that is not a number
-    /// fails: one such loss is enough to make every later one so.
-    pub(crate) fn mean_loss(&self) -> Result<Option<f64>, Failure> {
-        let Some(sum) = &self.loss_sum else { return Ok(None) };
-        let mean = f64::try_from(sum)? / self.losses as f64;
-        if mean.is_finite() {
-            Ok(Some(mean))
-        } else {
-            Err(Failure::new(
-                FailureCause::NotANumber,
-                "the training loss is not a number any more; a smaller train.lr may keep it finite",
-            ))
+    /// The losses of the last steps that were not read yet, oldest first; waits for the device.
+    pub(crate) fn read_losses(&mut self) -> Result<Vec<f64>, TchError> {
+        if self.losses.is_empty() {
+            return Ok(Vec::new());
         }
+        let losses = Tensor::f_stack(&std::mem::take(&mut self.losses), 0)?;
+        // To f64 on the CPU, because an Apple GPU has none.
+        Vec::try_from(losses.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
     }
 
     /// Whether a report is due.
@@ -80,8 +66,6 @@ impl Meter {
 
     /// Starts the next report; gives the steps per second over the last seconds of training.
     pub(crate) fn report(&mut self) -> f64 {
-        self.loss_sum = None;
-        self.losses = 0;
         self.reported = Some(Instant::now());
         self.marks.push_back((self.clock, self.steps));
         while self.marks.len() > 2 && self.clock.saturating_sub(self.marks[1].0) >= SPEED_WINDOW {

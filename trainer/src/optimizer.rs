@@ -1,6 +1,7 @@
 //! AdamW over tensors, with its state in the open, as `torch.optim.AdamW` does it.
 
-use hatchery_common::recipe::{RawTrainSpec, TrainSpec};
+use hatchery_common::recipe::TrainSpec;
+use hatchery_trainer_shim as shim;
 use tch::{Kind, TchError, Tensor, no_grad_guard};
 
 use crate::weights::Weights;
@@ -11,6 +12,7 @@ pub struct AdamW {
     spec: TrainSpec,
     /// In the order of the weights.
     moments: Vec<Moments>,
+    is_plain: bool,
 }
 
 /// The running means of one weight's gradient and of its square; the shape of the weight, f32.
@@ -35,7 +37,7 @@ impl AdamW {
 
     /// Goes on with `moments`, in the order of the weights and on their device.
     pub fn with_moments(spec: &TrainSpec, moments: Vec<Moments>) -> Self {
-        Self { spec: spec.clone(), moments }
+        Self { spec: spec.clone(), moments, is_plain: false }
     }
 
     /// The moments, in the order of the weights.
@@ -43,7 +45,15 @@ impl AdamW {
         &self.moments
     }
 
+    /// Takes the update written out below from now on, also where libtorch has one in one pass: to be compared with.
+    pub fn use_plain_update(&mut self) {
+        self.is_plain = true;
+    }
+
     /// Changes `weights` by their `gradients`, which are cut first if they are too long; `step` counts from 0.
+    ///
+    /// By libtorch's fused update where it has one for the weights' device, which takes one pass over memory instead of a
+    /// dozen; the two differ by rounding.
     pub fn update(
         &mut self,
         weights: &mut Weights,
@@ -51,28 +61,49 @@ impl AdamW {
         step: u64,
     ) -> Result<(), TchError> {
         let _guard = no_grad_guard();
-        let RawTrainSpec { weight_decay: decay, beta1, beta2, epsilon, clip_norm, .. } = *self.spec.raw();
-        clip(gradients, clip_norm)?;
-        let lr = self.spec.learning_rate(step);
-        let updates = (step + 1) as f64;
-        let correction1 = 1.0 - beta1.powf(updates);
-        let correction2 = 1.0 - beta2.powf(updates);
-        for ((weight, moments), gradient) in
-            weights.all_mut().into_iter().zip(&mut self.moments).zip(&*gradients)
-        {
-            let mut square = gradient.f_square()?;
-            let _ = square.f_mul_scalar_(1.0 - beta2)?;
-            let _ = moments.exp_avg.f_lerp_(gradient, 1.0 - beta1)?;
-            let _ = moments.exp_avg_sq.f_mul_scalar_(beta2)?.f_add_(&square)?;
-
-            let mut denominator = moments.exp_avg_sq.f_sqrt()?;
-            let _ = denominator.f_div_scalar_(correction2.sqrt())?.f_add_scalar_(epsilon)?;
-            let mut change = moments.exp_avg.f_div(&denominator)?;
-            let _ = change.f_mul_scalar_(lr / correction1)?;
-            let _ = weight.f_mul_scalar_(1.0 - lr * decay)?.f_sub_(&change)?;
+        let raw = self.spec.raw();
+        clip(gradients, raw.clip_norm)?;
+        let figures = shim::AdamW {
+            update: step + 1,
+            lr: self.spec.learning_rate(step),
+            beta1: raw.beta1,
+            beta2: raw.beta2,
+            weight_decay: raw.weight_decay,
+            epsilon: raw.epsilon,
+        };
+        if self.is_plain || !shim::has_fused_adamw(&weights.embed) {
+            return plain_update(weights, gradients, &mut self.moments, figures);
         }
-        Ok(())
+        let (mut exp_avgs, mut exp_avg_sqs): (Vec<_>, Vec<_>) =
+            self.moments.iter_mut().map(|moments| (&mut moments.exp_avg, &mut moments.exp_avg_sq)).unzip();
+        let gradients: Vec<_> = gradients.iter().collect();
+        shim::fused_adamw(&mut weights.all_mut(), &gradients, &mut exp_avgs, &mut exp_avg_sqs, figures)
     }
+}
+
+/// The update operation by operation, as the paper has it (Loshchilov and Hutter, Decoupled Weight Decay Regularization).
+fn plain_update(
+    weights: &mut Weights,
+    gradients: &[Tensor],
+    moments: &mut [Moments],
+    figures: shim::AdamW,
+) -> Result<(), TchError> {
+    let shim::AdamW { update, lr, beta1, beta2, weight_decay, epsilon } = figures;
+    let correction1 = 1.0 - beta1.powf(update as f64);
+    let correction2 = 1.0 - beta2.powf(update as f64);
+    for ((weight, moments), gradient) in weights.all_mut().into_iter().zip(moments).zip(gradients) {
+        let mut square = gradient.f_square()?;
+        let _ = square.f_mul_scalar_(1.0 - beta2)?;
+        let _ = moments.exp_avg.f_lerp_(gradient, 1.0 - beta1)?;
+        let _ = moments.exp_avg_sq.f_mul_scalar_(beta2)?.f_add_(&square)?;
+
+        let mut denominator = moments.exp_avg_sq.f_sqrt()?;
+        let _ = denominator.f_div_scalar_(correction2.sqrt())?.f_add_scalar_(epsilon)?;
+        let mut change = moments.exp_avg.f_div(&denominator)?;
+        let _ = change.f_mul_scalar_(lr / correction1)?;
+        let _ = weight.f_mul_scalar_(1.0 - lr * weight_decay)?.f_sub_(&change)?;
+    }
+    Ok(())
 }
 
 /// Cuts `gradients` to the length `norm_max` over all of them together, if they are longer; 0: never. All of it on the
@@ -90,4 +121,67 @@ fn clip(gradients: &mut [Tensor], norm_max: f64) -> Result<(), TchError> {
         let _ = gradient.f_mul_(&factor)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use hatchery_common::{
+        model::{ModelConfig, RawModelConfig},
+        recipe::RawTrainSpec,
+    };
+    use proptest::prelude::*;
+    use tch::Device;
+
+    use super::*;
+
+    /// Weights and moments after `steps` updates with gradients of N(0, `deviation`).
+    fn updated(raw: &RawTrainSpec, kind: Kind, deviation: f64, steps: u64, is_plain: bool) -> Vec<Tensor> {
+        let raw_model = RawModelConfig { n_embd: 20, mlp_internal_dim_multiplier: 6, ..Default::default() };
+        let start = Weights::start(&ModelConfig::new(raw_model).unwrap(), 3).unwrap();
+        let mut weights = start.to_kind(kind).unwrap();
+        let mut adamw = AdamW::new(&TrainSpec::new(raw.clone()).unwrap(), &weights).unwrap();
+        if is_plain {
+            adamw.use_plain_update();
+        }
+        tch::manual_seed(7);
+        for step in 0..steps {
+            let gradient = |weight: &&Tensor| Tensor::randn(weight.size(), (kind, Device::Cpu)) * deviation;
+            let mut gradients: Vec<_> = weights.all().iter().map(gradient).collect();
+            adamw.update(&mut weights, &mut gradients, step).unwrap();
+        }
+        let moments = adamw.moments.into_iter().flat_map(|moments| [moments.exp_avg, moments.exp_avg_sq]);
+        weights.all().into_iter().map(Tensor::shallow_clone).chain(moments).collect()
+    }
+
+    #[test]
+    fn this_libtorch_has_a_fused_update_on_a_cpu() {
+        assert!(shim::has_fused_adamw(&Tensor::zeros([1], (Kind::Float, Device::Cpu))));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn fused_and_plain_updates_agree(
+            lr in 1e-5..1e-1,
+            weight_decay in 0.0..1.0,
+            beta1 in 0.0..0.99,
+            beta2 in 0.5..0.9999,
+            epsilon in prop_oneof![Just(1e-8), Just(1e-3)],
+            clip_norm in prop_oneof![Just(0.0), Just(1.0)],
+            deviation in prop_oneof![Just(1e-6), Just(1e-2), Just(10.0)],
+        ) {
+            tch::set_num_threads(1);
+            let raw = RawTrainSpec { lr, weight_decay, beta1, beta2, epsilon, clip_norm, ..Default::default() };
+            for (kind, tolerance) in [(Kind::Float, 2e-6), (Kind::Double, 1e-13)] {
+                let plain = updated(&raw, kind, deviation, 20, true);
+                let fused = updated(&raw, kind, deviation, 20, false);
+                for (plain, fused) in plain.iter().zip(&fused) {
+                    let error = f64::try_from((plain - fused).norm() / plain.norm()).unwrap();
+                    prop_assert!(error <= tolerance, "{kind:?}: {error:e}");
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hatchery_common::trainer::{Ending, Progress, TrainerEvent};
+use hatchery_common::trainer::{Ending, Metrics, Progress, TrainerEvent, bits};
 
 /// Hears every event of a run.
 pub trait Reporter {
@@ -67,10 +67,11 @@ impl<W: Write> Text<W> {
         let left = if left_secs.is_finite() { format!("{left_secs:.0} s left") } else { "?".into() };
         writeln!(
             self.out,
-            "step {:>width$}/{}  loss {:.4}  {:.2} steps/s  {left}  {} MiB",
+            "step {:>width$}/{}  loss {:.4} ({:.3} bits per byte)  {:.2} steps/s  {left}  {} MiB",
             progress.step,
             self.steps,
             progress.train_loss,
+            bits(progress.train_loss),
             progress.steps_per_sec,
             progress.memory_bytes >> 20,
             width = self.steps.to_string().len(),
@@ -87,14 +88,26 @@ impl<W: Write> Reporter for Text<W> {
                 format!("{precision:?}").to_lowercase()
             ),
             TrainerEvent::Progress(progress) => self.progress(progress),
+            // Progress says the same more often.
+            TrainerEvent::TrainLoss(_) => Ok(()),
             TrainerEvent::Validation(validation) => writeln!(
                 self.out,
                 "validation at step {}: loss {:.4} nats, {:.4} bits per byte",
                 validation.step,
                 validation.loss,
-                validation.loss / std::f64::consts::LN_2
+                bits(validation.loss)
             ),
-            TrainerEvent::Checkpoint { folder, .. } => writeln!(self.out, "checkpoint {}", folder.display()),
+            TrainerEvent::EarlyStop { step, best, validations } => {
+                let metrics =
+                    Metrics { best: Some(*best), early_stop: Some(*validations), ..Metrics::default() };
+                let why = metrics.early_stop_reason().unwrap_or_default();
+                writeln!(self.out, "ends early, after step {step}: {why}")
+            }
+            TrainerEvent::Checkpoint { folder, step, metrics } => {
+                let is_best = metrics.best.is_some_and(|best| best.step == *step);
+                let best = if is_best { ", the best so far" } else { "" };
+                writeln!(self.out, "checkpoint {}{best}", folder.display())
+            }
             TrainerEvent::Ended(Ending::Completed) => writeln!(self.out, "completed"),
             TrainerEvent::Ended(Ending::Stopped) => {
                 writeln!(self.out, "stopped; it can go on from its last checkpoint")

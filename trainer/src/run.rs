@@ -6,22 +6,24 @@ use std::{
 };
 
 use hatchery_common::{
-    checkpoint::TrainingCursor,
+    cursor::{LossCurve, Patience, TrainingCursor},
     device::Device,
-    model::ModelConfig,
+    digest::Digest,
+    model::{ModelConfig, RawModelConfig},
     recipe::TrainSpec,
     time::BootTime,
     trainer::{
-        AttemptOrder, Ending, FailureCause, Metrics, Progress, TrainerCommand, TrainerEvent, Validation,
+        AttemptOrder, Ending, FailureCause, LossPoint, Metrics, Progress, TrainerCommand, TrainerEvent,
+        Validation,
     },
 };
 
 use crate::{
-    checkpoint::{CheckpointError, Snapshot, Writer, Written, read_model, read_training},
+    checkpoint::{CheckpointError, Snapshot, TrainingFolder, Writer, Written, read_model, read_training},
     control::{Control, Interrupt},
     data::{Corpus, Sampler},
     device,
-    evaluate::evaluate,
+    evaluate::{Evaluation, evaluate},
     failure::Failure,
     ffi,
     learner::Learner,
@@ -48,6 +50,8 @@ pub struct Task {
     pub checkpoints: PathBuf,
     /// The checkpoint folder to go on from.
     pub resume_from: Option<PathBuf>,
+    /// With no `resume_from`, the folder whose weights the start has instead of random ones; two files are enough.
+    pub fine_tune_from: Option<PathBuf>,
 }
 
 impl Task {
@@ -61,6 +65,7 @@ impl Task {
             threads: order.threads,
             checkpoints: order.checkpoints,
             resume_from: order.resume_from,
+            fine_tune_from: order.fine_tune_from,
         })
     }
 }
@@ -83,8 +88,11 @@ fn train(task: &Task, control: &Control, reporter: &mut dyn Reporter) -> Result<
     let torch_device = device::torch_device(trainer_device.device);
 
     let start = Start::find(task, torch_device)?;
-    let learner =
+    let mut learner =
         Learner::new(task.model.clone(), &task.train, start.weights, start.moments, torch_device, precision)?;
+    if let Some(average) = start.average {
+        learner.go_on_with_average(average)?;
+    }
     let writer = Writer::start(&task.checkpoints)?;
     let mut told = Told { reporter, control };
     told.event(&TrainerEvent::Started {
@@ -104,6 +112,9 @@ fn train(task: &Task, control: &Control, reporter: &mut dyn Reporter) -> Result<
         step: start.step,
         step_saved: start.step,
         metrics: start.metrics,
+        curve: start.curve,
+        patience: start.patience,
+        parent: start.parent,
     };
     let ending = run.learn();
     // Whatever ended the run, what it handed over is worth having.
@@ -115,36 +126,66 @@ fn train(task: &Task, control: &Control, reporter: &mut dyn Reporter) -> Result<
 struct Start {
     step: u64,
     weights: Weights,
+    /// The weights' running mean, where there is one already.
+    average: Option<Weights>,
     moments: Option<Vec<Moments>>,
     metrics: Metrics,
+    curve: LossCurve,
+    patience: Patience,
+    parent: Option<Digest>,
 }
 
 impl Start {
     fn find(task: &Task, device: tch::Device) -> Result<Self, Failure> {
-        match &task.resume_from {
-            Some(folder) => Self::resume(task, folder, device),
-            None => Ok(Self {
-                step: 0,
-                weights: Weights::start(&task.model, task.train.raw().seed)?,
-                moments: None,
-                metrics: Metrics::default(),
-            }),
+        match (&task.resume_from, &task.fine_tune_from) {
+            (Some(folder), _) => Self::resume(task, folder, device),
+            (None, Some(folder)) => Self::fine_tune(task, folder),
+            (None, None) => Ok(Self::with(Weights::start(&task.model, task.train.raw().seed)?, None)),
         }
+    }
+
+    /// Step 0 with these weights.
+    fn with(weights: Weights, parent: Option<Digest>) -> Self {
+        Self {
+            step: 0,
+            weights,
+            average: None,
+            moments: None,
+            metrics: Metrics::default(),
+            curve: LossCurve::default(),
+            patience: Patience::default(),
+            parent,
+        }
+    }
+
+    /// Step 0 with the weights that `folder` serves; its optimizer, if it has one, is left where it is.
+    fn fine_tune(task: &Task, folder: &Path) -> Result<Self, Failure> {
+        let found = read_model(folder)?;
+        // The shapes are checked, and dropout is no matter of shape.
+        let wanted = RawModelConfig { dropout: found.config.raw().dropout, ..task.model.raw().clone() };
+        if *found.config.raw() != wanted {
+            return Err(Failure::bad_input(format!(
+                "cannot fine-tune the checkpoint {}: its model is {} and the recipe's is {}",
+                folder.display(),
+                describe(&found.config),
+                describe(&task.model)
+            )));
+        }
+        Ok(Self::with(found.weights, Some(found.digest)))
     }
 
     fn resume(task: &Task, folder: &Path, device: tch::Device) -> Result<Self, Failure> {
         let refuse = |problem: String| {
             Failure::bad_input(format!("cannot go on from the checkpoint {}: {problem}", folder.display()))
         };
-        let found = read_model(folder)?;
-        if found.config != task.model {
+        let TrainingFolder { config, weights, average, moments, cursor } = read_training(folder, device)?;
+        if config != task.model {
             return Err(refuse(format!(
                 "its model is {} and the recipe's is {}",
-                describe(&found.config),
+                describe(&config),
                 describe(&task.model)
             )));
         }
-        let (moments, cursor) = read_training(folder, &found.config, device)?;
         if cursor.corpus_bytes != task.corpus.len() {
             return Err(refuse(format!(
                 "it was trained on a corpus of {} bytes, and this one has {}",
@@ -154,9 +195,13 @@ impl Start {
         }
         Ok(Self {
             step: cursor.step,
-            weights: found.weights,
+            weights,
+            average,
             moments: Some(moments),
             metrics: cursor.metrics,
+            curve: cursor.curve,
+            patience: cursor.patience,
+            parent: cursor.parent,
         })
     }
 }
@@ -174,24 +219,47 @@ struct Run<'a, 'b> {
     /// Steps done at the last checkpoint.
     step_saved: u64,
     metrics: Metrics,
+    curve: LossCurve,
+    patience: Patience,
+    /// What the run began with, as in the cursor.
+    parent: Option<Digest>,
 }
 
 impl Run<'_, '_> {
     fn learn(&mut self) -> Result<Ending, Failure> {
         let spec = self.task.train.raw();
-        while self.step < spec.steps {
+        // A run that goes on from its own early end ends again, unless it is given more patience.
+        if self.metrics.early_stop.take().is_some() && self.patience.is_over(spec.early_stop) {
+            self.stop_early();
+        } else if self.step > 0
+            && self.step.is_multiple_of(spec.validate_every)
+            && self.metrics.validation_step != Some(self.step)
+        {
+            // The validation of this step was cut short by what interrupted the run.
+            self.validate()?;
+        }
+        while self.step < spec.steps && self.metrics.early_stop.is_none() {
             if let Some(interrupt) = self.control.interrupt(BootTime::now()) {
                 return self.break_off(interrupt);
             }
             self.learn_once()?;
             let is_last = self.step == spec.steps;
+            if self.step.is_multiple_of(spec.log_every) {
+                self.read_losses()?;
+            }
             if is_last || self.meter.is_due() {
                 self.report_progress()?;
             }
-            if is_last || self.step.is_multiple_of(spec.validate_every) {
-                self.validate()?;
+            let is_best = (is_last || self.step.is_multiple_of(spec.validate_every)) && self.validate()?;
+            if !is_last && self.patience.is_over(spec.early_stop) {
+                self.report_progress()?;
+                self.stop_early();
             }
-            if is_last || self.step.is_multiple_of(spec.checkpoint_every) {
+            if is_last
+                || self.step.is_multiple_of(spec.checkpoint_every)
+                || is_best && spec.checkpoint_best
+                || self.metrics.early_stop.is_some()
+            {
                 self.save()?;
             }
             self.told.checkpoints(self.writer.poll())?;
@@ -205,25 +273,34 @@ impl Run<'_, '_> {
         let device = self.learner.model().device();
         let batch = self.task.corpus.batch(&starts, self.sampler.block(), device)?;
         let loss = self.learner.step(self.step, &batch)?;
-        self.meter.add(loss)?;
+        self.meter.add(loss);
         self.step += 1;
         self.meter.spend(begun.elapsed());
         Ok(())
     }
 
-    /// The mean loss since the last progress; what it waits for on the device is training time.
-    fn read_loss(&mut self) -> Result<(), Failure> {
+    /// Takes the losses since the last time into the curve, and looks whether they are numbers; what it waits for on the
+    /// device is training time.
+    fn read_losses(&mut self) -> Result<(), Failure> {
         let begun = Instant::now();
-        if let Some(loss) = self.meter.mean_loss()? {
-            self.metrics.first_loss.get_or_insert(loss);
-            self.metrics.train_loss = Some(loss);
-        }
+        let losses = self.meter.read_losses()?;
         self.meter.spend(begun.elapsed());
+        let before = self.step - losses.len() as u64;
+        for (step, loss) in (before + 1..).zip(losses) {
+            if !loss.is_finite() {
+                return Err(not_a_number(&format!("the training loss of step {step} is not a number")));
+            }
+            self.metrics.first_loss.get_or_insert(loss);
+            if let Some(point) = self.curve.add(step, loss, self.task.train.raw().log_every) {
+                self.told.event(&TrainerEvent::TrainLoss(point));
+            }
+        }
+        self.metrics.train_loss = self.curve.train_loss();
         Ok(())
     }
 
     fn report_progress(&mut self) -> Result<(), Failure> {
-        self.read_loss()?;
+        self.read_losses()?;
         let progress = Progress {
             step: self.step,
             train_loss: self.metrics.train_loss.unwrap_or_default(),
@@ -236,38 +313,58 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn validate(&mut self) -> Result<(), Failure> {
-        self.read_loss()?;
+    /// Gives whether it is the best so far; one that an interruption ends early is not.
+    fn validate(&mut self) -> Result<bool, Failure> {
+        self.read_losses()?;
         let starts = self.sampler.validation_starts();
         let control = self.control;
         let is_stopped = || control.interrupt(BootTime::now()).is_some();
         let found =
             evaluate(&mut self.learner, &self.task.corpus, &starts, self.sampler.block(), is_stopped)?;
-        if let Some(found) = found {
-            if !found.loss.is_finite() {
-                return Err(not_a_number("the validation loss is not a number"));
-            }
-            self.metrics.validation_loss = Some(found.loss);
-            self.told.event(&TrainerEvent::Validation(Validation { step: self.step, loss: found.loss }));
+        let Some(Evaluation { loss, by_position, .. }) = found else { return Ok(false) };
+        let step = self.step;
+        if !loss.is_finite() {
+            return Err(not_a_number(&format!("the validation loss after step {step} is not a number")));
         }
-        Ok(())
+        let point = LossPoint { step, loss };
+        self.curve.validated(point);
+        self.metrics.validation_loss = Some(loss);
+        self.metrics.validation_step = Some(step);
+        let is_best = self.metrics.best.is_none_or(|best| loss < best.loss);
+        if is_best {
+            self.metrics.best = Some(point);
+        }
+        self.told.event(&TrainerEvent::Validation(Validation { step, loss, by_position }));
+        self.patience.hear(loss, self.task.train.raw().early_stop_min_change);
+        Ok(is_best)
+    }
+
+    fn stop_early(&mut self) {
+        let validations = self.patience.validations;
+        self.metrics.early_stop = Some(validations);
+        if let Some(best) = self.metrics.best {
+            self.told.event(&TrainerEvent::EarlyStop { step: self.step, best, validations });
+        }
     }
 
     fn save(&mut self) -> Result<(), Failure> {
         if self.step == self.step_saved {
             return Ok(());
         }
-        self.read_loss()?;
+        self.read_losses()?;
         let cursor = TrainingCursor {
             version: 1,
             step: self.step,
             train: self.task.train.clone(),
             corpus_bytes: self.task.corpus.len(),
             metrics: self.metrics,
+            curve: self.curve.clone(),
+            patience: self.patience,
+            parent: self.parent,
         };
         let snapshot = Snapshot::take(&self.learner, cursor)?;
         if !snapshot.is_finite() {
-            return Err(not_a_number("a weight is not a number any more"));
+            return Err(not_a_number(&format!("a weight after step {} is not a number", self.step)));
         }
         self.writer.submit(snapshot);
         self.step_saved = self.step;

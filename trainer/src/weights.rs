@@ -1,7 +1,7 @@
 //! The five weights of BDH.
 
 use hatchery_common::model::ModelConfig;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
 use crate::counter::{Purpose, bits, normal_pair};
 
@@ -60,16 +60,44 @@ impl Weights {
         [&mut self.embed, &mut self.encoder, &mut self.encoder_v, &mut self.decoder, &mut self.lm_head]
     }
 
+    /// The weights in another kind of number; what is of that kind already is shared and not copied.
+    pub fn to_kind(&self, kind: Kind) -> Result<Self, TchError> {
+        self.map(|weight| weight.f_detach()?.f_to_kind(kind))
+    }
+
+    /// The weights on `device`.
+    pub fn on(&self, device: Device) -> Result<Self, TchError> {
+        self.map(|weight| weight.f_detach()?.f_to_device(device))
+    }
+
+    /// A copy, which nothing is learned by.
+    pub fn copy(&self) -> Result<Self, TchError> {
+        self.map(Tensor::f_detach_copy)
+    }
+
+    /// Goes `share` of the way to `others`.
+    pub fn approach(&mut self, others: &Self, share: f64) -> Result<(), TchError> {
+        let _guard = no_grad_guard();
+        for (weight, other) in self.all_mut().into_iter().zip(others.all()) {
+            let _ = weight.f_lerp_(other, share)?;
+        }
+        Ok(())
+    }
+
+    /// A weight made from each.
+    fn map(&self, make: impl Fn(&Tensor) -> Result<Tensor, TchError>) -> Result<Self, TchError> {
+        Ok(Self {
+            embed: make(&self.embed)?,
+            encoder: make(&self.encoder)?,
+            encoder_v: make(&self.encoder_v)?,
+            decoder: make(&self.decoder)?,
+            lm_head: make(&self.lm_head)?,
+        })
+    }
+
     /// Moves the weights to `device`, so that gradients can be taken of them.
     pub fn trainable_on(self, device: Device) -> Result<Self, TchError> {
-        let place = |weight: Tensor| weight.f_detach()?.f_to_device(device)?.f_set_requires_grad(true);
-        Ok(Self {
-            embed: place(self.embed)?,
-            encoder: place(self.encoder)?,
-            encoder_v: place(self.encoder_v)?,
-            decoder: place(self.decoder)?,
-            lm_head: place(self.lm_head)?,
-        })
+        self.map(|weight| weight.f_detach()?.f_to_device(device)?.f_set_requires_grad(true))
     }
 }
 
@@ -86,8 +114,6 @@ fn draw(seed: u64, weight: u64, count: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use hatchery_common::model::RawModelConfig;
-
-    use tch::Kind;
 
     use super::*;
 

@@ -4,6 +4,7 @@
 mod house;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +17,7 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     recipe::{Precision, RawTrainSpec, TrainSpec},
     time::BootTime,
-    trainer::{AttemptOrder, Ending, FailureCause, TrainerCommand, TrainerEvent},
+    trainer::{AttemptOrder, Ending, FailureCause, LossPoint, PositionLoss, TrainerCommand, TrainerEvent},
 };
 use hatchery_trainer::checkpoint::{read_cursor, read_model, read_training};
 use house::{Attempt, complete, order, small_train};
@@ -73,9 +74,11 @@ fn a_run_tells_its_whole_story_and_learns() {
     };
     assert_eq!(events[0], started);
     let (mut progress, mut validations, mut checkpoints) = (Vec::new(), Vec::new(), Vec::new());
+    let mut curve = Vec::new();
     for event in events.into_iter().skip(1) {
         match event {
             TrainerEvent::Progress(found) => progress.push(found),
+            TrainerEvent::TrainLoss(found) => curve.push(found),
             TrainerEvent::Validation(found) => validations.push(found),
             TrainerEvent::Checkpoint { folder, step, metrics } => checkpoints.push((folder, step, metrics)),
             other => panic!("{other:?} in between"),
@@ -89,16 +92,28 @@ fn a_run_tells_its_whole_story_and_learns() {
     assert_eq!(validations.iter().map(|found| found.step).collect::<Vec<_>>(), [75, 150]);
     assert!(validations[1].loss < validations[0].loss && validations[1].loss < 3.4, "{validations:?}");
 
+    assert!(curve.iter().map(|point| point.step).eq((10..=150).step_by(10)), "{curve:?}");
+    assert_eq!(curve.last().map(|point| point.loss), Some(last.train_loss));
+    let by_position = &validations[1].by_position;
+    assert_eq!(
+        by_position.iter().map(|found| (found.from, found.to)).collect::<Vec<_>>(),
+        [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32)]
+    );
+    let bytes = |found: &PositionLoss| f64::from(found.to + 1 - found.from);
+    let sum: f64 = by_position.iter().map(|found| found.loss * bytes(found)).sum();
+    assert!((sum / 32.0 / validations[1].loss - 1.0).abs() < 1e-12, "{validations:?}");
+
     let names: Vec<_> =
         checkpoints.iter().map(|(folder, ..)| folder.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["step-000000100", "step-000000150"]);
     let (folder, step, metrics) = checkpoints.last().unwrap();
-    assert_eq!((*step, metrics.validation_loss), (150, Some(validations[1].loss)));
+    assert_eq!((*step, metrics.own_validation_loss(150)), (150, Some(validations[1].loss)));
+    assert_eq!(metrics.best, Some(LossPoint { step: 150, loss: validations[1].loss }));
     let found = read_model(folder).unwrap();
     assert_eq!((&found.config, found.trained_block), (&order.model, Some(32)));
-    let (_, cursor) = read_training(folder, &found.config, tch::Device::Cpu).unwrap();
+    let cursor = read_training(folder, tch::Device::Cpu).unwrap().cursor;
     assert_eq!((cursor.step, cursor.corpus_bytes, cursor.train), (150, 200_000, order.train));
-    assert_eq!(cursor.metrics, *metrics);
+    assert_eq!((cursor.metrics, cursor.curve.training), (*metrics, curve));
 }
 
 #[test]
@@ -149,6 +164,72 @@ fn assert_goes_on_as_if_uninterrupted(folder: &Path, checkpoint: PathBuf) {
     assert_eq!(ending, Ending::Completed);
 }
 
+/// A run by `train` that is stopped and gone on with until it completes, up to `interruptions` times: the points of its
+/// curve and its validations, in the order told, the last checkpoint, and how often it was stopped.
+fn told(folder: &Path, train: RawTrainSpec, interruptions: u32) -> (Vec<TrainerEvent>, PathBuf, u32) {
+    let mut order = order(folder, train);
+    let (mut all, mut reached) = (Vec::new(), 0);
+    for round in 0.. {
+        let mut attempt = Attempt::start(&order);
+        let mut events = Vec::new();
+        if round < interruptions {
+            // The start, progress, and at most a few events more.
+            events.extend((0..2 + round % 3).filter_map(|_| attempt.event()));
+            attempt.send(&TrainerCommand::Stop);
+        }
+        let (rest, ending, _) = attempt.finish();
+        for event in events.into_iter().chain(rest) {
+            match event {
+                TrainerEvent::Checkpoint { folder, .. } => order.resume_from = Some(folder),
+                TrainerEvent::Progress(progress) => reached = progress.step,
+                TrainerEvent::TrainLoss(_) | TrainerEvent::Validation(_) | TrainerEvent::EarlyStop { .. } => {
+                    all.push(event);
+                }
+                _ => {}
+            }
+        }
+        if ending == Ending::Completed {
+            let checkpoint = order.resume_from.expect("the end makes a checkpoint");
+            assert_eq!(reached, read_cursor(&checkpoint).unwrap().step, "the last progress is of the end");
+            return (all, checkpoint, round);
+        }
+    }
+    unreachable!("rounds have no end")
+}
+
+#[test]
+fn interrupted_or_not_the_log_is_the_same_and_so_is_every_byte_of_the_checkpoint() {
+    // Validations take longer than steps, so that some are cut short.
+    let train = RawTrainSpec {
+        steps: 400,
+        lr: 0.03,
+        validate_every: 7,
+        validation_windows: 64,
+        log_every: 13,
+        ema_decay: 0.9,
+        early_stop: 4,
+        early_stop_min_change: 0.01,
+        clip_norm: 1.0,
+        ..small_train()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (whole_log, whole, _) = told(&folder.path().join("whole"), train.clone(), 0);
+    let (cut_log, cut, stops) = told(&folder.path().join("cut"), train, 12);
+    assert!(stops >= 3, "it was stopped {stops} times");
+    assert_eq!(cut_log, whole_log);
+    assert!(
+        matches!(whole_log.last(), Some(TrainerEvent::EarlyStop { validations: 4, .. })),
+        "{whole_log:?}"
+    );
+    for file in CheckpointManifest::FILES {
+        let read = |folder: &Path| fs::read(folder.join(file)).unwrap();
+        assert!(read(&whole) == read(&cut), "{file}");
+    }
+    let cursor = read_cursor(&whole).unwrap();
+    assert!(cursor.step < 400 && cursor.metrics.early_stop == Some(4), "{:?}", cursor.metrics);
+    assert!(cursor.metrics.early_stop_reason().unwrap().contains("no gain in 4 validations"));
+}
+
 #[test]
 fn a_kill_leaves_no_folder_of_a_final_name_that_is_not_whole() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,8 +243,7 @@ fn a_kill_leaves_no_folder_of_a_final_name_that_is_not_whole() {
         let names = fs::read_dir(&order.checkpoints).unwrap().map(|entry| entry.unwrap().path());
         for checkpoint in names.filter(|path| !path.file_name().unwrap().to_str().unwrap().starts_with('.')) {
             assert!(CheckpointManifest::FILES.iter().all(|file| checkpoint.join(file).is_file()));
-            let found = read_model(&checkpoint).unwrap();
-            read_training(&checkpoint, &found.config, tch::Device::Cpu).unwrap();
+            read_training(&checkpoint, tch::Device::Cpu).unwrap();
         }
     }
 }
@@ -211,6 +291,97 @@ fn a_loss_that_is_no_number_fails_and_saves_nothing() {
     assert_eq!(cause, FailureCause::NotANumber);
     assert!(message.contains("not a number") && message.contains("train.lr"), "{message}");
     assert_eq!(fs::read_dir(&order.checkpoints).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_that_diverges_names_the_step_and_leaves_its_last_good_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let train =
+        RawTrainSpec { lr: 10.0, weight_decay: 10.0, checkpoint_every: 4, steps: 60, ..small_train() };
+    let order = order(folder.path(), train);
+    let (events, ending, code) = Attempt::start(&order).finish();
+    let Ending::Failed { cause: FailureCause::NotANumber, message } = ending else { panic!("{ending:?}") };
+    assert_eq!(code, 1);
+    let step = message.split_once("step ").expect("it names a step").1;
+    let step: u64 = step[..step.find(' ').unwrap()].parse().unwrap();
+    let told: Vec<_> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            TrainerEvent::Checkpoint { folder, step, .. } => Some((step, folder)),
+            _ => None,
+        })
+        .collect();
+    let (last, folder) = told.last().unwrap();
+    assert!(*last < step && step <= last + 4 + 1, "{message}, and the last checkpoint is of step {last}");
+    let found = read_training(folder, tch::Device::Cpu).unwrap();
+    assert!(found.weights.all().iter().all(|weight| bool::try_from(weight.isfinite().all()).unwrap()));
+    // What was written is what was told, and nothing half done is left.
+    let written: BTreeSet<_> =
+        fs::read_dir(&order.checkpoints).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(written, told.into_iter().map(|(_, folder)| folder).collect());
+}
+
+#[test]
+fn the_best_validation_makes_a_checkpoint_if_the_recipe_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let train =
+        RawTrainSpec { steps: 60, lr: 0.02, validate_every: 6, checkpoint_best: true, ..small_train() };
+    let (events, ending, _) = Attempt::start(&order(folder.path(), train)).finish();
+    assert_eq!(ending, Ending::Completed);
+    let (mut best, mut at_best, mut checkpoints) = (f64::INFINITY, vec![], vec![]);
+    for event in events {
+        match event {
+            TrainerEvent::Validation(found) if found.loss < best || found.step == 60 => {
+                best = best.min(found.loss);
+                at_best.push(found.step);
+            }
+            TrainerEvent::Checkpoint { step, metrics, .. } => {
+                assert_eq!(metrics.validation_step, Some(step), "its own step is validated");
+                assert!(metrics.best.unwrap().loss <= metrics.validation_loss.unwrap());
+                checkpoints.push(step);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(checkpoints, at_best, "a checkpoint at each best one and at the last step");
+    assert!(at_best.len() > 2, "{at_best:?}");
+}
+
+#[test]
+fn the_running_mean_is_what_a_checkpoint_serves_and_what_is_validated() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = RawTrainSpec { steps: 50, lr: 0.01, ema_decay: 0.95, ..small_train() };
+    let with = complete(&order(&folder.path().join("with"), train.clone()));
+    let without = RawTrainSpec { ema_decay: 0.0, ..train };
+    let without = complete(&order(&folder.path().join("without"), without));
+    let (with_mean, plain) =
+        [&with, &without].map(|folder| read_training(folder, tch::Device::Cpu).unwrap()).into();
+    let average = with_mean.average.unwrap();
+    let served = read_model(&with).unwrap().weights;
+    for (index, weight) in with_mean.weights.all().into_iter().enumerate() {
+        assert!(weight.equal(plain.weights.all()[index]), "the mean does not change what is learned");
+        assert!(served.all()[index].equal(average.all()[index]) && !served.all()[index].equal(weight));
+    }
+    assert!(plain.average.is_none());
+
+    // The recipe may change its mind on the way: what goes on are the weights themselves, and a mean begins with them.
+    let go_on = |from: &Path, ema_decay, into: &str| {
+        let train = RawTrainSpec { steps: 60, lr: 0.01, ema_decay, ..small_train() };
+        let order = order(&folder.path().join(into), train);
+        complete(&AttemptOrder { resume_from: Some(from.to_owned()), ..order })
+    };
+    let read = |folder: &Path| fs::read(folder.join(MODEL_FILE)).unwrap();
+    let plain_to_the_end = go_on(&without, 0.0, "plain");
+    assert!(read(&go_on(&with, 0.0, "ended")) == read(&plain_to_the_end));
+    let begun = read_training(&go_on(&without, 0.95, "begun"), tch::Device::Cpu).unwrap();
+    let expected = read_model(&plain_to_the_end).unwrap().weights;
+    for (index, weight) in begun.weights.all().into_iter().enumerate() {
+        assert!(weight.equal(expected.all()[index]));
+        assert!(!weight.equal(begun.average.as_ref().unwrap().all()[index]));
+    }
+    let [with_mean, plain] = [with_mean.cursor, plain.cursor].map(|cursor| cursor.metrics);
+    assert_eq!(with_mean.train_loss, plain.train_loss);
+    assert_ne!(with_mean.validation_loss, plain.validation_loss);
 }
 
 #[test]

@@ -12,11 +12,12 @@ use std::{
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINING_FILE},
     device::Device,
+    digest::Digest,
     recipe::{Precision, RawTrainSpec},
     trainer::{Calibration, DoctorReport, Ending, TrainerEvent},
 };
 use hatchery_trainer::{
-    checkpoint::read_model,
+    checkpoint::{read_cursor, read_model, read_training},
     model::{Model, Pass},
 };
 use house::{complete, corpus, json, order, output, refusal, small_train, text};
@@ -75,7 +76,7 @@ fn eval_is_the_mean_over_consecutive_windows() {
         let found = eval(&public, arguments);
         let (loss, count) = loss_by_definition(&public, bytes, block);
         let keys: Vec<_> = found.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["bits_per_byte", "bytes", "loss"]);
+        assert_eq!(keys, ["bits_per_byte", "by_position", "bytes", "loss"]);
         assert_eq!(found["bytes"], count);
         let found_loss = found["loss"].as_f64().unwrap();
         assert!((found_loss / loss - 1.0).abs() < 1e-6, "block {block}: {found_loss} is not {loss}");
@@ -207,8 +208,14 @@ fn training_by_hand_reads_folders_and_goes_on_with_more_steps() {
     let first = output(&[&data[..], &["--recipe", text(&recipe)]].concat());
     let lines = String::from_utf8(first.stderr).unwrap();
     assert!(first.status.success() && first.stdout.is_empty(), "{lines}");
-    for part in ["training on cpu in f32", "step 6/6", "validation at step 6", "step-000000003", "completed"]
-    {
+    for part in [
+        "training on cpu in f32",
+        "step 6/6",
+        "validation at step 6",
+        "step-000000003",
+        "step-000000006, the best so far",
+        "completed",
+    ] {
         assert!(lines.contains(part), "{part} is not in {lines}");
     }
     let last = out.join("step-000000006");
@@ -242,6 +249,87 @@ fn training_by_hand_reads_folders_and_goes_on_with_more_steps() {
 }
 
 #[test]
+fn a_curve_has_the_losses_that_the_run_has_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = RawTrainSpec { steps: 20, log_every: 4, validate_every: 10, ..small_train() };
+    let (events, _, _) = house::Attempt::start(&order(folder.path(), train)).finish();
+    let told =
+        |pick: fn(&TrainerEvent) -> Option<(u64, f64)>| events.iter().filter_map(pick).collect::<Vec<_>>();
+    let checkpoint = folder.path().join("checkpoints/step-000000020");
+    let curve = json(&["curve", "--checkpoint", text(&checkpoint), "--output", "json"]);
+    let column = |name: &str| {
+        let lines = curve.as_array().unwrap().iter();
+        lines.filter_map(|line| Some((line["step"].as_u64()?, line[name].as_f64()?))).collect::<Vec<_>>()
+    };
+    let training = told(|event| match event {
+        TrainerEvent::TrainLoss(point) => Some((point.step, point.loss)),
+        _ => None,
+    });
+    let validation = told(|event| match event {
+        TrainerEvent::Validation(found) => Some((found.step, found.loss)),
+        _ => None,
+    });
+    assert_eq!((column("train_loss"), column("validation_loss")), (training.clone(), validation.clone()));
+    assert_eq!((training.len(), validation.len()), (5, 2));
+    let table = output(&["curve", "--checkpoint", text(&checkpoint)]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert_eq!(table.lines().count(), 1 + 6, "20 is a line of both: {table}");
+    assert!(table.contains(&format!("{:.4}", validation[1].1 / std::f64::consts::LN_2)), "{table}");
+}
+
+#[test]
+fn fine_tuning_begins_with_the_weights_of_two_files_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = checkpoint(folder.path());
+    let public = public_folder(&parent, folder.path());
+    let data = folder.path().join("data.txt");
+    fs::write(&data, &fs::read(corpus()).unwrap()[50_000..60_000]).unwrap();
+    let train = |out: &str, rest: &[&str]| {
+        let out = folder.path().join(out);
+        let small = ["--set", "train.steps=4", "--set", "train.batch=2", "--set", "train.block=16"];
+        let paths =
+            ["train", "--data", text(&data), "--out", text(&out), "--device", "cpu", "--threads", "1"];
+        let done = output(&[&paths[..], &small, rest].concat());
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned(), out)
+    };
+    let cursor = |out: &Path| read_training(&out.join("step-000000004"), tch::Device::Cpu).unwrap().cursor;
+
+    let (code, said, out) = train("tuned", &["--fine-tune", text(&public)]);
+    assert_eq!(code, Some(0), "{said}");
+    let tuned = cursor(&out);
+    assert!(said.contains("from step 0") && tuned.step == 4, "{said}");
+    let digest = Digest::of(&fs::read(public.join(MODEL_FILE)).unwrap());
+    assert_eq!((tuned.parent, tuned.train.raw().steps), (Some(digest), 4));
+    let scratch = ["--set", "model.n_layer=2", "--set", "model.n_embd=16", "--set", "model.n_head=2"];
+    let (code, said, fresh) =
+        train("fresh", &[&scratch[..], &["--set", "model.mlp_internal_dim_multiplier=8"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let fresh = cursor(&fresh);
+    assert_eq!(fresh.parent, None);
+    // The parent's text is learned already: twenty steps make a difference that is seen in the very first loss.
+    assert!(
+        tuned.metrics.first_loss.unwrap() < fresh.metrics.first_loss.unwrap() - 0.1,
+        "{tuned:?} {fresh:?}"
+    );
+
+    // The whole folder gives the same, for its optimizer is not looked at; dropout may be another; a resumed run remembers.
+    let (_, _, whole) = train("whole", &["--fine-tune", text(&parent)]);
+    assert_eq!(cursor(&whole), tuned);
+    let read = |out: &Path| fs::read(out.join("step-000000004").join(MODEL_FILE)).unwrap();
+    assert!(read(&whole) == read(&out));
+    let (code, said, dropped) =
+        train("dropped", &["--fine-tune", text(&public), "--set", "model.dropout=0.3"]);
+    assert!(code == Some(0) && read(&dropped) != read(&out), "{said}");
+    let resume = out.join("step-000000004");
+    let (code, said, out) = train("tuned", &["--resume", text(&resume), "--set", "train.steps=5"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(read_cursor(&out.join("step-000000005")).unwrap().parent, Some(digest));
+
+    let (code, said, _) = train("wider", &["--fine-tune", text(&public), "--set", "model.n_embd=32"]);
+    assert!(code == Some(1) && said.contains("cannot fine-tune"), "{said}");
+}
+
+#[test]
 fn doctor_and_calibrate_say_what_this_machine_can_do() {
     let report: DoctorReport = serde_json::from_value(json(&["doctor", "--output", "json"])).unwrap();
     assert_eq!(report.libtorch, "2.11.0");
@@ -252,7 +340,7 @@ fn doctor_and_calibrate_say_what_this_machine_can_do() {
 
     let calibrated = json(&["calibrate", "--device", "cpu", "--threads", "1", "--output", "json"]);
     let calibration: Calibration = serde_json::from_value(calibrated).unwrap();
-    assert_eq!((calibration.device, calibration.version), (Device::CPU, 1));
+    assert_eq!((calibration.device, calibration.version), (Device::CPU, 2));
     let flops_per_step = calibration.flops_per_sec / calibration.steps_per_sec;
     assert!((flops_per_step / 6.7e9 - 1.0).abs() < 0.05, "{flops_per_step}");
 }

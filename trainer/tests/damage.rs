@@ -9,7 +9,7 @@ use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINING_FILE},
     recipe::RawTrainSpec,
 };
-use hatchery_trainer::checkpoint::{read_model, read_training};
+use hatchery_trainer::checkpoint::read_training;
 use house::{complete, copy_folder, corpus, order, refusal, small_train, text};
 
 /// A file, the bytes it then has, and what the refusal says.
@@ -44,8 +44,7 @@ fn replace(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
 }
 
 fn read_all(folder: &Path) -> Result<(), String> {
-    let found = read_model(folder).map_err(|error| error.to_string())?;
-    read_training(folder, &found.config, tch::Device::Cpu).map(drop).map_err(|error| error.to_string())
+    read_training(folder, tch::Device::Cpu).map(drop).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -66,6 +65,14 @@ fn damaged_files_are_refused_by_name() {
         let message = read_all(&damaged).unwrap_err();
         assert!(message.contains("cannot read") && message.contains(file), "{message}");
     }
+
+    // The weights themselves are missing where the model file holds their running mean.
+    let mean = RawTrainSpec { steps: 1, ema_decay: 0.9, ..small_train() };
+    let mean = complete(&order(&folder.path().join("mean"), mean));
+    assert_eq!(read_all(&mean), Ok(()));
+    let optimizer = replace(&fs::read(mean.join(OPTIMIZER_FILE)).unwrap(), "raw.decoder", "raw.recoder");
+    fs::write(mean.join(OPTIMIZER_FILE), optimizer).unwrap();
+    assert!(read_all(&mean).unwrap_err().contains("no tensor `raw.decoder`"));
 
     // A file that is far too large is not even read, a shape that does not fit is named.
     copy_folder(&whole, &damaged);

@@ -6,12 +6,12 @@ mod house;
 use std::{collections::BTreeSet, path::Path};
 
 use hatchery_common::{
-    checkpoint::TrainingCursor,
+    cursor::{LossCurve, Patience, TrainingCursor},
     recipe::{Precision, RawTrainSpec, Schedule, TrainSpec},
     trainer::Metrics,
 };
 use hatchery_trainer::{
-    checkpoint::{Snapshot, read_model, read_training, write},
+    checkpoint::{Snapshot, TrainingFolder, read_training, write},
     counter::{Purpose, bits},
     data::{Corpus, Sampler},
     learner::Learner,
@@ -22,7 +22,7 @@ use tch::{Device, Tensor};
 
 const STEPS: u64 = 160;
 
-/// The bits of a run at its end: every loss, every weight, every moment.
+/// The bits of a run at its end: every loss, every weight, every moment, every running mean.
 #[derive(PartialEq)]
 struct Trace {
     losses: Vec<u32>,
@@ -46,13 +46,20 @@ fn train(spec: &TrainSpec, threads: i32, folder: &Path, interruptions: &BTreeSet
                 train: spec.clone(),
                 corpus_bytes: corpus.len(),
                 metrics: Metrics::default(),
+                curve: LossCurve::default(),
+                patience: Patience::default(),
+                parent: None,
             };
             let written = write(folder, &Snapshot::take(&learner, cursor).unwrap()).unwrap();
             drop(learner);
-            let found = read_model(&written.folder).unwrap();
-            let (moments, cursor) = read_training(&written.folder, &found.config, Device::Cpu).unwrap();
+            let found = read_training(&written.folder, Device::Cpu).unwrap();
+            let TrainingFolder { weights, average, moments, cursor, .. } = found;
             assert_eq!((cursor.step, &cursor.train), (step, spec));
-            learner = start(found.weights, Some(moments));
+            learner = start(weights, Some(moments));
+            assert_eq!(average.is_some(), spec.raw().ema_decay > 0.0);
+            if let Some(average) = average {
+                learner.go_on_with_average(average).unwrap();
+            }
         }
         let batch = corpus.batch(&sampler.starts(step), sampler.block(), Device::Cpu).unwrap();
         losses.push((f64::try_from(learner.step(step, &batch).unwrap()).unwrap() as f32).to_bits());
@@ -60,13 +67,14 @@ fn train(spec: &TrainSpec, threads: i32, folder: &Path, interruptions: &BTreeSet
     let numbers = |tensor: &Tensor| Vec::<f32>::try_from(tensor.detach().flatten(0, -1)).unwrap();
     let weights = learner.model().weights().all().into_iter();
     let moments = learner.optimizer().moments().iter().flat_map(|m| [&m.exp_avg, &m.exp_avg_sq]);
-    Trace { losses, state: weights.chain(moments).map(numbers).collect() }
+    let average = learner.average().into_iter().flat_map(Weights::all);
+    Trace { losses, state: weights.chain(moments).chain(average).map(numbers).collect() }
 }
 
 #[test]
 fn a_hundred_interruptions_change_no_bit() {
-    let schedules = [(1, Schedule::Cosine, 1.0), (2, Schedule::Wsd, 0.0)];
-    for (threads, schedule, clip_norm) in schedules {
+    let recipes = [(1, Schedule::Cosine, 1.0, 0.0), (2, Schedule::Wsd, 0.0, 0.98)];
+    for (threads, schedule, clip_norm, ema_decay) in recipes {
         let spec = TrainSpec::new(RawTrainSpec {
             steps: STEPS,
             batch: 5,
@@ -74,6 +82,7 @@ fn a_hundred_interruptions_change_no_bit() {
             schedule,
             warmup_steps: 20,
             clip_norm,
+            ema_decay,
             seed: 77,
             ..Default::default()
         })

@@ -48,6 +48,7 @@ pub fn write_order(folder: &std::path::Path, script: &str) -> PathBuf {
         threads: 1,
         checkpoints: folder.join("checkpoints"),
         resume_from: None,
+        fine_tune_from: None,
         lease_until: None,
     };
     std::fs::create_dir_all(&order.checkpoints).unwrap();

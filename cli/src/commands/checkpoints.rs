@@ -27,7 +27,18 @@ pub(crate) async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> 
     let checkpoints = home.fleet().await?.checkpoints(args.job.as_deref()).await?;
     output.print(&checkpoints, |checkpoints| {
         table(
-            &["checkpoint", "job", ">step", ">train loss", ">validation", ">size", "committed", "on nodes"],
+            &[
+                "checkpoint",
+                "job",
+                ">step",
+                ">train loss",
+                ">validation",
+                ">bits/byte",
+                "",
+                ">size",
+                "committed",
+                "on nodes",
+            ],
             checkpoints.iter().map(|checkpoint| {
                 let manifest = &checkpoint.manifest;
                 vec![
@@ -36,6 +47,8 @@ pub(crate) async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> 
                     manifest.step.to_string(),
                     human::loss(manifest.metrics.train_loss),
                     human::loss(manifest.metrics.validation_loss),
+                    human::bits_per_byte(manifest.metrics.validation_loss),
+                    if checkpoint.is_best { "best".to_owned() } else { String::new() },
                     human::bytes(manifest.size_bytes()),
                     human::ago(checkpoint.committed_at),
                     places(checkpoint),

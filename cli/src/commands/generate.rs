@@ -6,8 +6,11 @@ use std::{
 };
 
 use futures::StreamExt;
+use hatchery_bdh::Utf8Stream;
 use hatchery_common::{
-    generate::{GenerationFinished, GenerationPart, PROMPT_BYTES_MAX, RawSampling, Sampling},
+    generate::{
+        GenerationFinished, GenerationPart, PROMPT_BYTES_MAX, RawSamplingParams, SamplingParams, StopStrings,
+    },
     id::{CheckpointId, Name},
     session::ReplicaState,
 };
@@ -36,33 +39,38 @@ struct Answer {
 
 /// `hatchery generate`.
 pub(crate) async fn generate(args: GenerateArgs, home: &Home, output: Output) -> Outcome {
-    let sampling = Sampling::new(RawSampling {
-        temperature: args.temperature,
+    let defaults = RawSamplingParams::default();
+    let sampling = SamplingParams::new(RawSamplingParams {
+        temperature: args.temperature.unwrap_or(defaults.temperature),
         top_k: args.top_k,
-        seed: args.seed,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+        seed: args.seed.unwrap_or(defaults.seed),
         greedy: args.greedy,
     })
     .map_err(Failure::usage)?;
+    let stop = StopStrings::new(args.stop.into_iter().map(String::into_bytes).collect());
     let call = GenerateCall {
         checkpoint: args.checkpoint_flag.unwrap_or(args.checkpoint),
         node: args.node,
         prompt: prompt(args.prompt)?,
         max_bytes: args.max_bytes,
         sampling,
+        stop: stop.map_err(Failure::usage)?,
     };
     let fleet = home.fleet().await?;
     if args.all_nodes {
         return on_all_nodes(&fleet, call, output).await;
     }
-    let streamed = output == Output::Text;
-    if streamed {
-        output::raw(&call.prompt)?;
+    if output == Output::Json {
+        return output.print(&ask(&fleet, call, |_| Ok(())).await?, |_| String::new());
     }
-    let answer = ask(&fleet, call, streamed).await?;
-    if !streamed {
-        return output.print(&answer, |_| String::new());
-    }
-    output::line("")?;
+    // A character may begin in the prompt and end in the answer.
+    let mut text = Utf8Stream::new();
+    output::raw(text.push(&call.prompt).as_bytes())?;
+    let answer = ask(&fleet, call, |bytes| output::raw(text.push(bytes).as_bytes())).await?;
+    output::line(&text.finish())?;
     if std::io::stderr().is_terminal() {
         eprintln!("{}", console::style(figures(&answer)).dim().for_stderr());
     } else {
@@ -81,7 +89,7 @@ async fn on_all_nodes(fleet: &FleetClient, mut call: GenerateCall, output: Outpu
         .map(|replica| replica.node_name.clone());
     let (mut answers, mut failures) = (Vec::new(), Vec::new());
     for node in holders {
-        match ask(fleet, GenerateCall { node: Some(node.to_string()), ..call.clone() }, false).await {
+        match ask(fleet, GenerateCall { node: Some(node.to_string()), ..call.clone() }, |_| Ok(())).await {
             Ok(answer) => answers.push(answer),
             Err(failure) => failures.push(format!("{node}: {}", failure.message)),
         }
@@ -107,7 +115,12 @@ async fn on_all_nodes(fleet: &FleetClient, mut call: GenerateCall, output: Outpu
     if failures.is_empty() { Ok(()) } else { Err(Failure::failed(failures.join("\n"))) }
 }
 
-async fn ask(fleet: &FleetClient, call: GenerateCall, streamed: bool) -> Result<Answer, Failure> {
+/// Asks; new bytes are shown to `show` as they come.
+async fn ask(
+    fleet: &FleetClient,
+    call: GenerateCall,
+    mut show: impl FnMut(&[u8]) -> Outcome,
+) -> Result<Answer, Failure> {
     let mut parts = pin!(fleet.generate(&call).await?);
     let mut bytes = Vec::new();
     let mut who = None;
@@ -115,9 +128,7 @@ async fn ask(fleet: &FleetClient, call: GenerateCall, streamed: bool) -> Result<
         match part? {
             GenerationPart::Chosen { node_name, checkpoint, .. } => who = Some((node_name, checkpoint)),
             GenerationPart::Text { bytes: new } => {
-                if streamed {
-                    output::raw(&new)?;
-                }
+                show(&new)?;
                 bytes.extend(new);
             }
             GenerationPart::Finished(figures) => {
@@ -135,12 +146,13 @@ fn figures(answer: &Answer) -> String {
     let figures = &answer.figures;
     let loaded = if figures.loaded { ", model loaded first" } else { "" };
     format!(
-        "[{} bytes from {} in {:.0} ms, first after {:.0} ms, checkpoint {}{loaded}]",
+        "[{} bytes from {} in {:.0} ms, first after {:.0} ms, checkpoint {}{loaded}, ended at {}]",
         figures.bytes,
         answer.node,
         figures.latency_ms,
         figures.first_byte_ms,
-        answer.checkpoint.short()
+        answer.checkpoint.short(),
+        figures.finish_reason.describe()
     )
 }
 

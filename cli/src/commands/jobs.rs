@@ -1,6 +1,10 @@
 //! `jobs`, `job`, `cancel`.
 
-use hatchery_common::view::JobView;
+use hatchery_common::{
+    recipe::{StartFrom, StartHow},
+    trainer::{PositionLoss, Validation},
+    view::JobView,
+};
 
 use crate::{
     args::{JobArgs, JobsArgs},
@@ -15,7 +19,18 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
     let jobs = home.fleet().await?.jobs(!args.active).await?;
     output.print(&jobs, |jobs| {
         table(
-            &["job", "name", "phase", "node", "device", ">step", ">loss", ">steps/s", "submitted"],
+            &[
+                "job",
+                "name",
+                "phase",
+                "node",
+                "device",
+                ">step",
+                ">loss",
+                ">bits/byte",
+                ">steps/s",
+                "submitted",
+            ],
             jobs.iter().map(|job| {
                 vec![
                     job.id.short(),
@@ -25,6 +40,7 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
                     job.device.map_or_else(|| "-".to_owned(), |device| device.to_string()),
                     steps(job),
                     human::loss(train_loss(job)),
+                    human::bits_per_byte(train_loss(job)),
                     job.progress
                         .map_or_else(|| "-".to_owned(), |progress| human::speed(progress.steps_per_sec)),
                     human::ago(job.submitted_at),
@@ -67,7 +83,25 @@ pub(crate) fn train_loss(job: &JobView) -> Option<f64> {
 
 /// The newest validation loss that is known.
 pub(crate) fn validation_loss(job: &JobView) -> Option<f64> {
-    job.validation.map(|validation| validation.loss).or(job.metrics.validation_loss)
+    job.validation.as_ref().map(|validation| validation.loss).or(job.metrics.validation_loss)
+}
+
+fn begins_with(start: StartFrom) -> String {
+    let share = match start.how {
+        StartHow::Continue => "all",
+        StartHow::FineTune => "the weights",
+    };
+    format!("{share} of checkpoint {}", start.checkpoint.short())
+}
+
+/// A validation's loss by position in the window: `1: 3.210, 2: 2.801, 3-4: 2.650`.
+fn by_position(validation: &Validation) -> Option<String> {
+    let range = |found: &PositionLoss| match found {
+        PositionLoss { from, to, loss } if from == to => format!("{from}: {loss:.3}"),
+        PositionLoss { from, to, loss } => format!("{from}-{to}: {loss:.3}"),
+    };
+    let ranges: Vec<_> = validation.by_position.iter().map(range).collect();
+    (!ranges.is_empty()).then(|| ranges.join(", "))
 }
 
 fn describe(job: &JobView) -> String {
@@ -90,14 +124,19 @@ fn describe(job: &JobView) -> String {
         ("steps", Some(steps(job))),
         (
             "first loss",
-            job.metrics.first_loss.or(job.progress.and_then(|p| p.first_loss)).map(|l| human::loss(Some(l))),
+            job.metrics
+                .first_loss
+                .or(job.progress.and_then(|p| p.first_loss))
+                .map(|l| human::loss_and_bits(Some(l))),
         ),
-        ("train loss", train_loss(job).map(|loss| human::loss(Some(loss)))),
-        ("validation", validation_loss(job).map(|loss| human::loss(Some(loss)))),
+        ("train loss", train_loss(job).map(|loss| human::loss_and_bits(Some(loss)))),
+        ("validation", validation_loss(job).map(|loss| human::loss_and_bits(Some(loss)))),
+        ("by position", job.validation.as_ref().and_then(by_position)),
         ("speed", job.progress.map(|p| format!("{} steps/s", human::speed(p.steps_per_sec)))),
         ("memory", job.progress.filter(|p| p.memory_bytes > 0).map(|p| human::bytes(p.memory_bytes))),
         ("power", job.progress.and_then(|p| p.power_watts).map(|watts| format!("{watts:.0} W"))),
         ("checkpoint", job.checkpoint.map(|id| format!("{} at step {}", id.short(), job.checkpoint_step))),
+        ("best", job.best.map(|id| format!("{}; {}:best names it", id.short(), job.spec.name))),
         (
             "model",
             Some(format!(
@@ -116,6 +155,7 @@ fn describe(job: &JobView) -> String {
                 train.batch, train.block, train.lr, train.weight_decay, train.seed
             )),
         ),
+        ("begins with", job.spec.start_from.map(begins_with)),
         ("dataset", Some(job.spec.dataset.short())),
         ("submitted", Some(format!("{} by {}", job.submitted_at, job.submitter))),
         ("started", job.started_at.map(|at| at.to_string())),

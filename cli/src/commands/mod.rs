@@ -4,6 +4,7 @@ mod access;
 mod checkpoints;
 mod generate;
 mod history;
+mod import;
 mod jobs;
 mod nodes;
 mod serve;
@@ -41,6 +42,7 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
         Command::Checkpoints(args) => checkpoints::list(args, home, output).await,
         Command::Push(args) => checkpoints::push(args, home, output).await,
         Command::Generate(args) => generate::generate(args, home, output).await,
+        Command::Import(args) => import::import(&args, output),
         Command::Events(args) => history::events(args, home, output).await,
         Command::Status => status(home, output).await,
         Command::Version => version(output),

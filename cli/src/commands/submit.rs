@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 use hatchery_common::{
     dataset::{self, DatasetManifest, Scan},
     id::{DatasetId, Name, RequestId},
-    recipe::{NodeSelector, Recipe},
-    view::JobView,
+    recipe::{JobSpec, NodeSelector, Recipe, StartFrom, StartHow},
+    view::{CheckpointView, JobView},
 };
 use hatchery_proto::{client::FleetClient, transfer};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,19 +23,21 @@ use crate::{
 /// `hatchery submit`.
 pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
     let wait = args.wait;
-    let recipe = recipe(&args)?;
-    let fallback_name = fallback_name(&args);
-    let scan = match &args.dataset {
-        Some(_) => None,
-        None => Some(scan(&recipe)?),
+    let Prepared { recipe, fallback_name, start_from, own_dataset } = prepare(&args, home).await?;
+    let scan = match (&args.dataset, own_dataset) {
+        (Some(_), _) => None,
+        (None, Some(_)) if recipe.data.paths.is_empty() => None,
+        (None, _) => Some(scan(&recipe)?),
     };
     let fleet = home.fleet().await?;
-    let dataset = match (&args.dataset, scan) {
-        (Some(wanted), _) => find_dataset(&fleet, wanted).await?,
-        (None, Some(scan)) => upload(&fleet, home, scan, &fallback_name, output).await?,
-        (None, None) => return Err(Failure::usage("no data: give --data PATH or --dataset ID")),
+    let dataset = match (&args.dataset, scan, own_dataset) {
+        (Some(wanted), ..) => find_dataset(&fleet, wanted).await?,
+        (None, Some(scan), _) => upload(&fleet, home, scan, &fallback_name, output).await?,
+        (None, None, Some(own)) => own,
+        (None, None, None) => return Err(Failure::usage("no data: give --data PATH or --dataset ID")),
     };
-    let job = send(&fleet, &recipe, dataset, &fallback_name).await?;
+    let spec = JobSpec { start_from, ..recipe.job(dataset, &fallback_name) };
+    let job = send(&fleet, &spec).await?;
     if !wait {
         return output.print(&job, |job| {
             let mut text = format!("job {} submitted as {}", job.id.short(), job.spec.name);
@@ -51,19 +53,54 @@ pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Out
     watch::watch(&fleet, &job.id.to_string(), output).await
 }
 
+/// What is to be trained, but for the text.
+struct Prepared {
+    recipe: Recipe,
+    /// What the job is called where neither recipe nor `--name` says.
+    fallback_name: Name,
+    start_from: Option<StartFrom>,
+    /// The dataset of the checkpoint that the job begins with.
+    own_dataset: Option<DatasetId>,
+}
+
+/// The recipe; that of another job's checkpoint, where the job begins with one.
+async fn prepare(args: &SubmitArgs, home: &Home) -> Result<Prepared, Failure> {
+    let (given, how) = match (&args.from, &args.fine_tune) {
+        (Some(given), _) => (given, StartHow::Continue),
+        (None, Some(given)) => (given, StartHow::FineTune),
+        (None, None) => {
+            let recipe = recipe(args, &text(args)?)?;
+            let fallback_name = fallback_name(args).unwrap_or_else(|| Name::from_lossy("job"));
+            return Ok(Prepared { recipe, fallback_name, start_from: None, own_dataset: None });
+        }
+    };
+    let fleet = home.fleet().await?;
+    let CheckpointView { id, manifest, job_name, .. } = fleet.checkpoint(given).await?;
+    let (text, named) = match how {
+        StartHow::Continue => {
+            let job = fleet.job(&manifest.job.to_string()).await?;
+            (Recipe::text_of(&job.spec), format!("{job_name}-from-{}", manifest.step))
+        }
+        StartHow::FineTune => {
+            let text = Recipe::text_like(&text(args)?, &manifest.model, None).map_err(Failure::usage)?;
+            (text, format!("{job_name}-tuned"))
+        }
+    };
+    Ok(Prepared {
+        recipe: recipe(args, &text)?,
+        fallback_name: fallback_name(args).unwrap_or_else(|| Name::from_lossy(&named)),
+        start_from: Some(StartFrom { checkpoint: id, how }),
+        own_dataset: Some(manifest.dataset),
+    })
+}
+
 /// Sends the job; while the coordinator is away, again with the same request id, so that it is one job (I2).
-async fn send(
-    fleet: &FleetClient,
-    recipe: &Recipe,
-    dataset: DatasetId,
-    fallback_name: &Name,
-) -> Result<JobView, Failure> {
+async fn send(fleet: &FleetClient, spec: &JobSpec) -> Result<JobView, Failure> {
     const TRIES_MAX: u32 = 5;
     let request = RequestId::random();
-    let spec = recipe.job(dataset, fallback_name);
     let mut tries = 1;
     loop {
-        match fleet.submit(request, &spec).await {
+        match fleet.submit(request, spec).await {
             Ok((job, _)) => return Ok(job),
             Err(error) if error.is_retriable() && tries < TRIES_MAX => {
                 tokio::time::sleep(std::time::Duration::from_millis(200 << tries)).await;
@@ -74,13 +111,16 @@ async fn send(
     }
 }
 
-fn recipe(args: &SubmitArgs) -> Result<Recipe, Failure> {
-    let text = match &args.recipe {
-        Some(path) => fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?,
-        None => String::new(),
-    };
-    let mut recipe = Recipe::parse(args.preset.as_deref(), &text, &args.set).map_err(Failure::usage)?;
+/// The recipe file's text; empty without one.
+fn text(args: &SubmitArgs) -> Result<String, Failure> {
+    let Some(path) = &args.recipe else { return Ok(String::new()) };
+    fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// The recipe by `text` and what else was typed.
+fn recipe(args: &SubmitArgs, text: &str) -> Result<Recipe, Failure> {
+    let mut recipe = Recipe::parse(args.preset.as_deref(), text, &args.set).map_err(Failure::usage)?;
     if let Some(name) = &args.name {
         recipe.name = Some(Name::new("--name", name).map_err(Failure::usage)?);
     }
@@ -110,8 +150,8 @@ fn recipe(args: &SubmitArgs) -> Result<Recipe, Failure> {
     Ok(recipe)
 }
 
-/// What the job is called where neither recipe nor `--name` says.
-fn fallback_name(args: &SubmitArgs) -> Name {
+/// A name after what was typed: the recipe, the data, the preset.
+fn fallback_name(args: &SubmitArgs) -> Option<Name> {
     let stem = |path: &Path| {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         path.file_stem().map(|stem| Name::from_lossy(&stem.to_string_lossy()))
@@ -120,7 +160,7 @@ fn fallback_name(args: &SubmitArgs) -> Name {
         .as_deref()
         .or_else(|| args.data.first().map(AsRef::as_ref))
         .and_then(stem)
-        .unwrap_or_else(|| Name::from_lossy(args.preset.as_deref().unwrap_or("job")))
+        .or_else(|| args.preset.as_deref().map(Name::from_lossy))
 }
 
 fn scan(recipe: &Recipe) -> Result<Scan, Failure> {

@@ -187,10 +187,14 @@ impl Screen {
         if !view.is_terminal() {
             self.show_phase(view);
         }
-        if let Some(validation) = view.validation
+        if let Some(validation) = &view.validation
             && validation.step > self.validated_step
         {
-            self.say(&format!("step {}: validation loss {:.3}", validation.step, validation.loss));
+            self.say(&format!(
+                "step {}: validation loss {}",
+                validation.step,
+                human::loss_and_bits(Some(validation.loss))
+            ));
             self.validated_step = validation.step;
         }
         if view.checkpoint != self.checkpoint {
@@ -212,7 +216,8 @@ impl Screen {
     fn show_phase(&mut self, view: &JobView) {
         let moved = view.phase != self.phase && view.phase != "running";
         if moved || view.why != self.why && view.why.is_some() {
-            let more = if view.is_completed() { Some(result(view)) } else { view.why.clone() };
+            let early = view.why.as_ref().map_or_else(String::new, |why| format!("; ended early: {why}"));
+            let more = if view.is_completed() { Some(result(view) + &early) } else { view.why.clone() };
             let more = more.map_or_else(String::new, |more| format!(": {more}"));
             self.say(&format!("{}{more}", view.phase));
         }
@@ -233,8 +238,9 @@ impl Screen {
         let eta = human::duration(Duration::from_secs_f64(remaining.min(1e9)));
         let validation = validation_loss(view).map_or_else(String::new, |loss| format!("  val {loss:.3}"));
         let message = format!(
-            "loss {}{validation}  {} steps/s  ETA {eta}",
+            "loss {} ({} bits per byte){validation}  {} steps/s  ETA {eta}",
             human::loss(train_loss(view)),
+            human::bits_per_byte(train_loss(view)),
             human::speed(progress.steps_per_sec)
         );
         self.bar.set_length(steps);
@@ -266,7 +272,7 @@ impl Screen {
     }
 }
 
-/// What a completed job came to: `loss 5.562 -> 1.012, validation 1.180, 180 steps in 3 min 20 s`.
+/// What a completed job came to: `loss 5.562 -> 1.012, validation 1.180 (1.702 bits per byte), 180 steps in 3 min 20 s`.
 fn result(view: &JobView) -> String {
     let took = view.started_at.zip(view.ended_at).map(|(started, ended)| ended.since(started));
     let took = took.map_or_else(String::new, |took| format!(" in {}", human::duration(took)));
@@ -274,7 +280,7 @@ fn result(view: &JobView) -> String {
         "loss {} -> {}, validation {}, {} steps{took}",
         human::loss(view.metrics.first_loss),
         human::loss(train_loss(view)),
-        human::loss(validation_loss(view)),
+        human::loss_and_bits(validation_loss(view)),
         view.checkpoint_step
     )
 }

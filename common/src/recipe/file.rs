@@ -172,8 +172,47 @@ impl Recipe {
             train: self.train.clone(),
             devices: self.devices.clone(),
             replicate: self.replicate.clone(),
+            start_from: None,
         }
     }
+
+    /// The text of a recipe that asks for what `spec` asks for, name, data and beginning left out.
+    pub fn text_of(spec: &JobSpec) -> String {
+        let part = |key: &str, table| (key.to_owned(), toml::Value::Table(table));
+        let parts = [
+            part("model", toml_of(&spec.model)),
+            part("train", toml_of(&spec.train)),
+            part("devices", toml_of(&spec.devices)),
+            part("replicate", toml_of(&spec.replicate)),
+        ];
+        toml::Table::from_iter(parts).to_string()
+    }
+
+    /// A recipe's `text` in which `[model]`, and `[train]` if it is given, are these where the text says nothing.
+    pub fn text_like(
+        text: &str,
+        model: &ModelConfig,
+        train: Option<&TrainSpec>,
+    ) -> Result<String, RecipeError> {
+        let syntax = |error: toml::de::Error| RecipeError::Syntax(error.to_string());
+        let mut text: toml::Table = toml::from_str(text).map_err(syntax)?;
+        let mut like = |key: &str, defaults: toml::Table| {
+            let part = text.entry(key).or_insert_with(|| toml::Table::new().into());
+            // What is no table is told by the recipe's own check.
+            for (key, value) in part.is_table().then_some(defaults).into_iter().flatten() {
+                part.as_table_mut().map(|part| part.entry(key).or_insert(value));
+            }
+        };
+        like("model", toml_of(model));
+        if let Some(train) = train {
+            like("train", toml_of(train));
+        }
+        Ok(text.to_string())
+    }
+}
+
+fn toml_of(part: &impl Serialize) -> toml::Table {
+    toml::Table::try_from(part).expect("a part of a recipe is made of numbers and words, which TOML can hold")
 }
 
 fn table_of(text: &RecipeText) -> toml::Table {
@@ -281,11 +320,34 @@ mod tests {
     }
 
     #[test]
+    fn a_text_like_a_run_says_only_what_it_says() {
+        let seed = Recipe::parse(Some("seed"), "", &[]).unwrap();
+        let text = "[model]\ndropout = 0.3\n[train]\nsteps = 7";
+        let whole = Recipe::text_like(text, &seed.model, Some(&seed.train)).unwrap();
+        let recipe = Recipe::parse(Some("tiny"), &whole, &["train.lr=0.5".into()]).unwrap();
+        assert_eq!((recipe.model.width(), recipe.model.raw().dropout), (128, 0.3));
+        assert_eq!((recipe.train.raw().steps, recipe.train.raw().block), (7, 256));
+        let model_only = Recipe::text_like(text, &seed.model, None).unwrap();
+        let recipe = Recipe::parse(Some("tiny"), &model_only, &[]).unwrap();
+        assert_eq!((recipe.model.width(), recipe.train.raw().block), (128, 128));
+        let wrong = Recipe::text_like("model = 3", &seed.model, None).unwrap();
+        assert!(Recipe::parse(None, &wrong, &[]).is_err());
+        assert!(Recipe::text_like("[model", &seed.model, None).is_err());
+    }
+
+    #[test]
     fn a_job_survives_json() {
         let recipe = Recipe::parse(Some("seed"), "", &[]).unwrap();
         let dataset = DatasetId(crate::digest::Digest::of(b"corpus"));
         let job = recipe.job(dataset, &Name::from_lossy("x"));
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap(), job);
+        let labels = [(Name::from_lossy("room"), Name::from_lossy("attic"))].into();
+        for to in [NodeSelector::All, NodeSelector::None, NodeSelector::Labels(labels)] {
+            let replicate = ReplicaPolicy { to, which: ReplicateWhich::Best };
+            let job = JobSpec { replicate, ..job.clone() };
+            let again = Recipe::parse(Some("tiny"), &Recipe::text_of(&job), &[]).unwrap();
+            assert_eq!(again.job(dataset, &job.name), job);
+        }
     }
 }

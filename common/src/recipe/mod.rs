@@ -21,7 +21,7 @@ pub use wishes::{DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicateWhi
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{DatasetId, Name},
+    id::{CheckpointId, DatasetId, Name},
     model::ModelConfig,
 };
 
@@ -40,4 +40,33 @@ pub struct JobSpec {
     pub devices: DeviceWishes,
     /// Where its checkpoints go.
     pub replicate: ReplicaPolicy,
+    /// What it begins with; none: random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_from: Option<StartFrom>,
+}
+
+impl JobSpec {
+    /// Whether `checkpoint` is what the job begins with at step 0, by its weights alone.
+    pub fn fine_tunes(&self, checkpoint: CheckpointId) -> bool {
+        self.start_from == Some(StartFrom { checkpoint, how: StartHow::FineTune })
+    }
+}
+
+/// A checkpoint of another job that a job begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFrom {
+    /// Which.
+    pub checkpoint: CheckpointId,
+    /// With how much of it.
+    pub how: StartHow,
+}
+
+/// With how much of a checkpoint a job begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartHow {
+    /// With all of it: the run goes on from its step, as if it had never ended.
+    Continue,
+    /// With its weights: step 0, a fresh optimizer, a text and a recipe of its own.
+    FineTune,
 }

@@ -90,6 +90,16 @@ pub struct RawTrainSpec {
     pub validation_share: f64,
     /// Most windows of `block` bytes that a validation reads, from the start of the held-out part.
     pub validation_windows: u32,
+    /// Decay of the weights' running mean, which is what is validated and served; 0: the weights themselves are.
+    pub ema_decay: f64,
+    /// Validations in a row without a gain after which the run ends; 0: it never ends early.
+    pub early_stop: u32,
+    /// What the validation loss must fall by, in nats per byte, to count as a gain.
+    pub early_stop_min_change: f64,
+    /// Whether a validation that is the best so far makes a checkpoint.
+    pub checkpoint_best: bool,
+    /// Steps that each point of the training loss's curve is the mean of.
+    pub log_every: u64,
 }
 
 impl Default for RawTrainSpec {
@@ -115,6 +125,11 @@ impl Default for RawTrainSpec {
             validate_every: 100,
             validation_share: 0.1,
             validation_windows: 128,
+            ema_decay: 0.0,
+            early_stop: 0,
+            early_stop_min_change: 0.0,
+            checkpoint_best: false,
+            log_every: 10,
         }
     }
 }
@@ -141,7 +156,7 @@ impl TrainSpec {
             return Err(FieldError::new("lr", format!("must be above 0 and at most 10, not {}", raw.lr)));
         }
         check_range("weight_decay", raw.weight_decay, 0.0, 10.0)?;
-        for (field, beta) in [("beta1", raw.beta1), ("beta2", raw.beta2)] {
+        for (field, beta) in [("beta1", raw.beta1), ("beta2", raw.beta2), ("ema_decay", raw.ema_decay)] {
             if !(0.0..1.0).contains(&beta) {
                 return Err(FieldError::new(field, format!("must be at least 0 and below 1, not {beta}")));
             }
@@ -166,6 +181,8 @@ impl TrainSpec {
         check_range("validate_every", raw.validate_every, 1, Self::STEPS_MAX)?;
         check_range("validation_share", raw.validation_share, 0.001, 0.9)?;
         check_range("validation_windows", raw.validation_windows, 1, 1 << 20)?;
+        check_range("early_stop_min_change", raw.early_stop_min_change, 0.0, 1e3)?;
+        check_range("log_every", raw.log_every, 1, Self::STEPS_MAX)?;
         Ok(Self(raw))
     }
 
@@ -197,6 +214,13 @@ impl TrainSpec {
             }
         };
         raw.lr * (raw.lr_min_share + (1.0 - raw.lr_min_share) * height)
+    }
+
+    /// What the running mean of the weights keeps of itself at step `step`, which counts from 0.
+    ///
+    /// At first less than `ema_decay`, (1 + step) / (10 + step), so that the start weights are soon forgotten.
+    pub fn ema_decay(&self, step: u64) -> f64 {
+        self.0.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64))
     }
 
     /// Splits a corpus of `corpus_bytes`: the training part's length; the rest validates.
@@ -240,7 +264,10 @@ mod tests {
 
     #[test]
     fn wrong_values_name_the_field() {
-        let cases: [(RawTrainSpec, &str); 7] = [
+        let cases: [(RawTrainSpec, &str); 10] = [
+            (RawTrainSpec { ema_decay: 1.0, ..Default::default() }, "ema_decay"),
+            (RawTrainSpec { early_stop_min_change: -0.1, ..Default::default() }, "early_stop_min_change"),
+            (RawTrainSpec { log_every: 0, ..Default::default() }, "log_every"),
             (RawTrainSpec { batch: 8, accumulate: 3, ..Default::default() }, "accumulate"),
             (RawTrainSpec { clip_norm: f64::NAN, ..Default::default() }, "clip_norm"),
             (RawTrainSpec { lr: f64::NAN, ..Default::default() }, "lr"),
@@ -268,6 +295,30 @@ mod tests {
         assert_eq!(wsd[16..], [0.775, 0.55, 0.325, 0.1]);
         assert_eq!(rates(Schedule::Cosine, 50, 3), [0.02, 0.04, 0.06], "a run may end within its warm-up");
         assert_eq!(rates(Schedule::Wsd, 0, 1).len(), 1);
+    }
+
+    #[test]
+    fn a_run_given_more_steps_goes_on_by_the_schedule_of_the_longer_one() {
+        let spec = |schedule, steps| {
+            let raw = RawTrainSpec { schedule, steps, warmup_steps: 5, ..Default::default() };
+            TrainSpec::new(raw).unwrap()
+        };
+        // The rate of a step follows from the step and the recipe, and from nothing that was before.
+        let [short, long] = [100, 300].map(|steps| spec(Schedule::Cosine, steps));
+        assert!(short.learning_rate(99) < long.learning_rate(100), "it rises again, and falls once more");
+        assert!(long.learning_rate(299) <= short.learning_rate(99));
+        let [short, long] = [100, 300].map(|steps| spec(Schedule::Wsd, steps));
+        assert!((short.learning_rate(50) - long.learning_rate(100)).abs() < 1e-15, "back on the level");
+        let [short, long] = [100, 300].map(|steps| spec(Schedule::Constant, steps));
+        assert!((short.learning_rate(99) - long.learning_rate(100)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn the_running_mean_begins_soon() {
+        let spec = TrainSpec::new(RawTrainSpec { ema_decay: 0.99, ..Default::default() }).unwrap();
+        let decays =
+            [0, 1, 10, 890, 891, 892, 10_000].map(|step| (spec.ema_decay(step) * 1e4).round() as u64);
+        assert_eq!(decays, [1000, 1818, 5500, 9900, 9900, 9900, 9900]);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub enum ReplicateWhich {
     Each,
     /// Only the newest.
     Last,
+    /// Only the one of the lowest validation loss.
+    Best,
 }
 
 /// Where a job's checkpoints go by themselves.

@@ -208,6 +208,7 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
         train: TrainSpec::new(RawTrainSpec::default()).unwrap(),
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
+        start_from: None,
     };
     let job = JobId::random();
     let submit = Request::Submit {

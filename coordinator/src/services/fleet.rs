@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hatchery_common::{
     digest::Digest,
     field::{FieldError, check_range},
-    generate::{GenerationOrder, GenerationPart, RawSampling, Sampling},
+    generate::{GenerationOrder, GenerationPart, SamplingParams, StopStrings},
     id::{CheckpointId, JobId, Name, RequestId, RolloutId},
     recipe::{JobSpec, NodeSelector},
     session::AnswerPart,
@@ -75,14 +75,11 @@ impl FleetService {
         let cluster = &snapshot.cluster;
         let checkpoint = lookup::checkpoint(cluster, &request.checkpoint)?;
         let given = request.node.as_deref().map(|node| lookup::node(cluster, node)).transpose()?;
-        let sampling = request.sampling.map(Sampling::try_from).transpose();
-        let sampling = sampling.map_err(|error| error.within("sampling"))?;
-        let sampling = match sampling {
-            Some(sampling) => sampling,
-            None => Sampling::new(RawSampling::default())?,
-        };
+        let sampling = request.sampling.map(SamplingParams::try_from).transpose();
+        let sampling = sampling.map_err(|error| error.within("sampling"))?.unwrap_or_default();
+        let stop = StopStrings::new(request.stop)?;
         let (prompt, max_bytes) = (request.prompt, request.max_bytes);
-        let order = GenerationOrder { checkpoint, prompt, max_bytes, sampling };
+        let order = GenerationOrder { checkpoint, prompt, max_bytes, sampling, stop };
         order.check()?;
         let node = generate::choose(&snapshot, checkpoint, given)?;
         let name = node_name(cluster, node);

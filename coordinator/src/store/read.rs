@@ -107,9 +107,9 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
         let id = row.parse("id")?;
         let checkpoint = row.optional("checkpoint")?;
         let committed = checkpoint.and_then(|checkpoint| cluster.checkpoints.get(&checkpoint));
+        let spec = row.json("spec")?;
         let job = Job {
             id,
-            spec: row.json("spec")?,
             submitter: row.name("submitter")?,
             submitted_at: row.time("submitted_at")?,
             phase: phase(&row.text("phase")?, row.get("why")?)?,
@@ -118,8 +118,11 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
             started_at: row.optional_time("started_at")?,
             ended_at: row.optional_time("ended_at")?,
             checkpoint,
+            start_step: cluster.start_step(&spec),
+            best: cluster.best_checkpoint(id),
             checkpoint_step: row.number("checkpoint_step")?,
             metrics: committed.map_or_else(Metrics::default, |checkpoint| checkpoint.manifest.metrics),
+            spec,
             failures: Vec::new(),
             not_before: row.optional_time("not_before")?,
         };

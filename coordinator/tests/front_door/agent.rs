@@ -16,7 +16,7 @@ use hatchery_common::{
         ReplicaReport, Report,
     },
     tls::{Credentials, JoinString},
-    trainer::{Calibration, Ending},
+    trainer::{Calibration, Ending, Metrics},
     view::JobView,
 };
 use hatchery_proto::{
@@ -123,6 +123,21 @@ impl Agent {
         let manifest = checkpoint(&self.blobs, job, attempt.epoch, step, parent);
         self.put(&manifest).await;
         soon(self.client.commit_checkpoint(&manifest)).await
+    }
+
+    /// The same with figures of its own.
+    pub(crate) async fn commit_with(
+        &self,
+        job: &JobView,
+        attempt: &AssignedAttempt,
+        step: u64,
+        metrics: Metrics,
+    ) -> CheckpointId {
+        let parent = None;
+        let manifest =
+            CheckpointManifest { metrics, ..checkpoint(&self.blobs, job, attempt.epoch, step, parent) };
+        self.put(&manifest).await;
+        soon(self.client.commit_checkpoint(&manifest)).await.unwrap()
     }
 
     pub(crate) async fn put(&self, manifest: &CheckpointManifest) {

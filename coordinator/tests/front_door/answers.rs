@@ -2,7 +2,10 @@
 
 use futures::StreamExt as _;
 use hatchery_common::{
-    generate::{GenerationFinished, GenerationOrder, GenerationPart, Sampling},
+    generate::{
+        FinishReason, GenerationFinished, GenerationOrder, GenerationPart, RawSamplingParams, SamplingParams,
+        StopStrings,
+    },
     id::{CheckpointId, RequestId},
     session::{AgentMessage, AnswerPart, CoordinatorMessage, ReplicaReport, ReplicaState},
 };
@@ -19,7 +22,8 @@ fn call(node: Option<&str>) -> GenerateCall {
         node: node.map(str::to_owned),
         prompt: b"to be".to_vec(),
         max_bytes: 8,
-        sampling: Sampling::greedy(),
+        sampling: SamplingParams::greedy(),
+        stop: StopStrings::default(),
     }
 }
 
@@ -66,9 +70,19 @@ async fn an_idle_node_is_asked_first_and_streams_its_answer() {
     fast.report(vec![], ready(checkpoint, 9.0)).await;
 
     // The trainer's node would be faster, but it trains.
-    let mut answer = soon(fleet.generate(&call(None))).await.unwrap();
+    let sampling = SamplingParams::new(RawSamplingParams {
+        top_p: Some(0.9),
+        min_p: Some(0.1),
+        repetition_penalty: 1.5,
+        ..RawSamplingParams::default()
+    })
+    .unwrap();
+    let stop = StopStrings::new(vec![b"\n".to_vec(), vec![0xff]]).unwrap();
+    let asked = GenerateCall { sampling, stop: stop.clone(), ..call(None) };
+    let mut answer = soon(fleet.generate(&asked)).await.unwrap();
     let (request, order) = order(&mut fast).await;
-    assert_eq!((order.checkpoint, order.prompt.as_slice(), order.max_bytes), (checkpoint, &b"to be"[..], 8));
+    let prompt = b"to be".to_vec();
+    assert_eq!(order, GenerationOrder { checkpoint, prompt, max_bytes: 8, sampling, stop });
     let chosen = soon_when(&mut answer, |_| true).await;
     assert!(matches!(&chosen, GenerationPart::Chosen { node_name, .. } if node_name.as_str() == "fast"));
     // Another node cannot put in a word.
@@ -78,7 +92,13 @@ async fn an_idle_node_is_asked_first_and_streams_its_answer() {
         say(&fast, request, AnswerPart::Text(vec![*byte])).await;
         assert_eq!(soon_when(&mut answer, |_| true).await, GenerationPart::Text { bytes: vec![*byte] });
     }
-    let figures = GenerationFinished { latency_ms: 12.5, first_byte_ms: 2.0, bytes: 7, loaded: true };
+    let figures = GenerationFinished {
+        latency_ms: 12.5,
+        first_byte_ms: 2.0,
+        bytes: 7,
+        loaded: true,
+        finish_reason: FinishReason::StopString,
+    };
     say(&fast, request, AnswerPart::Finished(figures)).await;
     assert_eq!(soon_when(&mut answer, |_| true).await, GenerationPart::Finished(figures));
     assert!(soon(answer.next()).await.is_none());

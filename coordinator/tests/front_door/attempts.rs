@@ -4,7 +4,7 @@ use futures::StreamExt as _;
 use hatchery_common::{
     id::Epoch,
     session::{AgentMessage, AttemptPhase, ReplicaReport, ReplicaState},
-    trainer::{Ending, FailureCause, Progress, Validation},
+    trainer::{Ending, FailureCause, LossPoint, Metrics, Progress, Validation},
     view::{JobView, NodeState},
 };
 use hatchery_proto::{client::CallError, v1};
@@ -31,7 +31,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     let mut running = report_of(&attempt, AttemptPhase::Running);
     running.progress =
         Some(Progress { step: 7, train_loss: 3.25, steps_per_sec: 9.5, ..Progress::default() });
-    running.validation = Some(Validation { step: 5, loss: 3.5 });
+    running.validation = Some(Validation { step: 5, loss: 3.5, ..Validation::default() });
     running.running_on = Some("cpu, f32".into());
     session.report(vec![running.clone()], vec![]).await;
     let seen = house.job_when(job.id, |job| job.progress.is_some()).await;
@@ -79,6 +79,44 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     assert_eq!(again.node.unwrap().as_str(), "box", "where it ran is still known");
     assert_eq!(soon(fleet.checkpoints(None)).await.unwrap().len(), 2);
     assert_eq!(soon(fleet.node("box")).await.unwrap().state, NodeState::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_best_checkpoint_has_a_name_and_an_early_end_is_a_completion_with_its_reason() {
+    let mut house = House::start().await;
+    let agent = Agent::join(&house, "box").await;
+    let mut session = agent.session().await;
+    let job = house.submit().await;
+    let attempt = session.attempt().await;
+    let fleet = house.fleet().await;
+    let error = soon(fleet.checkpoint("demo:best")).await.unwrap_err().to_string();
+    assert!(error.contains("no checkpoint of the job demo was validated"), "{error}");
+    let validated = |step, loss, best| Metrics {
+        validation_loss: Some(loss),
+        validation_step: Some(step),
+        best: Some(best),
+        ..Metrics::default()
+    };
+    let best = LossPoint { step: 5, loss: 1.5 };
+    let good = agent.commit_with(&job, &attempt, 5, validated(5, 1.5, best)).await;
+    let metrics = Metrics { early_stop: Some(1), ..validated(10, 1.75, best) };
+    let last = agent.commit_with(&job, &attempt, 10, metrics).await;
+    session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
+    let done = house.job_when(job.id, JobView::is_terminal).await;
+    assert_eq!((done.phase.as_str(), done.checkpoint, done.best), ("completed", Some(last), Some(good)));
+    assert_eq!(done.why.as_deref(), Some("no gain in 1 validation since the best, 1.5000 at step 5"));
+
+    house.restart().await;
+    let fleet = house.fleet().await;
+    for (given, id) in
+        [("best", good), ("demo:best", good), ("demo:latest", last), ("latest", last), ("demo", last)]
+    {
+        let found = soon(fleet.checkpoint(given)).await.unwrap();
+        assert_eq!((found.id, found.is_best), (id, id == good), "{given}");
+    }
+    let error = soon(fleet.checkpoint("demo:worst")).await.unwrap_err().to_string();
+    assert!(error.contains("`demo:best` and `demo:latest`"), "{error}");
+    assert_eq!(soon(fleet.job("demo")).await.unwrap().why, done.why, "and it stays so");
 }
 
 #[tokio::test(flavor = "multi_thread")]

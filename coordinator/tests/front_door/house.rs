@@ -174,6 +174,7 @@ pub(crate) fn spec(dataset: DatasetId) -> JobSpec {
         train: TrainSpec::new(train).unwrap(),
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
+        start_from: None,
     }
 }
 
@@ -208,7 +209,7 @@ pub(crate) fn checkpoint(
         dataset: job.spec.dataset,
         model: job.spec.model.clone(),
         block: job.spec.train.raw().block,
-        metrics: Metrics { first_loss: Some(5.5), train_loss: Some(2.0), validation_loss: None },
+        metrics: Metrics { first_loss: Some(5.5), train_loss: Some(2.0), ..Metrics::default() },
         files: CheckpointManifest::FILES.map(file).to_vec(),
     }
 }

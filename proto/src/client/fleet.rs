@@ -5,7 +5,7 @@ use std::time::Duration;
 use hatchery_common::{
     access::Scope,
     dataset::DatasetManifest,
-    generate::{GenerationPart, Sampling},
+    generate::{GenerationPart, SamplingParams, StopStrings},
     id::{Epoch, Name, RequestId, RolloutId},
     recipe::{JobSpec, Labels, NodeSelector},
     time::Timestamp,
@@ -36,7 +36,9 @@ pub struct GenerateCall {
     /// Most new bytes.
     pub max_bytes: u32,
     /// How they are chosen.
-    pub sampling: Sampling,
+    pub sampling: SamplingParams,
+    /// Strings at which the answer ends.
+    pub stop: StopStrings,
 }
 
 /// What a join string is to allow.
@@ -188,6 +190,7 @@ impl FleetClient {
             prompt: call.prompt.clone(),
             max_bytes: call.max_bytes,
             sampling: Some(call.sampling.into()),
+            stop: call.stop.clone().into(),
         };
         let stream = self.calls().generate(request).await?.into_inner();
         Ok(answers(stream, read))

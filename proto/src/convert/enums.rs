@@ -4,7 +4,8 @@ use hatchery_common::{
     access::Scope,
     device::DeviceKind,
     field::FieldError,
-    recipe::{Precision, ReplicateWhich, Schedule},
+    generate::FinishReason,
+    recipe::{Precision, ReplicateWhich, Schedule, StartHow},
     trainer::FailureCause,
 };
 
@@ -42,14 +43,18 @@ macro_rules! enumeration {
 }
 
 mod wire {
-    pub(super) use crate::v1::{DeviceKind, FailureCause, Precision, ReplicateWhich, Schedule, Scope};
+    pub(super) use crate::v1::{
+        DeviceKind, FailureCause, FinishReason, Precision, ReplicateWhich, Schedule, Scope, StartHow,
+    };
 }
 
 enumeration!(DeviceKind: Cuda, Mps, Cpu);
 enumeration!(Precision: Auto, F32, Bf16);
 enumeration!(Schedule: Constant, Cosine, Wsd);
-enumeration!(ReplicateWhich: Each, Last);
+enumeration!(ReplicateWhich: Each, Last, Best);
+enumeration!(StartHow: Continue, FineTune);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
+enumeration!(FinishReason: MaxBytes, StopString);
 enumeration!(Scope: Agent, Operator, Viewer);
 
 /// Reads a scope out of a request's field `scope`.

@@ -3,29 +3,45 @@
 use hatchery_common::{
     field::FieldError,
     generate::{
-        GenerationFinished, GenerationOrder, GenerationPart, PROMPT_BYTES_MAX, RawSampling, Sampling,
+        FinishReason, GenerationFinished, GenerationOrder, GenerationPart, PROMPT_BYTES_MAX,
+        RawSamplingParams, SamplingParams, StopStrings,
     },
     id::Name,
 };
 
-use super::fields::{amount, at_most, missing, needed, parsed};
+use super::{
+    enums::Enumeration,
+    fields::{amount, at_most, missing, needed, parsed},
+};
 use crate::v1::{self, generate_response};
 
-impl From<Sampling> for v1::Sampling {
-    fn from(sampling: Sampling) -> Self {
-        let raw = RawSampling::from(sampling);
-        Self { temperature: raw.temperature, top_k: raw.top_k, seed: raw.seed, greedy: raw.greedy }
+impl From<SamplingParams> for v1::Sampling {
+    fn from(params: SamplingParams) -> Self {
+        let raw = RawSamplingParams::from(params);
+        Self {
+            temperature: Some(raw.temperature),
+            top_k: raw.top_k,
+            seed: Some(raw.seed),
+            greedy: raw.greedy,
+            top_p: raw.top_p,
+            min_p: raw.min_p,
+            repetition_penalty: Some(raw.repetition_penalty),
+        }
     }
 }
 
-impl TryFrom<v1::Sampling> for Sampling {
+impl TryFrom<v1::Sampling> for SamplingParams {
     type Error = FieldError;
 
     fn try_from(sampling: v1::Sampling) -> Result<Self, FieldError> {
-        Self::new(RawSampling {
-            temperature: sampling.temperature,
+        let defaults = RawSamplingParams::default();
+        Self::new(RawSamplingParams {
+            temperature: sampling.temperature.unwrap_or(defaults.temperature),
             top_k: sampling.top_k,
-            seed: sampling.seed,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            repetition_penalty: sampling.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            seed: sampling.seed.unwrap_or(defaults.seed),
             greedy: sampling.greedy,
         })
     }
@@ -41,6 +57,7 @@ impl TryFrom<v1::Generation> for GenerationOrder {
             prompt: generation.prompt,
             max_bytes: generation.max_bytes,
             sampling: needed("sampling", generation.sampling)?,
+            stop: StopStrings::new(generation.stop)?,
         };
         order.check()?;
         Ok(order)
@@ -54,6 +71,7 @@ impl From<GenerationFinished> for v1::GenerationFinished {
             first_byte_ms: finished.first_byte_ms,
             bytes: finished.bytes,
             loaded: finished.loaded,
+            finish_reason: finished.finish_reason.number(),
         }
     }
 }
@@ -67,6 +85,7 @@ impl TryFrom<v1::GenerationFinished> for GenerationFinished {
             first_byte_ms: amount("first_byte_ms", finished.first_byte_ms)?,
             bytes: finished.bytes,
             loaded: finished.loaded,
+            finish_reason: FinishReason::read("finish_reason", finished.finish_reason)?,
         })
     }
 }

@@ -7,13 +7,13 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     recipe::{
         DeviceWishes, JobSpec, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        Schedule, TrainSpec,
+        Schedule, StartFrom, StartHow, TrainSpec,
     },
 };
 
 use super::{
     enums::Enumeration,
-    fields::{ENTRIES_MAX, at_most, labels, missing, needed, parsed, parsed_each, wire_labels},
+    fields::{ENTRIES_MAX, at_most, labels, missing, needed, optional, parsed, parsed_each, wire_labels},
 };
 use crate::v1::{self, node_selector};
 
@@ -73,6 +73,11 @@ impl From<TrainSpec> for v1::TrainSpec {
             decay_share: raw.decay_share,
             clip_norm: raw.clip_norm,
             accumulate: raw.accumulate,
+            ema_decay: raw.ema_decay,
+            early_stop: raw.early_stop,
+            early_stop_min_change: raw.early_stop_min_change,
+            checkpoint_best: raw.checkpoint_best,
+            log_every: raw.log_every,
         }
     }
 }
@@ -102,6 +107,11 @@ impl TryFrom<v1::TrainSpec> for TrainSpec {
             decay_share: spec.decay_share,
             clip_norm: spec.clip_norm,
             accumulate: spec.accumulate,
+            ema_decay: spec.ema_decay,
+            early_stop: spec.early_stop,
+            early_stop_min_change: spec.early_stop_min_change,
+            checkpoint_best: spec.checkpoint_best,
+            log_every: spec.log_every,
         })
     }
 }
@@ -178,6 +188,23 @@ impl TryFrom<v1::ReplicaPolicy> for ReplicaPolicy {
     }
 }
 
+impl From<StartFrom> for v1::StartFrom {
+    fn from(start: StartFrom) -> Self {
+        Self { checkpoint: start.checkpoint.to_string(), how: start.how.number() }
+    }
+}
+
+impl TryFrom<v1::StartFrom> for StartFrom {
+    type Error = FieldError;
+
+    fn try_from(start: v1::StartFrom) -> Result<Self, FieldError> {
+        Ok(Self {
+            checkpoint: parsed("checkpoint", &start.checkpoint)?,
+            how: StartHow::read("how", start.how)?,
+        })
+    }
+}
+
 impl From<JobSpec> for v1::JobSpec {
     fn from(spec: JobSpec) -> Self {
         Self {
@@ -187,6 +214,7 @@ impl From<JobSpec> for v1::JobSpec {
             train: Some(spec.train.into()),
             devices: Some(spec.devices.into()),
             replicate: Some(spec.replicate.into()),
+            start_from: spec.start_from.map(Into::into),
         }
     }
 }
@@ -202,6 +230,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             train: needed("train", spec.train)?,
             devices: needed("devices", spec.devices)?,
             replicate: needed("replicate", spec.replicate)?,
+            start_from: optional("start_from", spec.start_from)?,
         })
     }
 }

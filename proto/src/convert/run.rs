@@ -2,14 +2,17 @@
 
 use hatchery_common::{
     field::FieldError,
-    trainer::{Ending, FailureCause, Metrics, Progress, Validation},
+    trainer::{Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
 };
 
 use super::{
     enums::Enumeration,
-    fields::{OUTPUT_BYTES_MAX, amount, head, missing, short_text},
+    fields::{OUTPUT_BYTES_MAX, amount, at_most, head, missing, short_text},
 };
 use crate::v1::{self, ending};
+
+/// Most ranges of positions, which double: enough for the longest window.
+const POSITIONS_MAX: usize = 32;
 
 impl From<Progress> for v1::Progress {
     fn from(progress: Progress) -> Self {
@@ -42,7 +45,9 @@ impl TryFrom<v1::Progress> for Progress {
 
 impl From<Validation> for v1::Validation {
     fn from(validation: Validation) -> Self {
-        Self { step: validation.step, loss: validation.loss }
+        let Validation { step, loss, by_position } = validation;
+        let position = |PositionLoss { from, to, loss }| v1::PositionLoss { from, to, loss };
+        Self { step, loss, by_position: by_position.into_iter().map(position).collect() }
     }
 }
 
@@ -50,7 +55,10 @@ impl TryFrom<v1::Validation> for Validation {
     type Error = FieldError;
 
     fn try_from(validation: v1::Validation) -> Result<Self, FieldError> {
-        Ok(Self { step: validation.step, loss: validation.loss })
+        let v1::Validation { step, loss, by_position } = validation;
+        at_most("by_position", by_position.len(), POSITIONS_MAX, "entries")?;
+        let position = |v1::PositionLoss { from, to, loss }| PositionLoss { from, to, loss };
+        Ok(Self { step, loss, by_position: by_position.into_iter().map(position).collect() })
     }
 }
 
@@ -60,6 +68,9 @@ impl From<Metrics> for v1::Metrics {
             first_loss: metrics.first_loss,
             train_loss: metrics.train_loss,
             validation_loss: metrics.validation_loss,
+            validation_step: metrics.validation_step,
+            best: metrics.best.map(|LossPoint { step, loss }| v1::LossPoint { step, loss }),
+            early_stop: metrics.early_stop,
         }
     }
 }
@@ -72,6 +83,9 @@ impl TryFrom<v1::Metrics> for Metrics {
             first_loss: metrics.first_loss,
             train_loss: metrics.train_loss,
             validation_loss: metrics.validation_loss,
+            validation_step: metrics.validation_step,
+            best: metrics.best.map(|v1::LossPoint { step, loss }| LossPoint { step, loss }),
+            early_stop: metrics.early_stop,
         })
     }
 }

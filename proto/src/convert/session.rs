@@ -167,13 +167,14 @@ impl From<CoordinatorMessage> for v1::SessionResponse {
                 Message::ReportReceived(v1::ReportReceived { sequence })
             }
             CoordinatorMessage::Generation { request, order } => {
-                let GenerationOrder { checkpoint, prompt, max_bytes, sampling } = order;
+                let GenerationOrder { checkpoint, prompt, max_bytes, sampling, stop } = order;
                 Message::Generation(v1::Generation {
                     request_id: request.to_string(),
                     checkpoint: checkpoint.to_string(),
                     prompt,
                     max_bytes,
                     sampling: Some(sampling.into()),
+                    stop: stop.into(),
                 })
             }
             CoordinatorMessage::GenerationCancelled { request } => {

@@ -78,6 +78,7 @@ impl From<JobView> for v1::Job {
             progress: job.progress.map(Into::into),
             validation: job.validation.map(Into::into),
             checkpoint: job.checkpoint.map(|checkpoint| checkpoint.to_string()),
+            best: job.best.map(|best| best.to_string()),
             checkpoint_step: job.checkpoint_step,
             metrics: Some(job.metrics.into()),
             failures: job.failures.into_iter().map(Into::into).collect(),
@@ -106,6 +107,7 @@ impl TryFrom<v1::Job> for JobView {
             progress: optional("progress", job.progress)?,
             validation: optional("validation", job.validation)?,
             checkpoint: parsed_optional("checkpoint", job.checkpoint.as_deref())?,
+            best: parsed_optional("best", job.best.as_deref())?,
             checkpoint_step: job.checkpoint_step,
             metrics: needed("metrics", job.metrics)?,
             failures: each("failures", job.failures, ENTRIES_MAX)?,
@@ -243,6 +245,7 @@ impl From<CheckpointView> for v1::Checkpoint {
             manifest: checkpoint_manifest_bytes(&checkpoint.manifest),
             job_name: checkpoint.job_name.into(),
             committed_at_ms: checkpoint.committed_at.0,
+            is_best: checkpoint.is_best,
             replicas: checkpoint.replicas.into_iter().map(Into::into).collect(),
         }
     }
@@ -261,6 +264,7 @@ impl TryFrom<v1::Checkpoint> for CheckpointView {
             manifest,
             job_name: Name::new("job_name", &checkpoint.job_name)?,
             committed_at: Timestamp(checkpoint.committed_at_ms),
+            is_best: checkpoint.is_best,
             replicas: each("replicas", checkpoint.replicas, ENTRIES_MAX)?,
         })
     }

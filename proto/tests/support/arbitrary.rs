@@ -6,20 +6,22 @@ use hatchery_common::{
     checkpoint::{CheckpointFile, CheckpointManifest},
     device::{Device, DeviceKind},
     digest::Digest,
-    generate::{GenerationFinished, GenerationOrder, RawSampling, Sampling},
+    generate::{
+        FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
+    },
     id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        Schedule, TrainSpec,
+        Schedule, StartFrom, StartHow, TrainSpec,
     },
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
         CoordinatorMessage, ReplicaReport, ReplicaState, Report,
     },
     time::Timestamp,
-    trainer::{Calibration, Ending, FailureCause, Metrics, Progress, Validation},
+    trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
     view::{CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -100,7 +102,8 @@ pub(crate) fn train() -> impl Strategy<Value = TrainSpec> {
         0.0..=1e9f64,
         1..=3u32,
     );
-    (sizes, optimizer, rest, course).prop_map(|(sizes, optimizer, rest, course)| {
+    let end = (0.0..1.0f64, any::<u32>(), 0.0..=1e3f64, any::<bool>(), 1..=TrainSpec::STEPS_MAX);
+    (sizes, optimizer, rest, course, end).prop_map(|(sizes, optimizer, rest, course, end)| {
         TrainSpec::new(RawTrainSpec {
             steps: sizes.0,
             batch: sizes.1,
@@ -122,6 +125,11 @@ pub(crate) fn train() -> impl Strategy<Value = TrainSpec> {
             decay_share: course.3,
             clip_norm: course.4,
             accumulate: if sizes.1.is_multiple_of(course.5) { course.5 } else { 1 },
+            ema_decay: end.0,
+            early_stop: end.1,
+            early_stop_min_change: end.2,
+            checkpoint_best: end.3,
+            log_every: end.4,
         })
         .unwrap()
     })
@@ -139,16 +147,20 @@ fn selector() -> impl Strategy<Value = NodeSelector> {
 pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
     let devices = (vec(select(&DeviceKind::ALL[..]), 0..3), vec(name(), 0..3), labels())
         .prop_map(|(kinds, nodes, labels)| DeviceWishes { kinds, nodes, labels });
-    let replicate = (selector(), select(vec![ReplicateWhich::Each, ReplicateWhich::Last]))
-        .prop_map(|(to, which)| ReplicaPolicy { to, which });
-    (name(), digest(), model(), train(), devices, replicate).prop_map(
-        |(name, dataset, model, train, devices, replicate)| JobSpec {
+    let replicate =
+        (selector(), select(vec![ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best]))
+            .prop_map(|(to, which)| ReplicaPolicy { to, which });
+    let start = (checkpoint_id(), select(vec![StartHow::Continue, StartHow::FineTune]))
+        .prop_map(|(checkpoint, how)| StartFrom { checkpoint, how });
+    (name(), digest(), model(), train(), devices, replicate, option::of(start)).prop_map(
+        |(name, dataset, model, train, devices, replicate, start_from)| JobSpec {
             name,
             dataset: DatasetId(dataset),
             model,
             train,
             devices,
             replicate,
+            start_from,
         },
     )
 }
@@ -167,12 +179,27 @@ fn progress() -> impl Strategy<Value = Progress> {
 }
 
 fn validation() -> impl Strategy<Value = Validation> {
-    (any::<u64>(), finite()).prop_map(|(step, loss)| Validation { step, loss })
+    let position =
+        (any::<u32>(), any::<u32>(), finite()).prop_map(|(from, to, loss)| PositionLoss { from, to, loss });
+    (any::<u64>(), finite(), vec(position, 0..4)).prop_map(|(step, loss, by_position)| Validation {
+        step,
+        loss,
+        by_position,
+    })
 }
 
 fn metrics() -> impl Strategy<Value = Metrics> {
-    (option::of(finite()), option::of(finite()), option::of(finite())).prop_map(
-        |(first_loss, train_loss, validation_loss)| Metrics { first_loss, train_loss, validation_loss },
+    let point = (any::<u64>(), finite()).prop_map(|(step, loss)| LossPoint { step, loss });
+    let losses = (option::of(finite()), option::of(finite()), option::of(finite()));
+    (losses, option::of(any::<u64>()), option::of(point), option::of(any::<u32>())).prop_map(
+        |((first_loss, train_loss, validation_loss), validation_step, best, early_stop)| Metrics {
+            first_loss,
+            train_loss,
+            validation_loss,
+            validation_step,
+            best,
+            early_stop,
+        },
     )
 }
 
@@ -324,7 +351,7 @@ pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
     let attempt = (any::<u64>(), option::of(name()), option::of(device()), option::of(time()));
     let words = (option::of(time()), option::of(text()), option::of(text()));
     let figures = (option::of(progress()), option::of(validation()), option::of(checkpoint_id()));
-    let rest = (any::<u64>(), metrics(), vec(failure, 0..3));
+    let rest = (any::<u64>(), metrics(), vec(failure, 0..3), option::of(checkpoint_id()));
     (what, attempt, words, figures, rest).prop_map(|(what, attempt, words, figures, rest)| JobView {
         id: what.0,
         spec: what.1,
@@ -345,6 +372,7 @@ pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
         checkpoint_step: rest.0,
         metrics: rest.1,
         failures: rest.2,
+        best: rest.3,
     })
 }
 
@@ -399,24 +427,27 @@ pub(crate) fn checkpoint_manifest() -> impl Strategy<Value = CheckpointManifest>
 pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
     let replica = (node_id(), name(), option::of(replica_state()))
         .prop_map(|(node, node_name, state)| ReplicaView { node, node_name, state });
-    (checkpoint_manifest(), name(), time(), vec(replica, 0..4)).prop_map(
-        |(manifest, job_name, committed_at, replicas)| CheckpointView {
+    (checkpoint_manifest(), name(), time(), any::<bool>(), vec(replica, 0..4)).prop_map(
+        |(manifest, job_name, committed_at, is_best, replicas)| CheckpointView {
             id: manifest.id(),
             manifest,
             job_name,
             committed_at,
+            is_best,
             replicas,
         },
     )
 }
 
 fn finished() -> impl Strategy<Value = GenerationFinished> {
-    (amount(), amount(), any::<u32>(), any::<bool>()).prop_map(
-        |(latency_ms, first_byte_ms, bytes, loaded)| GenerationFinished {
+    let finish_reason = select(vec![FinishReason::MaxBytes, FinishReason::StopString]);
+    (amount(), amount(), any::<u32>(), any::<bool>(), finish_reason).prop_map(
+        |(latency_ms, first_byte_ms, bytes, loaded, finish_reason)| GenerationFinished {
             latency_ms,
             first_byte_ms,
             bytes,
             loaded,
+            finish_reason,
         },
     )
 }
@@ -444,17 +475,29 @@ pub(crate) fn agent_message() -> impl Strategy<Value = AgentMessage> {
 }
 
 pub(crate) fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
-    let sampling =
-        (option::of(0.01..=100.0f64), option::of(1..=256u32), option::of(any::<u64>()), any::<bool>())
-            .prop_map(|(temperature, top_k, seed, greedy)| {
-                Sampling::new(RawSampling { temperature, top_k, seed, greedy }).unwrap()
-            });
-    let order = (checkpoint_id(), vec(any::<u8>(), 0..64), 1..=65_536u32, sampling).prop_map(
-        |(checkpoint, prompt, max_bytes, sampling)| GenerationOrder {
+    let sampling = (
+        0.01..=1000.0f64,
+        option::of(1..=u32::MAX),
+        option::of(0.01..=1.0f64),
+        option::of(0.0..=1.0f64),
+        1.0..=1000.0f64,
+        any::<u64>(),
+        any::<bool>(),
+    )
+        .prop_map(|(temperature, top_k, top_p, min_p, repetition_penalty, seed, greedy)| {
+            let raw =
+                RawSamplingParams { temperature, top_k, top_p, min_p, repetition_penalty, seed, greedy };
+            SamplingParams::new(raw).unwrap()
+        });
+    let stop = vec(vec(any::<u8>(), 1..=StopStrings::BYTES_MAX), 0..=StopStrings::COUNT_MAX)
+        .prop_map(|strings| StopStrings::new(strings).unwrap());
+    let order = (checkpoint_id(), vec(any::<u8>(), 0..64), 1..=65_536u32, sampling, stop).prop_map(
+        |(checkpoint, prompt, max_bytes, sampling, stop)| GenerationOrder {
             checkpoint,
             prompt,
             max_bytes,
             sampling,
+            stop,
         },
     );
     prop_oneof![

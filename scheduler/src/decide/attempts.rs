@@ -55,14 +55,17 @@ fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -
     if manifest.block != train.block {
         return Err(FieldError::new("block", format!("must be the job's, {}", train.block)));
     }
-    if manifest.step <= job.checkpoint_step || manifest.step > train.steps {
+    if manifest.step <= job.steps_done() || manifest.step > train.steps {
         let problem = format!(
             "must be above {}, the last checkpoint's, and at most {}, not {}",
-            job.checkpoint_step, train.steps, manifest.step
+            job.steps_done(),
+            train.steps,
+            manifest.step
         );
         return Err(FieldError::new("step", problem));
     }
     if let Some(parent) = manifest.parent
+        && job.spec.start_from.is_none_or(|start| start.checkpoint != parent)
         && cluster.checkpoints.get(&parent).is_none_or(|parent| parent.manifest.job != job.id)
     {
         return Err(FieldError::new("parent", format!("{parent} is no checkpoint of this job")));

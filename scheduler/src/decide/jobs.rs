@@ -5,7 +5,8 @@ use hatchery_common::{
     digest::Digest,
     field::FieldError,
     id::{JobId, Name, RequestId},
-    recipe::{JobSpec, NodeSelector},
+    model::{ModelConfig, RawModelConfig},
+    recipe::{JobSpec, NodeSelector, StartFrom, StartHow},
     time::Timestamp,
 };
 
@@ -67,7 +68,44 @@ fn check_spec(cluster: &Cluster, spec: &JobSpec) -> Result<(), FieldError> {
     spec.train.split(dataset.manifest.corpus_bytes())?;
     check_count("devices.nodes", spec.devices.nodes.len(), NODES_NAMED_MAX)?;
     check_labels("devices.labels", &spec.devices.labels)?;
-    check_selector("replicate.to", &spec.replicate.to)
+    check_selector("replicate.to", &spec.replicate.to)?;
+    spec.start_from.map_or(Ok(()), |start| check_start(cluster, spec, start))
+}
+
+/// Whether a job by `spec` can begin with what it wants to.
+fn check_start(cluster: &Cluster, spec: &JobSpec, start: StartFrom) -> Result<(), FieldError> {
+    let wrong = |problem: String| Err(FieldError::new("start_from", problem));
+    let Some(checkpoint) = cluster.checkpoints.get(&start.checkpoint) else {
+        return wrong(format!("there is no checkpoint {}", start.checkpoint));
+    };
+    let manifest = &checkpoint.manifest;
+    let raw = |model: &ModelConfig| RawModelConfig { dropout: 0.0, ..model.raw().clone() };
+    if start.how == StartHow::FineTune {
+        // Dropout is no matter of shape.
+        return if raw(&manifest.model) == raw(&spec.model) {
+            Ok(())
+        } else {
+            wrong("its model has another shape than the job's".to_owned())
+        };
+    }
+    let train = spec.train.raw();
+    if manifest.model != spec.model || manifest.dataset != spec.dataset {
+        return wrong(
+            "only a run on the same dataset and model can continue; others can fine-tune".to_owned(),
+        );
+    }
+    if manifest.step >= train.steps {
+        return wrong(format!(
+            "it has {} steps done already; give a larger train.steps than {}",
+            manifest.step, train.steps
+        ));
+    }
+    match manifest.metrics.early_stop {
+        Some(validations) if (1..=validations).contains(&train.early_stop) => wrong(format!(
+            "its run ended early, after {validations} validations without a gain; give a larger train.early_stop, or 0"
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn cancel(cluster: &Cluster, job: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {

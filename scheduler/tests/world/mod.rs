@@ -172,6 +172,7 @@ pub(crate) fn spec(dataset: &DatasetManifest, steps: u64) -> JobSpec {
         train: TrainSpec::new(RawTrainSpec { steps, block: 16, ..Default::default() }).unwrap(),
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
+        start_from: None,
     }
 }
 
@@ -207,6 +208,8 @@ pub(crate) fn checkpoint(job: &Job, epoch: Epoch, step: u64) -> CheckpointManife
     };
     // A loss that no short decimal holds: what is stored as text must come back to the last bit.
     let loss = 5.5 / (1.0 + step as f64).sqrt();
+    // Every third one is not validated, and the loss goes up and down.
+    let validation = (!step.is_multiple_of(3)).then(|| 2.0 + (step as f64).sin());
     CheckpointManifest {
         job: job.id,
         epoch,
@@ -215,7 +218,13 @@ pub(crate) fn checkpoint(job: &Job, epoch: Epoch, step: u64) -> CheckpointManife
         dataset: job.spec.dataset,
         model: job.spec.model.clone(),
         block: job.spec.train.raw().block,
-        metrics: Metrics { first_loss: Some(5.5), train_loss: Some(loss), validation_loss: None },
+        metrics: Metrics {
+            first_loss: Some(5.5),
+            train_loss: Some(loss),
+            validation_loss: validation,
+            validation_step: validation.map(|_| step),
+            ..Metrics::default()
+        },
         files: CheckpointManifest::FILES.map(file).to_vec(),
     }
 }

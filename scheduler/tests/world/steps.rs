@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use hatchery_common::{
     access::Scope,
+    dataset::DatasetManifest,
     device::{Device, DeviceKind},
     digest::Digest,
     id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
-    recipe::{DeviceWishes, JobSpec, NodeSelector, ReplicaPolicy, ReplicateWhich},
+    recipe::{DeviceWishes, JobSpec, NodeSelector, ReplicaPolicy, ReplicateWhich, StartFrom, StartHow},
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
@@ -233,15 +234,27 @@ impl World {
             2 => NodeSelector::Nodes(self.pick_node(1).into_iter().collect()),
             _ => NodeSelector::All,
         };
-        let which = if policy.is_multiple_of(2) { ReplicateWhich::Each } else { ReplicateWhich::Last };
+        let which =
+            [ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best][usize::from(policy) % 3];
         let devices = DeviceWishes { kinds, nodes, labels };
-        let spec = JobSpec { devices, replicate: ReplicaPolicy { to, which }, ..spec(&dataset, steps) };
+        let start_from = self.pick_start(policy, &dataset, steps).filter(|_| wishes.is_multiple_of(3));
+        let replicate = ReplicaPolicy { to, which };
+        let spec = JobSpec { devices, replicate, start_from, ..spec(&dataset, steps) };
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
         let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
         self.submitted.push((request, body, job, spec.clone()));
         let spec = Box::new(spec);
         let answer = self.ask(Request::Submit { request, job, body, spec, submitter: name("ann") }).unwrap();
         assert_eq!(answer.outcome, Outcome::Submitted { job, duplicate: false });
+    }
+
+    /// A checkpoint that a job of so many steps on `dataset` can begin with, and how.
+    fn pick_start(&self, which: u8, dataset: &DatasetManifest, steps: u64) -> Option<StartFrom> {
+        let (checkpoint, committed) = pick(self.cluster.checkpoints.iter(), which)?;
+        let manifest = &committed.manifest;
+        let continues = manifest.step < steps && manifest.dataset == dataset.id() && which.is_multiple_of(2);
+        let how = if continues { StartHow::Continue } else { StartHow::FineTune };
+        Some(StartFrom { checkpoint: *checkpoint, how })
     }
 
     /// I2: the same request again is the same job, whatever became of it.
@@ -277,7 +290,7 @@ impl World {
         let Some(id) = self.pick_running(which) else { return };
         let (node, epoch, is_holder) = self.speaker(id, stray);
         let job = self.job(id);
-        let (reached, last) = (job.checkpoint_step, job.spec.train.raw().steps);
+        let (reached, last) = (job.steps_done(), job.spec.train.raw().steps);
         let step = [reached + 1, u64::midpoint(reached, last), last, reached][usize::from(far) % 4];
         let new = step > reached && step <= last;
         let manifest = Box::new(checkpoint(job, epoch, step));

@@ -11,7 +11,7 @@ use hatchery_common::{
     durable::FileError,
 };
 
-pub use read::{ModelFolder, read_cursor, read_model, read_training};
+pub use read::{ModelFolder, TrainingFolder, read_cursor, read_model, read_training};
 pub use snapshot::Snapshot;
 pub use write::{Writer, Written, write};
 
@@ -21,6 +21,9 @@ use crate::failure::write_advice;
 const EXP_AVG: &str = "exp_avg.";
 /// The prefix of an AdamW second moment's name, before the weight's.
 const EXP_AVG_SQ: &str = "exp_avg_sq.";
+
+/// The prefix of a weight's name where the model file holds its running mean.
+const RAW: &str = "raw.";
 
 /// What is wrong with a checkpoint folder.
 #[derive(Debug, thiserror::Error)]

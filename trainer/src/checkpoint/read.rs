@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use hatchery_common::{
-    checkpoint::{
-        CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, PUBLIC_BLOCK, TRAINED_BLOCK_KEY, TRAINING_FILE,
-        TrainingCursor,
-    },
+    checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, PUBLIC_BLOCK, TRAINED_BLOCK_KEY, TRAINING_FILE},
+    cursor::TrainingCursor,
+    digest::Digest,
     durable::read_limited,
     model::ModelConfig,
     recipe::TrainSpec,
@@ -15,7 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
 
-use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ};
+use super::{CheckpointError, EXP_AVG, EXP_AVG_SQ, RAW};
 use crate::{optimizer::Moments, weights::Weights};
 
 /// Largest `config.json` or `training.json`.
@@ -34,6 +33,8 @@ pub struct ModelFolder {
     pub weights: Weights,
     /// The block that the model was trained on, if any file names it.
     pub trained_block: Option<u32>,
+    /// The digest of `model.safetensors`.
+    pub digest: Digest,
 }
 
 impl ModelFolder {
@@ -54,25 +55,46 @@ pub fn read_model(folder: &Path) -> Result<ModelFolder, CheckpointError> {
         // A cursor of another program's says nothing to us, and is not needed to read a model.
         None => read_cursor(folder).ok().map(|cursor| cursor.train.raw().block),
     };
-    Ok(ModelFolder { config, weights, trained_block })
+    Ok(ModelFolder { config, weights, trained_block, digest: Digest::of(&file.bytes) })
 }
 
-/// Reads what going on needs beside the model: the moments, placed on `device`, and the cursor.
-pub fn read_training(
-    folder: &Path,
-    config: &ModelConfig,
-    device: Device,
-) -> Result<(Vec<Moments>, TrainingCursor), CheckpointError> {
+/// What all four files of a checkpoint hold.
+#[derive(Debug)]
+pub struct TrainingFolder {
+    /// The shape.
+    pub config: ModelConfig,
+    /// The weights that training goes on with, f32 on the CPU.
+    pub weights: Weights,
+    /// Their running mean, f32 on the CPU, where the run kept one.
+    pub average: Option<Weights>,
+    /// AdamW's moments, in the order of the weights, on the wanted device.
+    pub moments: Vec<Moments>,
+    /// Where the run stood.
+    pub cursor: TrainingCursor,
+}
+
+/// Reads all that going on needs; the moments are placed on `device`.
+pub fn read_training(folder: &Path, device: Device) -> Result<TrainingFolder, CheckpointError> {
+    const TENSORS_PER_WEIGHT_MAX: u64 = 3;
+    let ModelFolder { config, weights, .. } = read_model(folder)?;
     let cursor = read_cursor(folder)?;
-    let file = TensorBytes::read(folder.join(OPTIMIZER_FILE), 2 * config.parameters())?;
+    let file = TensorBytes::read(folder.join(OPTIMIZER_FILE), TENSORS_PER_WEIGHT_MAX * config.parameters())?;
     let tensors = file.parse()?;
+    let read =
+        |prefix: &str, name: &str, shape: &[usize]| file.tensor(&tensors, &format!("{prefix}{name}"), shape);
     let moments = config.weights().into_iter().map(|(name, shape)| {
-        let read = |prefix| -> Result<Tensor, CheckpointError> {
-            Ok(file.tensor(&tensors, &format!("{prefix}{name}"), &shape)?.f_to_device(device)?)
-        };
-        Ok::<_, CheckpointError>(Moments { exp_avg: read(EXP_AVG)?, exp_avg_sq: read(EXP_AVG_SQ)? })
+        Ok::<_, CheckpointError>(Moments {
+            exp_avg: read(EXP_AVG, name, &shape)?.f_to_device(device)?,
+            exp_avg_sq: read(EXP_AVG_SQ, name, &shape)?.f_to_device(device)?,
+        })
     });
-    Ok((moments.collect::<Result<_, _>>()?, cursor))
+    let moments = moments.collect::<Result<_, _>>()?;
+    let (weights, average) = if cursor.train.raw().ema_decay > 0.0 {
+        (Weights::each(&config, |name, shape| read(RAW, name, shape))?, Some(weights))
+    } else {
+        (weights, None)
+    };
+    Ok(TrainingFolder { config, weights, average, moments, cursor })
 }
 
 /// Reads where the run stood.

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hatchery_common::{
-    checkpoint::{TRAINED_BLOCK_KEY, TrainingCursor},
-    model::ModelConfig,
-};
+use hatchery_common::{checkpoint::TRAINED_BLOCK_KEY, cursor::TrainingCursor, model::ModelConfig};
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{EXP_AVG, EXP_AVG_SQ};
+use super::{EXP_AVG, EXP_AVG_SQ, RAW};
 use crate::learner::Learner;
 
 /// The state of a run after a step, as bytes.
@@ -45,7 +42,13 @@ impl Snapshot {
         let mut optimizer = TensorFile::default();
         optimizer.metadata.insert("format".into(), "pt".into());
         for (index, (name, shape)) in config.weights().into_iter().enumerate() {
-            model.add(name.to_owned(), &shape, learner.model().weights().all()[index])?;
+            let weight = learner.model().weights().all()[index];
+            if let Some(average) = learner.average() {
+                model.add(name.to_owned(), &shape, average.all()[index])?;
+                optimizer.add(format!("{RAW}{name}"), &shape, weight)?;
+            } else {
+                model.add(name.to_owned(), &shape, weight)?;
+            }
             let moments = &learner.optimizer().moments()[index];
             optimizer.add(format!("{EXP_AVG}{name}"), &shape, &moments.exp_avg)?;
             optimizer.add(format!("{EXP_AVG_SQ}{name}"), &shape, &moments.exp_avg_sq)?;

@@ -90,6 +90,7 @@ pub(crate) fn order(folder: &Path, train: RawTrainSpec) -> AttemptOrder {
         threads: 1,
         checkpoints: folder.join("checkpoints"),
         resume_from: None,
+        fine_tune_from: None,
         lease_until: None,
     }
 }

@@ -2,8 +2,19 @@
 
 use serde_json::Value;
 
-const HEADINGS: [&str; 9] =
-    ["node", "device", "steps/s", "start loss", "train loss", "val. loss", "memory", "time", "answers in"];
+const HEADINGS: [&str; COLUMNS] = [
+    "node",
+    "device",
+    "steps/s",
+    "start loss",
+    "train loss",
+    "val. loss",
+    "bits/byte",
+    "memory",
+    "time",
+    "answers in",
+];
+const COLUMNS: usize = 10;
 
 /// One line for each node: first the one that trained, with its figures, and all with the time of their answer.
 pub(crate) fn table(job: &Value, answers: &[Value]) -> String {
@@ -13,7 +24,7 @@ pub(crate) fn table(job: &Value, answers: &[Value]) -> String {
     layout(&std::iter::once(HEADINGS.map(str::to_owned)).chain(rows).collect::<Vec<_>>())
 }
 
-fn row(job: &Value, answer: &Value) -> [String; 9] {
+fn row(job: &Value, answer: &Value) -> [String; COLUMNS] {
     let has_trained = answer["node"] == job["node"];
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let figure = |value: Option<f64>, digits: usize, unit: &str| match value {
@@ -32,6 +43,7 @@ fn row(job: &Value, answer: &Value) -> [String; 9] {
         figure(start_loss, 2, ""),
         figure(train_loss, 2, ""),
         figure(validation_loss, 2, ""),
+        figure(validation_loss.map(|nats| nats / std::f64::consts::LN_2), 2, ""),
         figure(progress["memory_bytes"].as_f64().map(|bytes| bytes / 1e6), 0, " MB"),
         figure(time_ms.map(|ms| ms / 1e3), 0, " s"),
         answer["latency_ms"].as_f64().map_or("-".to_owned(), |ms| format!("{ms:.0} ms")),
@@ -39,10 +51,10 @@ fn row(job: &Value, answer: &Value) -> [String; 9] {
 }
 
 /// Pads the columns: words to the left, everything else to the right.
-fn layout(rows: &[[String; 9]]) -> String {
+fn layout(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
             0 | 1 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
@@ -74,9 +86,9 @@ mod tests {
         let answers =
             [json!({"node": "birch", "latency_ms": 98.0}), json!({"node": "alder", "latency_ms": 211.4})];
         let expected = "\
-node   device  steps/s  start loss  train loss  val. loss  memory  time  answers in
-alder  cpu        4.57        5.56        2.31       2.40  412 MB  80 s      211 ms
-birch  -             -           -           -          -       -     -       98 ms";
+node   device  steps/s  start loss  train loss  val. loss  bits/byte  memory  time  answers in
+alder  cpu        4.57        5.56        2.31       2.40       3.46  412 MB  80 s      211 ms
+birch  -             -           -           -          -          -       -     -       98 ms";
         assert_eq!(table(&job, &answers), expected);
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::Context;
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
-use hatchery_bdh::{Engine, Generation, Model, RawSamplingParams, SamplingParams, Utf8Stream, Window};
+use hatchery_bdh::{
+    Engine, Generation, Model, RawSamplingParams, SamplingParams, Session, StopStrings, Utf8Stream, Window,
+};
+use hatchery_common::generate::FinishReason;
 use serde::Serialize;
 
 use crate::{
@@ -25,6 +28,8 @@ struct Answer {
     text: String,
     /// From the prompt's first byte to the answer's last; loading left out.
     latency_ms: f64,
+    /// Why there are no more.
+    finish_reason: FinishReason,
 }
 
 /// Generates, streamed as text or at once as JSON.
@@ -36,16 +41,22 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
         (text, None) => text.clone().unwrap_or_default().into_bytes(),
     };
     let params = sampling(args)?;
+    let stop = StopStrings::new(args.stop.iter().map(|text| text.clone().into_bytes()).collect())?;
     let model = Arc::new(Model::load(&args.checkpoint)?);
     let begun = Instant::now();
-    let engine = Engine::new(model, Window::Default)?;
-    let mut generation = Generation::new(engine, &prompt, &params, args.max_bytes as usize);
+    let session = match &args.session {
+        None => Session::new(Engine::new(model, Window::Default)?, &params),
+        Some(file) if says_sampling(args) => Session::load(file, model)?.with_params(&params),
+        Some(file) => Session::load(file, model)?,
+    };
+    let mut generation = Generation::resume(session, &prompt, args.max_bytes as usize).with_stops(stop);
     match args.output {
         Output::Json => {
             let bytes: Vec<u8> = generation.by_ref().collect();
             let latency_ms = begun.elapsed().as_secs_f64() * 1e3;
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            print_json(&Answer { bytes_hex: HEXLOWER.encode(&bytes), text, latency_ms })?;
+            let finish_reason = finish_reason(&generation);
+            print_json(&Answer { bytes_hex: HEXLOWER.encode(&bytes), text, latency_ms, finish_reason })?;
         }
         Output::Text => {
             let (mut stream, mut out, mut count) = (Utf8Stream::new(), io::stdout(), 0);
@@ -55,23 +66,42 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
                 out.flush()?;
             }
             writeln!(out, "{}", stream.finish())?;
-            eprintln!("{count} bytes in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3);
+            eprintln!(
+                "{count} bytes in {:.0} ms, ended at {}",
+                begun.elapsed().as_secs_f64() * 1e3,
+                finish_reason(&generation).describe()
+            );
         }
     }
     anyhow::ensure!(
         !generation.is_broken(),
         "the answer ends early: the model's weights do not give numbers; choose another checkpoint"
     );
+    if let Some(file) = &args.save_session {
+        generation.session().save(file)?;
+    }
     Ok(())
+}
+
+/// Whether the command line says anything of how bytes are chosen.
+fn says_sampling(args: &Generate) -> bool {
+    let numbers = [args.temperature, args.top_p, args.min_p, args.repetition_penalty];
+    args.greedy || args.top_k.is_some() || args.seed.is_some() || numbers.iter().any(Option::is_some)
+}
+
+fn finish_reason(generation: &Generation) -> FinishReason {
+    if generation.is_stopped() { FinishReason::StopString } else { FinishReason::MaxBytes }
 }
 
 fn sampling(args: &Generate) -> anyhow::Result<SamplingParams> {
     let defaults = RawSamplingParams::default();
     Ok(SamplingParams::new(RawSamplingParams {
-        temperature: args.temperature.map_or(defaults.temperature, |temperature| temperature as f32),
+        temperature: args.temperature.unwrap_or(defaults.temperature),
         top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty.unwrap_or(defaults.repetition_penalty),
         seed: args.seed.unwrap_or(defaults.seed),
         greedy: args.greedy,
-        ..defaults
     })?)
 }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use crate::bench_generate::BenchGenerate;
 use clap::{Parser, Subcommand, ValueEnum};
 use hatchery_common::{device::Device, field::FieldError, recipe};
 
@@ -11,8 +12,12 @@ Examples:
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes
   hatchery-trainer train --data book.txt --preset seed --set train.steps=2000 --out runs/book
   hatchery-trainer train --data notes/ --include '**/*.md' --out runs/notes --resume runs/notes/step-000000100
+  hatchery-trainer train --data letters/ --out runs/letters --fine-tune runs/book/step-000002000 --set train.lr=1e-4
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
+  hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --by-position
+  hatchery-trainer import bdh_step_3000.pt --out imported
   hatchery-trainer bench train --shape seed
+  hatchery-trainer bench generate --checkpoint runs/notes/step-000000300
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
 Exit codes: 0 done, or stopped cleanly; 1 failed; 2 wrong command line.";
@@ -31,8 +36,12 @@ pub(crate) enum Command {
     Train(Train),
     /// The loss of a checkpoint on text, over consecutive windows.
     Eval(Eval),
+    /// The losses of a run so far, as its checkpoint keeps them.
+    Curve(Curve),
     /// Let a checkpoint go on with a prompt.
     Generate(Generate),
+    /// Make a checkpoint folder out of a .pt or .safetensors file of the public PyTorch code. Nothing in it is run.
+    Import(Import),
     /// Which libtorch was found, which devices it sees, and why not others.
     Doctor(Doctor),
     /// Measure how fast a device trains a fixed small model.
@@ -46,6 +55,9 @@ pub(crate) enum Command {
 pub(crate) enum Bench {
     /// Training on the CPU: the fast path, the plain path, and eager PyTorch where a python has it; they take turns.
     Train(BenchTrain),
+    /// Answers on one core: the engine in f32 and bf16, at any length, several at once; and eager PyTorch, which takes
+    /// the whole context through the model for each byte, where a python has it.
+    Generate(BenchGenerate),
 }
 
 #[derive(Debug, clap::Args)]
@@ -147,9 +159,14 @@ pub(crate) struct Train {
     /// The folder for checkpoints, each in a folder of its own such as step-000000100.
     #[arg(long, value_name = "DIR", required_unless_present = "attempt")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on from this checkpoint, by its own recipe; --set changes it.
+    /// Go on from this checkpoint, by its own recipe; --set changes it. With more train.steps the learning rate is
+    /// from here on that of a run meant so long from the start.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
+    /// Begin at step 0 with the weights of this folder, which needs no more than config.json and model.safetensors, and a
+    /// fresh optimizer; the recipe is --preset, --recipe and --set.
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub(crate) fine_tune: Option<PathBuf>,
     /// Where to run.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
@@ -184,12 +201,34 @@ pub(crate) struct Eval {
     /// Threads for a CPU device; 0: as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
+    /// Instead, the loss by how far a stream of bytes has come, far beyond the block, with the engine that answers: with
+    /// its default window and without one. On the CPU, one thread.
+    #[arg(long, conflicts_with_all = ["device", "threads"])]
+    pub(crate) by_position: bool,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Curve {
+    /// A checkpoint folder with its training.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  hatchery-trainer generate --checkpoint imported --prompt 'Once upon' --top-p 0.9 --stop $'\\n'
+  hatchery-trainer generate --checkpoint imported --prompt 'Once upon' --save-session tale
+  hatchery-trainer generate --checkpoint imported --session tale --save-session tale         go on
+  hatchery-trainer generate --checkpoint imported --session tale --seed 2 --save-session b   fork";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = GENERATE_EXAMPLES)]
 pub(crate) struct Generate {
     /// A folder with at least config.json and model.safetensors.
     #[arg(long, value_name = "DIR")]
@@ -198,7 +237,7 @@ pub(crate) struct Generate {
     #[arg(
         long,
         value_name = "TEXT",
-        required_unless_present = "prompt_hex",
+        required_unless_present_any = ["prompt_hex", "session"],
         conflicts_with = "prompt_hex",
         allow_hyphen_values = true
     )]
@@ -206,6 +245,14 @@ pub(crate) struct Generate {
     /// The bytes to go on with, as hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     pub(crate) prompt_hex: Option<String>,
+    /// Go on from the session in this file, by its own sampling unless an option says otherwise; the file stays as it is,
+    /// so that it can be gone on from again, another way. Without a prompt it goes on as if never interrupted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) session: Option<PathBuf>,
+    /// Put the session into this file at the end; the same name as --session moves that one on. It holds the model's
+    /// state, not its weights, and tells of the bytes that made it: only you may read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
     /// How many new bytes.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) max_bytes: u32,
@@ -215,12 +262,45 @@ pub(crate) struct Generate {
     /// Choose among the K likeliest bytes only.
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
+    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Make bytes less likely that are among the last 64: above 1; 1 changes nothing.
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// End before this text; may be given again.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
     /// The same seed gives the same bytes.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Always the likeliest byte; temperature, top-k and seed then do not matter.
+    /// Always the likeliest byte; of the above only the repetition penalty and the stop strings then matter.
     #[arg(long)]
     pub(crate) greedy: bool,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// What torch.save wrote, {model, config, step} or a state dict alone; or a state dict in safetensors.
+    pub(crate) file: PathBuf,
+    /// The checkpoint folder to write; it must be new, or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    #[arg(long, value_name = "N")]
+    pub(crate) n_layer: Option<u32>,
+    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) dropout: Option<f64>,
+    /// The block in bytes that it was trained on: answers then look back no further than that.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) block: Option<u32>,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

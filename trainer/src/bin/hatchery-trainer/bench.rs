@@ -193,7 +193,7 @@ fn recipe(shape: BenchShape) -> anyhow::Result<Recipe> {
 }
 
 /// The first of `wanted`, `python3` and `python` that can import torch.
-fn find_python(wanted: Option<&str>) -> Option<String> {
+pub(crate) fn find_python(wanted: Option<&str>) -> Option<String> {
     let candidates = wanted.map_or_else(|| vec!["python3", "python"], |wanted| vec![wanted]);
     let has_torch = |python: &&str| {
         let mut command = Command::new(python);

@@ -3,6 +3,11 @@
 mod answer;
 mod args;
 mod bench;
+mod bench_generate;
+mod by_position;
+mod curve;
+mod import;
+mod stand_in;
 mod train;
 
 use std::{
@@ -12,13 +17,16 @@ use std::{
 
 use args::{Args, Bench, Command, Output};
 use clap::Parser;
-use hatchery_common::recipe::DataSpec;
+use hatchery_common::{
+    recipe::DataSpec,
+    trainer::{PositionLoss, bits},
+};
 use hatchery_trainer::{
     calibrate::calibrate,
     checkpoint::read_model,
     data::{Corpus, DataError, consecutive_starts},
     device, environment,
-    evaluate::evaluate,
+    evaluate::{Evaluation, evaluate},
     failure::Failure,
     ffi,
     model::Model,
@@ -30,7 +38,8 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
-    if !matches!(command, Command::Generate(_) | Command::Doctor(_)) {
+    if !matches!(command, Command::Generate(_) | Command::Import(_) | Command::Doctor(_) | Command::Curve(_))
+    {
         environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
@@ -38,10 +47,14 @@ fn main() -> ExitCode {
     device::open_cuda();
     let result = match command {
         Command::Train(args) => train::train(args),
+        Command::Eval(args) if args.by_position => by_position::eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Curve(args) => curve::curve(&args).map(|()| ExitCode::SUCCESS),
+        Command::Import(args) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Generate(args)) => bench_generate::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -102,12 +115,56 @@ fn eval(args: &args::Eval) -> anyhow::Result<()> {
     let evaluation = evaluate(&mut &model, &corpus, &starts, block as usize, || false)
         .map_err(Failure::from)?
         .ok_or_else(|| anyhow::anyhow!("nothing stops this evaluation"))?;
-    match args.output {
-        Output::Json => print_json(&evaluation),
-        Output::Text => print(&format!(
-            "loss {:.4} nats, {:.4} bits per byte, over {} bytes in windows of {block}",
-            evaluation.loss, evaluation.bits_per_byte, evaluation.bytes
-        )),
+    if args.output == Output::Json {
+        return print_json(&EvaluationReport::from(evaluation));
+    }
+    print(&format!(
+        "loss {:.4} nats, {:.4} bits per byte, over {} bytes in windows of {block}\n",
+        evaluation.loss,
+        bits(evaluation.loss),
+        evaluation.bytes
+    ))?;
+    print("position in window       loss  bits per byte")?;
+    for found in evaluation.by_position {
+        let positions = if found.from == found.to {
+            found.from.to_string()
+        } else {
+            format!("{}-{}", found.from, found.to)
+        };
+        print(&format!("{positions:>18} {:>10.4} {:>14.4}", found.loss, bits(found.loss)))?;
+    }
+    Ok(())
+}
+
+/// An evaluation as JSON; losses in nats per byte.
+#[derive(Debug, Serialize)]
+struct EvaluationReport {
+    loss: f64,
+    bits_per_byte: f64,
+    bytes: u64,
+    by_position: Vec<PositionReport>,
+}
+
+/// The mean loss at the positions `from` to `to` of the windows, counted from 1.
+#[derive(Debug, Serialize)]
+struct PositionReport {
+    from: u32,
+    to: u32,
+    loss: f64,
+    bits_per_byte: f64,
+}
+
+impl From<Evaluation> for EvaluationReport {
+    fn from(evaluation: Evaluation) -> Self {
+        let Evaluation { loss, by_position, bytes } = evaluation;
+        let position =
+            |PositionLoss { from, to, loss }| PositionReport { from, to, loss, bits_per_byte: bits(loss) };
+        Self {
+            loss,
+            bits_per_byte: bits(loss),
+            bytes,
+            by_position: by_position.into_iter().map(position).collect(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use hatchery_common::{
-    recipe::{DataSpec, Recipe},
+    recipe::{DataSpec, Recipe, RecipeError},
     trainer::{AttemptOrder, Ending},
 };
 use hatchery_trainer::{
@@ -87,6 +87,7 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
         threads: args.threads,
         checkpoints: out,
         resume_from: args.resume,
+        fine_tune_from: args.fine_tune,
     };
     let mut reporter: Box<dyn Reporter> = match args.output {
         Output::Json => Box::new(JsonLines(io::stdout())),
@@ -96,20 +97,22 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
 }
 
 /// The recipe of the command line, or of the checkpoint to go on from; the inner error is a wrong recipe.
-fn recipe(args: &Train) -> anyhow::Result<Result<Recipe, hatchery_common::recipe::RecipeError>> {
-    let text = match (&args.resume, &args.recipe) {
-        (Some(folder), _) => {
-            let mut text = toml::Table::new();
-            text.insert("model".into(), toml::Value::try_from(read_model(folder)?.config)?);
-            text.insert("train".into(), toml::Value::try_from(read_cursor(folder)?.train)?);
-            text.to_string()
-        }
-        (None, Some(file)) => {
+fn recipe(args: &Train) -> anyhow::Result<Result<Recipe, RecipeError>> {
+    let text = match &args.recipe {
+        Some(file) => {
             fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))?
         }
-        (None, None) => String::new(),
+        None => String::new(),
     };
-    Ok(Recipe::parse(args.preset.as_deref(), &text, &args.set))
+    let text = match (&args.resume, &args.fine_tune) {
+        (Some(folder), _) => {
+            let (model, train) = (read_model(folder)?.config, read_cursor(folder)?.train);
+            Recipe::text_like(&text, &model, Some(&train))
+        }
+        (None, Some(folder)) => Recipe::text_like(&text, &read_model(folder)?.config, None),
+        (None, None) => Ok(text),
+    };
+    Ok(text.and_then(|text| Recipe::parse(args.preset.as_deref(), &text, &args.set)))
 }
 
 /// A fresh run would replace an older one's checkpoints one by one.

@@ -1,6 +1,11 @@
 //! Asking a model for new bytes: the request and what comes back.
 
+mod sampling;
+mod stop;
+
+pub use sampling::{RawSamplingParams, SamplingParams};
 use serde::{Deserialize, Serialize};
+pub use stop::StopStrings;
 
 use crate::{
     field::{FieldError, check_range},
@@ -12,71 +17,8 @@ pub const PROMPT_BYTES_MAX: usize = 64 * 1024;
 /// Most new bytes in one answer.
 pub const NEW_BYTES_MAX: u32 = 65_536;
 
-/// How new bytes are chosen, not yet checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawSampling {
-    /// Divides the logits; none: 1.
-    pub temperature: Option<f64>,
-    /// Only the likeliest so many; none: all.
-    pub top_k: Option<u32>,
-    /// The same seed gives the same bytes; none: 0.
-    pub seed: Option<u64>,
-    /// Always the likeliest byte.
-    pub greedy: bool,
-}
-
-/// How new bytes are chosen, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "RawSampling", into = "RawSampling")]
-pub struct Sampling(RawSampling);
-
-impl Sampling {
-    /// Checks every field; the error names the first wrong one.
-    pub fn new(raw: RawSampling) -> Result<Self, FieldError> {
-        if let Some(temperature) = raw.temperature
-            && !(temperature > 0.0 && temperature <= 100.0)
-        {
-            return Err(FieldError::new(
-                "temperature",
-                format!(
-                    "must be above 0 and at most 100, not {temperature}; for the likeliest byte use greedy"
-                ),
-            ));
-        }
-        if let Some(top_k) = raw.top_k {
-            check_range("top_k", top_k, 1, 256)?;
-        }
-        Ok(Self(raw))
-    }
-
-    /// Always the likeliest byte.
-    pub fn greedy() -> Self {
-        Self(RawSampling { greedy: true, ..RawSampling::default() })
-    }
-
-    /// The fields.
-    pub fn raw(&self) -> &RawSampling {
-        &self.0
-    }
-}
-
-impl TryFrom<RawSampling> for Sampling {
-    type Error = FieldError;
-
-    fn try_from(raw: RawSampling) -> Result<Self, FieldError> {
-        Self::new(raw)
-    }
-}
-
-impl From<Sampling> for RawSampling {
-    fn from(sampling: Sampling) -> Self {
-        sampling.0
-    }
-}
-
 /// What a model is asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GenerationOrder {
     /// Which model.
     pub checkpoint: CheckpointId,
@@ -85,7 +27,9 @@ pub struct GenerationOrder {
     /// Most new bytes.
     pub max_bytes: u32,
     /// How they are chosen.
-    pub sampling: Sampling,
+    pub sampling: SamplingParams,
+    /// Strings at which the answer ends.
+    pub stop: StopStrings,
 }
 
 impl GenerationOrder {
@@ -120,6 +64,27 @@ pub enum GenerationPart {
     Finished(GenerationFinished),
 }
 
+/// Why an answer is at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// It has as many bytes as were asked for.
+    #[default]
+    MaxBytes,
+    /// A stop string was whole; it is not part of the answer.
+    StopString,
+}
+
+impl FinishReason {
+    /// For a person: where the answer ended.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::MaxBytes => "the byte limit",
+            Self::StopString => "a stop string",
+        }
+    }
+}
+
 /// The figures of one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GenerationFinished {
@@ -131,4 +96,6 @@ pub struct GenerationFinished {
     pub bytes: u32,
     /// Whether the model had to be loaded first.
     pub loaded: bool,
+    /// Why there are no more.
+    pub finish_reason: FinishReason,
 }
