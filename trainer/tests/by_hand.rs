@@ -152,7 +152,8 @@ fn generate_goes_on_from_two_files() {
     };
     let answer = generate(&["--prompt", "The ", "--seed", "3"]);
     let keys: Vec<_> = answer.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["bytes_hex", "latency_ms", "text"]);
+    assert_eq!(keys, ["bytes_hex", "finish_reason", "latency_ms", "text"]);
+    assert_eq!(answer["finish_reason"], "max_bytes");
     assert_eq!(answer["bytes_hex"].as_str().unwrap().len(), 24);
     assert!(answer["latency_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(answer["bytes_hex"], generate(&["--prompt-hex", "54686520", "--seed", "3"])["bytes_hex"]);
