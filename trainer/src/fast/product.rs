@@ -142,8 +142,8 @@ mod tests {
     #[test]
     #[allow(clippy::float_cmp, reason = "small whole numbers are exact")]
     fn products_are_right_in_every_size_and_tile() {
-        let by_tiles: [for<'a> fn(Left<'a, f32>, View<'a, f32>, Accumulation, ViewMut<'a, f32>); 3] =
-            [product, by_blocks::<f32, false, 4>, by_blocks::<f32, false, 8>];
+        type Product = fn(Left<'_, f32>, View<'_, f32>, Accumulation, ViewMut<'_, f32>);
+        let by_tiles: [Product; 3] = [product, by_blocks::<f32, false, 4>, by_blocks::<f32, false, 8>];
         for (rows, terms, columns) in [(1, 1, 1), (4, 32, 32), (6, 7, 33), (65, 130, 31), (300, 290, 70)] {
             let (a, b) = (numbers(rows * terms, 1), numbers(terms * columns, 2));
             let mut plain = Panels::new(rows, terms).unwrap();
