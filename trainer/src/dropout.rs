@@ -31,6 +31,33 @@ pub struct RowKey {
     second: u32,
 }
 
+/// The keys of rows side by side, each half of them a vector.
+#[derive(Clone, Copy, Debug)]
+pub struct RowKeys<const COUNT: usize> {
+    first: [u32; COUNT],
+    second: [u32; COUNT],
+}
+
+impl<const COUNT: usize> Default for RowKeys<COUNT> {
+    fn default() -> Self {
+        Self { first: [0; COUNT], second: [0; COUNT] }
+    }
+}
+
+impl<const COUNT: usize> RowKeys<COUNT> {
+    /// Puts a row's key in its place.
+    pub fn set(&mut self, place: usize, key: RowKey) {
+        (self.first[place], self.second[place]) = (key.first, key.second);
+    }
+
+    /// The key of the row in a place.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "part of loops that are compiled for several instruction sets")]
+    pub fn get(&self, place: usize) -> RowKey {
+        RowKey { first: self.first[place], second: self.second[place] }
+    }
+}
+
 /// Where a row stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {

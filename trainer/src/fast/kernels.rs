@@ -9,7 +9,7 @@ use super::{
     panels::{Line, PANEL, View, ViewMut, transposed_tile},
     widest::widest,
 };
-use crate::dropout::{Dropout, RowKey};
+use crate::dropout::{Dropout, RowKeys};
 
 /// The term against division by zero in the norms.
 const NORM_EPSILON: f64 = 1e-5;
@@ -34,7 +34,7 @@ impl<N> Turn<'_, N> {
 pub(super) struct Drops<'a> {
     pub(super) rule: Option<Dropout>,
     /// A key for each token.
-    pub(super) keys: &'a [[RowKey; PANEL]],
+    pub(super) keys: &'a [RowKeys<PANEL>],
     /// The number of the first neuron.
     pub(super) first: usize,
 }
@@ -47,7 +47,7 @@ impl Drops<'_> {
             None => [N::ONE; PANEL],
             Some(rule) => {
                 let (keys, neuron) = (&self.keys[panel], (self.first + row) as u32);
-                std::array::from_fn(|place| if rule.keeps(keys[place], neuron) { scale } else { N::ZERO })
+                std::array::from_fn(|place| if rule.keeps(keys.get(place), neuron) { scale } else { N::ZERO })
             }
         }
     }
@@ -64,8 +64,10 @@ widest! {
         for panel in 0..q.panel_count() {
             let pairs = q.panel(panel).as_chunks_mut::<2>().0.iter_mut().zip(r.panel(panel).as_chunks_mut::<2>().0);
             for ((q, r), (cos, sin)) in pairs.zip(turn.cos.panel(panel).iter().zip(turn.sin.panel(panel))) {
-                *q = q.map(|q| q.map(|q| q.max(N::ZERO)));
-                *r = turned(q, cos, sin);
+                for q in &mut *q {
+                    *q = relu(q);
+                }
+                turn_pair(q, cos, sin, r);
             }
         }
     }
@@ -76,7 +78,7 @@ widest! {
         for panel in 0..q.panel_count() {
             let pairs = q.panel(panel).as_chunks::<2>().0.iter().zip(r.panel(panel).as_chunks_mut::<2>().0);
             for ((q, r), (cos, sin)) in pairs.zip(turn.cos.panel(panel).iter().zip(turn.sin.panel(panel))) {
-                *r = turned(q, cos, sin);
+                turn_pair(q, cos, sin, r);
             }
         }
     }
@@ -109,10 +111,8 @@ widest! {
             let rows = q.panel(panel).iter().zip(v.panel(panel)).zip(g.panel(panel)).enumerate();
             for (row, ((q, v), g)) in rows {
                 let scales = drops.scales(panel, row, scale);
-                for place in 0..PANEL {
-                    v[place] = v[place].max(N::ZERO);
-                    g[place] = q[place] * v[place] * scales[place];
-                }
+                *v = relu(v);
+                *g = each(&each(q, v, |q, v| q * v), &scales, |g, scale| g * scale);
             }
         }
     }
@@ -128,12 +128,11 @@ widest! {
             let rows = q.panel(panel).iter().zip(v.panel(panel)).zip(g.panel(panel)).zip(dv.panel(panel)).enumerate();
             for (row, (((q, v), g), dv)) in rows {
                 let scales = drops.scales(panel, row, scale);
-                for place in 0..PANEL {
-                    let (q, gate, dg) = (q[place], v[place], g[place] * scales[place]);
-                    g[place] = q * gate * scales[place];
-                    dv[place] = if gate > N::ZERO { dg * q } else { N::ZERO };
-                    v[place] = dg * gate;
-                }
+                let dg = each(g, &scales, |dg, scale| dg * scale);
+                *g = each(&each(q, v, |q, v| q * v), &scales, |g, scale| g * scale);
+                let through = each(&dg, q, |dg, q| dg * q);
+                *dv = each(&through, v, |through, v| if v > N::ZERO { through } else { N::ZERO });
+                *v = each(&dg, v, |dg, v| dg * v);
             }
         }
     }
@@ -217,11 +216,26 @@ widest! {
 }
 
 #[inline(always)]
-fn turned<N: Number>(q: &[Line<N>; 2], cos: &Line<N>, sin: &Line<N>) -> [Line<N>; 2] {
-    [
-        std::array::from_fn(|place| q[0][place] * cos[place] - q[1][place] * sin[place]),
-        std::array::from_fn(|place| q[1][place] * cos[place] + q[0][place] * sin[place]),
-    ]
+fn relu<N: Number>(q: &Line<N>) -> Line<N> {
+    std::array::from_fn(|place| q[place].max(N::ZERO))
+}
+
+/// One pair of rows, turned: (a cos - b sin, b cos + a sin).
+#[inline(always)]
+fn turn_pair<N: Number>(q: &[Line<N>; 2], cos: &Line<N>, sin: &Line<N>, r: &mut [Line<N>; 2]) {
+    r[0] = pair(&q[0], cos, &q[1], sin, |a, cos, b, sin| a * cos - b * sin);
+    r[1] = pair(&q[1], cos, &q[0], sin, |a, cos, b, sin| a * cos + b * sin);
+}
+
+#[inline(always)]
+fn pair<N: Number>(
+    a: &Line<N>,
+    cos: &Line<N>,
+    b: &Line<N>,
+    sin: &Line<N>,
+    f: impl Fn(N, N, N, N) -> N,
+) -> Line<N> {
+    std::array::from_fn(|place| f(a[place], cos[place], b[place], sin[place]))
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use super::{
     },
     weights::{Gradients, Packed},
 };
-use crate::dropout::{Dropout, Place, RowKey};
+use crate::dropout::{Dropout, Place, RowKeys};
 
 /// Numbers of a block of neurons, over all tokens: three blocks fill most of a second cache of half a megabyte.
 const BLOCK_NUMBERS: usize = 1 << 15;
@@ -79,7 +79,7 @@ pub(super) struct Worker<N> {
     /// V x T
     pub(super) logits: Panels<N>,
     /// For each token.
-    pub(super) keys: Vec<[RowKey; PANEL]>,
+    pub(super) keys: Vec<RowKeys<PANEL>>,
     pub(super) room: Room<N>,
     pub(super) gradients: Gradients<N>,
 }
@@ -135,7 +135,7 @@ impl<N: Number> Worker<N> {
             layers: (0..shape.layers).map(layer).collect::<Result<_, TryReserveError>>()?,
             blocks: [Panels::new(block, t)?, Panels::new(block, t)?],
             logits: Panels::new(shape.vocabulary, t)?,
-            keys: vec![[RowKey::default(); PANEL]; t.div_ceil(PANEL)],
+            keys: vec![RowKeys::default(); t.div_ceil(PANEL)],
             room: Room {
                 dx: Panels::new(d, t)?,
                 dy: Panels::new(d, t)?,
@@ -246,15 +246,16 @@ fn read<N: Number>(x: View<'_, N>, scores: &Panels<N>, a: &mut Panels<N>) {
 
 /// The keys of each token's neurons in one head of one layer, as far as anything is dropped.
 pub(super) fn set_keys<N>(
-    keys: &mut [[RowKey; PANEL]],
+    keys: &mut [RowKeys<PANEL>],
     sequence: &Sequence<'_, N>,
     layer: usize,
     head: usize,
     tokens: usize,
 ) {
     if let Some(rule) = sequence.dropout {
-        for (token, key) in keys.as_flattened_mut()[..tokens].iter_mut().enumerate() {
-            *key = rule.row(Place { layer, head, sequence: sequence.index, token });
+        for token in 0..tokens {
+            let key = rule.row(Place { layer, head, sequence: sequence.index, token });
+            keys[token / PANEL].set(token % PANEL, key);
         }
     }
 }
