@@ -172,6 +172,21 @@ pub fn resident_bytes_max() -> u64 {
     resident_bytes()
 }
 
+/// Processor time of the calling thread so far, in seconds; 0 where it cannot be told.
+pub fn thread_cpu_secs() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills in the local.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0;
+    if failed { 0.0 } else { time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
+}
+
+/// Pages that the kernel has brought in for this process without reading them from a disk; none where it cannot be told.
+pub fn page_faults() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name may hold anything but ends with the last bracket; the figure is the tenth of the line.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()
+}
+
 /// The resident memory of this process in bytes, where it can be told.
 #[cfg(target_os = "linux")]
 pub fn resident_bytes() -> u64 {

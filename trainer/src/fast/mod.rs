@@ -41,6 +41,20 @@ struct Shape {
     tokens: usize,
 }
 
+/// Floating-point operations of the matrix products that the fast path computes to learn from one sequence of `tokens`
+/// tokens: a multiplication and an addition for each term. The loops between the products are not counted.
+pub fn flops_per_sequence(config: &ModelConfig, tokens: usize) -> f64 {
+    let panel = panels::PANEL as f64;
+    let [t, d, m, v] = [tokens, config.width(), config.neurons_per_head(), config.vocabulary()]
+        .map(|size| (size as f64 / panel).ceil() * panel);
+    // Scores are made up to the tiles of the diagonal.
+    let scores = t * (t + panel) / 2.0;
+    // On the way there three products of T x D x M, on the way back six; scores from neurons, and back from all of them;
+    // what attention reads, the derivative of what it has read, and that by the scores.
+    let head = 9.0 * t * d * m + scores * m + t * t * m + 3.0 * scores * d;
+    2.0 * ((config.layers() * config.heads()) as f64 * head + 3.0 * t * d * v)
+}
+
 /// BDH's loss and gradients on a CPU, for sequences of one length.
 #[derive(Debug)]
 pub struct Fast<N> {

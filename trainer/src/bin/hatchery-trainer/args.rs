@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use crate::bench_generate::BenchGenerate;
+use crate::bench::BenchGenerate;
 use clap::{Parser, Subcommand, ValueEnum};
 use hatchery_common::{device::Device, field::FieldError, recipe};
 
@@ -103,6 +103,10 @@ pub(crate) enum Contender {
     Plain,
     Torch,
     TorchTuned,
+    /// A large matrix product.
+    Sgemm,
+    /// What a run adds to its steps.
+    Overhead,
 }
 
 impl BenchShape {
@@ -122,6 +126,8 @@ impl Contender {
             Self::Plain => "plain",
             Self::Torch => "torch",
             Self::TorchTuned => "torch-tuned",
+            Self::Sgemm => "sgemm",
+            Self::Overhead => "overhead",
         }
     }
 }

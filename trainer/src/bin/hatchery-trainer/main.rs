@@ -3,11 +3,9 @@
 mod answer;
 mod args;
 mod bench;
-mod bench_generate;
 mod by_position;
 mod curve;
 mod import;
-mod stand_in;
 mod train;
 
 use std::{
@@ -54,7 +52,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(Bench::Generate(args)) => bench_generate::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Generate(args)) => bench::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -16,7 +16,8 @@ use hatchery_common::{model::ModelConfig, recipe::Recipe};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::{args::Output, bench::find_python, print, print_json, stand_in};
+use super::{find_python, stand_in};
+use crate::{args::Output, print, print_json};
 
 /// The published way in PyTorch.
 const REFERENCE: &str = include_str!("reference_generate.py");

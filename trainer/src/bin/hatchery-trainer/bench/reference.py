@@ -47,7 +47,7 @@ def logits(tokens):
 
 
 optimizer = torch.optim.AdamW([embed, encoder, encoder_v, decoder, lm_head], lr=1e-3, weight_decay=0.1)
-seconds = []
+seconds, page_faults = [], []
 for _ in range(steps):
     begun = time.perf_counter()
     window = torch.randint(256, (batch, block + 1))
@@ -57,8 +57,9 @@ for _ in range(steps):
     loss.backward()
     optimizer.step()
     seconds.append(time.perf_counter() - begun)
+    page_faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 if sys.platform == "linux":  # not getrusage, whose figure survives an exec
     memory_bytes = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 else:
     memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"step_secs": seconds, "memory_bytes": memory_bytes}))
+print(json.dumps({"step_secs": seconds, "memory_bytes": memory_bytes, "page_faults": page_faults[-1] - page_faults[0]}))
