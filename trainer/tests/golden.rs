@@ -1,4 +1,5 @@
-//! The figures of the public implementation (PyTorch, CPU, f32), for two small shapes.
+//! The figures of the public implementation (PyTorch, CPU, f32), for two small shapes; and the same equations rebuilt
+//! there in f64 (`data/exact.py`).
 //!
 //! Measures: logits by the largest difference against the largest logit; gradients and weights by the norm of the
 //! difference against the norm, tensor by tensor, because single numbers flip with a ReLU's side.
@@ -16,12 +17,32 @@ use hatchery_trainer::{
     fast::Fast,
     learner::Learner,
     model::{Model, Pass},
+    optimizer::AdamW,
     weights::Weights,
 };
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, IndexOp, Kind, Tensor};
 
 const SHAPES: [&str; 2] = ["two-layer", "three-head"];
+
+fn file(name: &str) -> Vec<u8> {
+    fs::read(format!("{}/tests/data/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn tensors(bytes: &[u8]) -> HashMap<String, Tensor> {
+    let tensor = |view: safetensors::tensor::TensorView<'_>| {
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::F64 => Kind::Double,
+            Dtype::I64 => Kind::Int64,
+            other => panic!("{other}"),
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|n| *n as i64).collect();
+        Tensor::f_from_data_size(view.data(), &shape, kind).unwrap()
+    };
+    let tensors = SafeTensors::deserialize(bytes).unwrap().tensors();
+    tensors.into_iter().map(|(name, view)| (name, tensor(view))).collect()
+}
 
 struct Figures {
     config: ModelConfig,
@@ -33,8 +54,7 @@ struct Figures {
 impl Figures {
     fn read(name: &str) -> Self {
         tch::set_num_threads(1); // the tests run beside one another already
-        let path = format!("{}/tests/data/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        let bytes = fs::read(path).unwrap();
+        let bytes = file(name);
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().clone().unwrap();
         let number = |key: &str| metadata[key].parse().unwrap();
@@ -47,18 +67,7 @@ impl Figures {
             vocab_size: number("vocab_size"),
         })
         .unwrap();
-        let tensor = |view: safetensors::tensor::TensorView<'_>| {
-            let kind = match view.dtype() {
-                Dtype::F32 => Kind::Float,
-                Dtype::F64 => Kind::Double,
-                Dtype::I64 => Kind::Int64,
-                other => panic!("{other}"),
-            };
-            let shape: Vec<i64> = view.shape().iter().map(|n| *n as i64).collect();
-            Tensor::f_from_data_size(view.data(), &shape, kind).unwrap()
-        };
-        let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
-        let tensors = tensors.into_iter().map(|(name, view)| (name, tensor(view))).collect();
+        let tensors = tensors(&bytes);
         Self { config, steps: u64::from(number("steps")), metadata, tensors }
     }
 
@@ -173,6 +182,55 @@ fn twenty_adamw_steps_are_the_references() {
             println!("{name}: {weight} after {} steps differs by {error:.1e}", figures.steps);
             assert!(error <= 1e-4, "{name}: {weight} after all steps differs by {error:e}");
         }
+    }
+}
+
+/// Every number of the reference in f64, by both paths: logits, loss, gradients, 20 AdamW steps.
+#[test]
+fn in_f64_all_figures_are_the_references_to_1e_12() {
+    const KEPT: i64 = 7;
+    for name in SHAPES {
+        let (figures, exact) = (Figures::read(name), tensors(&file(&format!("{name}-f64"))));
+        let check = |key: &str, found: &Tensor| {
+            assert_eq!(found.kind(), Kind::Double, "{name}: {key}");
+            let found = found.detach().flatten(0, -1).slice(0, 0, None, KEPT);
+            let error = norm_error(&found, &exact[key]);
+            println!("{name}: {key} differs by {error:.1e}");
+            assert!(error <= 1e-12, "{name}: {key} differs by {error:e}");
+        };
+        let losses = Vec::<f64>::try_from(&exact["losses"]).unwrap();
+        let batch = figures.batch(0);
+        let tokens = batch.tokens.size()[1] as usize;
+        let weights = Weights::each(&figures.config, |weight, _| {
+            Ok::<_, ()>(figures.tensors[&format!("weights.{weight}")].to_kind(Kind::Double))
+        });
+        let config = figures.config.clone();
+        let mut model = Model::new(config, weights.unwrap(), Device::Cpu, Precision::F32, tokens).unwrap();
+        check("logits", &model.logits(&batch.tokens, Pass::Reading).unwrap());
+        let loss = model.loss(&batch.tokens, &batch.targets, Pass::Training(None)).unwrap();
+        assert!((scalar(&loss) / losses[0] - 1.0).abs() <= 1e-12, "{name}: {}", scalar(&loss));
+        let names = figures.config.weights().map(|(weight, _)| weight);
+        let plain = Tensor::run_backward(&[loss], &model.weights().all(), false, false);
+        names.iter().zip(&plain).for_each(|(weight, gradient)| check(&format!("grad.{weight}"), gradient));
+
+        let mut fast = Fast::<f64>::new(&figures.config, tokens, 2).unwrap();
+        let mut optimizer = AdamW::new(&figures.spec(), model.weights()).unwrap();
+        for (step, expected) in losses.into_iter().enumerate() {
+            let batch = figures.batch(step as i64);
+            let (loss, mut gradients) = fast.loss_and_gradients(model.weights(), &batch, None).unwrap();
+            assert!((loss / expected - 1.0).abs() <= 1e-12, "{name}: loss {loss} before step {step}");
+            if step == 0 {
+                names
+                    .iter()
+                    .zip(&gradients)
+                    .for_each(|(weight, gradient)| check(&format!("grad.{weight}"), gradient));
+            }
+            optimizer.update(model.weights_mut(), &mut gradients, step as u64).unwrap();
+        }
+        names
+            .iter()
+            .zip(model.weights().all())
+            .for_each(|(weight, found)| check(&format!("after.{weight}"), found));
     }
 }
 
