@@ -326,6 +326,14 @@ fn fine_tuning_begins_with_the_weights_of_two_files_and_nothing_else() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(read_cursor(&out.join("step-000000005")).unwrap().parent, Some(digest));
 
+    // What another program has made is as good a beginning.
+    let imported = folder.path().join("imported");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../bdh/tests/data/dict-config.pt");
+    assert!(output(&["import", file, "--out", text(&imported)]).status.success());
+    let (code, said, out) = train("from-elsewhere", &["--fine-tune", text(&imported)]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(cursor(&out).parent, Some(Digest::of(&fs::read(imported.join(MODEL_FILE)).unwrap())));
+
     let (code, said, _) = train("wider", &["--fine-tune", text(&public), "--set", "model.n_embd=32"]);
     assert!(code == Some(1) && said.contains("cannot fine-tune"), "{said}");
 }
@@ -362,13 +370,21 @@ fn the_bench_compares_what_is_there_and_says_what_is_not() {
     let output = output(&[&arguments[..], &["--python", "no-such-python", "--output", "json"]].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("without the lines of PyTorch"), "{said}");
-    let lines: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let lines = lines.as_array().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = report["lines"].as_array().unwrap();
     let names: Vec<_> = lines.iter().map(|line| line["contender"].as_str().unwrap()).collect();
     assert_eq!(names, ["fast", "plain"]);
     assert!(lines.iter().all(|line| line["step_secs"].as_f64().unwrap() > 0.0));
     let memory = |line: usize| lines[line]["memory_bytes"].as_u64().unwrap();
     if cfg!(target_os = "linux") {
         assert!(memory(0) < memory(1), "one sequence at a time takes less than all at once");
+        assert!(lines[0]["page_faults_per_step"].as_u64().is_some());
+    }
+    for figure in ["step_gflop", "fast_gflops", "sgemm_gflops"] {
+        assert!(report[figure].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    let overhead = report["overhead"].as_object().unwrap();
+    for figure in ["step_secs", "validation_secs", "snapshot_secs", "write_cpu_secs", "report_secs"] {
+        assert!(overhead[figure].as_f64().unwrap() > 0.0, "{figure}");
     }
 }
