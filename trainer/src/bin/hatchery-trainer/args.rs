@@ -71,6 +71,9 @@ pub(crate) struct BenchTrain {
     /// Turns of each contender.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) repeats: u32,
+    /// Sequences in a step; without it, 8. PyTorch keeps all of a large batch in memory at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) batch: Option<u32>,
     /// Threads; 0: as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,

@@ -71,7 +71,7 @@ impl Overhead {
             format!("report {REPORTS_PER_SEC} times a second: {:.6} s {report:>35}", self.report_secs),
             format!("together {:>64}", format!("{:.3} %", 100.0 * sum)),
         ];
-        lines.map(|line| line + "\n").concat()
+        lines.join("\n")
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn train(args: &BenchTrain) -> anyhow::Result<()> {
     match args.turn {
         Some(Contender::Overhead) => {
             device::use_threads(threads(args));
-            print_json(&overhead::measure(&recipe(args.shape)?)?)
+            print_json(&overhead::measure(&recipe(args)?)?)
         }
         Some(contender) => print_json(&turn(args, contender)?),
         None => compare(args),
@@ -117,7 +117,7 @@ fn compare(args: &BenchTrain) -> anyhow::Result<()> {
     let overhead = Entry { contender: Contender::Overhead, threads };
     let overhead = read(run_turn(args, overhead, None)?)?;
     let medians: Vec<f64> = turns.iter().map(|turns| median(turns)).collect();
-    let Recipe { model, train, .. } = recipe(args.shape)?;
+    let Recipe { model, train, .. } = recipe(args)?;
     let raw = train.raw();
     let step_gflop = f64::from(raw.batch) * fast::flops_per_sequence(&model, raw.block as usize) / 1e9;
     let sgemm_secs = medians.last().context("the large product has no figures")?;
@@ -150,13 +150,13 @@ fn compare(args: &BenchTrain) -> anyhow::Result<()> {
 fn show(report: &Report) -> anyhow::Result<()> {
     let Report { parameters, batch, block, step_gflop, fast_gflops, sgemm_gflops, .. } = report;
     print(&format!(
-        "{parameters} parameters, batch {batch}, block {block}, f32, dropout and AdamW included\n\n"
+        "{parameters} parameters, batch {batch}, block {block}, f32, dropout and AdamW included\n"
     ))?;
-    print("contender     threads    s/step   steps/s   peak MiB   page faults/step   fast is\n")?;
+    print("contender     threads    s/step   steps/s   peak MiB   page faults/step   fast is")?;
     for line in &report.lines {
         let page_faults = line.page_faults_per_step.map_or_else(|| "-".to_owned(), |count| count.to_string());
         print(&format!(
-            "{:<13} {:>7} {:>9.3} {:>9.3} {:>10} {:>18} {:>8.2}x\n",
+            "{:<13} {:>7} {:>9.3} {:>9.3} {:>10} {:>18} {:>8.2}x",
             line.contender,
             line.threads,
             line.step_secs,
@@ -167,7 +167,7 @@ fn show(report: &Report) -> anyhow::Result<()> {
         ))?;
     }
     print(&format!(
-        "\nfast computes {step_gflop:.1} GFLOP a step: {fast_gflops:.0} GFLOP/s, {:.0} % of a large product's {sgemm_gflops:.0}\n\n",
+        "\nfast computes {step_gflop:.1} GFLOP a step: {fast_gflops:.0} GFLOP/s, {:.0} % of a large product's {sgemm_gflops:.0}\n",
         100.0 * fast_gflops / sgemm_gflops
     ))?;
     print(&report.overhead.table())
@@ -181,10 +181,13 @@ fn run_turn(args: &BenchTrain, entry: Entry, python: Option<&str>) -> anyhow::Re
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["bench", "train", "--shape", args.shape.name(), "--turn", contender.name()]);
             command.args(["--steps", &args.steps.to_string(), "--threads", &threads.to_string()]);
+            if let Some(batch) = args.batch {
+                command.args(["--batch", &batch.to_string()]);
+            }
             command
         }
         (_, Some(python)) => {
-            let recipe = recipe(args.shape)?;
+            let recipe = recipe(args)?;
             let (model, train) = (recipe.model.raw(), recipe.train.raw());
             let numbers = [
                 model.n_layer,
@@ -229,7 +232,7 @@ fn turn(args: &BenchTrain, contender: Contender) -> anyhow::Result<Turn> {
             Ok(())
         })
     } else {
-        let Recipe { model, train, .. } = recipe(args.shape)?;
+        let Recipe { model, train, .. } = recipe(args)?;
         let (batch, block) = (train.raw().batch, train.raw().block);
         let weights = Weights::start(&model, 1)?;
         let mut learner = Learner::new(model, &train, weights, None, Device::Cpu, Precision::F32)?;
@@ -260,8 +263,8 @@ fn threads(args: &BenchTrain) -> u32 {
     if args.threads == 0 { cores() } else { args.threads }
 }
 
-fn recipe(shape: BenchShape) -> anyhow::Result<Recipe> {
-    let (preset, settings): (_, &[&str]) = match shape {
+fn recipe(args: &BenchTrain) -> anyhow::Result<Recipe> {
+    let (preset, settings): (_, &[&str]) = match args.shape {
         BenchShape::Tiny => ("tiny", &[]),
         BenchShape::Seed => ("seed", &[]),
         BenchShape::Published => (
@@ -274,7 +277,8 @@ fn recipe(shape: BenchShape) -> anyhow::Result<Recipe> {
             ],
         ),
     };
-    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    let mut settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    settings.extend(args.batch.map(|batch| format!("train.batch={batch}")));
     Ok(Recipe::parse(Some(preset), "", &settings)?)
 }
 
