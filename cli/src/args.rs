@@ -3,7 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hatchery_common::{access::Scope, device::DeviceKind, id::Name, recipe::ReplicateWhich};
+use hatchery_common::{
+    access::Scope,
+    device::DeviceKind,
+    id::Name,
+    recipe::{Priority, ReplicateWhich},
+};
 
 use crate::{human::parse_duration, output::Output};
 
@@ -60,17 +65,23 @@ pub(crate) enum Command {
     Submit(Box<SubmitArgs>),
     /// List jobs.
     Jobs(JobsArgs),
-    /// Show one job: how it stands, why it waits, what failed.
-    Job(JobArgs),
+    /// Show one job: how it stands, why it waits and where it may go, what failed; or give it another priority.
+    Job(OneJobArgs),
     /// Follow a job until it ends.
     Watch(JobArgs),
     /// Show what a job's trainers wrote.
     Logs(LogsArgs),
-    /// Stop a job, through a checkpoint if it runs.
-    Cancel(JobArgs),
+    /// Stop a job for good, through a checkpoint if it runs.
+    Cancel(JobOrGroupArgs),
+    /// Stop a job, through a checkpoint if it runs, until `hatchery resume`.
+    Pause(JobOrGroupArgs),
+    /// Let a paused job wait for a device again.
+    Resume(JobOrGroupArgs),
+    /// Send a running job back to the queue, through a checkpoint.
+    Requeue(JobOrGroupArgs),
     /// List nodes.
     Nodes,
-    /// Show one node, or take it out of the fleet.
+    /// Show one node; close it to new work, drain it, open it again, or take it out of the fleet.
     Node(NodeArgs),
     /// List datasets.
     Datasets,
@@ -213,6 +224,8 @@ Examples:
   hatchery submit --preset tiny --data corpus.txt --device cuda --replicate-to room=attic
   hatchery submit --from first --set train.steps=9000
   hatchery submit --fine-tune first:best --data letters/ --set train.lr=1e-4
+  hatchery submit --data notes/ --grid train.lr=1e-3,3e-4 --grid model.n_layer=4,6
+  hatchery submit --data notes/ --preset seed --dry-run
 
 A recipe file holds the same things:
   preset = \"seed\"
@@ -265,7 +278,31 @@ pub(crate) struct SubmitArgs {
     /// Which checkpoints they get.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) replicate_which: Option<WhichArg>,
-    /// Stay until the job has ended; Ctrl-C leaves it running.
+    /// Name of a node that will not do; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) exclude: Vec<Name>,
+    /// The least memory of the device, in MiB [default: estimated from model and batch].
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_min: Option<u64>,
+    /// 0 to 100; jobs of higher priority go first, and may push others off their device, through a checkpoint [default: 50].
+    #[arg(long, value_name = "N", value_parser = parse_priority)]
+    pub(crate) priority: Option<Priority>,
+    /// Start only when this job has completed: id, unique prefix, name, or `latest`; may be repeated.
+    #[arg(long, value_name = "JOB")]
+    pub(crate) after: Vec<String>,
+    /// When it should have ended, from now: 90m, 12h, 2d; it goes before others once it would be late.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Name of the group that it is watched, cancelled and ranked with.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<Name>,
+    /// Submit a job for each value, such as train.lr=1e-3,3e-4; repeated: for each combination. They are one group.
+    #[arg(long, value_name = "KEY=V1,V2")]
+    pub(crate) grid: Vec<String>,
+    /// Submit nothing; show every device with when the job would start and end there, and which it would get.
+    #[arg(long, conflicts_with_all = ["wait", "grid"])]
+    pub(crate) dry_run: bool,
+    /// Stay until the job has ended, or all of the group; Ctrl-C leaves it running.
     #[arg(long)]
     pub(crate) wait: bool,
 }
@@ -297,6 +334,37 @@ pub(crate) struct JobsArgs {
     /// Only those that have not ended.
     #[arg(long)]
     pub(crate) active: bool,
+    /// Only those of this group, the best validation loss first.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<Name>,
+    /// Stay until all of the group have ended.
+    #[arg(long, requires = "group")]
+    pub(crate) wait: bool,
+}
+
+/// `hatchery job`.
+#[derive(Debug, Args)]
+pub(crate) struct OneJobArgs {
+    /// Id, unique prefix, name, or `latest`.
+    #[arg(default_value = "latest")]
+    pub(crate) job: String,
+    /// Show every device with when the job would start and end there, and why it is or is not chosen.
+    #[arg(long)]
+    pub(crate) why: bool,
+    /// Give it this priority, 0 to 100.
+    #[arg(long, value_name = "N", value_parser = parse_priority, conflicts_with = "why")]
+    pub(crate) priority: Option<Priority>,
+}
+
+/// A command on one job, or on all of a group that have not ended.
+#[derive(Debug, Args)]
+pub(crate) struct JobOrGroupArgs {
+    /// Id, unique prefix, name, or `latest`.
+    #[arg(default_value = "latest")]
+    pub(crate) job: String,
+    /// All jobs of this group that have not ended.
+    #[arg(long, value_name = "NAME", conflicts_with = "job")]
+    pub(crate) group: Option<Name>,
 }
 
 /// A command on one job.
@@ -323,8 +391,17 @@ pub(crate) struct LogsArgs {
 pub(crate) struct NodeArgs {
     /// Id, unique prefix, or name.
     pub(crate) node: String,
+    /// Give it no new work; what runs goes on.
+    #[arg(long, group = "change")]
+    pub(crate) cordon: bool,
+    /// Give it no new work, and send what runs elsewhere, each job through a checkpoint.
+    #[arg(long, group = "change")]
+    pub(crate) drain: bool,
+    /// Give it work again.
+    #[arg(long, group = "change")]
+    pub(crate) open: bool,
     /// Take it out of the fleet: its certificates are revoked, its jobs go elsewhere.
-    #[arg(long)]
+    #[arg(long, group = "change")]
     pub(crate) remove: bool,
 }
 
@@ -452,6 +529,12 @@ pub(crate) struct EventsArgs {
 pub(crate) struct CompletionsArgs {
     /// For which shell.
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// Reads a number from 0 to 100.
+fn parse_priority(text: &str) -> Result<Priority, String> {
+    let number = text.parse::<u8>().map_err(|_| format!("`{text}` is not a number from 0 to 100"))?;
+    Priority::new(number).map_err(|error| error.problem)
 }
 
 /// Reads `key=value`.

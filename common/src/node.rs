@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{device::Device, trainer::Calibration};
+use crate::{device::Device, field::FieldError, trainer::Calibration};
 
 /// What a machine is and has, as its agent read it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,4 +74,39 @@ pub struct NodeDevice {
     pub power_watts_max: Option<f64>,
     /// Its measured speed, once it is measured.
     pub calibration: Option<Calibration>,
+}
+
+/// Whether a node is given work; for people to choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeMode {
+    /// It is.
+    #[default]
+    Open,
+    /// It gets no new attempts; those that it has go on.
+    Cordoned,
+    /// It gets no new attempts, and those that it has go elsewhere, each through a checkpoint.
+    Draining,
+}
+
+impl NodeMode {
+    const ALL: [Self; 3] = [Self::Open, Self::Cordoned, Self::Draining];
+
+    /// One lower-case word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Cordoned => "cordoned",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl std::str::FromStr for NodeMode {
+    type Err = FieldError;
+
+    fn from_str(word: &str) -> Result<Self, FieldError> {
+        let found = Self::ALL.into_iter().find(|mode| mode.name() == word);
+        found.ok_or_else(|| FieldError::new("mode", format!("`{word}` is none of open, cordoned, draining")))
+    }
 }

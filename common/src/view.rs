@@ -8,7 +8,7 @@ use crate::{
     checkpoint::CheckpointManifest,
     device::Device,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
-    node::Inventory,
+    node::{Inventory, NodeMode},
     recipe::{JobSpec, Labels},
     time::Timestamp,
     trainer::{FailureCause, Metrics, Progress, Validation},
@@ -44,7 +44,7 @@ pub struct JobView {
     pub submitter: Name,
     /// When.
     pub submitted_at: Timestamp,
-    /// `queued`, `running`, `cancelling`, `completed`, `cancelled`, `failed`, `poisoned`.
+    /// `queued`, `running`, `paused`, `cancelling`, `completed`, `cancelled`, `failed`, `poisoned`.
     pub phase: String,
     /// Why it waits, failed, is held or ended early, as a sentence.
     pub why: Option<String>,
@@ -130,6 +130,57 @@ pub struct NodeView {
     pub replicas_ready: u32,
     /// Checkpoints that it should hold.
     pub replicas_wanted: u32,
+    /// Whether it is given work.
+    pub mode: NodeMode,
+    /// The jobs that wait for its devices, each device's in their order.
+    pub waiting: Vec<WaitingView>,
+}
+
+/// A job that waits for a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// The device.
+    pub device: Device,
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub job_name: Name,
+    /// Milliseconds until it is expected to start.
+    pub start_in_ms: u64,
+    /// Milliseconds until it is expected to end.
+    pub end_in_ms: u64,
+}
+
+/// A device of the fleet as a place for a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CandidateView {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: Name,
+    /// The device.
+    pub device: Device,
+    /// Steps per second that it is expected to make.
+    pub steps_per_sec: f64,
+    /// How that is known: `measured`, `estimated`, `guessed`.
+    pub known: String,
+    /// Milliseconds until the job could start there; none: it cannot, as things are.
+    pub start_in_ms: Option<u64>,
+    /// Milliseconds until it would end there.
+    pub end_in_ms: Option<u64>,
+    /// What speaks for or against it, in one word.
+    pub verdict: String,
+    /// The same as half a sentence.
+    pub why: String,
+}
+
+/// Where a job may go, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlacementView {
+    /// Every device, the best first; empty for a job that has ended.
+    pub candidates: Vec<CandidateView>,
+    /// Why the job waits, or would, as a sentence.
+    pub why: Option<String>,
 }
 
 /// Whether a node is there.

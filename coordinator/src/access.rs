@@ -42,7 +42,7 @@ enum Who {
 }
 
 /// Every call that there is. One that is not here is denied.
-const TABLE: [(&str, Who); 34] = [
+const TABLE: [(&str, Who); 40] = [
     ("/hatchery.v1.Agents/Join", Who::Anyone),
     ("/hatchery.v1.Agents/Renew", Who::Members),
     ("/hatchery.v1.Agents/Session", Who::Agents),
@@ -60,10 +60,16 @@ const TABLE: [(&str, Who); 34] = [
     ("/hatchery.v1.Fleet/GetJob", Who::People),
     ("/hatchery.v1.Fleet/WatchJob", Who::People),
     ("/hatchery.v1.Fleet/CancelJob", Who::Operators),
+    ("/hatchery.v1.Fleet/PauseJob", Who::Operators),
+    ("/hatchery.v1.Fleet/ResumeJob", Who::Operators),
+    ("/hatchery.v1.Fleet/RequeueJob", Who::Operators),
+    ("/hatchery.v1.Fleet/SetJobPriority", Who::Operators),
+    ("/hatchery.v1.Fleet/ExplainPlacement", Who::People),
     ("/hatchery.v1.Fleet/ReadLogs", Who::People),
     ("/hatchery.v1.Fleet/WatchEvents", Who::People),
     ("/hatchery.v1.Fleet/ListNodes", Who::People),
     ("/hatchery.v1.Fleet/GetNode", Who::People),
+    ("/hatchery.v1.Fleet/SetNodeMode", Who::Operators),
     ("/hatchery.v1.Fleet/RemoveNode", Who::Operators),
     ("/hatchery.v1.Fleet/ListCheckpoints", Who::People),
     ("/hatchery.v1.Fleet/GetCheckpoint", Who::People),

@@ -1,12 +1,15 @@
 //! The fleet's history in words.
 
+use std::time::Duration;
+
 use hatchery_common::{
     access::Scope,
     id::{JobId, NodeId},
+    node::NodeMode,
     recipe::NodeSelector,
     view::EventView,
 };
-use hatchery_scheduler::{Change, Cluster, JobPhase, LeaseEnd};
+use hatchery_scheduler::{Change, Cluster, HandOver, JobPhase, LeaseEnd, Rough};
 
 use crate::store::Event;
 
@@ -28,8 +31,10 @@ fn node_of(change: &Change) -> Option<NodeId> {
     match change {
         Change::NodeJoined { node, .. }
         | Change::NodeInventoried { node, .. }
+        | Change::NodeModeChanged { node, .. }
         | Change::NodeRemoved { node, .. } => Some(*node),
         Change::LeaseGranted { lease, .. } => Some(lease.node),
+        Change::SpeedMeasured { key, .. } => Some(key.node),
         Change::CertificateIssued { certificate } => certificate.node,
         _ => None,
     }
@@ -75,6 +80,35 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             format!("attempt {epoch} of {} is over: {}; it waits again", job(id), lease_end(why))
         }
         Change::CancelRequested { job: id, by, .. } => format!("{by} cancelled {}", job(id)),
+        Change::HandOverRequested { job: id, why, .. } => match why {
+            HandOver::Pause { by } => format!("{by} paused {}; its attempt writes a checkpoint", job(id)),
+            HandOver::Requeue { by } => format!("{by} sent {} back to the queue", job(id)),
+            HandOver::Drain => format!("{} leaves its node, which is being drained", job(id)),
+            HandOver::Preempt { by } => format!("{} makes room for {}", job(id), job(by)),
+            HandOver::Migrate { to, device, sooner_secs } => format!(
+                "{} moves to {} {device}, where it is to end {} sooner",
+                job(id),
+                node(to),
+                Rough(Duration::from_secs(*sooner_secs))
+            ),
+        },
+        Change::JobPaused { job: id, by, .. } => format!("{by} paused {}", job(id)),
+        Change::JobResumed { job: id, by, .. } => format!("{by} resumed {}", job(id)),
+        Change::PriorityChanged { job: id, priority, by, .. } => {
+            format!("{by} gave {} priority {}", job(id), priority.get())
+        }
+        Change::NodeModeChanged { node: id, mode, by, .. } => match mode {
+            NodeMode::Open => format!("{by} opened node {} to new work", node(id)),
+            NodeMode::Cordoned => format!("{by} closed node {} to new work", node(id)),
+            NodeMode::Draining => format!("{by} drains node {}", node(id)),
+        },
+        Change::SpeedMeasured { key, speed } => format!(
+            "{} {} makes {:.2} steps/s of a kind, by {} measurements",
+            node(&key.node),
+            key.device,
+            speed.steps_per_sec,
+            speed.measurements
+        ),
         Change::JobEnded { job: id, phase, .. } => match phase {
             JobPhase::Failed { why } => format!("{} failed: {}", job(id), first_line(why)),
             JobPhase::Poisoned { why } => format!("{} is held as poisoned: {}", job(id), first_line(why)),
@@ -126,6 +160,7 @@ fn lease_end(why: &LeaseEnd) -> String {
     match why {
         LeaseEnd::NodeLost => "its node was not heard from".to_owned(),
         LeaseEnd::Stopped => "its agent stopped it".to_owned(),
+        LeaseEnd::HandedOver => "it handed its device over".to_owned(),
         LeaseEnd::Failed { message, .. } => first_line(message).to_owned(),
     }
 }

@@ -13,11 +13,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hatchery_common::{
-    id::NodeId,
+    device::Device,
+    id::{JobId, NodeId},
     session::{AttemptPhase, Report},
     time::{BootTime, Timestamp},
 };
-use hatchery_scheduler::{Change, Cluster, Now, Observed, Outcome, Rejected, Request, Wait, decide, plan};
+use hatchery_scheduler::{
+    Change, Cluster, InLine, Now, Observed, Outcome, Policy, Rejected, Request, Wait, decide, plan,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -79,7 +82,8 @@ pub(crate) struct EventLoop {
     store: StoreCalls,
     cluster: Twin<Cluster>,
     observations: Twin<Observations>,
-    waits: Arc<BTreeMap<hatchery_common::id::JobId, Wait>>,
+    waits: Arc<BTreeMap<JobId, Wait>>,
+    queues: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
     /// The newest session of each node.
     sessions: BTreeMap<NodeId, SessionNumber>,
     /// Answers that wait for the commit.
@@ -91,9 +95,14 @@ pub(crate) struct EventLoop {
 
 impl EventLoop {
     /// Loads the state. Leases run for `lease` from the last report heard, or from now.
-    pub(crate) async fn load(store: StoreCalls, lease: Duration) -> Result<(Self, Mailbox), LoopError> {
+    pub(crate) async fn load(
+        store: StoreCalls,
+        lease: Duration,
+        policy: Policy,
+    ) -> Result<(Self, Mailbox), LoopError> {
         let cluster = store.load().await??;
-        let mut heard = Observations::new(Observed::new(BootTime::now(), lease));
+        let observed = Observed { policy, ..Observed::new(BootTime::now(), lease) };
+        let mut heard = Observations::new(observed);
         let history = cluster.last_event.saturating_sub(HISTORY_EVENTS_MAX);
         for event in store.events(history, HISTORY_EVENTS_MAX as usize).await?? {
             if let Some(sighting) = Sighting::of_change(&event.change) {
@@ -103,11 +112,12 @@ impl EventLoop {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (last_event, last_event_shown) = watch::channel(cluster.last_event);
         let (cluster, observations) = (Twin::new(cluster), Twin::new(heard));
-        let waits = Arc::new(BTreeMap::new());
+        let (waits, queues) = (Arc::new(BTreeMap::new()), Arc::new(BTreeMap::new()));
         let snapshot = Snapshot {
             cluster: Arc::clone(cluster.shown()),
             observations: Arc::clone(observations.shown()),
             waits: Arc::clone(&waits),
+            queues: Arc::clone(&queues),
         };
         let (snapshots, shown) = watch::channel(Arc::new(snapshot));
         let this = Self {
@@ -116,6 +126,7 @@ impl EventLoop {
             cluster,
             observations,
             waits,
+            queues,
             sessions: BTreeMap::new(),
             replies: Vec::new(),
             tick_in: Duration::ZERO,
@@ -235,7 +246,7 @@ impl EventLoop {
             }
             self.cluster.accept(changes);
         }
-        self.waits = Arc::new(plan.waits);
+        (self.waits, self.queues) = (Arc::new(plan.waits), Arc::new(plan.queues));
         self.show();
         for (reply, result) in self.replies.drain(..) {
             // A caller that has left does not want to know.
@@ -271,6 +282,7 @@ impl EventLoop {
             cluster: Arc::clone(self.cluster.shown()),
             observations: Arc::clone(self.observations.shown()),
             waits: Arc::clone(&self.waits),
+            queues: Arc::clone(&self.queues),
         };
         let last_event = snapshot.cluster.last_event;
         self.snapshots.send_replace(Arc::new(snapshot));

@@ -14,6 +14,7 @@ mod logs;
 mod lookup;
 mod mailbox;
 mod observations;
+mod placement;
 mod refusal;
 mod run;
 mod services;

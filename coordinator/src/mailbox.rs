@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use hatchery_common::{
+    device::Device,
     id::{JobId, NodeId},
     session::Report,
 };
-use hatchery_scheduler::{Cluster, Observed, Outcome, Rejected, Request, Wait};
+use hatchery_scheduler::{Cluster, InLine, Observed, Outcome, Rejected, Request, Wait};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::observations::Observations;
@@ -56,6 +57,8 @@ pub(crate) struct Snapshot {
     pub(crate) observations: Arc<Observations>,
     /// Why each waiting job waits.
     pub(crate) waits: Arc<BTreeMap<JobId, Wait>>,
+    /// The jobs that wait for each device.
+    pub(crate) queues: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
 }
 
 impl Snapshot {

@@ -132,7 +132,7 @@ async fn serve(
     shutdown: CancellationToken,
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
-    let (event_loop, mailbox) = EventLoop::load(store.clone(), settings.lease).await?;
+    let (event_loop, mailbox) = EventLoop::load(store.clone(), settings.lease, settings.policy).await?;
     for violation in violations(&mailbox.snapshot().cluster) {
         tracing::error!(%violation, "the state breaks a rule");
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use hatchery_common::field::{FieldError, check_range};
+use hatchery_scheduler::Policy;
 use serde::{Deserialize, Serialize};
 
 /// The port that a coordinator listens on unless told otherwise.
@@ -44,6 +45,8 @@ pub struct CoordinatorSettings {
     pub blob_bytes_max: Option<u64>,
     /// Most bytes kept of what one attempt wrote to stderr; the newest are kept. 256 KiB to 1 GiB.
     pub log_bytes_max: u64,
+    /// Most jobs of one person that run at once; unset: as many as there are devices.
+    pub running_per_submitter_max: Option<usize>,
 }
 
 impl Default for CoordinatorSettings {
@@ -58,6 +61,7 @@ impl Default for CoordinatorSettings {
             disk_free_bytes_min: 256 << 20,
             blob_bytes_max: None,
             log_bytes_max: 4 << 20,
+            running_per_submitter_max: None,
         }
     }
 }
@@ -80,6 +84,10 @@ impl CoordinatorSettings {
         let report_every_ms = self.report_every_ms.unwrap_or(lease_ms / REPORTS_PER_LEASE);
         check_range("report_every_ms", report_every_ms, REPORT_EVERY_MS_MIN, lease_ms / 2)?;
         check_range("log_bytes_max", self.log_bytes_max, LOG_BYTES.0, LOG_BYTES.1)?;
+        let running_per_submitter_max = self.running_per_submitter_max;
+        running_per_submitter_max
+            .map(|limit| check_range("running_per_submitter_max", limit, 1, usize::MAX))
+            .transpose()?;
         Ok(Settings {
             listen,
             advertise,
@@ -90,6 +98,7 @@ impl CoordinatorSettings {
             disk_free_bytes_min: self.disk_free_bytes_min,
             blob_bytes_max: self.blob_bytes_max,
             log_bytes_max: self.log_bytes_max,
+            policy: Policy { running_per_submitter_max },
         })
     }
 }
@@ -106,6 +115,7 @@ pub struct Settings {
     pub(crate) disk_free_bytes_min: u64,
     pub(crate) blob_bytes_max: Option<u64>,
     pub(crate) log_bytes_max: u64,
+    pub(crate) policy: Policy,
 }
 
 impl Settings {

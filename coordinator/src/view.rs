@@ -3,17 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hatchery_common::{
+    device::Device,
     id::{CheckpointId, Name, NodeId},
     session::{AttemptPhase, AttemptReport, ReplicaState},
     time::{BootTime, Timestamp},
     view::{
-        CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState, NodeView, ReplicaView,
-        RunningView, StatusView,
+        CandidateView, CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState,
+        NodeView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
     },
 };
-use hatchery_scheduler::{Certificate, Checkpoint, Dataset, Job, JobPhase, Node, ObservedNode, assignment};
+use hatchery_scheduler::{
+    Candidate, Certificate, Checkpoint, Dataset, HandOver, InLine, Job, JobPhase, Node, ObservedNode, Rough,
+    Wait, assignment,
+};
 
 use crate::{describe::node_name, mailbox::Snapshot};
+
+/// Most waiting jobs shown with a node.
+const WAITING_SHOWN_MAX: usize = 1000;
 
 /// The coordinator itself.
 pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp) -> StatusView {
@@ -47,6 +54,7 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
             JobPhase::Queued => snapshot.waits.get(&job.id).map(ToString::to_string),
             JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.clone()),
             JobPhase::Completed => job.metrics.early_stop_reason(),
+            JobPhase::Running => job.hand_over.as_ref().map(|why| handing_over(snapshot, why)),
             _ => None,
         },
         epoch: job.epoch,
@@ -75,6 +83,25 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
             })
             .collect(),
     }
+}
+
+/// Why an attempt is about to end, as a sentence.
+fn handing_over(snapshot: &Snapshot, why: &HandOver) -> String {
+    let cluster = &snapshot.cluster;
+    let because = match why {
+        HandOver::Pause { by } => format!("{by} paused it"),
+        HandOver::Requeue { by } => format!("{by} sent it back to the queue"),
+        HandOver::Drain => "its node is being drained".to_owned(),
+        HandOver::Preempt { by } => {
+            let name = cluster.jobs.get(by).map_or_else(|| by.short(), |job| job.spec.name.to_string());
+            format!("{name} has a higher priority")
+        }
+        HandOver::Migrate { to, device, sooner_secs } => {
+            let sooner = Rough(std::time::Duration::from_secs(*sooner_secs));
+            format!("it is to end {sooner} sooner on {device} of {}", node_name(cluster, *to))
+        }
+    };
+    format!("writing a checkpoint and stopping: {because}")
 }
 
 /// What the node last said of the job's current attempt.
@@ -127,7 +154,44 @@ pub(crate) fn node(snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView 
         running: running.collect(),
         replicas_ready: heard.map_or(0, ready_count),
         replicas_wanted: wanted.len() as u32,
+        mode: node.mode,
+        waiting: waiting(snapshot, node),
     }
+}
+
+/// The jobs that wait for a node's devices.
+fn waiting(snapshot: &Snapshot, node: &Node) -> Vec<WaitingView> {
+    let devices = node.inventory.devices.iter().map(|device| device.device);
+    let lines = devices.filter_map(|device| Some((device, snapshot.queues.get(&(node.id, device))?)));
+    let one = |device: Device, waiting: &InLine| WaitingView {
+        device,
+        job: waiting.job,
+        job_name: snapshot
+            .cluster
+            .jobs
+            .get(&waiting.job)
+            .map_or_else(|| Name::from_lossy(&waiting.job.short()), |job| job.spec.name.clone()),
+        start_in_ms: waiting.start_in.as_millis() as u64,
+        end_in_ms: waiting.end_in.as_millis() as u64,
+    };
+    let all = lines.flat_map(|(device, line)| line.iter().map(move |waiting| one(device, waiting)));
+    all.take(WAITING_SHOWN_MAX).collect()
+}
+
+/// Where a job may go, and why.
+pub(crate) fn placement(candidates: Vec<Candidate>, wait: Option<&Wait>) -> PlacementView {
+    let candidates = candidates.into_iter().map(|candidate| CandidateView {
+        node: candidate.node,
+        node_name: candidate.node_name,
+        device: candidate.device,
+        steps_per_sec: candidate.steps_per_sec,
+        known: candidate.known.name().to_owned(),
+        start_in_ms: candidate.start_in.map(|start| start.as_millis() as u64),
+        end_in_ms: candidate.end_in.map(|end| end.as_millis() as u64),
+        verdict: candidate.verdict.code().to_owned(),
+        why: candidate.verdict.to_string(),
+    });
+    PlacementView { candidates: candidates.collect(), why: wait.map(ToString::to_string) }
 }
 
 fn ready_count(node: &ObservedNode) -> u32 {

@@ -6,8 +6,9 @@ use std::{
 };
 
 use hatchery_common::{
+    device::DeviceKind,
     id::{CheckpointId, NodeId},
-    recipe::{NodeSelector, ReplicateWhich},
+    recipe::{JobSpec, NodeSelector, RawTrainSpec, ReplicateWhich, TrainSpec},
     session::{AssignedAttempt, Assignment},
 };
 
@@ -55,11 +56,18 @@ fn attempt(job: &Job, node: NodeId) -> Option<AssignedAttempt> {
     Some(AssignedAttempt {
         job: job.id,
         epoch: job.epoch,
-        spec: job.spec.clone(),
+        spec: JobSpec { train: train(job, lease.device.kind), ..job.spec.clone() },
         device: lease.device,
         resume_from: lease.resume_from,
-        stop: job.phase == JobPhase::Cancelling,
+        stop: job.phase == JobPhase::Cancelling || job.hand_over.is_some(),
     })
+}
+
+/// How the attempt trains: as was submitted, in more parts where it ran out of memory.
+fn train(job: &Job, kind: DeviceKind) -> TrainSpec {
+    let submitted = &job.spec.train;
+    let parts = RawTrainSpec { accumulate: job.parts_on(kind), ..submitted.raw().clone() };
+    TrainSpec::new(parts).unwrap_or_else(|_| submitted.clone())
 }
 
 /// The nodes that are to hold each checkpoint, by its job's policy or because somebody asked: what the assignments say.

@@ -5,14 +5,14 @@ use hatchery_common::{
     dataset::DatasetManifest,
     digest::Digest,
     id::{CertificateId, Epoch, JobId, Name, NodeId, RequestId},
-    node::Inventory,
-    recipe::{JobSpec, Labels},
+    node::{Inventory, NodeMode},
+    recipe::{JobSpec, Labels, Priority},
     time::Timestamp,
     trainer::FailureCause,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Certificate, JobPhase, JoinToken, Lease, Rollout};
+use crate::cluster::{Certificate, HandOver, JobPhase, JoinToken, Lease, MeasuredSpeed, Rollout, SpeedKey};
 
 /// One step of the cluster's history. The store writes it into the events table as JSON, beside the rows it changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +124,62 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// A running attempt is to write a checkpoint and give its device back.
+    HandOverRequested {
+        /// The job.
+        job: JobId,
+        /// Why.
+        why: HandOver,
+        /// When.
+        at: Timestamp,
+    },
+    /// A job that waited is paused.
+    JobPaused {
+        /// The job.
+        job: JobId,
+        /// Who paused it.
+        by: Name,
+        /// When.
+        at: Timestamp,
+    },
+    /// A paused job waits for a device again.
+    JobResumed {
+        /// The job.
+        job: JobId,
+        /// Who resumed it.
+        by: Name,
+        /// When.
+        at: Timestamp,
+    },
+    /// A job's priority is another one.
+    PriorityChanged {
+        /// The job.
+        job: JobId,
+        /// The new one.
+        priority: Priority,
+        /// Who changed it.
+        by: Name,
+        /// When.
+        at: Timestamp,
+    },
+    /// Whether a node is given work is another choice.
+    NodeModeChanged {
+        /// The node.
+        node: NodeId,
+        /// The new one.
+        mode: NodeMode,
+        /// Who changed it.
+        by: Name,
+        /// When.
+        at: Timestamp,
+    },
+    /// A device's speed at some kind of steps was measured while it trained.
+    SpeedMeasured {
+        /// Which device, which steps.
+        key: SpeedKey,
+        /// The mean with this measurement in it.
+        speed: MeasuredSpeed,
+    },
     /// A job reached a terminal phase.
     JobEnded {
         /// The job.
@@ -155,6 +211,7 @@ impl Change {
             Self::CertificateIssued { certificate } => certificate.issued_at,
             Self::LeaseGranted { lease, .. } => lease.granted_at,
             Self::RolloutStarted { rollout } => rollout.at,
+            Self::SpeedMeasured { speed, .. } => speed.at,
             Self::TokenUsed { at, .. }
             | Self::CertificateRevoked { at, .. }
             | Self::NodeJoined { at, .. }
@@ -164,6 +221,11 @@ impl Change {
             | Self::JobSubmitted { at, .. }
             | Self::LeaseEnded { at, .. }
             | Self::CancelRequested { at, .. }
+            | Self::HandOverRequested { at, .. }
+            | Self::JobPaused { at, .. }
+            | Self::JobResumed { at, .. }
+            | Self::PriorityChanged { at, .. }
+            | Self::NodeModeChanged { at, .. }
             | Self::JobEnded { at, .. }
             | Self::CheckpointCommitted { at, .. } => *at,
         }
@@ -184,6 +246,12 @@ impl Change {
             Self::LeaseGranted { .. } => "lease_granted",
             Self::LeaseEnded { .. } => "lease_ended",
             Self::CancelRequested { .. } => "cancel_requested",
+            Self::HandOverRequested { .. } => "hand_over_requested",
+            Self::JobPaused { .. } => "job_paused",
+            Self::JobResumed { .. } => "job_resumed",
+            Self::PriorityChanged { .. } => "priority_changed",
+            Self::NodeModeChanged { .. } => "node_mode_changed",
+            Self::SpeedMeasured { .. } => "speed_measured",
             Self::JobEnded { .. } => "job_ended",
             Self::CheckpointCommitted { .. } => "checkpoint_committed",
             Self::RolloutStarted { .. } => "rollout_started",
@@ -197,6 +265,10 @@ impl Change {
             | Self::LeaseGranted { job, .. }
             | Self::LeaseEnded { job, .. }
             | Self::CancelRequested { job, .. }
+            | Self::HandOverRequested { job, .. }
+            | Self::JobPaused { job, .. }
+            | Self::JobResumed { job, .. }
+            | Self::PriorityChanged { job, .. }
             | Self::JobEnded { job, .. } => Some(*job),
             Self::CheckpointCommitted { manifest, .. } => Some(manifest.job),
             _ => None,
@@ -212,6 +284,8 @@ pub enum LeaseEnd {
     NodeLost,
     /// The agent stopped the trainer cleanly: it is shutting down, or the lease ran out on its side. Not the job's fault.
     Stopped,
+    /// The attempt gave its device back, as it was asked to.
+    HandedOver,
     /// The attempt failed; counts towards I10 if the trainer crashed.
     Failed {
         /// Why, as a class.

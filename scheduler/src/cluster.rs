@@ -9,7 +9,7 @@ use hatchery_common::{
     device::Device,
     digest::Digest,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
-    node::Inventory,
+    node::{Inventory, NodeMode},
     recipe::{JobSpec, Labels, NodeSelector, StartHow},
     time::Timestamp,
     trainer::{FailureCause, Metrics},
@@ -35,6 +35,8 @@ pub struct Cluster {
     pub tokens: BTreeMap<Digest, JoinToken>,
     /// Every certificate given out.
     pub certificates: BTreeMap<CertificateId, Certificate>,
+    /// How fast devices were when they trained.
+    pub speeds: BTreeMap<SpeedKey, MeasuredSpeed>,
     /// The number of the last change; the first is 1.
     pub last_event: u64,
 }
@@ -80,6 +82,37 @@ pub struct Node {
     pub inventory: Inventory,
     /// When it joined.
     pub joined_at: Timestamp,
+    /// Whether it is given work.
+    pub mode: NodeMode,
+}
+
+/// A device and what it trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SpeedKey {
+    /// The node.
+    pub node: NodeId,
+    /// The device.
+    pub device: Device,
+    /// The kind of steps.
+    pub workload: Workload,
+}
+
+/// Steps of one kind: a digest of the model's shape, the batch, the block and the precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Workload(pub Digest);
+
+/// How fast a device made steps of one kind: a mean in which older attempts count less and less.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredSpeed {
+    /// The mean, in steps per second.
+    pub steps_per_sec: f64,
+    /// The deviation from it, as a share of it, by the same kind of mean.
+    pub spread: f64,
+    /// How many measurements it is made of.
+    pub measurements: u32,
+    /// When the last one was taken.
+    pub at: Timestamp,
 }
 
 /// One job.
@@ -99,6 +132,8 @@ pub struct Job {
     pub epoch: Epoch,
     /// The lease, while there is one.
     pub lease: Option<Lease>,
+    /// Why the attempt is to write a checkpoint and give its device back, while it is.
+    pub hand_over: Option<HandOver>,
     /// When the first lease was granted.
     pub started_at: Option<Timestamp>,
     /// When it reached a terminal phase.
@@ -127,6 +162,8 @@ pub enum JobPhase {
     Queued,
     /// An attempt has the lease.
     Running,
+    /// Somebody paused it; it waits to be resumed.
+    Paused,
     /// It was cancelled; the attempt is stopping and still has the lease.
     Cancelling,
     /// All steps are done and the last checkpoint is committed.
@@ -156,6 +193,7 @@ impl JobPhase {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Completed => "completed",
             Self::Cancelled => "cancelled",
@@ -176,6 +214,38 @@ pub struct Lease {
     pub granted_at: Timestamp,
     /// The checkpoint that the attempt goes on from, or begins with as the job's spec says.
     pub resume_from: Option<CheckpointId>,
+}
+
+/// Why a running attempt is to write a checkpoint and give its device back. The job goes on from that checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum HandOver {
+    /// Somebody paused the job.
+    Pause {
+        /// Who.
+        by: Name,
+    },
+    /// Somebody sent it back to the queue.
+    Requeue {
+        /// Who.
+        by: Name,
+    },
+    /// Its node is being drained.
+    Drain,
+    /// A job of higher priority needs the device.
+    Preempt {
+        /// Which.
+        by: JobId,
+    },
+    /// It is expected to end sooner elsewhere, the move included.
+    Migrate {
+        /// On which node.
+        to: NodeId,
+        /// On which device of it.
+        device: Device,
+        /// By how many seconds.
+        sooner_secs: u64,
+    },
 }
 
 /// An attempt that failed.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use hatchery_common::{
+    device::DeviceKind,
     digest::Digest,
     id::NodeId,
     time::Timestamp,
@@ -11,7 +12,7 @@ use hatchery_common::{
 
 use crate::{
     change::{Change, LeaseEnd},
-    cluster::{Cluster, Job, JobPhase, Lease},
+    cluster::{Cluster, Failure, Job, JobPhase, Lease},
     limits::{
         BACKOFF_MAX, BACKOFF_MIN, CRASH_NODES_MIN, CRASHES_MAX, CRASHES_ON_ONE_NODE_MAX, OUT_OF_MEMORY_MAX,
         OUTPUT_BYTES_MAX,
@@ -23,6 +24,20 @@ impl Job {
     /// that says that the run ended early there.
     pub fn end_is_committed(&self) -> bool {
         self.checkpoint_step == self.spec.train.raw().steps || self.metrics.early_stop.is_some()
+    }
+
+    /// In how many parts, one after the other, the sequences of a step go through a device of this kind: after each
+    /// attempt that ran out of memory there, in twice as many. The step stays what it is but for rounding.
+    pub fn parts_on(&self, kind: DeviceKind) -> u32 {
+        let train = self.spec.train.raw();
+        let too_large =
+            |failure: &&Failure| failure.cause == FailureCause::OutOfMemory && failure.device.kind == kind;
+        let times = self.failures.iter().filter(too_large).count();
+        let twice = |parts: u32| {
+            let mut enough = (2 * parts).min(train.batch)..=train.batch;
+            enough.find(|parts| train.batch.is_multiple_of(*parts)).unwrap_or(train.batch)
+        };
+        (0..times).fold(train.accumulate, |parts, _| twice(parts))
     }
 }
 
@@ -45,6 +60,9 @@ pub(crate) fn ended(
         Ending::Failed { cause, message } => (*cause, message.clone()),
         // An end is reported only once its delivery is over: what is not here by now never comes.
         Ending::Completed => (FailureCause::Storage, never_came(job)),
+        Ending::Stopped if job.hand_over.is_some() => {
+            return interrupted(job, LeaseEnd::HandedOver, None, at);
+        }
         Ending::Stopped | Ending::LeaseExpired => return interrupted(job, LeaseEnd::Stopped, None, at),
     };
     let told = told(&message, last_output);
@@ -76,11 +94,14 @@ fn verdict(cluster: &Cluster, job: &Job, lease: &Lease, cause: FailureCause, tol
     let before = |cause| job.failures.iter().filter(move |failure| failure.cause == cause);
     match cause {
         FailureCause::BadInput => failed("the input cannot be used"),
-        FailureCause::NotANumber => failed("the loss is not a number"),
+        // Once more from the last checkpoint, which was good: a device may have miscounted.
+        FailureCause::NotANumber if before(cause).count() == 0 => None,
+        FailureCause::NotANumber => failed("the loss is not a number, twice"),
         FailureCause::OutOfMemory => {
             let kind = lease.device.kind;
             let times = 1 + before(cause).filter(|failure| failure.device.kind == kind).count();
-            if times < OUT_OF_MEMORY_MAX {
+            let may_shrink = kind != DeviceKind::Cpu && job.parts_on(kind) < job.spec.train.raw().batch;
+            if may_shrink || times < OUT_OF_MEMORY_MAX {
                 return None;
             }
             failed(&format!(

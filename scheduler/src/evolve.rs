@@ -2,7 +2,7 @@
 
 use hatchery_common::{
     id::{Epoch, JobId, Name},
-    node::Inventory,
+    node::{Inventory, NodeMode},
     recipe::JobSpec,
     time::Timestamp,
     trainer::{FailureCause, Metrics},
@@ -10,7 +10,7 @@ use hatchery_common::{
 
 use crate::{
     change::{Change, LeaseEnd},
-    cluster::{Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, Node},
+    cluster::{Checkpoint, Cluster, Dataset, Failure, HandOver, Job, JobPhase, Node},
     limits::FAILURES_MAX,
 };
 
@@ -38,7 +38,8 @@ impl Cluster {
             Change::NodeJoined { node, name, labels, at } => {
                 let (id, name, labels) = (*node, name.clone(), labels.clone());
                 let inventory = Inventory::default();
-                self.nodes.insert(id, Node { id, name, labels, inventory, joined_at: *at });
+                let mode = NodeMode::Open;
+                self.nodes.insert(id, Node { id, name, labels, inventory, joined_at: *at, mode });
             }
             Change::NodeInventoried { node, inventory, .. } => {
                 if let Some(node) = self.nodes.get_mut(node) {
@@ -47,6 +48,7 @@ impl Cluster {
             }
             Change::NodeRemoved { node, .. } => {
                 self.nodes.remove(node);
+                self.speeds.retain(|key, _| key.node != *node);
             }
             Change::DatasetRegistered { manifest, at } => {
                 let dataset = Dataset { manifest: manifest.clone(), registered_at: *at };
@@ -84,11 +86,34 @@ impl Cluster {
                 self.evolve_job(*job, |job| job.requeue(*epoch, why, *not_before, *at));
             }
             Change::CancelRequested { job, .. } => {
-                self.evolve_job(*job, |job| job.phase = JobPhase::Cancelling);
+                self.evolve_job(*job, |job| {
+                    job.phase = JobPhase::Cancelling;
+                    job.hand_over = None;
+                });
+            }
+            Change::HandOverRequested { job, why, .. } => {
+                self.evolve_job(*job, |job| job.hand_over = Some(why.clone()));
+            }
+            Change::JobPaused { job, .. } => self.evolve_job(*job, |job| {
+                job.phase = JobPhase::Paused;
+                job.not_before = None;
+            }),
+            Change::JobResumed { job, .. } => self.evolve_job(*job, |job| job.phase = JobPhase::Queued),
+            Change::PriorityChanged { job, priority, .. } => {
+                self.evolve_job(*job, |job| job.spec.queue.priority = *priority);
+            }
+            Change::NodeModeChanged { node, mode, .. } => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.mode = *mode;
+                }
+            }
+            Change::SpeedMeasured { key, speed } => {
+                self.speeds.insert(*key, *speed);
             }
             Change::JobEnded { job, phase, at } => self.evolve_job(*job, |job| {
                 job.phase = phase.clone();
                 job.lease = None;
+                job.hand_over = None;
                 job.not_before = None;
                 job.ended_at = Some(*at);
             }),
@@ -113,6 +138,7 @@ impl Job {
             phase: JobPhase::Queued,
             epoch: Epoch(0),
             lease: None,
+            hand_over: None,
             started_at: None,
             ended_at: None,
             checkpoint: None,
@@ -126,8 +152,9 @@ impl Job {
     }
 
     fn requeue(&mut self, epoch: Epoch, why: &LeaseEnd, not_before: Option<Timestamp>, at: Timestamp) {
-        self.phase = JobPhase::Queued;
-        self.not_before = not_before;
+        let pauses = matches!(self.hand_over.take(), Some(HandOver::Pause { .. }));
+        (self.phase, self.not_before) =
+            if pauses { (JobPhase::Paused, None) } else { (JobPhase::Queued, not_before) };
         let lease = self.lease.take();
         if let (LeaseEnd::Failed { cause, message }, Some(lease)) = (why, lease) {
             let (node, device, message) = (lease.node, lease.device, message.clone());

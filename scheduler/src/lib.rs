@@ -4,6 +4,7 @@
 //! decide(&Cluster, Request, now)      -> changes | Rejected(why)
 //! plan(&Cluster, &Observed, now)      -> changes + a typed reason for everything that waits
 //! Cluster::evolve(&Change)            infallible: a change was checked when it was made
+//! explain(&Cluster, &Observed, now)   -> every device as a place for a job
 //! assignment(&Cluster, node)          what one node is to do
 //! violations(&Cluster)                what should never be
 //! ```
@@ -16,23 +17,30 @@ mod cluster;
 mod decide;
 mod ending;
 mod evolve;
+mod explain;
+mod hand_over;
 pub mod limits;
 mod observed;
 mod placement;
 mod plan;
 mod request;
+mod schedule;
 mod speed;
+mod urgency;
 mod violations;
 mod wait;
 
 pub use assignment::{assignment, desired_nodes};
 pub use change::{Change, LeaseEnd};
 pub use cluster::{
-    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout,
+    Certificate, Checkpoint, Cluster, Dataset, Failure, HandOver, Job, JobPhase, JoinToken, Lease,
+    MeasuredSpeed, Node, Rollout, SpeedKey, Workload,
 };
 pub use decide::{Decision, Outcome, decide};
-pub use observed::{Now, Observed, ObservedNode};
-pub use plan::{Plan, plan};
+pub use explain::{Candidate, Verdict, explain};
+pub use observed::{Now, Observed, ObservedNode, Policy};
+pub use plan::{InLine, Plan, plan};
 pub use request::{Rejected, Request};
+pub use speed::Known;
 pub use violations::{Violation, violations};
-pub use wait::{Because, Fleet, FleetNode, Instead, Wait};
+pub use wait::{Because, Fleet, FleetNode, Instead, Rough, Wait};

@@ -16,6 +16,8 @@ pub const TOKENS_MAX: usize = 1000;
 pub const LABELS_MAX: usize = 64;
 /// Most nodes named in a wish or in a selector.
 pub const NODES_NAMED_MAX: usize = 1000;
+/// Most jobs that a job can come after.
+pub const AFTER_MAX: usize = 64;
 /// Most devices in one node.
 pub const DEVICES_MAX: usize = 66;
 
@@ -34,7 +36,7 @@ pub const CRASHES_MAX: usize = 3;
 pub const CRASH_NODES_MIN: usize = 2;
 /// So many crashes hold a job as poisoned even if all were on one node, for there may be no other.
 pub const CRASHES_ON_ONE_NODE_MAX: usize = 6;
-/// So many attempts out of memory on one kind of device end a job as failed.
+/// So many attempts out of memory on one kind of device end a job as failed, once its sequences go through one by one.
 pub const OUT_OF_MEMORY_MAX: usize = 2;
 
 /// The pause after a first failure; it doubles with each further failure that no checkpoint lies between.

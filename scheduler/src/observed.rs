@@ -26,6 +26,15 @@ pub struct Observed {
     pub lease: Duration,
     /// The nodes heard from.
     pub nodes: BTreeMap<NodeId, ObservedNode>,
+    /// What the operator has set.
+    pub policy: Policy,
+}
+
+/// What an operator sets for planning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Most jobs of one person that run at once; none: as many as there are devices.
+    pub running_per_submitter_max: Option<usize>,
 }
 
 /// What was last heard of a node.
@@ -42,7 +51,7 @@ pub struct ObservedNode {
 impl Observed {
     /// Nothing heard yet.
     pub fn new(started_at: BootTime, lease: Duration) -> Self {
-        Self { started_at, lease, nodes: BTreeMap::new() }
+        Self { started_at, lease, nodes: BTreeMap::new(), policy: Policy::default() }
     }
 
     /// When the leases of `node` run out, unless it is heard from again.

@@ -1,24 +1,41 @@
-//! Placement: which device a waiting job gets, or which one it is better off waiting for.
+//! Placement: the fleet as machines and the queue as tasks, for the [schedule](crate::schedule), and what it comes to.
 //!
-//! Every device that can train is a [`Slot`]. A job goes where it is expected to end first, the time until the device
-//! is free included. If that device is free the job gets it; if not, the job waits and stands in the device's queue,
-//! so that those behind it see a longer one.
+//! Every device that can train is a [`Slot`]. A job stands in the line of the slot that the schedule gave it: at the head
+//! of a free slot's line it gets the device, everywhere else it waits.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use hatchery_common::{device::Device, id::NodeId, node::TrainerState, recipe::DeviceWishes, time::BootTime};
+use hatchery_common::{
+    id::{CheckpointId, Name, NodeId},
+    node::{NodeDevice, NodeMode, TrainerState},
+    recipe::DeviceWishes,
+    session::ReplicaState,
+    time::BootTime,
+    trainer::Progress,
+};
 
 use crate::{
-    cluster::{Cluster, Job, JobPhase, Lease, Node},
+    cluster::{Cluster, HandOver, Job, JobPhase, Lease, Node},
     observed::{Now, Observed},
-    speed::{Speed, duration, is_rate},
+    plan::{Draft, Leased},
+    schedule::{Problem, Task},
+    speed::{self, Speed, Speeds, duration},
+    urgency::{self, Shares},
     wait::{Fleet, Instead, Wait},
 };
 
-/// How long a cancelled attempt is expected to need for its last checkpoint.
-const CANCELLING_SECS: f64 = 10.0;
+/// How long an attempt that was told to stop is expected to need for its last checkpoint.
+pub(crate) const HAND_OVER_SECS: f64 = 10.0;
 /// The least time that a busy device is expected to stay busy; a trainer at its last step still has to write it.
 const BUSY_SECS_MIN: f64 = 1.0;
+/// What a node is taken to fetch in a second: a tenth of a gigabit link.
+const LINK_BYTES_PER_SEC: f64 = 12.5e6;
+/// A node where an attempt failed must bring its job's end forward by so much, for each failure, to get it again.
+const FAILED_HERE_SECS: f64 = 600.0;
 
 /// Whether a node can be given work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,203 +60,350 @@ impl Reach {
     }
 }
 
-/// One device that can train, as far as the plan has filled it.
-struct Slot<'a> {
-    node: &'a Node,
-    device: Device,
-    speed: Speed,
-    reach: Reach,
-    /// What is left of the attempt that has it.
-    attempt: Option<Left>,
+/// One device that can train.
+pub(crate) struct Slot<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) device: &'a NodeDevice,
+    pub(crate) reach: Reach,
+    /// What is left of the attempt that has it, or is about to come to it.
+    pub(crate) attempt: Option<Left>,
     /// Seconds until its node must be back, if that is not known to be there.
     back_in_secs: f64,
-    /// Seconds until it can be given to one more job, those queued for it included.
-    free_in_secs: f64,
-    /// Jobs of this plan that wait for it.
-    queue: usize,
 }
 
 /// What is left of an attempt.
 #[derive(Clone, Copy, Debug)]
-struct Left {
-    secs: f64,
+pub(crate) struct Left {
+    pub(crate) secs: f64,
     /// Whether that rests on a measurement.
-    measured: bool,
+    pub(crate) measured: bool,
+}
+
+/// Why a device is none for a job.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Unfit {
+    /// It is not what the job wishes for.
+    Unwished,
+    /// The job will not run on this node.
+    Excluded,
+    /// Its memory is too small.
+    Memory { least_bytes: u64 },
 }
 
 impl Slot<'_> {
-    fn is_free(&self) -> bool {
-        self.attempt.is_none() && self.reach == Reach::Connected
+    pub(crate) fn is_free(&self) -> bool {
+        self.attempt.is_none() && self.reach == Reach::Connected && self.node.mode == NodeMode::Open
     }
 
-    fn finish_secs(&self, job: &Job) -> f64 {
-        self.free_in_secs + self.speed.secs(job, steps_left(job))
+    /// Whether it may be given a job, now or later.
+    pub(crate) fn is_open(&self) -> bool {
+        self.reach != Reach::Away && self.node.mode == NodeMode::Open
     }
 
-    fn satisfies(&self, wishes: &DeviceWishes) -> bool {
-        let kind = wishes.kinds.is_empty() || wishes.kinds.contains(&self.device.kind);
+    pub(crate) fn free_in_secs(&self) -> f64 {
+        self.attempt.map_or(0.0, |left| left.secs).max(self.back_in_secs)
+    }
+
+    /// Whether the job can never run here as it is, and why.
+    pub(crate) fn unfit(&self, job: &Job) -> Option<Unfit> {
+        let wishes = &job.spec.devices;
+        let least_bytes = memory_bytes_least(job);
+        if wishes.exclude.contains(&self.node.name) {
+            Some(Unfit::Excluded)
+        } else if !self.is_as_wished(wishes) {
+            Some(Unfit::Unwished)
+        } else if self.device.memory_bytes != 0 && self.device.memory_bytes < least_bytes {
+            Some(Unfit::Memory { least_bytes })
+        } else {
+            None
+        }
+    }
+
+    fn is_as_wished(&self, wishes: &DeviceWishes) -> bool {
+        let kind = wishes.kinds.is_empty() || wishes.kinds.contains(&self.device.device.kind);
         let name = wishes.nodes.is_empty() || wishes.nodes.contains(&self.node.name);
         kind && name && wishes.labels.iter().all(|(key, value)| self.node.labels.get(key) == Some(value))
     }
+}
 
-    /// What an attempt at `job` takes here, from its checkpoint on.
-    fn whole_attempt(&self, job: &Job) -> Left {
-        let secs = self.speed.secs(job, steps_left(job)).max(BUSY_SECS_MIN);
-        Left { secs, measured: self.speed.measured }
-    }
-
-    /// How long until it is free, if that can be said with reason.
-    fn free_in(&self) -> Option<Duration> {
-        let measured =
-            self.attempt.is_none_or(|left| left.measured) && (self.queue == 0 || self.speed.measured);
-        measured.then(|| duration(self.free_in_secs))
+/// The least memory that a job needs on a device, by its wish or by its model and batch.
+pub(crate) fn memory_bytes_least(job: &Job) -> u64 {
+    let train = job.spec.train.raw();
+    match job.spec.devices.memory_bytes_min {
+        // A step's sequences can go through one by one.
+        0 => job.spec.model.memory_bytes_least(1, train.block),
+        wished => wished,
     }
 }
 
-/// Every device that can train, filled job by job.
+/// The fleet and the queue at one moment of planning.
 pub(crate) struct Placement<'a> {
     cluster: &'a Cluster,
     now: Now,
-    slots: Vec<Slot<'a>>,
+    pub(crate) slots: Vec<Slot<'a>>,
+    /// The jobs that wait for a device, and can get one.
+    pub(crate) jobs: Vec<&'a Job>,
+    /// The speed of each slot for each class of jobs; none where it is no place for them.
+    speeds: Vec<Vec<Option<Speed>>>,
+    problem: Problem,
+    /// The jobs in line for each slot, by their place in `jobs`.
+    pub(crate) lines: Vec<Vec<usize>>,
+    /// Jobs that no slot can take, with the reason.
+    pub(crate) placeless: Vec<(&'a Job, Wait)>,
 }
 
 impl<'a> Placement<'a> {
-    pub(crate) fn new(cluster: &'a Cluster, observed: &Observed, now: Now) -> Self {
-        let leased: BTreeMap<(NodeId, Device), &Job> = cluster
-            .jobs
-            .values()
-            .filter_map(|job| job.lease.as_ref().map(|lease| ((lease.node, lease.device), job)))
-            .collect();
-        let mut slots = Vec::new();
-        for node in cluster.nodes.values().filter(|node| can_train(node)) {
-            let reach = Reach::of(node.id, observed, now);
-            let back_in_secs = match reach {
-                Reach::Unknown { until } => until.since(now.boot).as_secs_f64(),
-                Reach::Connected | Reach::Away => 0.0,
-            };
-            for device in &node.inventory.devices {
-                let speed = Speed::of(device);
-                let holder = leased.get(&(node.id, device.device));
-                let attempt = holder.map(|job| attempt_left(job, node.id, speed, observed));
-                let attempt_secs = attempt.map_or(0.0, |left| left.secs);
-                slots.push(Slot {
-                    node,
-                    device: device.device,
-                    speed,
-                    reach,
-                    attempt,
-                    back_in_secs,
-                    free_in_secs: attempt_secs.max(back_in_secs),
-                    queue: 0,
-                });
-            }
-        }
-        Self { cluster, now, slots }
-    }
-
-    /// Empties the queues, now that these jobs have been given their devices for good.
-    pub(crate) fn look_again(&mut self, granted: &[(&Job, Lease)]) {
-        for slot in &mut self.slots {
-            let here =
-                |(_, lease): &&(&Job, Lease)| (lease.node, lease.device) == (slot.node.id, slot.device);
-            if let Some((job, _)) = granted.iter().find(here) {
-                slot.attempt = Some(slot.whole_attempt(job));
-            }
-            slot.free_in_secs = slot.attempt.map_or(0.0, |left| left.secs).max(slot.back_in_secs);
-            slot.queue = 0;
-        }
-    }
-
-    /// Gives `job` a device, or says what it waits for.
-    pub(crate) fn place(&mut self, job: &Job) -> Result<Lease, Wait> {
-        let candidates = self.candidates(job)?;
-        let best = self.first_to_finish(job, &candidates).expect("there is at least one candidate");
-        if self.slots[best].is_free() {
-            Ok(self.grant(job, best))
-        } else {
-            Err(self.wait(job, best, &candidates))
-        }
-    }
-
-    /// The slots that `job` may get now or later. A node on which it failed is left out while a free device of
-    /// another one is there.
-    fn candidates(&self, job: &Job) -> Result<Vec<usize>, Wait> {
-        if self.cluster.nodes.is_empty() {
-            return Err(Wait::NoNodes);
-        }
-        let wishes = &job.spec.devices;
-        let suitable: Vec<usize> = self.indices(|slot| slot.satisfies(wishes));
-        if suitable.is_empty() {
-            return Err(Wait::NoSuchDevice { wishes: wishes.clone(), fleet: Fleet::of(self.cluster) });
-        }
-        let mut reachable = suitable.clone();
-        reachable.retain(|index| self.slots[*index].reach != Reach::Away);
-        if reachable.is_empty() {
-            let mut nodes: Vec<_> =
-                suitable.iter().map(|index| self.slots[*index].node.name.clone()).collect();
-            nodes.sort();
-            nodes.dedup();
-            return Err(Wait::NodeNotConnected { nodes });
-        }
-        let failed_on = |index: &usize| job.failures.iter().any(|f| f.node == self.slots[*index].node.id);
-        let untried = |index: &usize| !failed_on(index);
-        if reachable.iter().any(|index| untried(index) && self.slots[*index].is_free()) {
-            reachable.retain(untried);
-        }
-        Ok(reachable)
-    }
-
-    fn indices(&self, keep: impl Fn(&Slot<'_>) -> bool) -> Vec<usize> {
-        self.slots.iter().enumerate().filter(|(_, slot)| keep(slot)).map(|(index, _)| index).collect()
-    }
-
-    /// The slot in which `job` ends first; of equal ones, the first by name.
-    fn first_to_finish(&self, job: &Job, among: &[usize]) -> Option<usize> {
-        let key = |index: usize| {
-            let slot = &self.slots[index];
-            (slot.finish_secs(job), slot.free_in_secs, &slot.node.name, slot.device)
+    /// Places the jobs of the draft's queue.
+    pub(crate) fn of(draft: &Draft<'a>) -> Self {
+        let slots = slots(draft);
+        let free_in_secs = slots.iter().map(Slot::free_in_secs).collect();
+        let mut this = Self {
+            cluster: draft.cluster,
+            now: draft.now,
+            slots,
+            jobs: Vec::new(),
+            speeds: Vec::new(),
+            problem: Problem { free_in_secs, ..Problem::default() },
+            lines: Vec::new(),
+            placeless: Vec::new(),
         };
-        among.iter().copied().min_by(|a, b| {
-            let (a, b) = (key(*a), key(*b));
-            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then((a.2, a.3).cmp(&(b.2, b.3)))
-        })
+        let shares = Shares::of(draft.cluster);
+        let at_hand = this.nodes_with_checkpoints(draft);
+        let mut classes = BTreeMap::new();
+        for job in &draft.queue {
+            let class = *classes.entry(class_key(job)).or_insert_with(|| this.add_class(job, draft));
+            if this.speeds[class].iter().all(Option::is_none) {
+                let wait = this.no_place(job);
+                this.placeless.push((job, wait));
+            } else {
+                let task = this.task(job, class, &shares, &at_hand);
+                this.problem.tasks.push(task);
+                this.jobs.push(job);
+            }
+        }
+        this.lines = this.problem.schedule();
+        this
     }
 
-    fn grant(&mut self, job: &Job, index: usize) -> Lease {
-        let slot = &mut self.slots[index];
-        let attempt = slot.whole_attempt(job);
-        slot.attempt = Some(attempt);
-        slot.free_in_secs = attempt.secs;
-        Lease {
-            node: slot.node.id,
-            device: slot.device,
-            granted_at: self.now.wall,
-            resume_from: job.checkpoint.or(job.spec.start_from.map(|start| start.checkpoint)),
+    fn add_class(&mut self, job: &Job, draft: &Draft<'a>) -> usize {
+        let speeds = Speeds::of(&job.spec, self.cluster, &draft.speeds);
+        let speed = |slot: &Slot<'_>| {
+            (slot.is_open() && slot.unfit(job).is_none()).then(|| speeds.at(slot.node.id, slot.device))
+        };
+        let row: Vec<Option<Speed>> = self.slots.iter().map(speed).collect();
+        let secs = row.iter().map(|speed| speed.map_or(f64::INFINITY, |speed| speed.secs_per_step));
+        self.problem.classes.push(secs.collect());
+        self.speeds.push(row);
+        self.speeds.len() - 1
+    }
+
+    fn task(
+        &self,
+        job: &Job,
+        class: usize,
+        shares: &Shares<'_>,
+        at_hand: &BTreeMap<CheckpointId, BTreeSet<NodeId>>,
+    ) -> Task {
+        let steps = steps_left(job) as f64;
+        let checkpoint = resume_from(job).and_then(|id| Some((id, self.cluster.checkpoints.get(&id)?)));
+        let fetch_bytes = checkpoint.map_or(0, |(_, checkpoint)| checkpoint.manifest.size_bytes());
+        let holders = checkpoint.and_then(|(id, _)| at_hand.get(&id));
+        let indices = || self.slots.iter().enumerate();
+        let holds = |slot: &Slot<'_>| holders.is_some_and(|nodes| nodes.contains(&slot.node.id));
+        let slower = |slot: &Slot<'_>| {
+            let failures = job.failures.iter().filter(|failure| failure.node == slot.node.id).count();
+            (failures > 0).then_some(failures as f64 * FAILED_HERE_SECS)
+        };
+        let secs_per_step = self.problem.classes[class].iter().copied().fold(f64::INFINITY, f64::min);
+        Task {
+            tier: urgency::tier(job, steps * secs_per_step, self.now.wall),
+            weight: shares.weight(job),
+            class,
+            steps,
+            fetch_secs: fetch_bytes as f64 / LINK_BYTES_PER_SEC,
+            at_hand: match holders {
+                None => Vec::new(),
+                Some(_) => indices().filter(|(_, slot)| holds(slot)).map(|(index, _)| index).collect(),
+            },
+            slower: if job.failures.is_empty() {
+                Vec::new()
+            } else {
+                indices().filter_map(|(index, slot)| Some((index, slower(slot)?))).collect()
+            },
         }
     }
 
-    fn wait(&mut self, job: &Job, best: usize, candidates: &[usize]) -> Wait {
-        let free: Vec<usize> =
-            candidates.iter().copied().filter(|index| self.slots[*index].is_free()).collect();
-        let instead = self.first_to_finish(job, &free).map(|index| {
-            let slot = &self.slots[index];
-            let later_secs = slot.finish_secs(job) - self.slots[best].finish_secs(job);
-            Instead { device: slot.device, node: slot.node.name.clone(), later: duration(later_secs) }
+    /// The nodes that hold the checkpoints which jobs of the queue go on from.
+    fn nodes_with_checkpoints(&self, draft: &Draft<'_>) -> BTreeMap<CheckpointId, BTreeSet<NodeId>> {
+        let wanted: BTreeSet<CheckpointId> = draft.queue.iter().filter_map(|job| resume_from(job)).collect();
+        let mut holders: BTreeMap<CheckpointId, BTreeSet<NodeId>> = BTreeMap::new();
+        if wanted.is_empty() {
+            return holders;
+        }
+        for (node, heard) in &draft.observed.nodes {
+            for replica in &heard.report.replicas {
+                if wanted.contains(&replica.checkpoint) && matches!(replica.state, ReplicaState::Ready { .. })
+                {
+                    holders.entry(replica.checkpoint).or_default().insert(*node);
+                }
+            }
+        }
+        holders
+    }
+
+    /// The leases of the jobs that get a device now, by their place in `jobs`; the most urgent first.
+    pub(crate) fn grants(&self) -> Vec<(usize, Lease)> {
+        let free = self.lines.iter().zip(&self.slots).filter(|(_, slot)| slot.is_free());
+        let heads = free.filter_map(|(line, slot)| Some((*line.first()?, slot)));
+        let lease = |(index, slot): (usize, &Slot<'_>)| {
+            let lease = Lease {
+                node: slot.node.id,
+                device: slot.device.device,
+                granted_at: self.now.wall,
+                resume_from: resume_from(self.jobs[index]),
+            };
+            (index, lease)
+        };
+        let mut grants: Vec<(usize, Lease)> = heads.map(lease).collect();
+        grants.sort_by_key(|(index, _)| {
+            (Reverse(self.problem.tasks[*index].tier), self.jobs[*index].submitted_at, self.jobs[*index].id)
         });
-        let slot = &mut self.slots[best];
-        let (device, node) = (slot.device, slot.node.name.clone());
-        let about = slot.free_in();
-        let wait = match slot.reach {
-            Reach::Unknown { until } if slot.attempt.is_none() && slot.queue == 0 => {
+        grants
+    }
+
+    /// Seconds that a job keeps a slot; infinite where it cannot run.
+    pub(crate) fn secs(&self, job: usize, slot: usize) -> f64 {
+        self.problem.secs(job, slot)
+    }
+
+    /// Seconds to bring the newest checkpoint of a running job to another node.
+    pub(crate) fn move_secs(&self, job: &Job) -> f64 {
+        let checkpoint = resume_from(job).and_then(|id| self.cluster.checkpoints.get(&id));
+        checkpoint.map_or(0.0, |checkpoint| checkpoint.manifest.size_bytes() as f64 / LINK_BYTES_PER_SEC)
+    }
+
+    pub(crate) fn speed(&self, job: usize, slot: usize) -> Option<Speed> {
+        self.speeds[self.problem.tasks[job].class][slot]
+    }
+
+    /// What every job in line waits for; of no use while there are grants.
+    pub(crate) fn waits(&self) -> Vec<(&'a Job, Wait)> {
+        let mut waits = Vec::with_capacity(self.jobs.len());
+        let free: Vec<usize> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.is_free())
+            .map(|(index, _)| index)
+            .collect();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let mut start_secs = slot.free_in_secs();
+            let mut measured = slot.attempt.is_none_or(|left| left.measured);
+            for (ahead, job) in self.lines[index].iter().enumerate() {
+                let end_secs = start_secs + self.secs(*job, index);
+                let about = measured.then(|| duration(start_secs));
+                let instead = self.instead(*job, end_secs, &free);
+                waits.push((self.jobs[*job], self.wait(slot, ahead, about, instead)));
+                measured &= self.speed(*job, index).is_some_and(Speed::is_measured);
+                start_secs = start_secs + self.secs(*job, index).max(BUSY_SECS_MIN);
+            }
+        }
+        waits
+    }
+
+    fn wait(&self, slot: &Slot<'_>, ahead: usize, about: Option<Duration>, instead: Option<Instead>) -> Wait {
+        let (device, node) = (slot.device.device, slot.node.name.clone());
+        match slot.reach {
+            Reach::Unknown { until } if slot.attempt.is_none() && ahead == 0 => {
                 Wait::NodeUnknown { node, given: until.since(self.now.boot), instead }
             }
-            _ if slot.queue > 0 => Wait::Behind { jobs: slot.queue, device, node, about, instead },
+            _ if ahead > 0 => Wait::Behind { jobs: ahead, device, node, about, instead },
             _ => Wait::Busy { device, node, about, instead },
-        };
-        slot.queue += 1;
-        slot.free_in_secs += slot.whole_attempt(job).secs;
-        wait
+        }
     }
+
+    /// The free slot where `job` would end first, and how much later that is than `end_secs`.
+    fn instead(&self, job: usize, end_secs: f64, free: &[usize]) -> Option<Instead> {
+        let ends =
+            free.iter().map(|slot| (self.secs(job, *slot), *slot)).filter(|(secs, _)| secs.is_finite());
+        let (secs, slot) = ends.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))?;
+        let slot = &self.slots[slot];
+        let (device, node) = (slot.device.device, slot.node.name.clone());
+        Some(Instead { device, node, later: duration(secs - end_secs) })
+    }
+
+    /// Why no slot can take `job`.
+    fn no_place(&self, job: &Job) -> Wait {
+        if self.cluster.nodes.is_empty() {
+            return Wait::NoNodes;
+        }
+        let fit: Vec<&Slot<'_>> = self.slots.iter().filter(|slot| slot.unfit(job).is_none()).collect();
+        if fit.is_empty() {
+            let small = |slot: &&Slot<'_>| matches!(slot.unfit(job), Some(Unfit::Memory { .. }));
+            let most_bytes = self.slots.iter().filter(small).map(|slot| slot.device.memory_bytes).max();
+            return match most_bytes {
+                Some(most_bytes) => {
+                    Wait::TooLittleMemory { least_bytes: memory_bytes_least(job), most_bytes }
+                }
+                None => {
+                    Wait::NoSuchDevice { wishes: job.spec.devices.clone(), fleet: Fleet::of(self.cluster) }
+                }
+            };
+        }
+        let names = |slots: &mut dyn Iterator<Item = &&Slot<'_>>| -> Vec<Name> {
+            BTreeSet::from_iter(slots.map(|slot| slot.node.name.clone())).into_iter().collect()
+        };
+        let nodes = names(&mut fit.iter().filter(|slot| slot.reach != Reach::Away));
+        if nodes.is_empty() {
+            Wait::NodeNotConnected { nodes: names(&mut fit.iter()) }
+        } else {
+            Wait::NodeCordoned { nodes }
+        }
+    }
+}
+
+/// Jobs of one class have the same speed on every device, and wish for the same.
+fn class_key(job: &Job) -> impl Ord + use<'_> {
+    let (model, train) = (job.spec.model.raw(), job.spec.train.raw());
+    let shape =
+        (model.n_layer, model.n_embd, model.n_head, model.mlp_internal_dim_multiplier, model.vocab_size);
+    (shape, train.batch, train.block, train.precision as u8, &job.spec.devices)
+}
+
+fn slots<'a>(draft: &Draft<'a>) -> Vec<Slot<'a>> {
+    let (cluster, observed, now) = (draft.cluster, draft.observed, draft.now);
+    let mut nodes: Vec<&Node> = cluster.nodes.values().filter(|node| can_train(node)).collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut slots = Vec::new();
+    let mut places = BTreeMap::new();
+    for node in nodes {
+        let reach = Reach::of(node.id, observed, now);
+        let back_in_secs = match reach {
+            Reach::Unknown { until } => until.since(now.boot).as_secs_f64(),
+            Reach::Connected | Reach::Away => 0.0,
+        };
+        for device in &node.inventory.devices {
+            places.insert((node.id, device.device), slots.len());
+            slots.push(Slot { node, device, reach, attempt: None, back_in_secs });
+        }
+    }
+    for leased in draft.leases() {
+        let place = (leased.lease.node, leased.lease.device);
+        if let Some(index) = places.get(&place) {
+            slots[*index].attempt = Some(attempt_left(&leased, slots[*index].device, draft));
+        }
+        // What moves there has the device as good as taken.
+        if let Some(HandOver::Migrate { to, device, .. }) = leased.hand_over
+            && let Some(index) = places.get(&(*to, *device))
+            && slots[*index].attempt.is_none()
+        {
+            let slot = &slots[*index];
+            let speed = Speeds::of(&leased.job.spec, cluster, &draft.speeds).at(slot.node.id, slot.device);
+            let secs = HAND_OVER_SECS + speed.secs_per_step * leased.steps_left() as f64;
+            slots[*index].attempt = Some(Left { secs, measured: speed.is_measured() });
+        }
+    }
+    slots
 }
 
 /// Whether the node has a trainer that runs.
@@ -247,25 +411,37 @@ pub(crate) fn can_train(node: &Node) -> bool {
     matches!(node.inventory.trainer, TrainerState::Ready { .. })
 }
 
-fn steps_left(job: &Job) -> u64 {
+/// The checkpoint that the next attempt of `job` goes on from, or begins with.
+pub(crate) fn resume_from(job: &Job) -> Option<CheckpointId> {
+    job.checkpoint.or(job.spec.start_from.map(|start| start.checkpoint))
+}
+
+/// Steps that an attempt from the newest checkpoint on makes.
+pub(crate) fn steps_left(job: &Job) -> u64 {
     job.spec.train.raw().steps.saturating_sub(job.steps_done())
 }
 
-/// What is left of the attempt that has `job`'s lease.
-fn attempt_left(job: &Job, node: NodeId, speed: Speed, observed: &Observed) -> Left {
-    if job.phase == JobPhase::Cancelling {
-        return Left { secs: CANCELLING_SECS, measured: true };
+/// The last progress of the job's attempt.
+pub(crate) fn progress(job: &Job, node: NodeId, observed: &Observed) -> Option<Progress> {
+    let reports = &observed.nodes.get(&node)?.report.attempts;
+    reports.iter().find(|attempt| attempt.job == job.id && attempt.epoch == job.epoch)?.progress
+}
+
+/// What is left of the attempt that has a lease.
+fn attempt_left(leased: &Leased<'_, '_>, device: &NodeDevice, draft: &Draft<'_>) -> Left {
+    let job = leased.job;
+    if job.phase == JobPhase::Cancelling || leased.hand_over.is_some() {
+        return Left { secs: HAND_OVER_SECS, measured: true };
     }
-    let progress = observed
-        .nodes
-        .get(&node)
-        .and_then(|node| node.report.attempts.iter().find(|a| a.job == job.id && a.epoch == job.epoch))
-        .and_then(|attempt| attempt.progress);
-    let steps_left = progress.map_or(steps_left(job), |p| job.spec.train.raw().steps.saturating_sub(p.step));
-    let (secs, measured) = match progress.map(|progress| progress.steps_per_sec).filter(|rate| is_rate(*rate))
-    {
-        Some(steps_per_sec) => (steps_left as f64 / steps_per_sec, true),
-        None => (speed.secs(job, steps_left), speed.measured),
+    let steps_left = leased.steps_left() as f64;
+    let reported =
+        leased.progress.map(|progress| progress.steps_per_sec).filter(|rate| speed::is_rate(*rate));
+    let (secs, measured) = match reported {
+        Some(steps_per_sec) => (steps_left / steps_per_sec, true),
+        None => {
+            let speed = Speeds::of(&job.spec, draft.cluster, &draft.speeds).at(leased.lease.node, device);
+            (steps_left * speed.secs_per_step, speed.is_measured())
+        }
     };
     Left { secs: secs.max(BUSY_SECS_MIN), measured }
 }

@@ -1,18 +1,26 @@
-//! The plan: leases that ran out end, waiting jobs get devices, and every job that still waits gets a reason.
+//! The plan: leases that ran out end, waiting jobs get devices, attempts hand theirs over where that is better, and every
+//! job that still waits gets a reason.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hatchery_common::{
-    id::JobId,
+    device::Device,
+    id::{JobId, Name, NodeId},
     time::{BootTime, Timestamp},
+    trainer::Progress,
 };
 
 use crate::{
     change::{Change, LeaseEnd},
-    cluster::{Cluster, Job, JobPhase},
-    ending,
+    cluster::{Cluster, HandOver, Job, JobPhase, Lease, MeasuredSpeed, SpeedKey},
+    ending, hand_over,
     observed::{Now, Observed},
-    placement::Placement,
+    placement::{self, Placement},
+    speed::{self, duration},
     wait::{Because, Wait},
 };
 
@@ -23,8 +31,21 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// A reason for every job that stays in the queue.
     pub waits: BTreeMap<JobId, Wait>,
+    /// The jobs that wait for each device, in their order.
+    pub queues: BTreeMap<(NodeId, Device), Vec<InLine>>,
     /// The next time at which a plan may differ although nothing was heard.
     pub wake_at: Option<BootTime>,
+}
+
+/// A job that waits for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InLine {
+    /// Which.
+    pub job: JobId,
+    /// How long until it is expected to start.
+    pub start_in: Duration,
+    /// How long until it is expected to end.
+    pub end_in: Duration,
 }
 
 impl Plan {
@@ -33,58 +54,147 @@ impl Plan {
     }
 }
 
+/// The cluster as it will be once the changes made so far are applied.
+pub(crate) struct Draft<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) observed: &'a Observed,
+    pub(crate) now: Now,
+    pub(crate) speeds: Cow<'a, BTreeMap<SpeedKey, MeasuredSpeed>>,
+    /// Jobs that wait for a device, in the order of their submission.
+    pub(crate) queue: Vec<&'a Job>,
+    /// Leases that are as they were.
+    pub(crate) kept: Vec<&'a Job>,
+    pub(crate) granted: Vec<(&'a Job, Lease)>,
+    /// What attempts are newly told to hand over.
+    pub(crate) handed_over: BTreeMap<JobId, HandOver>,
+}
+
+impl<'a> Draft<'a> {
+    /// Every lease.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = Leased<'a, '_>> {
+        let kept = self.kept.iter().filter_map(|job| {
+            let job: &'a Job = job;
+            let hand_over = self.handed_over.get(&job.id).or(job.hand_over.as_ref());
+            let progress = placement::progress(job, job.lease.as_ref()?.node, self.observed);
+            Some(Leased { job, lease: job.lease.as_ref()?, hand_over, progress })
+        });
+        let granted = self.granted.iter();
+        kept.chain(granted.map(|(job, lease)| Leased { job, lease, hand_over: None, progress: None }))
+    }
+
+    /// Whether a person has as many jobs running as one may have.
+    fn is_at_limit(&self, submitter: &Name) -> bool {
+        let theirs = || self.leases().filter(|one| one.job.submitter == *submitter).count();
+        self.observed.policy.running_per_submitter_max.is_some_and(|limit| theirs() >= limit)
+    }
+
+    /// Takes the jobs of people who are at their limit out of the queue.
+    fn hold_back(&mut self, waits: &mut BTreeMap<JobId, Wait>) {
+        let Some(limit) = self.observed.policy.running_per_submitter_max else { return };
+        let submitters: BTreeSet<&Name> = self.queue.iter().map(|job| &job.submitter).collect();
+        let at_limit: BTreeSet<&Name> =
+            submitters.into_iter().filter(|name| self.is_at_limit(name)).collect();
+        for job in self.queue.extract_if(.., |job| at_limit.contains(&job.submitter)) {
+            waits.insert(job.id, Wait::SubmitterAtLimit { submitter: job.submitter.clone(), limit });
+        }
+    }
+}
+
+/// A lease of the draft.
+pub(crate) struct Leased<'a, 'l> {
+    /// As it is before the plan: a lease that the plan grants has one that is queued still.
+    pub(crate) job: &'a Job,
+    pub(crate) lease: &'l Lease,
+    /// Why its attempt is to hand over, if it is told so.
+    pub(crate) hand_over: Option<&'l HandOver>,
+    /// How far its attempt is, as was last heard.
+    pub(crate) progress: Option<Progress>,
+}
+
+impl Leased<'_, '_> {
+    /// Steps that its attempt has to make still.
+    pub(crate) fn steps_left(&self) -> u64 {
+        let done = self.progress.map_or(self.job.steps_done(), |progress| progress.step);
+        self.job.spec.train.raw().steps.saturating_sub(done)
+    }
+}
+
 /// Plans. Pure, and at rest after one step: planning again at once gives the same reasons and no changes.
 pub fn plan(cluster: &Cluster, observed: &Observed, now: Now) -> Plan {
+    made(cluster, observed, now).0
+}
+
+/// The plan and what it rests on.
+pub(crate) fn made<'a>(
+    cluster: &'a Cluster,
+    observed: &'a Observed,
+    now: Now,
+) -> (Plan, Draft<'a>, Placement<'a>) {
     let mut plan = Plan::default();
-    let mut queue = end_expired_leases(cluster, observed, now, &mut plan);
-    queue.retain(|job| {
-        let pause = backing_off(cluster, job, now, &mut plan);
-        let ready = pause.is_none();
-        plan.waits.extend(pause.map(|wait| (job.id, wait)));
-        ready
-    });
-    queue.sort_by_key(|job| (job.submitted_at, job.id));
-    // What one job gets changes what the others see, those before it too: look again until nothing more is granted.
-    let mut placement = Placement::new(cluster, observed, now);
-    loop {
-        let mut waits = BTreeMap::new();
-        let mut granted = Vec::new();
-        for job in &queue {
-            match placement.place(job) {
-                Ok(lease) => granted.push((*job, lease)),
-                Err(wait) => {
-                    waits.insert(job.id, wait);
+    let mut draft = begin(cluster, observed, now, &mut plan);
+    let placement = loop {
+        // What one job gets changes what the others see, those before it too: look again until nothing more changes.
+        draft.hold_back(&mut plan.waits);
+        let placement = Placement::of(&draft);
+        let grants = placement.grants();
+        if !grants.is_empty() {
+            for (job, lease) in grants.into_iter().map(|(job, lease)| (placement.jobs[job], lease)) {
+                if draft.is_at_limit(&job.submitter) {
+                    continue;
                 }
+                let (id, epoch) = (job.id, job.epoch.next());
+                plan.changes.push(Change::LeaseGranted { job: id, epoch, lease: lease.clone() });
+                draft.granted.push((job, lease));
+                draft.queue.retain(|queued| queued.id != id);
             }
+            continue;
         }
-        if granted.is_empty() {
-            plan.waits.extend(waits);
-            break;
-        }
-        queue.retain(|job| waits.contains_key(&job.id));
-        placement.look_again(&granted);
-        plan.changes.extend(granted.into_iter().map(|(job, lease)| Change::LeaseGranted {
-            job: job.id,
-            epoch: job.epoch.next(),
-            lease,
-        }));
-    }
+        let Some((job, why)) = hand_over::next(&draft, &placement) else { break placement };
+        plan.changes.push(Change::HandOverRequested { job, why: why.clone(), at: now.wall });
+        draft.handed_over.insert(job, why);
+    };
+    plan.waits.extend(placement.waits().into_iter().map(|(job, wait)| (job.id, wait)));
+    plan.waits.extend(placement.placeless.iter().map(|(job, wait)| (job.id, wait.clone())));
+    plan.queues = queues(&placement);
     if !plan.waits.is_empty() {
         // A silent node is out of reach when its term is over, and then another device may be the best.
         let terms = cluster.nodes.keys().map(|node| observed.lease_until(*node));
         terms.filter(|until| now.boot < *until).for_each(|until| plan.wake_by(until));
     }
-    plan
+    (plan, draft, placement)
 }
 
-/// Ends the leases whose node was not heard from for their term, and returns the jobs that wait for a device then.
+/// Ends what has ended by itself, and gathers what is left.
+fn begin<'a>(cluster: &'a Cluster, observed: &'a Observed, now: Now, plan: &mut Plan) -> Draft<'a> {
+    let mut speeds = Cow::Borrowed(&cluster.speeds);
+    for change in speed::due(cluster, observed, now) {
+        if let Change::SpeedMeasured { key, speed } = &change {
+            speeds.to_mut().insert(*key, *speed);
+        }
+        plan.changes.push(change);
+    }
+    let (mut queue, kept) = end_expired_leases(cluster, observed, now, plan);
+    let phases = end_doomed(cluster, &mut queue, now, plan);
+    queue.retain(|job| match backing_off(cluster, job, now, plan).or_else(|| comes_after(job, &phases)) {
+        None => true,
+        Some(wait) => {
+            plan.waits.insert(job.id, wait);
+            false
+        }
+    });
+    queue.sort_by_key(|job| (job.submitted_at, job.id));
+    Draft { cluster, observed, now, speeds, queue, kept, granted: Vec::new(), handed_over: BTreeMap::new() }
+}
+
+/// Ends the leases whose node was not heard from for their term; the jobs that wait for a device then, and those that
+/// have one still.
 fn end_expired_leases<'a>(
     cluster: &'a Cluster,
     observed: &Observed,
     now: Now,
     plan: &mut Plan,
-) -> Vec<&'a Job> {
-    let mut queue = Vec::new();
+) -> (Vec<&'a Job>, Vec<&'a Job>) {
+    let (mut queue, mut kept) = (Vec::new(), Vec::new());
     for job in cluster.jobs.values() {
         let Some(lease) = &job.lease else {
             if job.phase == JobPhase::Queued {
@@ -95,15 +205,59 @@ fn end_expired_leases<'a>(
         let until = observed.lease_until(lease.node);
         if now.boot < until {
             plan.wake_by(until);
+            kept.push(job);
             continue;
         }
         let end = ending::interrupted(job, LeaseEnd::NodeLost, None, now.wall);
-        if matches!(end, Change::LeaseEnded { .. }) {
+        let pauses = matches!(job.hand_over, Some(HandOver::Pause { .. }));
+        if matches!(end, Change::LeaseEnded { .. }) && !pauses {
             queue.push(job);
         }
         plan.changes.push(end);
     }
-    queue
+    (queue, kept)
+}
+
+/// The phases of the jobs, those that this plan has ended included.
+struct Phases<'a> {
+    cluster: &'a Cluster,
+    ended: BTreeMap<JobId, JobPhase>,
+}
+
+impl<'a> Phases<'a> {
+    /// The jobs that `job` comes after.
+    fn before<'s>(&'s self, job: &'s Job) -> impl Iterator<Item = (&'a Job, &'s JobPhase)> {
+        let jobs = job.spec.queue.after.iter().filter_map(|id| self.cluster.jobs.get(id));
+        jobs.map(|job| (job, self.ended.get(&job.id).unwrap_or(&job.phase)))
+    }
+}
+
+/// Ends the jobs that come after one which will never complete, and those that come after them.
+fn end_doomed<'a>(cluster: &'a Cluster, queue: &mut Vec<&Job>, now: Now, plan: &mut Plan) -> Phases<'a> {
+    let ended = plan.changes.iter().filter_map(|change| match change {
+        Change::JobEnded { job, phase, .. } => Some((*job, phase.clone())),
+        _ => None,
+    });
+    let mut phases = Phases { cluster, ended: ended.collect() };
+    loop {
+        let lost = queue.iter().find_map(|job| {
+            let mut before = phases.before(job);
+            let lost = before.find(|(_, phase)| phase.is_terminal() && **phase != JobPhase::Completed);
+            lost.map(|(lost, phase)| (job.id, lost, phase.name()))
+        });
+        let Some((job, lost, phase)) = lost else { return phases };
+        let why = format!("it comes after {} ({}), which is {phase}", lost.spec.name, lost.id.short());
+        let phase = JobPhase::Failed { why };
+        plan.changes.push(Change::JobEnded { job, phase: phase.clone(), at: now.wall });
+        phases.ended.insert(job, phase);
+        queue.retain(|queued| queued.id != job);
+    }
+}
+
+fn comes_after(job: &Job, phases: &Phases<'_>) -> Option<Wait> {
+    let open = phases.before(job).filter(|(_, phase)| !phase.is_terminal());
+    let jobs: Vec<Name> = open.map(|(job, _)| job.spec.name.clone()).collect();
+    (!jobs.is_empty()).then_some(Wait::After { jobs })
 }
 
 fn backing_off(cluster: &Cluster, job: &Job, now: Now, plan: &mut Plan) -> Option<Wait> {
@@ -116,4 +270,22 @@ fn backing_off(cluster: &Cluster, job: &Job, now: Now, plan: &mut Plan) -> Optio
         node: cluster.nodes.get(&failure.node).map(|node| node.name.clone()),
     });
     Some(Wait::BackingOff { about, because })
+}
+
+fn queues(placement: &Placement<'_>) -> BTreeMap<(NodeId, Device), Vec<InLine>> {
+    let mut queues = BTreeMap::new();
+    for (index, slot) in placement.slots.iter().enumerate() {
+        let line = &placement.lines[index];
+        if line.is_empty() {
+            continue;
+        }
+        let mut at_secs = slot.free_in_secs();
+        let in_line = line.iter().map(|job| {
+            let start_in = duration(at_secs);
+            at_secs += placement.secs(*job, index);
+            InLine { job: placement.jobs[*job].id, start_in, end_in: duration(at_secs) }
+        });
+        queues.insert((slot.node.id, slot.device.device), in_line.collect());
+    }
+    queues
 }

@@ -9,8 +9,8 @@ use hatchery_common::{
     digest::Digest,
     field::FieldError,
     id::{CertificateId, CheckpointId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
-    node::Inventory,
-    recipe::{JobSpec, Labels, NodeSelector},
+    node::{Inventory, NodeMode},
+    recipe::{JobSpec, Labels, NodeSelector, Priority},
     time::Timestamp,
     trainer::Ending,
 };
@@ -97,6 +97,45 @@ pub enum Request {
         /// Who.
         by: Name,
     },
+    /// Pause a job, through a checkpoint if it runs.
+    Pause {
+        /// Which.
+        job: JobId,
+        /// Who.
+        by: Name,
+    },
+    /// Let a paused job wait for a device again.
+    Resume {
+        /// Which.
+        job: JobId,
+        /// Who.
+        by: Name,
+    },
+    /// Send a running job back to the queue, through a checkpoint.
+    Requeue {
+        /// Which.
+        job: JobId,
+        /// Who.
+        by: Name,
+    },
+    /// Give a job another priority.
+    SetPriority {
+        /// Which.
+        job: JobId,
+        /// The new one.
+        priority: Priority,
+        /// Who.
+        by: Name,
+    },
+    /// Choose whether a node is given work.
+    SetNodeMode {
+        /// Which.
+        node: NodeId,
+        /// The choice.
+        mode: NodeMode,
+        /// Who.
+        by: Name,
+    },
     /// Commit a checkpoint whose blobs are all here and verified (the caller has checked).
     CommitCheckpoint {
         /// The node that asks.
@@ -176,6 +215,16 @@ pub enum Rejected {
         job: JobId,
         /// The phase's name.
         phase: &'static str,
+    },
+    /// The job is not in a phase in which that can be done.
+    #[error("job {job} is {phase} and cannot be {action}")]
+    WrongPhase {
+        /// The job.
+        job: JobId,
+        /// The phase's name.
+        phase: &'static str,
+        /// What was asked: `paused`, `resumed`, `sent back to the queue`.
+        action: &'static str,
     },
     /// The token is unknown, used or expired. Which one is not said to a stranger.
     #[error("this join string is unknown, used or expired; make a new one with `hatchery token create`")]

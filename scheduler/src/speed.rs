@@ -1,21 +1,65 @@
-//! How fast a device trains a job: measured where it was measured, and otherwise a guess by its kind.
+//! How fast a device trains a job: as measured while it trained such jobs, else as estimated from its calibration and
+//! from how other devices' training compared with theirs, else a guess by its kind.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use hatchery_common::{device::DeviceKind, node::NodeDevice};
+use hatchery_common::{
+    device::DeviceKind, digest::Digest, id::NodeId, node::NodeDevice, recipe::JobSpec, time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
 
-use crate::cluster::Job;
+use crate::{
+    change::Change,
+    cluster::{Cluster, Job, JobPhase, MeasuredSpeed, SpeedKey, Workload},
+    observed::{Now, Observed},
+};
 
-/// FLOP per second of a device, matrix products only.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Speed {
-    pub(crate) flops_per_sec: f64,
-    /// Whether it was measured on this device.
-    pub(crate) measured: bool,
+/// An attempt is measured once it has run for so long.
+const MEASURE_AFTER: Duration = Duration::from_secs(10);
+/// And again after so long.
+const MEASURE_EVERY: Duration = Duration::from_mins(10);
+/// What a new measurement counts for in the mean, once there are many.
+const MEASUREMENT_SHARE: f64 = 0.25;
+
+/// How a speed is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// This device made such steps.
+    Measured,
+    /// From its calibration.
+    Estimated,
+    /// From its kind alone.
+    Guessed,
 }
 
-/// What a device that was never measured is taken for: the reference run of 264.5 GFLOP a step makes 27.8 steps/s on a
-/// CUDA card of the middle class, 3.09 on an Apple GPU and about 0.3 on a small processor.
+impl Known {
+    /// One lower-case word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Estimated => "estimated",
+            Self::Guessed => "guessed",
+        }
+    }
+}
+
+/// How fast a device makes the steps of a job.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Speed {
+    pub(crate) secs_per_step: f64,
+    pub(crate) known: Known,
+}
+
+impl Speed {
+    /// Whether it rests on a measurement of this device.
+    pub(crate) fn is_measured(self) -> bool {
+        self.known != Known::Guessed
+    }
+}
+
+/// What a device that was never measured is taken for, in FLOP per second: the reference run of 264.5 GFLOP a step makes
+/// 27.8 steps/s on a CUDA card of the middle class, 3.09 on an Apple GPU and about 0.3 on a small processor.
 const fn guessed_flops_per_sec(kind: DeviceKind) -> f64 {
     const STEP_FLOPS: f64 = 264.5e9;
     match kind {
@@ -25,25 +69,124 @@ const fn guessed_flops_per_sec(kind: DeviceKind) -> f64 {
     }
 }
 
-impl Speed {
-    pub(crate) fn of(device: &NodeDevice) -> Self {
-        let measured = device.calibration.as_ref().map(|calibration| calibration.flops_per_sec);
-        match measured.filter(|flops| is_rate(*flops)) {
-            Some(flops_per_sec) => Self { flops_per_sec, measured: true },
-            None => Self { flops_per_sec: guessed_flops_per_sec(device.device.kind), measured: false },
+/// The kind of steps that a job makes.
+pub(crate) fn workload(spec: &JobSpec) -> Workload {
+    let (model, train) = (spec.model.raw(), spec.train.raw());
+    let shape =
+        (model.n_layer, model.n_embd, model.n_head, model.mlp_internal_dim_multiplier, model.vocab_size);
+    let text = format!("{shape:?} {} {} {:?}", train.batch, train.block, train.precision);
+    Workload(Digest::of(text.as_bytes()))
+}
+
+/// Floating-point operations of one step of a job.
+fn flops_per_step(spec: &JobSpec) -> f64 {
+    let train = spec.train.raw();
+    spec.model.flops_per_step(train.batch, train.block)
+}
+
+/// The speeds at which the devices of the fleet make the steps of one workload.
+pub(crate) struct Speeds<'a> {
+    workload: Workload,
+    flops_per_step: f64,
+    /// For each kind of device, how the speeds measured compare with those that the calibrations foretell: the
+    /// geometric mean of the ratios.
+    corrections: BTreeMap<DeviceKind, f64>,
+    measured: &'a BTreeMap<SpeedKey, MeasuredSpeed>,
+}
+
+impl<'a> Speeds<'a> {
+    pub(crate) fn of(
+        spec: &JobSpec,
+        cluster: &Cluster,
+        measured: &'a BTreeMap<SpeedKey, MeasuredSpeed>,
+    ) -> Self {
+        let mut speeds = Self {
+            workload: workload(spec),
+            flops_per_step: flops_per_step(spec),
+            corrections: BTreeMap::new(),
+            measured,
+        };
+        if measured.is_empty() {
+            return speeds;
         }
+        let mut ratios: BTreeMap<DeviceKind, (f64, u32)> = BTreeMap::new();
+        for node in cluster.nodes.values() {
+            for device in &node.inventory.devices {
+                if let (Some(speed), Some(foretold)) =
+                    (speeds.measured(node.id, device), speeds.calibrated(device))
+                {
+                    let (sum, count) = ratios.entry(device.device.kind).or_default();
+                    *sum += (speed.steps_per_sec * foretold).ln();
+                    *count += 1;
+                }
+            }
+        }
+        let mean = |(kind, (sum, count)): (DeviceKind, (f64, u32))| (kind, (sum / f64::from(count)).exp());
+        speeds.corrections = ratios.into_iter().map(mean).collect();
+        speeds
     }
 
-    /// Seconds for `steps` steps of `job`.
-    pub(crate) fn secs(self, job: &Job, steps: u64) -> f64 {
-        let train = job.spec.train.raw();
-        steps as f64 * job.spec.model.flops_per_step(train.batch, train.block) / self.flops_per_sec
+    fn measured(&self, node: NodeId, device: &NodeDevice) -> Option<&'a MeasuredSpeed> {
+        self.measured.get(&SpeedKey { node, device: device.device, workload: self.workload })
     }
+
+    /// Seconds per step by the device's calibration alone.
+    fn calibrated(&self, device: &NodeDevice) -> Option<f64> {
+        let calibration = device.calibration.as_ref()?;
+        is_rate(calibration.flops_per_sec).then(|| self.flops_per_step / calibration.flops_per_sec)
+    }
+
+    pub(crate) fn at(&self, node: NodeId, device: &NodeDevice) -> Speed {
+        if let Some(measured) = self.measured(node, device) {
+            return Speed { secs_per_step: 1.0 / measured.steps_per_sec, known: Known::Measured };
+        }
+        if let Some(secs_per_step) = self.calibrated(device) {
+            let correction = self.corrections.get(&device.device.kind).copied().unwrap_or(1.0);
+            return Speed { secs_per_step: secs_per_step / correction, known: Known::Estimated };
+        }
+        let flops_per_sec = guessed_flops_per_sec(device.device.kind);
+        Speed { secs_per_step: self.flops_per_step / flops_per_sec, known: Known::Guessed }
+    }
+}
+
+/// The measurements that are due: of attempts that have run for a while, on devices not measured for a while.
+pub(crate) fn due(cluster: &Cluster, observed: &Observed, now: Now) -> Vec<Change> {
+    let mut changes: BTreeMap<SpeedKey, Change> = BTreeMap::new();
+    for job in cluster.jobs.values().filter(|job| job.phase == JobPhase::Running) {
+        let Some(lease) = &job.lease else { continue };
+        let Some(steps_per_sec) = reported(job, lease.node, observed) else { continue };
+        let key = SpeedKey { node: lease.node, device: lease.device, workload: workload(&job.spec) };
+        let before = cluster.speeds.get(&key);
+        let since_last = before.is_none_or(|before| now.wall.since(before.at) >= MEASURE_EVERY);
+        if since_last && now.wall.since(lease.granted_at) >= MEASURE_AFTER {
+            let speed = with_measurement(before, steps_per_sec, now.wall);
+            changes.entry(key).or_insert(Change::SpeedMeasured { key, speed });
+        }
+    }
+    changes.into_values().collect()
+}
+
+/// Steps per second of the job's attempt, as its node last said.
+pub(crate) fn reported(job: &Job, node: NodeId, observed: &Observed) -> Option<f64> {
+    let progress = crate::placement::progress(job, node, observed)?;
+    Some(progress.steps_per_sec).filter(|rate| is_rate(*rate))
+}
+
+fn with_measurement(before: Option<&MeasuredSpeed>, steps_per_sec: f64, at: Timestamp) -> MeasuredSpeed {
+    let Some(before) = before else {
+        return MeasuredSpeed { steps_per_sec, spread: 0.0, measurements: 1, at };
+    };
+    let measurements = before.measurements.saturating_add(1);
+    let share = MEASUREMENT_SHARE.max(1.0 / f64::from(measurements));
+    let mean = before.steps_per_sec + share * (steps_per_sec - before.steps_per_sec);
+    let deviation = (steps_per_sec / before.steps_per_sec - 1.0).abs();
+    let spread = before.spread + share * (deviation - before.spread);
+    MeasuredSpeed { steps_per_sec: mean, spread, measurements, at }
 }
 
 /// Whether `per_sec` can be divided by; reports come from outside.
 pub(crate) fn is_rate(per_sec: f64) -> bool {
-    per_sec.is_finite() && per_sec > 0.0
+    per_sec.is_finite() && per_sec > 1e-9 && per_sec < 1e15
 }
 
 /// Seconds as a duration; what is beyond all measure becomes a century.

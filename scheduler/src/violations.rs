@@ -63,9 +63,14 @@ fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
         job.started_at.is_some() == (job.epoch > Epoch(0)),
         "a job has a start exactly once it had a lease",
     );
+    check(
+        job.hand_over.is_none() || job.phase == JobPhase::Running,
+        "only a running job hands its device over",
+    );
     check(job.not_before.is_none() || job.phase == JobPhase::Queued, "only a queued job backs off");
     let complete = job.end_is_committed();
-    check(!complete || job.phase != JobPhase::Queued, "a job whose end is committed is not queued");
+    let waits = matches!(job.phase, JobPhase::Queued | JobPhase::Paused);
+    check(!complete || !waits, "a job whose end is committed does not wait");
     check(complete || job.phase != JobPhase::Completed, "a completed job has committed its end");
     check(job.failures.len() <= FAILURES_MAX, "a job remembers a bounded number of failures");
     let epochs = job.failures.iter().map(|failure| failure.epoch);

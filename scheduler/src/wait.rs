@@ -31,6 +31,30 @@ pub enum Wait {
         /// Which, sorted.
         nodes: Vec<Name>,
     },
+    /// Devices as wished are there, and all have too little memory.
+    TooLittleMemory {
+        /// What the job needs at the least.
+        least_bytes: u64,
+        /// The most that one of them has.
+        most_bytes: u64,
+    },
+    /// All nodes that could run it are cordoned or drained.
+    NodeCordoned {
+        /// Which, sorted.
+        nodes: Vec<Name>,
+    },
+    /// It comes after other jobs.
+    After {
+        /// Those that have not completed.
+        jobs: Vec<Name>,
+    },
+    /// Its submitter has as many jobs running as one person may have.
+    SubmitterAtLimit {
+        /// Who.
+        submitter: Name,
+        /// How many.
+        limit: usize,
+    },
     /// The coordinator has just started, and the best node is not back yet.
     NodeUnknown {
         /// Which.
@@ -143,6 +167,10 @@ impl Wait {
             Self::NoNodes => "no_nodes",
             Self::NoSuchDevice { .. } => "no_such_device",
             Self::NodeNotConnected { .. } => "node_not_connected",
+            Self::TooLittleMemory { .. } => "too_little_memory",
+            Self::NodeCordoned { .. } => "node_cordoned",
+            Self::After { .. } => "after",
+            Self::SubmitterAtLimit { .. } => "submitter_at_limit",
             Self::NodeUnknown { .. } => "node_unknown",
             Self::Busy { .. } => "busy",
             Self::Behind { .. } => "behind",
@@ -164,6 +192,21 @@ impl fmt::Display for Wait {
             Self::NodeNotConnected { nodes } => {
                 let verb = if nodes.len() == 1 { "is" } else { "are" };
                 write!(f, "{}, which could run this, {verb} not connected", listed(nodes, "and"))
+            }
+            Self::TooLittleMemory { least_bytes, most_bytes } => write!(
+                f,
+                "it needs at least {} MiB of memory, and no device that would do has more than {} MiB",
+                least_bytes.div_ceil(1 << 20),
+                most_bytes >> 20
+            ),
+            Self::NodeCordoned { nodes } => {
+                let verb = if nodes.len() == 1 { "is" } else { "are" };
+                write!(f, "{}, which could run this, {verb} closed to new work", listed(nodes, "and"))?;
+                f.write_str("; `hatchery node NAME --open` changes that")
+            }
+            Self::After { jobs } => write!(f, "it comes after {}", listed(jobs, "and")),
+            Self::SubmitterAtLimit { submitter, limit } => {
+                write!(f, "{submitter} has {limit} running already, as many as one person may have")
             }
             Self::NodeUnknown { node, given, instead } => {
                 let given = Rough(*given);
@@ -230,7 +273,7 @@ struct Wished<'a>(&'a DeviceWishes);
 
 impl fmt::Display for Wished<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DeviceWishes { kinds, nodes, labels } = self.0;
+        let DeviceWishes { kinds, nodes, labels, exclude, .. } = self.0;
         let mut parts = Vec::new();
         parts.push(if kinds.is_empty() { "a device that can train".to_owned() } else { listed(kinds, "or") });
         if !nodes.is_empty() {
@@ -239,6 +282,9 @@ impl fmt::Display for Wished<'_> {
         if !labels.is_empty() {
             let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             parts.push(format!("with {}", listed(&labels, "and")));
+        }
+        if !exclude.is_empty() {
+            parts.push(format!("and not on {}", listed(exclude, "or")));
         }
         f.write_str(&parts.join(" "))
     }
@@ -268,7 +314,7 @@ impl fmt::Display for More {
 }
 
 /// A duration as people say it: `45 s`, `3 min`, `2 h 5 min`, `4 d 1 h`.
-struct Rough(Duration);
+pub struct Rough(pub Duration);
 
 impl fmt::Display for Rough {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -58,9 +58,9 @@ fn the_histories_are_rich() {
         kinds.extend(world.batches.iter().flatten().map(hatchery_scheduler::Change::kind));
         phases.extend(world.cluster.jobs.values().map(|job| job.phase.name()));
     }
-    assert_eq!(kinds.len(), 15, "{kinds:?}");
-    assert_eq!(phases.len(), 7, "{phases:?}");
-    assert_eq!(waits.len(), 7, "{waits:?}");
+    assert_eq!(kinds.len(), 21, "{kinds:?}");
+    assert_eq!(phases.len(), 8, "{phases:?}");
+    assert_eq!(waits.len(), 11, "{waits:?}");
 }
 
 /// Found by 12,776 histories: a job waits for the better of two nodes on which it has not failed; when the other one

@@ -58,6 +58,7 @@ fn with_no_such_device() {
         kinds: vec![DeviceKind::Cuda],
         nodes: vec![name("gpu-a"), name("gpu-b")],
         labels: [(name("room"), name("attic"))].into(),
+        ..DeviceWishes::default()
     };
     let job = world.submit(10, wishes);
     assert_eq!(

@@ -1,14 +1,19 @@
-//! `jobs`, `job`, `cancel`.
+//! `jobs`, `job`.
 
+use futures::StreamExt;
 use hatchery_common::{
+    id::Name,
     recipe::{StartFrom, StartHow},
     trainer::{PositionLoss, Validation},
     view::JobView,
 };
 
+use hatchery_proto::client::FleetClient;
+
+use super::placement;
 use crate::{
-    args::{JobArgs, JobsArgs},
-    exit::Outcome,
+    args::{JobsArgs, OneJobArgs},
+    exit::{Code, Failure, Outcome},
     home::Home,
     human,
     output::{Output, facts, table},
@@ -16,6 +21,9 @@ use crate::{
 
 /// `hatchery jobs`.
 pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome {
+    if let Some(group) = &args.group {
+        return list_group(&home.fleet().await?, group, args.wait, output).await;
+    }
     let jobs = home.fleet().await?.jobs(!args.active).await?;
     output.print(&jobs, |jobs| {
         table(
@@ -51,19 +59,70 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
 }
 
 /// `hatchery job`.
-pub(crate) async fn show(args: JobArgs, home: &Home, output: Output) -> Outcome {
-    let job = home.fleet().await?.job(&args.job).await?;
-    output.print(&job, describe)
+pub(crate) async fn show(args: OneJobArgs, home: &Home, output: Output) -> Outcome {
+    let fleet = home.fleet().await?;
+    if args.why {
+        return output.print(&fleet.placement(&args.job).await?, placement::show);
+    }
+    if let Some(priority) = args.priority {
+        let job = fleet.set_priority(&args.job, priority).await?;
+        return output.print(&job, |job| format!("job {} has priority {}", job.id.short(), priority.get()));
+    }
+    output.print(&fleet.job(&args.job).await?, describe)
 }
 
-/// `hatchery cancel`.
-pub(crate) async fn cancel(args: JobArgs, home: &Home, output: Output) -> Outcome {
-    let job = home.fleet().await?.cancel(&args.job).await?;
-    output.print(&job, |job| match job.phase.as_str() {
-        "cancelling" => {
-            format!("job {} writes a checkpoint and stops; see `hatchery watch {0}`", job.id.short())
+/// The jobs of a group, the best validation loss first.
+pub(crate) async fn of_group(fleet: &FleetClient, group: &Name) -> Result<Vec<JobView>, Failure> {
+    let mut jobs = fleet.jobs(true).await?;
+    jobs.retain(|job| job.spec.queue.group.as_ref() == Some(group));
+    if jobs.is_empty() {
+        return Err(Failure::new(Code::NotFound, format!("no job is of group {group}")));
+    }
+    let rank = |job: &JobView| best_validation(job).unwrap_or(f64::INFINITY);
+    jobs.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then(a.submitted_at.cmp(&b.submitted_at)));
+    Ok(jobs)
+}
+
+/// The best validation loss that is known.
+fn best_validation(job: &JobView) -> Option<f64> {
+    job.metrics.best.map(|best| best.loss).or(validation_loss(job))
+}
+
+/// `hatchery jobs --group`: ranked; with `--wait` until all have ended, telling each end as it comes.
+pub(crate) async fn list_group(fleet: &FleetClient, group: &Name, wait: bool, output: Output) -> Outcome {
+    if wait {
+        for job in of_group(fleet, group).await?.iter().filter(|job| !job.is_terminal()) {
+            let mut states = fleet.watch_job(&job.id.to_string()).await?;
+            let mut last = None;
+            while let Some(state) = states.next().await {
+                last = Some(state?);
+            }
+            if let Some(ended) = last.filter(|_| output == Output::Text) {
+                eprintln!("{} ({}) is {}", ended.spec.name, ended.id.short(), ended.phase);
+            }
         }
-        phase => format!("job {} is {phase}", job.id.short()),
+    }
+    output.print(&of_group(fleet, group).await?, |jobs| {
+        let headings =
+            ["rank", "job", "name", "phase", "node", "device", ">step", ">validation", ">bits/byte", ">loss"];
+        table(
+            &headings,
+            jobs.iter().enumerate().map(|(index, job)| {
+                let validation = best_validation(job);
+                vec![
+                    validation.map_or_else(|| "-".to_owned(), |_| (index + 1).to_string()),
+                    job.id.short(),
+                    job.spec.name.to_string(),
+                    job.phase.clone(),
+                    job.node.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                    job.device.map_or_else(|| "-".to_owned(), |device| device.to_string()),
+                    steps(job),
+                    human::loss(validation),
+                    human::bits_per_byte(validation),
+                    human::loss(train_loss(job)),
+                ]
+            }),
+        )
     })
 }
 
@@ -107,7 +166,7 @@ fn by_position(validation: &Validation) -> Option<String> {
 fn describe(job: &JobView) -> String {
     let model = &job.spec.model;
     let train = job.spec.train.raw();
-    let at = |node: &Option<hatchery_common::id::Name>| {
+    let at = |node: &Option<Name>| {
         node.as_ref().map(|node| match job.device {
             Some(device) => format!("{device} of {node}, attempt {}", job.epoch),
             None => node.to_string(),
@@ -155,6 +214,9 @@ fn describe(job: &JobView) -> String {
                 train.batch, train.block, train.lr, train.weight_decay, train.seed
             )),
         ),
+        ("priority", (!job.spec.queue.is_default()).then(|| job.spec.queue.priority.get().to_string())),
+        ("group", job.spec.queue.group.as_ref().map(ToString::to_string)),
+        ("deadline", job.spec.queue.deadline.map(|at| at.to_string())),
         ("begins with", job.spec.start_from.map(begins_with)),
         ("dataset", Some(job.spec.dataset.short())),
         ("submitted", Some(format!("{} by {}", job.submitted_at, job.submitter))),

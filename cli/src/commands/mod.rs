@@ -2,16 +2,20 @@
 
 mod access;
 mod checkpoints;
+mod control;
 mod generate;
+mod grid;
 mod history;
 mod import;
 mod jobs;
 mod nodes;
+mod placement;
 mod serve;
 mod submit;
 mod watch;
 
 use clap::CommandFactory;
+use control::Control;
 
 use crate::{
     args::{Cli, Command},
@@ -35,7 +39,10 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
         Command::Job(args) => jobs::show(args, home, output).await,
         Command::Watch(args) => watch::watch_named(args, home, output).await,
         Command::Logs(args) => history::logs(args, home, output).await,
-        Command::Cancel(args) => jobs::cancel(args, home, output).await,
+        Command::Cancel(args) => control::run(Control::Cancel, args, home, output).await,
+        Command::Pause(args) => control::run(Control::Pause, args, home, output).await,
+        Command::Resume(args) => control::run(Control::Resume, args, home, output).await,
+        Command::Requeue(args) => control::run(Control::Requeue, args, home, output).await,
         Command::Nodes => nodes::list(home, output).await,
         Command::Node(args) => nodes::show(args, home, output).await,
         Command::Datasets => datasets(home, output).await,

@@ -1,6 +1,10 @@
 //! `nodes`, `node`.
 
-use hatchery_common::{node::TrainerState, view::NodeView};
+use hatchery_common::{
+    device::Device,
+    node::{NodeMode, TrainerState},
+    view::NodeView,
+};
 
 use crate::{
     args::NodeArgs,
@@ -15,7 +19,17 @@ pub(crate) async fn list(home: &Home, output: Output) -> Outcome {
     let nodes = home.fleet().await?.nodes().await?;
     output.print(&nodes, |nodes| {
         table(
-            &["node", "state", "device", "model", ">memory", ">tiny steps/s", "running", ">checkpoints"],
+            &[
+                "node",
+                "state",
+                "device",
+                "model",
+                ">memory",
+                ">tiny steps/s",
+                "running",
+                "waiting",
+                ">checkpoints",
+            ],
             nodes.iter().flat_map(rows),
         )
     })
@@ -24,14 +38,11 @@ pub(crate) async fn list(home: &Home, output: Output) -> Outcome {
 fn rows(node: &NodeView) -> Vec<Vec<String>> {
     let replicas = format!("{}/{}", node.replicas_ready, node.replicas_wanted);
     let head =
-        |device: String, model: String, memory: String, speed: String, running: String, first: bool| {
-            let (name, state) = if first {
-                (node.name.to_string(), node.state.name().to_owned())
-            } else {
-                Default::default()
-            };
+        |device: String, model: String, memory: String, speed: String, work: [String; 2], first: bool| {
+            let (name, state) = if first { (node.name.to_string(), state(node)) } else { Default::default() };
             let replicas = if first { replicas.clone() } else { String::new() };
-            vec![name, state, device, model, memory, speed, running, replicas]
+            let [running, waiting] = work;
+            vec![name, state, device, model, memory, speed, running, waiting, replicas]
         };
     if node.inventory.devices.is_empty() {
         let why = match &node.inventory.trainer {
@@ -43,7 +54,7 @@ fn rows(node: &NodeView) -> Vec<Vec<String>> {
             why,
             human::bytes(node.inventory.memory_bytes),
             "-".into(),
-            "-".into(),
+            ["-".into(), "-".into()],
             true,
         )];
     }
@@ -58,11 +69,32 @@ fn rows(node: &NodeView) -> Vec<Vec<String>> {
                 device.name.clone(),
                 human::bytes(device.memory_bytes),
                 speed.unwrap_or_else(|| "-".to_owned()),
-                running.map_or_else(|| "-".to_owned(), |running| running.job_name.to_string()),
+                [
+                    running.map_or_else(|| "-".to_owned(), |running| running.job_name.to_string()),
+                    waiting(node, device.device),
+                ],
                 index == 0,
             )
         })
         .collect()
+}
+
+/// Whether it is there, and whether it is given work.
+fn state(node: &NodeView) -> String {
+    match node.mode {
+        NodeMode::Open => node.state.name().to_owned(),
+        mode => format!("{}, {}", node.state.name(), mode.name()),
+    }
+}
+
+/// The first job that waits for a device, and how many more.
+fn waiting(node: &NodeView, device: Device) -> String {
+    let mut line = node.waiting.iter().filter(|waiting| waiting.device == device);
+    let Some(first) = line.next() else { return "-".to_owned() };
+    match line.count() {
+        0 => first.job_name.to_string(),
+        more => format!("{} and {more} more", first.job_name),
+    }
 }
 
 /// `hatchery node`.
@@ -75,7 +107,26 @@ pub(crate) async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome
             format!("node {} is out of the fleet; its certificates are revoked", node.name)
         });
     }
-    output.print(&node, describe)
+    let mode = match (args.cordon, args.drain, args.open) {
+        (true, ..) => NodeMode::Cordoned,
+        (_, true, _) => NodeMode::Draining,
+        (.., true) => NodeMode::Open,
+        _ => return output.print(&node, describe),
+    };
+    let node = fleet.set_node_mode(&args.node, mode).await?;
+    output.print(&node, |node| {
+        let running = node.running.len();
+        let name = &node.name;
+        match node.mode {
+            NodeMode::Open => format!("node {name} is given work again"),
+            NodeMode::Cordoned => format!("node {name} gets no new work; {running} running there go on"),
+            NodeMode::Draining => {
+                format!(
+                    "node {name} gets no new work; {running} running there go elsewhere, through checkpoints"
+                )
+            }
+        }
+    })
 }
 
 fn describe(node: &NodeView) -> String {
@@ -88,7 +139,7 @@ fn describe(node: &NodeView) -> String {
     let mut text = facts(&[
         ("node", Some(node.id.to_string())),
         ("name", Some(node.name.to_string())),
-        ("state", Some(node.state.name().to_owned())),
+        ("state", Some(state(node))),
         (
             "last heard",
             node.last_heard_ms_ago
@@ -142,6 +193,15 @@ fn describe(node: &NodeView) -> String {
             running.job_name,
             running.job.short(),
             running.device
+        );
+    }
+    for waiting in &node.waiting {
+        let start = human::duration(std::time::Duration::from_millis(waiting.start_in_ms));
+        text += &format!(
+            "\nwaiting      {} ({}) for {}, to start in {start}",
+            waiting.job_name,
+            waiting.job.short(),
+            waiting.device
         );
     }
     text

@@ -5,13 +5,14 @@ use std::{collections::BTreeSet, fs, path::Path};
 use hatchery_common::{
     dataset::{self, DatasetManifest, Scan},
     id::{DatasetId, Name, RequestId},
-    recipe::{JobSpec, NodeSelector, Recipe, StartFrom, StartHow},
+    recipe::{JobSpec, NodeSelector, QueueWishes, Recipe, StartFrom, StartHow},
+    time::Timestamp,
     view::{CheckpointView, JobView},
 };
 use hatchery_proto::{client::FleetClient, transfer};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{checkpoints::parse_selector, watch};
+use super::{checkpoints::parse_selector, grid, jobs, placement, watch};
 use crate::{
     args::SubmitArgs,
     exit::{Code, Failure, Outcome},
@@ -23,7 +24,7 @@ use crate::{
 /// `hatchery submit`.
 pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
     let wait = args.wait;
-    let Prepared { recipe, fallback_name, start_from, own_dataset } = prepare(&args, home).await?;
+    let Prepared { recipe, text, fallback_name, start_from, own_dataset } = prepare(&args, home).await?;
     let scan = match (&args.dataset, own_dataset) {
         (Some(_), _) => None,
         (None, Some(_)) if recipe.data.paths.is_empty() => None,
@@ -37,6 +38,13 @@ pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Out
         (None, None, None) => return Err(Failure::usage("no data: give --data PATH or --dataset ID")),
     };
     let spec = JobSpec { start_from, ..recipe.job(dataset, &fallback_name) };
+    let spec = JobSpec { queue: in_queue(&args, spec.queue.clone(), &fleet).await?, ..spec };
+    if args.dry_run {
+        return output.print(&fleet.dry_run(&spec).await?, placement::show);
+    }
+    if !args.grid.is_empty() {
+        return submit_grid(&args, &text, &spec, &fleet, output).await;
+    }
     let job = send(&fleet, &spec).await?;
     if !wait {
         return output.print(&job, |job| {
@@ -53,9 +61,68 @@ pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Out
     watch::watch(&fleet, &job.id.to_string(), output).await
 }
 
+/// One job for each point of the grid, all of one group. Every recipe is checked before the first job is sent.
+async fn submit_grid(
+    args: &SubmitArgs,
+    text: &str,
+    like: &JobSpec,
+    fleet: &FleetClient,
+    output: Output,
+) -> Outcome {
+    let group = args.group.clone().unwrap_or_else(|| like.name.clone());
+    let mut specs = Vec::new();
+    for point in grid::points(&args.grid).map_err(Failure::usage)? {
+        let name = grid::name(&like.name, &point);
+        let settings: Vec<String> = args.set.iter().cloned().chain(point).collect();
+        let recipe = Recipe { name: Some(name), ..recipe(args, text, &settings)? };
+        let queue = QueueWishes { group: Some(group.clone()), ..like.queue.clone() };
+        specs.push(JobSpec { start_from: like.start_from, queue, ..recipe.job(like.dataset, &like.name) });
+    }
+    let mut jobs = Vec::with_capacity(specs.len());
+    for spec in &specs {
+        jobs.push(send(fleet, spec).await?);
+    }
+    if args.wait {
+        if output == Output::Text {
+            eprintln!("{} jobs submitted as group {group}", jobs.len());
+        }
+        return jobs::list_group(fleet, &group, true, output).await;
+    }
+    output.print(&jobs, |jobs| {
+        let mut text = format!("{} jobs submitted as group {group}", jobs.len());
+        for job in jobs {
+            text += &format!("\n  {}  {}", job.id.short(), job.spec.name);
+        }
+        text + &format!("\nrank them with: hatchery jobs --group {group}")
+    })
+}
+
+/// How the job stands in the queue: as the recipe says, and over that what was typed.
+async fn in_queue(
+    args: &SubmitArgs,
+    mut queue: QueueWishes,
+    fleet: &FleetClient,
+) -> Result<QueueWishes, Failure> {
+    if let Some(priority) = args.priority {
+        queue.priority = priority;
+    }
+    if args.group.is_some() {
+        queue.group.clone_from(&args.group);
+    }
+    if let Some(deadline) = args.deadline {
+        queue.deadline = Some(Timestamp::now() + deadline);
+    }
+    for job in &args.after {
+        queue.after.push(fleet.job(job).await?.id);
+    }
+    Ok(queue)
+}
+
 /// What is to be trained, but for the text.
 struct Prepared {
     recipe: Recipe,
+    /// The recipe's text, before what else was typed.
+    text: String,
     /// What the job is called where neither recipe nor `--name` says.
     fallback_name: Name,
     start_from: Option<StartFrom>,
@@ -69,9 +136,10 @@ async fn prepare(args: &SubmitArgs, home: &Home) -> Result<Prepared, Failure> {
         (Some(given), _) => (given, StartHow::Continue),
         (None, Some(given)) => (given, StartHow::FineTune),
         (None, None) => {
-            let recipe = recipe(args, &text(args)?)?;
+            let text = text(args)?;
+            let recipe = recipe(args, &text, &args.set)?;
             let fallback_name = fallback_name(args).unwrap_or_else(|| Name::from_lossy("job"));
-            return Ok(Prepared { recipe, fallback_name, start_from: None, own_dataset: None });
+            return Ok(Prepared { recipe, text, fallback_name, start_from: None, own_dataset: None });
         }
     };
     let fleet = home.fleet().await?;
@@ -87,7 +155,8 @@ async fn prepare(args: &SubmitArgs, home: &Home) -> Result<Prepared, Failure> {
         }
     };
     Ok(Prepared {
-        recipe: recipe(args, &text)?,
+        recipe: recipe(args, &text, &args.set)?,
+        text,
         fallback_name: fallback_name(args).unwrap_or_else(|| Name::from_lossy(&named)),
         start_from: Some(StartFrom { checkpoint: id, how }),
         own_dataset: Some(manifest.dataset),
@@ -119,8 +188,8 @@ fn text(args: &SubmitArgs) -> Result<String, Failure> {
 }
 
 /// The recipe by `text` and what else was typed.
-fn recipe(args: &SubmitArgs, text: &str) -> Result<Recipe, Failure> {
-    let mut recipe = Recipe::parse(args.preset.as_deref(), text, &args.set).map_err(Failure::usage)?;
+fn recipe(args: &SubmitArgs, text: &str, settings: &[String]) -> Result<Recipe, Failure> {
+    let mut recipe = Recipe::parse(args.preset.as_deref(), text, settings).map_err(Failure::usage)?;
     if let Some(name) = &args.name {
         recipe.name = Some(Name::new("--name", name).map_err(Failure::usage)?);
     }
@@ -135,6 +204,12 @@ fn recipe(args: &SubmitArgs, text: &str) -> Result<Recipe, Failure> {
     }
     if !args.node.is_empty() {
         recipe.devices.nodes.clone_from(&args.node);
+    }
+    if !args.exclude.is_empty() {
+        recipe.devices.exclude.clone_from(&args.exclude);
+    }
+    if let Some(mib) = args.memory_min {
+        recipe.devices.memory_bytes_min = mib.saturating_mul(1 << 20);
     }
     recipe.devices.labels.extend(args.labels.iter().cloned());
     if let Some(to) = &args.replicate_to {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceWishes, JobSpec, RawTrainSpec, ReplicaPolicy, TrainSpec};
+use super::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec};
 use crate::{
     field::{FieldError, check_keys, from_table, nearest_key},
     id::{DatasetId, Name},
@@ -105,6 +105,8 @@ pub struct Recipe {
     pub devices: DeviceWishes,
     /// Where its checkpoints go.
     pub replicate: ReplicaPolicy,
+    /// How it stands in the queue.
+    pub queue: QueueWishes,
 }
 
 /// The whole of a recipe as TOML, before it is checked.
@@ -118,6 +120,7 @@ struct RecipeText {
     train: RawTrainSpec,
     devices: DeviceWishes,
     replicate: ReplicaPolicy,
+    queue: QueueWishes,
 }
 
 impl Recipe {
@@ -162,6 +165,7 @@ impl Recipe {
             train: TrainSpec::new(text.train).map_err(|error| error.within("train"))?,
             devices: text.devices,
             replicate: text.replicate,
+            queue: text.queue,
         })
     }
 
@@ -175,10 +179,11 @@ impl Recipe {
             devices: self.devices.clone(),
             replicate: self.replicate.clone(),
             start_from: None,
+            queue: self.queue.clone(),
         }
     }
 
-    /// The text of a recipe that asks for what `spec` asks for, name, data and beginning left out.
+    /// The text of a recipe that asks for what `spec` asks for; name, data, beginning and place in the queue are left out.
     pub fn text_of(spec: &JobSpec) -> String {
         let part = |key: &str, table| (key.to_owned(), toml::Value::Table(table));
         let parts = [
@@ -224,8 +229,16 @@ fn table_of(text: &RecipeText) -> toml::Table {
 /// Every key that a recipe may have; empty tables accept any key.
 fn known_keys() -> toml::Table {
     let mut known = table_of(&RecipeText::default());
+    let word = || toml::Value::from(String::new());
     for key in ["preset", "name"] {
-        known.insert(key.to_owned(), String::new().into());
+        known.insert(key.to_owned(), word());
+    }
+    // What is left out where nothing is wished.
+    for (part, keys) in
+        [("devices", &["exclude", "memory_bytes_min"][..]), ("queue", &["group", "after", "deadline"])]
+    {
+        let part = known.get_mut(part).and_then(toml::Value::as_table_mut).into_iter();
+        part.for_each(|part| part.extend(keys.iter().map(|key| ((*key).to_owned(), word()))));
     }
     // `replicate.to` is a word or a table with one word as its key; serde says what is wrong with it.
     if let Some(replicate) = known.get_mut("replicate").and_then(toml::Value::as_table_mut) {

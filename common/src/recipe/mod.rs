@@ -11,10 +11,12 @@
 //! ```
 
 mod file;
+mod queue;
 mod train;
 mod wishes;
 
 pub use file::{DataSpec, Preset, Recipe, RecipeError};
+pub use queue::{Priority, QueueWishes};
 pub use train::{Precision, RawTrainSpec, Schedule, TrainSpec};
 pub use wishes::{DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicateWhich};
 
@@ -43,6 +45,9 @@ pub struct JobSpec {
     /// What it begins with; none: random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_from: Option<StartFrom>,
+    /// How it stands in the queue.
+    #[serde(default, skip_serializing_if = "QueueWishes::is_default")]
+    pub queue: QueueWishes,
 }
 
 impl JobSpec {

@@ -13,7 +13,7 @@ use crate::{
 pub type Labels = BTreeMap<Name, Name>;
 
 /// Where a job may run. Empty lists and tables wish for nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceWishes {
     /// Kinds of device that will do; empty: any.
@@ -22,6 +22,17 @@ pub struct DeviceWishes {
     pub nodes: Vec<Name>,
     /// Labels that the node must carry, each with this value.
     pub labels: Labels,
+    /// Names of nodes that will not do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<Name>,
+    /// The least memory of the device, in bytes; 0: what is estimated from model and batch.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_bytes_min: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A set of nodes.

@@ -15,7 +15,7 @@ use hatchery_common::{
     id::{BlobId, CertificateId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{DeviceWishes, JobSpec, Labels, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{DeviceWishes, JobSpec, Labels, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
     time::Timestamp,
 };
 use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Request};
@@ -106,7 +106,7 @@ impl Fixture {
         let control = Arc::new(Control::default());
         let inner = SqliteStore::open(&folder.path().join("hatchery.db")).unwrap();
         let (calls, _) = store_thread::start(Faulty { inner, control: Arc::clone(&control) }).unwrap();
-        let (event_loop, mailbox) = EventLoop::load(calls, lease).await.unwrap();
+        let (event_loop, mailbox) = EventLoop::load(calls, lease, Policy::default()).await.unwrap();
         Self { control, mailbox, task: tokio::spawn(event_loop.run()), _folder: folder }
     }
 
@@ -209,6 +209,7 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
         start_from: None,
+        queue: QueueWishes::default(),
     };
     let job = JobId::random();
     let submit = Request::Submit {

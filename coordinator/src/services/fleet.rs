@@ -25,6 +25,7 @@ use crate::{
     house::House,
     lookup,
     mailbox::Snapshot,
+    placement,
     refusal::Refusal,
     view, watch,
 };
@@ -209,6 +210,68 @@ impl v1::fleet_server::Fleet for FleetService {
         Ok(Response::new(v1::CancelJobResponse { job: Some(self.job(job)?) }))
     }
 
+    async fn pause_job(
+        &self,
+        request: Request<v1::PauseJobRequest>,
+    ) -> Result<Response<v1::PauseJobResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let job = self.job_id(&request.into_inner().job)?;
+        self.change(Change::Pause { job, by }).await?;
+        Ok(Response::new(v1::PauseJobResponse { job: Some(self.job(job)?) }))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<v1::ResumeJobRequest>,
+    ) -> Result<Response<v1::ResumeJobResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let job = self.job_id(&request.into_inner().job)?;
+        self.change(Change::Resume { job, by }).await?;
+        Ok(Response::new(v1::ResumeJobResponse { job: Some(self.job(job)?) }))
+    }
+
+    async fn requeue_job(
+        &self,
+        request: Request<v1::RequeueJobRequest>,
+    ) -> Result<Response<v1::RequeueJobResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let job = self.job_id(&request.into_inner().job)?;
+        self.change(Change::Requeue { job, by }).await?;
+        Ok(Response::new(v1::RequeueJobResponse { job: Some(self.job(job)?) }))
+    }
+
+    async fn set_job_priority(
+        &self,
+        request: Request<v1::SetJobPriorityRequest>,
+    ) -> Result<Response<v1::SetJobPriorityResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let request = request.into_inner();
+        let priority = convert::priority(request.priority).map_err(Refusal::Field)?;
+        let job = self.job_id(&request.job)?;
+        self.change(Change::SetPriority { job, priority, by }).await?;
+        Ok(Response::new(v1::SetJobPriorityResponse { job: Some(self.job(job)?) }))
+    }
+
+    async fn explain_placement(
+        &self,
+        request: Request<v1::ExplainPlacementRequest>,
+    ) -> Result<Response<v1::ExplainPlacementResponse>, Status> {
+        let submitter = Caller::of(&request)?.name;
+        let what = request.into_inner().what;
+        let what = what.ok_or_else(|| Refusal::Field(FieldError::new("what", "give a job or a spec")))?;
+        let snapshot = self.snapshot();
+        let placement = match what {
+            v1::explain_placement_request::What::Job(job) => {
+                placement::of_job(&snapshot, lookup::job(&snapshot.cluster, &job).map_err(Refusal::from)?.id)
+            }
+            v1::explain_placement_request::What::Spec(spec) => {
+                let spec: JobSpec = needed("spec", Some(spec))?;
+                placement::of_spec(&snapshot, spec, submitter).map_err(Refusal::from)?
+            }
+        };
+        Ok(Response::new(placement.into()))
+    }
+
     type ReadLogsStream = Answers<v1::ReadLogsResponse>;
 
     async fn read_logs(
@@ -254,6 +317,21 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = lookup::node(&snapshot.cluster, &request.into_inner().node).map_err(Refusal::from)?;
         let node = view::node(&snapshot, &snapshot.cluster.nodes[&id], BootTime::now());
         Ok(Response::new(v1::GetNodeResponse { node: Some(node.into()) }))
+    }
+
+    async fn set_node_mode(
+        &self,
+        request: Request<v1::SetNodeModeRequest>,
+    ) -> Result<Response<v1::SetNodeModeResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let request = request.into_inner();
+        let mode = request.mode.parse().map_err(Refusal::Field)?;
+        let node = lookup::node(&self.snapshot().cluster, &request.node).map_err(Refusal::from)?;
+        self.change(Change::SetNodeMode { node, mode, by }).await?;
+        let snapshot = self.snapshot();
+        let shown = snapshot.cluster.nodes.get(&node);
+        let shown = shown.map(|node| view::node(&snapshot, node, BootTime::now()).into());
+        Ok(Response::new(v1::SetNodeModeResponse { node: shown }))
     }
 
     async fn remove_node(

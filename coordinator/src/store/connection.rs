@@ -10,7 +10,7 @@ use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::Fal
 use super::StoreError;
 
 /// The formats, oldest first; format N is what the first N scripts make.
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 /// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Statements kept ready.

@@ -9,7 +9,8 @@ use hatchery_common::{
     trainer::Metrics,
 };
 use hatchery_scheduler::{
-    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, Node, Rollout,
+    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, MeasuredSpeed, Node,
+    Rollout, SpeedKey, Workload,
 };
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
@@ -43,6 +44,7 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
             labels: row.json("labels")?,
             inventory: row.json("inventory")?,
             joined_at: row.time("joined_at")?,
+            mode: row.parse("mode")?,
         };
         cluster.nodes.insert(node.id, node);
         Ok(())
@@ -85,6 +87,18 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
         cluster.requests.insert(row.parse("id")?, (row.parse("body")?, row.parse("job")?));
         Ok(())
     })?;
+    Table { name: "speeds", ..table }.each("SELECT * FROM speeds", |row| {
+        let workload = Workload(row.parse("workload")?);
+        let key = SpeedKey { node: row.parse("node")?, device: row.parse("device")?, workload };
+        let speed = MeasuredSpeed {
+            steps_per_sec: row.get("steps_per_sec")?,
+            spread: row.get("spread")?,
+            measurements: row.get("measurements")?,
+            at: row.time("at")?,
+        };
+        cluster.speeds.insert(key, speed);
+        Ok(())
+    })?;
     jobs(database, &mut cluster)?;
     Ok(cluster)
 }
@@ -115,6 +129,7 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
             phase: phase(&row.text("phase")?, row.get("why")?)?,
             epoch: Epoch(row.number("epoch")?),
             lease: leases.remove(&id),
+            hand_over: row.optional_json("hand_over")?,
             started_at: row.optional_time("started_at")?,
             ended_at: row.optional_time("ended_at")?,
             checkpoint,
@@ -152,6 +167,7 @@ fn phase(word: &str, why: Option<String>) -> Result<JobPhase, String> {
     Ok(match word {
         "queued" => JobPhase::Queued,
         "running" => JobPhase::Running,
+        "paused" => JobPhase::Paused,
         "cancelling" => JobPhase::Cancelling,
         "completed" => JobPhase::Completed,
         "cancelled" => JobPhase::Cancelled,
@@ -245,6 +261,11 @@ impl Columns<'_, '_> {
     fn word<T: DeserializeOwned>(&self, column: &str) -> Result<T, String> {
         let word = serde_json::Value::String(self.text(column)?);
         serde_json::from_value(word).map_err(|error| format!("{column}: {error}"))
+    }
+
+    fn optional_json<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, String> {
+        let text: Option<String> = self.get(column)?;
+        text.map(|text| serde_json::from_str(&text).map_err(|error| format!("{column}: {error}"))).transpose()
     }
 
     fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T, String> {

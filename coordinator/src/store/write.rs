@@ -67,9 +67,29 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
             "UPDATE nodes SET inventory = ?2 WHERE id = ?1 AND removed_at IS NULL",
             params![node.to_string(), json(inventory)],
         ),
-        Change::NodeRemoved { node, at } => write.one(
-            "UPDATE nodes SET removed_at = ?2 WHERE id = ?1 AND removed_at IS NULL",
-            params![node.to_string(), time(*at)],
+        Change::NodeModeChanged { node, mode, .. } => write.one(
+            "UPDATE nodes SET mode = ?2 WHERE id = ?1 AND removed_at IS NULL",
+            params![node.to_string(), mode.name()],
+        ),
+        Change::NodeRemoved { node, at } => {
+            database.execute("DELETE FROM speeds WHERE node = ?1", params![node.to_string()])?;
+            write.one(
+                "UPDATE nodes SET removed_at = ?2 WHERE id = ?1 AND removed_at IS NULL",
+                params![node.to_string(), time(*at)],
+            )
+        }
+        Change::SpeedMeasured { key, speed } => write.one(
+            "INSERT OR REPLACE INTO speeds (node, device, workload, steps_per_sec, spread, measurements, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                key.node.to_string(),
+                key.device.to_string(),
+                key.workload.0.to_string(),
+                speed.steps_per_sec,
+                speed.spread,
+                speed.measurements,
+                time(speed.at)
+            ],
         ),
         Change::DatasetRegistered { manifest, at } => write.one(
             "INSERT INTO datasets (id, name, corpus_bytes, manifest, registered_at) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -95,6 +115,10 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
         | Change::LeaseGranted { .. }
         | Change::LeaseEnded { .. }
         | Change::CancelRequested { .. }
+        | Change::HandOverRequested { .. }
+        | Change::JobPaused { .. }
+        | Change::JobResumed { .. }
+        | Change::PriorityChanged { .. }
         | Change::JobEnded { .. }
         | Change::CheckpointCommitted { .. } => write.job(),
     }
@@ -163,13 +187,16 @@ impl Write<'_> {
             }
             Change::LeaseEnded { job, epoch, why, not_before, at } => {
                 self.one(
-                    "UPDATE jobs SET phase = 'queued', not_before = ?3
+                    "UPDATE jobs SET hand_over = NULL,
+                        phase = iif(hand_over ->> 'why' = 'pause', 'paused', 'queued'),
+                        not_before = iif(hand_over ->> 'why' = 'pause', NULL, ?3)
                      WHERE id = ?1 AND epoch = ?2 AND phase = 'running'",
                     params![job.to_string(), epoch.0 as i64, not_before.map(time)],
                 )?;
                 let how = match why {
                     LeaseEnd::NodeLost => "node_lost",
                     LeaseEnd::Stopped => "stopped",
+                    LeaseEnd::HandedOver => "handed_over",
                     LeaseEnd::Failed { .. } => "failed",
                 };
                 self.one(
@@ -189,8 +216,24 @@ impl Write<'_> {
                 )
             }
             Change::CancelRequested { job, .. } => self.one(
-                "UPDATE jobs SET phase = 'cancelling' WHERE id = ?1 AND phase = 'running'",
+                "UPDATE jobs SET phase = 'cancelling', hand_over = NULL WHERE id = ?1 AND phase = 'running'",
                 params![job.to_string()],
+            ),
+            Change::HandOverRequested { job, why, .. } => self.one(
+                "UPDATE jobs SET hand_over = ?2 WHERE id = ?1 AND phase = 'running'",
+                params![job.to_string(), json(why)],
+            ),
+            Change::JobPaused { job, .. } => self.one(
+                "UPDATE jobs SET phase = 'paused', not_before = NULL WHERE id = ?1 AND phase = 'queued'",
+                params![job.to_string()],
+            ),
+            Change::JobResumed { job, .. } => self.one(
+                "UPDATE jobs SET phase = 'queued' WHERE id = ?1 AND phase = 'paused'",
+                params![job.to_string()],
+            ),
+            Change::PriorityChanged { job, priority, .. } => self.one(
+                "UPDATE jobs SET spec = json_set(spec, '$.queue.priority', ?2) WHERE id = ?1 AND ended_at IS NULL",
+                params![job.to_string(), priority.get()],
             ),
             Change::JobEnded { job, phase, at } => {
                 // Only the attempt of a running job is open, so at most one row changes here.
@@ -203,7 +246,7 @@ impl Write<'_> {
                     _ => None,
                 };
                 self.one(
-                    "UPDATE jobs SET phase = ?2, why = ?3, ended_at = ?4, not_before = NULL
+                    "UPDATE jobs SET phase = ?2, why = ?3, ended_at = ?4, not_before = NULL, hand_over = NULL
                      WHERE id = ?1 AND ended_at IS NULL",
                     params![job.to_string(), phase.name(), why, time(*at)],
                 )

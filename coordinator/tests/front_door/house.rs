@@ -9,7 +9,7 @@ use hatchery_common::{
     dataset::{DatasetFile, DatasetManifest},
     id::{CheckpointId, DatasetId, Epoch, JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
-    recipe::{DeviceWishes, JobSpec, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
     tls::Credentials,
     trainer::Metrics,
     view::JobView,
@@ -175,6 +175,7 @@ pub(crate) fn spec(dataset: DatasetId) -> JobSpec {
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
         start_from: None,
+        queue: QueueWishes::default(),
     }
 }
 

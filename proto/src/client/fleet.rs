@@ -7,10 +7,13 @@ use hatchery_common::{
     dataset::DatasetManifest,
     generate::{GenerationPart, SamplingParams, StopStrings},
     id::{Epoch, Name, RequestId, RolloutId},
-    recipe::{JobSpec, Labels, NodeSelector},
+    node::NodeMode,
+    recipe::{JobSpec, Labels, NodeSelector, Priority},
     time::Timestamp,
     tls::Credentials,
-    view::{CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, StatusView},
+    view::{
+        CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, PlacementView, StatusView,
+    },
 };
 use tonic::transport::Channel;
 
@@ -114,6 +117,50 @@ impl FleetClient {
         let request = v1::WatchJobRequest { job: job.to_owned() };
         let stream = self.calls().watch_job(request).await?.into_inner();
         Ok(answers(stream, |response| part("job", response.job)))
+    }
+
+    /// Stops a job, through a checkpoint if it runs, until it is resumed.
+    pub async fn pause(&self, job: &str) -> Result<JobView, CallError> {
+        let request = v1::PauseJobRequest { job: job.to_owned() };
+        part("job", answer(self.calls().pause_job(request)).await?.job)
+    }
+
+    /// Lets a paused job wait for a device again.
+    pub async fn resume(&self, job: &str) -> Result<JobView, CallError> {
+        let request = v1::ResumeJobRequest { job: job.to_owned() };
+        part("job", answer(self.calls().resume_job(request)).await?.job)
+    }
+
+    /// Sends a running job back to the queue, through a checkpoint.
+    pub async fn requeue(&self, job: &str) -> Result<JobView, CallError> {
+        let request = v1::RequeueJobRequest { job: job.to_owned() };
+        part("job", answer(self.calls().requeue_job(request)).await?.job)
+    }
+
+    /// Gives a job another priority.
+    pub async fn set_priority(&self, job: &str, priority: Priority) -> Result<JobView, CallError> {
+        let request = v1::SetJobPriorityRequest { job: job.to_owned(), priority: priority.get().into() };
+        part("job", answer(self.calls().set_job_priority(request)).await?.job)
+    }
+
+    /// Every device as a place for a job.
+    pub async fn placement(&self, job: &str) -> Result<PlacementView, CallError> {
+        self.explain(v1::explain_placement_request::What::Job(job.to_owned())).await
+    }
+
+    /// Every device as a place for a job that nobody has submitted.
+    pub async fn dry_run(&self, spec: &JobSpec) -> Result<PlacementView, CallError> {
+        self.explain(v1::explain_placement_request::What::Spec(spec.clone().into())).await
+    }
+
+    async fn explain(&self, what: v1::explain_placement_request::What) -> Result<PlacementView, CallError> {
+        read(answer(self.calls().explain_placement(v1::ExplainPlacementRequest { what: Some(what) })).await?)
+    }
+
+    /// Chooses whether a node is given work.
+    pub async fn set_node_mode(&self, node: &str, mode: NodeMode) -> Result<NodeView, CallError> {
+        let request = v1::SetNodeModeRequest { node: node.to_owned(), mode: mode.name().to_owned() };
+        part("node", answer(self.calls().set_node_mode(request)).await?.node)
     }
 
     /// Stops a job, through a checkpoint if it runs.

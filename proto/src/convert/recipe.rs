@@ -6,14 +6,18 @@ use hatchery_common::{
     id::Name,
     model::{ModelConfig, RawModelConfig},
     recipe::{
-        DeviceWishes, JobSpec, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        Schedule, StartFrom, StartHow, TrainSpec,
+        DeviceWishes, JobSpec, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy,
+        ReplicateWhich, Schedule, StartFrom, StartHow, TrainSpec,
     },
+    time::Timestamp,
 };
 
 use super::{
     enums::Enumeration,
-    fields::{ENTRIES_MAX, at_most, labels, missing, needed, optional, parsed, parsed_each, wire_labels},
+    fields::{
+        ENTRIES_MAX, at_most, labels, missing, name_optional, needed, optional, parsed, parsed_each,
+        wire_labels,
+    },
 };
 use crate::v1::{self, node_selector};
 
@@ -122,6 +126,8 @@ impl From<DeviceWishes> for v1::DeviceWishes {
             kinds: wishes.kinds.into_iter().map(Enumeration::number).collect(),
             nodes: wishes.nodes.into_iter().map(String::from).collect(),
             labels: wire_labels(wishes.labels),
+            exclude: wishes.exclude.into_iter().map(String::from).collect(),
+            memory_bytes_min: wishes.memory_bytes_min,
         }
     }
 }
@@ -133,11 +139,17 @@ impl TryFrom<v1::DeviceWishes> for DeviceWishes {
         at_most("kinds", wishes.kinds.len(), KINDS_MAX, "entries")?;
         at_most("nodes", wishes.nodes.len(), ENTRIES_MAX, "entries")?;
         let kind = |(index, number): (usize, &i32)| DeviceKind::read(&format!("kinds.{index}"), *number);
-        let node = |(index, text): (usize, &String)| Name::new(&format!("nodes.{index}"), text);
+        at_most("exclude", wishes.exclude.len(), ENTRIES_MAX, "entries")?;
+        let names = |field: &str, names: &[String]| {
+            let name = |(index, text): (usize, &String)| Name::new(&format!("{field}.{index}"), text);
+            names.iter().enumerate().map(name).collect::<Result<Vec<Name>, _>>()
+        };
         Ok(Self {
             kinds: wishes.kinds.iter().enumerate().map(kind).collect::<Result<_, _>>()?,
-            nodes: wishes.nodes.iter().enumerate().map(node).collect::<Result<_, _>>()?,
+            nodes: names("nodes", &wishes.nodes)?,
             labels: labels("labels", &wishes.labels)?,
+            exclude: names("exclude", &wishes.exclude)?,
+            memory_bytes_min: wishes.memory_bytes_min,
         })
     }
 }
@@ -205,6 +217,36 @@ impl TryFrom<v1::StartFrom> for StartFrom {
     }
 }
 
+impl From<QueueWishes> for v1::QueueWishes {
+    fn from(wishes: QueueWishes) -> Self {
+        Self {
+            priority: wishes.priority.get().into(),
+            group: wishes.group.map(Into::into),
+            after: wishes.after.iter().map(ToString::to_string).collect(),
+            deadline_ms: wishes.deadline.map(|deadline| deadline.0),
+        }
+    }
+}
+
+impl TryFrom<v1::QueueWishes> for QueueWishes {
+    type Error = FieldError;
+
+    fn try_from(wishes: v1::QueueWishes) -> Result<Self, FieldError> {
+        Ok(Self {
+            priority: priority(wishes.priority)?,
+            group: name_optional("group", wishes.group.as_deref())?,
+            after: parsed_each("after", &wishes.after, ENTRIES_MAX)?,
+            deadline: wishes.deadline_ms.map(Timestamp),
+        })
+    }
+}
+
+/// Reads the field `priority`.
+pub fn priority(number: u32) -> Result<Priority, FieldError> {
+    // What does not fit into a byte is too large in any case.
+    Priority::new(u8::try_from(number).unwrap_or(u8::MAX))
+}
+
 impl From<JobSpec> for v1::JobSpec {
     fn from(spec: JobSpec) -> Self {
         Self {
@@ -215,6 +257,7 @@ impl From<JobSpec> for v1::JobSpec {
             devices: Some(spec.devices.into()),
             replicate: Some(spec.replicate.into()),
             start_from: spec.start_from.map(Into::into),
+            queue: Some(spec.queue.into()),
         }
     }
 }
@@ -231,6 +274,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             devices: needed("devices", spec.devices)?,
             replicate: needed("replicate", spec.replicate)?,
             start_from: optional("start_from", spec.start_from)?,
+            queue: optional("queue", spec.queue)?.unwrap_or_default(),
         })
     }
 }

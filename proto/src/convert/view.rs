@@ -9,8 +9,8 @@ use hatchery_common::{
     time::Timestamp,
     trainer::FailureCause,
     view::{
-        CertificateView, CheckpointView, DatasetView, EventView, FailureView, JobView, NodeState, NodeView,
-        ReplicaView, RunningView, StatusView,
+        CandidateView, CertificateView, CheckpointView, DatasetView, EventView, FailureView, JobView,
+        NodeState, NodeView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
     },
 };
 
@@ -24,6 +24,9 @@ use super::{
     node::DEVICES_MAX,
 };
 use crate::v1::{self, node, replica};
+
+/// Most devices of a fleet.
+const CANDIDATES_MAX: usize = 1_000_000;
 
 fn milliseconds(time: Option<Timestamp>) -> Option<u64> {
     time.map(|time| time.0)
@@ -156,6 +159,8 @@ impl From<NodeView> for v1::Node {
             running: node.running.into_iter().map(Into::into).collect(),
             replicas_ready: node.replicas_ready,
             replicas_wanted: node.replicas_wanted,
+            mode: node.mode.name().to_owned(),
+            waiting: node.waiting.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -184,7 +189,83 @@ impl TryFrom<v1::Node> for NodeView {
             running: each("running", node.running, DEVICES_MAX)?,
             replicas_ready: node.replicas_ready,
             replicas_wanted: node.replicas_wanted,
+            mode: node.mode.name().to_owned(),
+            waiting: node.waiting.into_iter().map(Into::into).collect(),
         })
+    }
+}
+
+impl From<WaitingView> for node::Waiting {
+    fn from(waiting: WaitingView) -> Self {
+        Self {
+            device: waiting.device.to_string(),
+            job: waiting.job.to_string(),
+            job_name: waiting.job_name.into(),
+            start_in_ms: waiting.start_in_ms,
+            end_in_ms: waiting.end_in_ms,
+        }
+    }
+}
+
+impl TryFrom<node::Waiting> for WaitingView {
+    type Error = FieldError;
+
+    fn try_from(waiting: node::Waiting) -> Result<Self, FieldError> {
+        Ok(Self {
+            device: parsed("device", &waiting.device)?,
+            job: parsed("job", &waiting.job)?,
+            job_name: Name::new("job_name", &waiting.job_name)?,
+            start_in_ms: waiting.start_in_ms,
+            end_in_ms: waiting.end_in_ms,
+        })
+    }
+}
+
+impl From<CandidateView> for v1::Candidate {
+    fn from(candidate: CandidateView) -> Self {
+        Self {
+            node: candidate.node.to_string(),
+            node_name: candidate.node_name.into(),
+            device: candidate.device.to_string(),
+            steps_per_sec: candidate.steps_per_sec,
+            known: candidate.known,
+            start_in_ms: candidate.start_in_ms,
+            end_in_ms: candidate.end_in_ms,
+            verdict: candidate.verdict,
+            why: candidate.why,
+        }
+    }
+}
+
+impl TryFrom<v1::Candidate> for CandidateView {
+    type Error = FieldError;
+
+    fn try_from(candidate: v1::Candidate) -> Result<Self, FieldError> {
+        Ok(Self {
+            node: parsed("node", &candidate.node)?,
+            node_name: Name::new("node_name", &candidate.node_name)?,
+            device: parsed("device", &candidate.device)?,
+            steps_per_sec: candidate.steps_per_sec,
+            known: candidate.known,
+            start_in_ms: candidate.start_in_ms,
+            end_in_ms: candidate.end_in_ms,
+            verdict: candidate.verdict,
+            why: candidate.why,
+        })
+    }
+}
+
+impl From<PlacementView> for v1::ExplainPlacementResponse {
+    fn from(placement: PlacementView) -> Self {
+        Self { candidates: placement.candidates.into_iter().map(Into::into).collect(), why: placement.why }
+    }
+}
+
+impl TryFrom<v1::ExplainPlacementResponse> for PlacementView {
+    type Error = FieldError;
+
+    fn try_from(response: v1::ExplainPlacementResponse) -> Result<Self, FieldError> {
+        Ok(Self { candidates: each("candidates", response.candidates, CANDIDATES_MAX)?, why: response.why })
     }
 }
 

@@ -13,8 +13,8 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{
-        DeviceWishes, JobSpec, Labels, NodeSelector, Precision, RawTrainSpec, ReplicaPolicy, ReplicateWhich,
-        Schedule, StartFrom, StartHow, TrainSpec,
+        DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
+        ReplicaPolicy, ReplicateWhich, Schedule, StartFrom, StartHow, TrainSpec,
     },
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
@@ -145,15 +145,35 @@ fn selector() -> impl Strategy<Value = NodeSelector> {
 }
 
 pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
-    let devices = (vec(select(&DeviceKind::ALL[..]), 0..3), vec(name(), 0..3), labels())
-        .prop_map(|(kinds, nodes, labels)| DeviceWishes { kinds, nodes, labels });
+    let devices = (
+        vec(select(&DeviceKind::ALL[..]), 0..3),
+        vec(name(), 0..3),
+        labels(),
+        vec(name(), 0..3),
+        any::<u64>(),
+    )
+        .prop_map(|(kinds, nodes, labels, exclude, memory_bytes_min)| DeviceWishes {
+            kinds,
+            nodes,
+            labels,
+            exclude,
+            memory_bytes_min,
+        });
+    let queue = (0..=100u8, option::of(name()), vec(job_id(), 0..3), option::of(any::<u64>())).prop_map(
+        |(priority, group, after, deadline)| QueueWishes {
+            priority: Priority::new(priority).unwrap(),
+            group,
+            after,
+            deadline: deadline.map(Timestamp),
+        },
+    );
     let replicate =
         (selector(), select(vec![ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best]))
             .prop_map(|(to, which)| ReplicaPolicy { to, which });
     let start = (checkpoint_id(), select(vec![StartHow::Continue, StartHow::FineTune]))
         .prop_map(|(checkpoint, how)| StartFrom { checkpoint, how });
-    (name(), digest(), model(), train(), devices, replicate, option::of(start)).prop_map(
-        |(name, dataset, model, train, devices, replicate, start_from)| JobSpec {
+    (name(), digest(), model(), train(), devices, replicate, option::of(start), queue).prop_map(
+        |(name, dataset, model, train, devices, replicate, start_from, queue)| JobSpec {
             name,
             dataset: DatasetId(dataset),
             model,
@@ -161,6 +181,7 @@ pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
             devices,
             replicate,
             start_from,
+            queue,
         },
     )
 }
@@ -379,10 +400,21 @@ pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
 pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
     let running = (device(), job_id(), name(), option::of(progress()))
         .prop_map(|(device, job, job_name, progress)| RunningView { device, job, job_name, progress });
+    let waiting = (device(), job_id(), name(), any::<(u64, u64)>()).prop_map(
+        |(device, job, job_name, (start_in_ms, end_in_ms))| WaitingView {
+            device,
+            job,
+            job_name,
+            start_in_ms,
+            end_in_ms,
+        },
+    );
+    let mode = select(vec![NodeMode::Open, NodeMode::Cordoned, NodeMode::Draining]);
     let state = select(vec![NodeState::Connected, NodeState::Disconnected, NodeState::Unknown]);
     let head = (node_id(), name(), labels(), inventory(), time());
-    (head, state, option::of(any::<u64>()), vec(running, 0..3), any::<(u32, u32)>()).prop_map(
-        |(head, state, last_heard_ms_ago, running, replicas)| NodeView {
+    let work = (vec(running, 0..3), mode, vec(waiting, 0..3));
+    (head, state, option::of(any::<u64>()), work, any::<(u32, u32)>()).prop_map(
+        |(head, state, last_heard_ms_ago, (running, mode, waiting), replicas)| NodeView {
             id: head.0,
             name: head.1,
             labels: head.2,
@@ -393,6 +425,8 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
             running,
             replicas_ready: replicas.0,
             replicas_wanted: replicas.1,
+            mode,
+            waiting,
         },
     )
 }

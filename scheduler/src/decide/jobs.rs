@@ -6,15 +6,15 @@ use hatchery_common::{
     field::FieldError,
     id::{JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
-    recipe::{JobSpec, NodeSelector, StartFrom, StartHow},
+    recipe::{JobSpec, NodeSelector, Priority, StartFrom, StartHow},
     time::Timestamp,
 };
 
 use super::{Decision, Outcome, check_count, check_labels, check_room, check_selector};
 use crate::{
     change::Change,
-    cluster::{Cluster, JobPhase, Rollout},
-    limits::{DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX, ROLLOUTS_MAX},
+    cluster::{Cluster, HandOver, Job, JobPhase, Rollout},
+    limits::{AFTER_MAX, DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX, ROLLOUTS_MAX},
     request::Rejected,
 };
 
@@ -67,9 +67,26 @@ fn check_spec(cluster: &Cluster, spec: &JobSpec) -> Result<(), FieldError> {
     })?;
     spec.train.split(dataset.manifest.corpus_bytes())?;
     check_count("devices.nodes", spec.devices.nodes.len(), NODES_NAMED_MAX)?;
+    check_count("devices.exclude", spec.devices.exclude.len(), NODES_NAMED_MAX)?;
+    check_after(cluster, spec)?;
     check_labels("devices.labels", &spec.devices.labels)?;
     check_selector("replicate.to", &spec.replicate.to)?;
     spec.start_from.map_or(Ok(()), |start| check_start(cluster, spec, start))
+}
+
+/// What a job comes after is there and may still complete.
+fn check_after(cluster: &Cluster, spec: &JobSpec) -> Result<(), FieldError> {
+    check_count("queue.after", spec.queue.after.len(), AFTER_MAX)?;
+    for id in &spec.queue.after {
+        let Some(job) = cluster.jobs.get(id) else {
+            return Err(FieldError::new("queue.after", format!("there is no job {id}")));
+        };
+        if job.phase.is_terminal() && job.phase != JobPhase::Completed {
+            let problem = format!("job {id} is {} and will never complete", job.phase.name());
+            return Err(FieldError::new("queue.after", problem));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a job by `spec` can begin with what it wants to.
@@ -111,11 +128,70 @@ fn check_start(cluster: &Cluster, spec: &JobSpec, start: StartFrom) -> Result<()
 pub(super) fn cancel(cluster: &Cluster, job: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
     let phase = &super::job(cluster, job)?.phase;
     match phase {
-        JobPhase::Queued => Ok(Decision::done([Change::JobEnded { job, phase: JobPhase::Cancelled, at }])),
+        JobPhase::Queued | JobPhase::Paused => {
+            Ok(Decision::done([Change::JobEnded { job, phase: JobPhase::Cancelled, at }]))
+        }
         JobPhase::Running => Ok(Decision::done([Change::CancelRequested { job, by, at }])),
         JobPhase::Cancelling => Ok(Decision::done([])),
         ended => Err(Rejected::AlreadyEnded { job, phase: ended.name() }),
     }
+}
+
+pub(super) fn pause(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
+    let job = super::job(cluster, id)?;
+    match (&job.phase, &job.hand_over) {
+        (JobPhase::Queued, _) => Ok(Decision::done([Change::JobPaused { job: id, by, at }])),
+        (JobPhase::Paused, _) | (JobPhase::Running, Some(HandOver::Pause { .. })) => Ok(Decision::done([])),
+        (JobPhase::Running, _) => Ok(hand_over(id, HandOver::Pause { by }, at)),
+        _ => Err(wrong_phase(job, "paused")),
+    }
+}
+
+pub(super) fn resume(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
+    let job = super::job(cluster, id)?;
+    match (&job.phase, &job.hand_over) {
+        (JobPhase::Paused, _) => Ok(Decision::done([Change::JobResumed { job: id, by, at }])),
+        // Its trainer is stopping already: it waits for a device then.
+        (JobPhase::Running, Some(HandOver::Pause { .. })) => Ok(hand_over(id, HandOver::Requeue { by }, at)),
+        (JobPhase::Queued | JobPhase::Running, _) => Ok(Decision::done([])),
+        _ => Err(wrong_phase(job, "resumed")),
+    }
+}
+
+pub(super) fn requeue(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
+    let job = super::job(cluster, id)?;
+    match (&job.phase, &job.hand_over) {
+        (JobPhase::Queued, _) | (JobPhase::Running, Some(_)) => Ok(Decision::done([])),
+        (JobPhase::Running, None) => Ok(hand_over(id, HandOver::Requeue { by }, at)),
+        _ => Err(wrong_phase(job, "sent back to the queue")),
+    }
+}
+
+fn hand_over(job: JobId, why: HandOver, at: Timestamp) -> Decision {
+    Decision::done([Change::HandOverRequested { job, why, at }])
+}
+
+fn wrong_phase(job: &Job, action: &'static str) -> Rejected {
+    if job.phase.is_terminal() {
+        Rejected::AlreadyEnded { job: job.id, phase: job.phase.name() }
+    } else {
+        Rejected::WrongPhase { job: job.id, phase: job.phase.name(), action }
+    }
+}
+
+pub(super) fn set_priority(
+    cluster: &Cluster,
+    id: JobId,
+    priority: Priority,
+    by: Name,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    let job = super::job(cluster, id)?;
+    if job.phase.is_terminal() {
+        return Err(Rejected::AlreadyEnded { job: id, phase: job.phase.name() });
+    }
+    let change = Change::PriorityChanged { job: id, priority, by, at };
+    Ok(Decision::done((job.spec.queue.priority != priority).then_some(change)))
 }
 
 pub(super) fn push(cluster: &Cluster, rollout: Rollout) -> Result<Decision, Rejected> {

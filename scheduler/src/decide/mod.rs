@@ -75,6 +75,11 @@ pub fn decide(cluster: &Cluster, request: Request, now: Now) -> Result<Decision,
             jobs::submit(cluster, jobs::Submission { request, job, body, spec, submitter }, at)
         }
         Request::Cancel { job, by } => jobs::cancel(cluster, job, by, at),
+        Request::Pause { job, by } => jobs::pause(cluster, job, by, at),
+        Request::Resume { job, by } => jobs::resume(cluster, job, by, at),
+        Request::Requeue { job, by } => jobs::requeue(cluster, job, by, at),
+        Request::SetPriority { job, priority, by } => jobs::set_priority(cluster, job, priority, by, at),
+        Request::SetNodeMode { node, mode, by } => nodes::set_mode(cluster, node, mode, by, at),
         Request::Push { rollout, checkpoint, to, by } => {
             jobs::push(cluster, Rollout { id: rollout, checkpoint, to, by, at })
         }

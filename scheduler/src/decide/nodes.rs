@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hatchery_common::{
     field::FieldError,
-    id::NodeId,
-    node::{Inventory, NodeDevice},
+    id::{Name, NodeId},
+    node::{Inventory, NodeDevice, NodeMode},
     time::Timestamp,
 };
 
@@ -60,6 +60,18 @@ fn leased(cluster: &Cluster, node: NodeId) -> impl Iterator<Item = &Job> {
 pub(super) fn goodbye(cluster: &Cluster, node: NodeId, at: Timestamp) -> Result<Decision, Rejected> {
     super::node(cluster, node)?;
     Ok(Decision::done(leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::Stopped, None, at))))
+}
+
+pub(super) fn set_mode(
+    cluster: &Cluster,
+    id: NodeId,
+    mode: NodeMode,
+    by: Name,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    let node = super::node(cluster, id)?;
+    let change = Change::NodeModeChanged { node: id, mode, by, at };
+    Ok(Decision::done((node.mode != mode).then_some(change)))
 }
 
 pub(super) fn remove(

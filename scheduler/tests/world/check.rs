@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use hatchery_common::{device::Device, id::NodeId, node::TrainerState};
+use hatchery_common::{
+    device::Device,
+    id::{JobId, NodeId},
+    node::{NodeMode, TrainerState},
+};
 use hatchery_scheduler::{
-    Change, Cluster, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment, desired_nodes, plan,
-    violations,
+    Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment, desired_nodes,
+    plan, violations,
 };
 
-use super::{LEASE, World};
+use super::{LEASE, MEMORY_BYTES, World};
 
 impl World {
     /// I3 and I4: epochs grow by one with each lease, terminal phases are final, no other step than the drawn ones.
@@ -19,14 +23,22 @@ impl World {
         let granted = u64::from(matches!(change, Change::LeaseGranted { .. }));
         assert_eq!(after.epoch.0, before.epoch.0 + granted, "{change:?}");
         let legal = match (&before.phase, &after.phase) {
-            (JobPhase::Queued, after) => {
-                matches!(after, JobPhase::Running | JobPhase::Cancelled)
+            (before, after) if before == after && !before.is_terminal() => {
+                let keeps = matches!(
+                    change,
+                    Change::CheckpointCommitted { .. }
+                        | Change::HandOverRequested { .. }
+                        | Change::PriorityChanged { .. }
+                );
+                keeps && (matches!(change, Change::PriorityChanged { .. }) || after.name() != "queued")
             }
-            (JobPhase::Running, JobPhase::Running) => matches!(change, Change::CheckpointCommitted { .. }),
+            (JobPhase::Queued, after) => matches!(
+                after,
+                JobPhase::Running | JobPhase::Paused | JobPhase::Cancelled | JobPhase::Failed { .. }
+            ),
+            (JobPhase::Paused, after) => matches!(after, JobPhase::Queued | JobPhase::Cancelled),
+            (JobPhase::Running, JobPhase::Paused) => matches!(before.hand_over, Some(HandOver::Pause { .. })),
             (JobPhase::Running, after) => *after != JobPhase::Cancelled,
-            (JobPhase::Cancelling, JobPhase::Cancelling) => {
-                matches!(change, Change::CheckpointCommitted { .. })
-            }
             (JobPhase::Cancelling, after) => *after == JobPhase::Cancelled,
             _ => false,
         };
@@ -47,13 +59,18 @@ impl World {
                 .filter_map(|change| match change {
                     Change::LeaseEnded { job, why: LeaseEnd::NodeLost, .. }
                     | Change::JobEnded { job, .. } => Some(*job),
-                    Change::LeaseGranted { .. } => None,
+                    Change::LeaseGranted { .. }
+                    | Change::SpeedMeasured { .. }
+                    | Change::HandOverRequested { .. } => None,
                     other => panic!("a plan makes no {other:?}"),
                 })
                 .collect();
         let due: BTreeSet<_> =
             self.cluster.jobs.values().filter(|job| expired(job)).map(|job| job.id).collect();
-        assert_eq!(ended, due);
+        assert!(ended.is_superset(&due), "{ended:?} but {due:?}");
+        for job in ended.difference(&due).map(|job| self.job(*job)) {
+            assert!(!job.spec.queue.after.is_empty(), "only what comes after others ends before it began");
+        }
     }
 
     /// After a plan the cluster is at rest: the same plan again, no changes, and no device idle without a reason.
@@ -65,12 +82,21 @@ impl World {
         assert!(queued.map(|job| &job.id).eq(made.waits.keys()));
         for (job, wait) in &made.waits {
             self.check_wait(self.job(*job), wait);
+            for before in self.job(*job).spec.queue.after.iter().map(|id| self.job(*id)) {
+                let lost = before.phase.is_terminal() && before.phase != JobPhase::Completed;
+                assert!(!lost, "what it comes after is {:?}", before.phase);
+            }
         }
         // Nothing to do until the plan said to look again.
         let rest = again.wake_at.map_or(3_600_000, |at| at.0 - self.now.boot.0 - 1);
         let rest = std::time::Duration::from_millis(rest);
         let later = Now { wall: self.now.wall + rest, boot: self.now.boot + rest };
         let early = plan(&self.cluster, &self.observed, later).changes;
+        // What needs no haste is seen to when the coordinator looks at the clock anyway, with what follows from it.
+        let no_haste = |change: &Change| {
+            matches!(change, Change::SpeedMeasured { .. } | Change::HandOverRequested { .. })
+        };
+        let early = if early.iter().any(no_haste) { Vec::new() } else { early };
         assert_eq!(early, [], "it was to sleep for {rest:?}");
     }
 
@@ -83,7 +109,14 @@ impl World {
                 let awaited = self.cluster.nodes.values().find(|known| known.name == *node).unwrap();
                 let taken =
                     |lease: &hatchery_scheduler::Lease| (lease.node, lease.device) == (awaited.id, *device);
-                let holder = self.cluster.jobs.values().find(|job| job.lease.as_ref().is_some_and(taken));
+                let comes = |job: &&Job| match &job.hand_over {
+                    Some(HandOver::Migrate { to, device: there, .. }) => {
+                        (*to, *there) == (awaited.id, *device)
+                    }
+                    _ => false,
+                };
+                let holds = |job: &&Job| job.lease.as_ref().is_some_and(taken) || comes(job);
+                let holder = self.cluster.jobs.values().find(holds);
                 assert!(
                     holder.is_some() || !self.is_connected(awaited.id),
                     "{device} of {node} is free: {wait}"
@@ -97,7 +130,18 @@ impl World {
                 self.check_instead(&free, instead.as_ref(), wait);
             }
             Wait::NoNodes => assert!(self.cluster.nodes.is_empty()),
-            Wait::NoSuchDevice { .. } | Wait::NodeNotConnected { .. } => assert_eq!(free, [], "{wait}"),
+            Wait::NoSuchDevice { .. }
+            | Wait::NodeNotConnected { .. }
+            | Wait::TooLittleMemory { .. }
+            | Wait::NodeCordoned { .. } => assert_eq!(free, [], "{wait}"),
+            Wait::After { jobs } => assert_eq!(
+                jobs.len(),
+                job.spec.queue.after.iter().filter(|id| !self.job(**id).phase.is_terminal()).count()
+            ),
+            Wait::SubmitterAtLimit { limit, .. } => {
+                let theirs = |other: &&Job| other.submitter == job.submitter && other.lease.is_some();
+                assert!(self.cluster.jobs.values().filter(theirs).count() >= *limit, "{wait}");
+            }
         }
     }
 
@@ -123,12 +167,19 @@ impl World {
             && (wishes.kinds.is_empty() || wishes.kinds.contains(&device.kind))
             && (wishes.nodes.is_empty() || wishes.nodes.contains(&node.name))
             && wishes.labels.iter().all(|(key, value)| node.labels.get(key) == Some(value))
+            && !wishes.exclude.contains(&node.name)
+            && node.mode == NodeMode::Open
+            && wishes.memory_bytes_min <= MEMORY_BYTES
     }
 
     /// Devices that `job` could have at once, found without the plan's help.
     fn free_devices(&self, job: &Job) -> Vec<(NodeId, Device)> {
         let leases = self.cluster.jobs.values().filter_map(|job| job.lease.as_ref());
-        let taken: BTreeSet<_> = leases.map(|lease| (lease.node, lease.device)).collect();
+        let mut taken: BTreeSet<_> = leases.map(|lease| (lease.node, lease.device)).collect();
+        taken.extend(self.cluster.jobs.values().filter_map(|job| match &job.hand_over {
+            Some(HandOver::Migrate { to, device, .. }) => Some((*to, *device)),
+            _ => None,
+        }));
         let nodes = self.cluster.nodes.values().filter(|node| self.is_connected(node.id));
         nodes
             .flat_map(|node| node.inventory.devices.iter().map(|device| (node.id, device.device)))
@@ -155,7 +206,7 @@ impl World {
                 let job = self.job(attempt.job);
                 let lease = job.lease.as_ref().unwrap();
                 assert_eq!((lease.node, lease.device, job.epoch), (*node, attempt.device, attempt.epoch));
-                assert_eq!(attempt.stop, job.phase == JobPhase::Cancelling);
+                assert_eq!(attempt.stop, job.phase == JobPhase::Cancelling || job.hand_over.is_some());
                 told += 1;
             }
             let held: BTreeSet<_> = assignment.checkpoints.iter().copied().collect();

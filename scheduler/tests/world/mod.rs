@@ -14,7 +14,7 @@ use hatchery_common::{
     id::{BlobId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{DeviceWishes, JobSpec, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
     time::{BootTime, Timestamp},
     trainer::{Calibration, Metrics},
 };
@@ -26,6 +26,9 @@ pub(crate) use steps::{Step, Stray, steps};
 
 /// The term of a lease in this fleet.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+/// The memory of every device in this fleet.
+pub(crate) const MEMORY_BYTES: u64 = 8 << 30;
 
 /// The fleet and what happened to it.
 pub(crate) struct World {
@@ -173,6 +176,7 @@ pub(crate) fn spec(dataset: &DatasetManifest, steps: u64) -> JobSpec {
         devices: DeviceWishes::default(),
         replicate: ReplicaPolicy::default(),
         start_from: None,
+        queue: QueueWishes::default(),
     }
 }
 
@@ -180,7 +184,7 @@ pub(crate) fn inventory(devices: &[(Device, Option<f64>)]) -> Inventory {
     let devices = devices.iter().map(|&(device, flops_per_sec)| NodeDevice {
         device,
         name: if device.kind == DeviceKind::Cpu { "a processor".into() } else { "a card".into() },
-        memory_bytes: 8 << 30,
+        memory_bytes: MEMORY_BYTES,
         bf16: false,
         driver: None,
         power_watts_max: None,

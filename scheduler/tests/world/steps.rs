@@ -8,11 +8,15 @@ use hatchery_common::{
     device::{Device, DeviceKind},
     digest::Digest,
     id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
-    recipe::{DeviceWishes, JobSpec, NodeSelector, ReplicaPolicy, ReplicateWhich, StartFrom, StartHow},
+    node::NodeMode,
+    recipe::{
+        DeviceWishes, JobSpec, NodeSelector, Priority, QueueWishes, ReplicaPolicy, ReplicateWhich, StartFrom,
+        StartHow,
+    },
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
-use hatchery_scheduler::{Observed, Outcome, Rejected, Request};
+use hatchery_scheduler::{JobPhase, Observed, Outcome, Policy, Rejected, Request};
 use proptest::prelude::*;
 
 use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, spec};
@@ -29,6 +33,8 @@ pub(crate) enum Step {
     Submit { steps: u8, wishes: u8, policy: u8 },
     SubmitAgain { which: u8, other_body: bool },
     Cancel(u8),
+    Control { job: u8, what: u8 },
+    Mode { node: u8, mode: u8 },
     Commit { job: u8, stray: Stray, far: u8 },
     CommitAgain(u8),
     End { job: u8, stray: Stray, ending: u8 },
@@ -70,6 +76,8 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(steps, wishes, policy)| Step::Submit { steps, wishes, policy }),
         2 => (small.clone(), any::<bool>()).prop_map(|(which, other_body)| Step::SubmitAgain { which, other_body }),
         2 => small.clone().prop_map(Step::Cancel),
+        5 => (small.clone(), 0..7u8).prop_map(|(job, what)| Step::Control { job, what }),
+        2 => (small.clone(), 0..3u8).prop_map(|(node, mode)| Step::Mode { node, mode }),
         8 => (small.clone(), stray.clone(), 0..4u8).prop_map(|(job, stray, far)| Step::Commit { job, stray, far }),
         1 => small.clone().prop_map(Step::CommitAgain),
         8 => (small.clone(), stray, 0..12u8).prop_map(|(job, stray, ending)| Step::End { job, stray, ending }),
@@ -133,6 +141,15 @@ impl World {
                     assert_eq!(answer.is_err(), ended);
                 }
             }
+            Step::Control { job, what } => self.step_control(*job, *what),
+            Step::Mode { node, mode } => {
+                if let Some(node) = self.pick_node(*node) {
+                    let mode = [NodeMode::Open, NodeMode::Cordoned, NodeMode::Draining][usize::from(*mode)];
+                    let set = Request::SetNodeMode { node, mode, by: name("bob") };
+                    self.ask(set.clone()).unwrap();
+                    assert_eq!(self.ask(set).unwrap().changes, []);
+                }
+            }
             Step::Commit { job, stray, far } => self.step_commit(*job, *stray, *far),
             Step::CommitAgain(which) => self.step_commit_again(*which),
             Step::End { job, stray, ending } => self.step_end(*job, *stray, *ending),
@@ -152,7 +169,11 @@ impl World {
                     self.disconnect(node);
                 }
             }
-            Step::Restart => self.observed = Observed::new(self.now.boot, LEASE),
+            Step::Restart => {
+                let running_per_submitter_max = self.batches.len().is_multiple_of(3).then_some(2);
+                let policy = Policy { running_per_submitter_max };
+                self.observed = Observed { policy, ..Observed::new(self.now.boot, LEASE) };
+            }
             Step::Advance(millis) => self.advance(Duration::from_millis(u64::from(*millis))),
         }
         self.plan();
@@ -236,16 +257,35 @@ impl World {
         };
         let which =
             [ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best][usize::from(policy) % 3];
-        let devices = DeviceWishes { kinds, nodes, labels };
+        let exclude = if wishes == 10 { vec![name("gpu-a")] } else { vec![] };
+        let memory_bytes_min = if wishes == 11 { 1 << 50 } else { 0 };
+        let devices = DeviceWishes { kinds, nodes, labels, exclude, memory_bytes_min };
+        let queue = QueueWishes {
+            priority: Priority::new([50, 20, 90][usize::from(wishes) % 3]).unwrap(),
+            group: None,
+            after: self.pick_running(policy).filter(|_| wishes > 12).into_iter().collect(),
+            deadline: (wishes == 12).then(|| self.now.wall + Duration::from_secs(60)),
+        };
         let start_from = self.pick_start(policy, &dataset, steps).filter(|_| wishes.is_multiple_of(3));
         let replicate = ReplicaPolicy { to, which };
-        let spec = JobSpec { devices, replicate, start_from, ..spec(&dataset, steps) };
+        let spec = JobSpec { devices, replicate, start_from, queue, ..spec(&dataset, steps) };
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
         let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
         self.submitted.push((request, body, job, spec.clone()));
         let spec = Box::new(spec);
-        let answer = self.ask(Request::Submit { request, job, body, spec, submitter: name("ann") }).unwrap();
-        assert_eq!(answer.outcome, Outcome::Submitted { job, duplicate: false });
+        let lost = |id: &JobId| {
+            let phase = &self.cluster.jobs[id].phase;
+            phase.is_terminal() && *phase != JobPhase::Completed
+        };
+        let doomed = spec.queue.after.iter().any(lost);
+        let submitter = name(["ann", "bob"][usize::from(policy) % 2]);
+        let answer = self.ask(Request::Submit { request, job, body, spec, submitter });
+        if doomed {
+            assert!(matches!(answer, Err(Rejected::Field(_))), "{answer:?}");
+            self.submitted.pop();
+        } else {
+            assert_eq!(answer.unwrap().outcome, Outcome::Submitted { job, duplicate: false });
+        }
     }
 
     /// A checkpoint that a job of so many steps on `dataset` can begin with, and how.
@@ -348,6 +388,33 @@ impl World {
             }
             self.hear(node);
             self.plan();
+        }
+    }
+
+    /// Somebody pauses, resumes or requeues a job, or gives it another priority; twice is as good as once.
+    fn step_control(&mut self, which: u8, what: u8) {
+        let Some(job) = self.pick_job(which) else { return };
+        let by = name("bob");
+        let request = match what {
+            0 | 1 => Request::Pause { job, by },
+            2 | 3 => Request::Resume { job, by },
+            4 => Request::Requeue { job, by },
+            _ => {
+                let priority = Priority::new([0, 55, 100][usize::from(which) % 3]).unwrap();
+                Request::SetPriority { job, priority, by }
+            }
+        };
+        let phase = self.job(job).phase.clone();
+        let answer = self.ask(request.clone());
+        let possible = match request {
+            _ if phase.is_terminal() => false,
+            Request::SetPriority { .. } => true,
+            Request::Requeue { .. } => matches!(phase, JobPhase::Queued | JobPhase::Running),
+            _ => phase != JobPhase::Cancelling,
+        };
+        assert_eq!(answer.is_ok(), possible, "{request:?} in {phase:?}: {answer:?}");
+        if possible {
+            assert_eq!(self.ask(request).unwrap().changes, []);
         }
     }
 

@@ -1,0 +1,39 @@
+//! Where a job may go, and why: asked by people, of a snapshot.
+
+use hatchery_common::{
+    digest::Digest,
+    id::{JobId, Name, RequestId},
+    recipe::JobSpec,
+    time::{BootTime, Timestamp},
+    view::PlacementView,
+};
+use hatchery_scheduler::{Cluster, Now, Observed, Rejected, Request, decide, explain, plan};
+
+use crate::{mailbox::Snapshot, view};
+
+/// Of a job of the fleet.
+pub(crate) fn of_job(snapshot: &Snapshot, job: JobId) -> PlacementView {
+    let candidates = explain(&snapshot.cluster, snapshot.observed(), now(), job);
+    view::placement(candidates, snapshot.waits.get(&job))
+}
+
+/// Of a job that nobody has submitted: what would be if `submitter` did. Refused for what a submission is refused for.
+pub(crate) fn of_spec(
+    snapshot: &Snapshot,
+    spec: JobSpec,
+    submitter: Name,
+) -> Result<PlacementView, Rejected> {
+    let (job, now) = (JobId::random(), now());
+    let mut cluster = Cluster::clone(&snapshot.cluster);
+    let (request, body) = (RequestId::random(), Digest::of(b""));
+    let submit = Request::Submit { request, job, body, spec: Box::new(spec), submitter };
+    let changes = decide(&cluster, submit, now)?.changes;
+    changes.iter().for_each(|change| cluster.evolve(change));
+    let observed: &Observed = snapshot.observed();
+    let wait = plan(&cluster, observed, now).waits.remove(&job);
+    Ok(view::placement(explain(&cluster, observed, now, job), wait.as_ref()))
+}
+
+fn now() -> Now {
+    Now { wall: Timestamp::now(), boot: BootTime::now() }
+}

@@ -1,0 +1,125 @@
+//! Which attempt is to hand its device over next: because its node is drained, because a job of higher priority needs the
+//! device, or because the job would end much sooner elsewhere.
+
+use std::collections::BTreeMap;
+
+use hatchery_common::{id::JobId, node::NodeMode};
+
+use crate::{
+    cluster::{HandOver, Job, JobPhase},
+    placement::{HAND_OVER_SECS, Placement, Reach, Slot},
+    plan::{Draft, Leased},
+    speed::Speeds,
+};
+
+/// A job pushes off only one whose priority is lower by at least this.
+const PREEMPT_POINTS_MIN: u8 = 10;
+/// It must gain so many seconds by that, and so much of what it would need otherwise.
+const PREEMPT_GAIN_SECS_MIN: f64 = 60.0;
+const PREEMPT_GAIN_SHARE_MIN: f64 = 0.2;
+/// A job moves only if it ends sooner by so many seconds, and by so much of what it would need where it is, the costs of
+/// moving included.
+const MIGRATE_GAIN_SECS_MIN: f64 = 60.0;
+const MIGRATE_GAIN_SHARE_MIN: f64 = 0.25;
+/// And only when its attempt has run for so long, so that its speed is known and moves do not follow each other.
+const MIGRATE_AFTER_SECS: f64 = 60.0;
+
+/// The next attempt that is to hand over, if any.
+pub(crate) fn next(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, HandOver)> {
+    drained(draft).or_else(|| preempted(draft, placement)).or_else(|| migrated(draft, placement))
+}
+
+/// The attempts that could be told to hand over, and their slots.
+fn running<'a, 'p>(
+    draft: &'p Draft<'a>,
+    placement: &'p Placement<'a>,
+) -> impl Iterator<Item = (Leased<'a, 'p>, usize, &'p Slot<'a>)> {
+    let slots = placement.slots.iter().enumerate();
+    let by_place: BTreeMap<_, _> =
+        slots.map(|(index, slot)| ((slot.node.id, slot.device.device), (index, slot))).collect();
+    steady(draft).filter_map(move |leased| {
+        let (index, slot) = *by_place.get(&(leased.lease.node, leased.lease.device))?;
+        Some((leased, index, slot))
+    })
+}
+
+/// The leases whose attempts run and are to go on; not those that this very plan grants.
+fn steady<'a, 'p>(draft: &'p Draft<'a>) -> impl Iterator<Item = Leased<'a, 'p>> {
+    draft.leases().filter(|leased| leased.job.phase == JobPhase::Running && leased.hand_over.is_none())
+}
+
+fn drained(draft: &Draft<'_>) -> Option<(JobId, HandOver)> {
+    let drains = |leased: &Leased<'_, '_>| {
+        let node = draft.cluster.nodes.get(&leased.lease.node);
+        node.is_some_and(|node| node.mode == NodeMode::Draining)
+    };
+    steady(draft).find(drains).map(|leased| (leased.job.id, HandOver::Drain))
+}
+
+/// The attempt that the first waiting job of higher priority pushes off, where that gains it much.
+fn preempted(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, HandOver)> {
+    let there = running(draft, placement).filter(|(.., slot)| slot.reach == Reach::Connected);
+    let victims: Vec<(&Job, usize)> = there.map(|(leased, index, _)| (leased.job, index)).collect();
+    let lowest = victims.iter().map(|(job, ..)| job.spec.queue.priority.get()).min()?;
+    for (slot, line) in placement.lines.iter().enumerate() {
+        let mut end_secs = placement.slots[slot].free_in_secs();
+        for index in line {
+            end_secs += placement.secs(*index, slot);
+            let job = placement.jobs[*index];
+            let priority = job.spec.queue.priority.get();
+            if priority < lowest.saturating_add(PREEMPT_POINTS_MIN) {
+                continue;
+            }
+            let lower = victims.iter().filter(|(victim, at)| {
+                let gap = priority.saturating_sub(victim.spec.queue.priority.get());
+                let end_there = HAND_OVER_SECS + placement.secs(*index, *at);
+                let gain = end_secs - end_there;
+                gap >= PREEMPT_POINTS_MIN
+                    && gain >= PREEMPT_GAIN_SECS_MIN
+                    && gain >= PREEMPT_GAIN_SHARE_MIN * end_secs
+            });
+            let key = |(victim, at): &&(&Job, usize)| {
+                (victim.spec.queue.priority, placement.secs(*index, *at).to_bits(), victim.id)
+            };
+            if let Some((victim, _)) = lower.min_by_key(key) {
+                return Some((victim.id, HandOver::Preempt { by: job.id }));
+            }
+        }
+    }
+    None
+}
+
+/// The attempt that gains most by moving to a device which nobody waits for.
+fn migrated(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, HandOver)> {
+    let idle = |(index, slot): &(usize, &Slot<'_>)| slot.is_free() && placement.lines[*index].is_empty();
+    let idle: Vec<&Slot<'_>> =
+        placement.slots.iter().enumerate().filter(idle).map(|(_, slot)| slot).collect();
+    if idle.is_empty() {
+        return None;
+    }
+    let mut best: Option<(f64, JobId, HandOver)> = None;
+    for (leased, _, slot) in running(draft, placement) {
+        let (job, Some(left)) = (leased.job, slot.attempt) else { continue };
+        if draft.now.wall.since(leased.lease.granted_at).as_secs_f64() < MIGRATE_AFTER_SECS || !left.measured
+        {
+            continue;
+        }
+        let speeds = Speeds::of(&job.spec, draft.cluster, &draft.speeds);
+        let steps = leased.steps_left() as f64;
+        for to in idle.iter().filter(|to| to.unfit(job).is_none()) {
+            let failed_there = job.failures.iter().any(|failure| failure.node == to.node.id);
+            let speed = speeds.at(to.node.id, to.device);
+            let gain = left.secs - HAND_OVER_SECS - placement.move_secs(job) - steps * speed.secs_per_step;
+            let enough = gain >= MIGRATE_GAIN_SECS_MIN && gain >= MIGRATE_GAIN_SHARE_MIN * left.secs;
+            if enough
+                && speed.is_measured()
+                && !failed_there
+                && best.as_ref().is_none_or(|best| gain > best.0)
+            {
+                let (node, device) = (to.node.id, to.device.device);
+                best = Some((gain, job.id, HandOver::Migrate { to: node, device, sooner_secs: gain as u64 }));
+            }
+        }
+    }
+    best.map(|(_, job, why)| (job, why))
+}
