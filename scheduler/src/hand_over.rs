@@ -10,10 +10,13 @@ use crate::{
     placement::{HAND_OVER_SECS, Placement, Reach, Slot},
     plan::{Draft, Leased},
     speed::Speeds,
+    urgency,
 };
 
-/// A job pushes off only one whose priority is lower by at least this.
+/// A job pushes off only one whose priority is lower by at least this, with and without what age adds to both.
 const PREEMPT_POINTS_MIN: u8 = 10;
+/// And that has run for so long: who has just begun was the better choice a moment ago.
+const PREEMPT_AFTER_SECS: f64 = 10.0;
 /// It must gain so many seconds by that, and so much of what it would need otherwise.
 const PREEMPT_GAIN_SECS_MIN: f64 = 60.0;
 const PREEMPT_GAIN_SHARE_MIN: f64 = 0.2;
@@ -58,7 +61,10 @@ fn drained(draft: &Draft<'_>) -> Option<(JobId, HandOver)> {
 
 /// The attempt that the first waiting job of higher priority pushes off, where that gains it much.
 fn preempted(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, HandOver)> {
-    let there = running(draft, placement).filter(|(.., slot)| slot.reach == Reach::Connected);
+    let now = draft.now.wall;
+    let there = running(draft, placement).filter(|(leased, _, slot)| {
+        slot.reach == Reach::Connected && leased.secs_held(now) >= PREEMPT_AFTER_SECS
+    });
     let victims: Vec<(&Job, usize)> = there.map(|(leased, index, _)| (leased.job, index)).collect();
     let lowest = victims.iter().map(|(job, ..)| job.spec.queue.priority.get()).min()?;
     for (slot, line) in placement.lines.iter().enumerate() {
@@ -72,9 +78,11 @@ fn preempted(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, Han
             }
             let lower = victims.iter().filter(|(victim, at)| {
                 let gap = priority.saturating_sub(victim.spec.queue.priority.get());
+                let aged = urgency::points(job, now).saturating_sub(urgency::points(victim, now));
                 let end_there = HAND_OVER_SECS + placement.secs(*index, *at);
                 let gain = end_secs - end_there;
                 gap >= PREEMPT_POINTS_MIN
+                    && aged >= PREEMPT_POINTS_MIN.into()
                     && gain >= PREEMPT_GAIN_SECS_MIN
                     && gain >= PREEMPT_GAIN_SHARE_MIN * end_secs
             });

@@ -112,6 +112,11 @@ pub(crate) struct Leased<'a, 'l> {
 }
 
 impl Leased<'_, '_> {
+    /// Seconds since it was granted.
+    pub(crate) fn secs_held(&self, now: Timestamp) -> f64 {
+        now.since(self.lease.granted_at).as_secs_f64()
+    }
+
     /// Steps that its attempt has to make still.
     pub(crate) fn steps_left(&self) -> u64 {
         let done = self.progress.map_or(self.job.steps_done(), |progress| progress.step);

@@ -18,14 +18,18 @@ const POINTS_PER_TIER: u64 = 10;
 
 /// The tier of a job that needs `secs_least` on the best device; higher ones come first.
 pub(crate) fn tier(job: &Job, secs_least: f64, now: Timestamp) -> u64 {
-    let waited = now.since(job.submitted_at).as_millis() as u64;
-    let ageing = (waited / AGEING_MILLIS_PER_POINT).min(AGEING_POINTS_MAX);
     let late = job.spec.queue.deadline.is_some_and(|deadline| {
         // Half as long again as it takes, for what comes between.
         deadline.since(now).as_secs_f64() < 1.5 * secs_least
     });
-    let points = u64::from(job.spec.queue.priority.get()) + ageing + if late { LATE_POINTS } else { 0 };
-    points / POINTS_PER_TIER
+    (points(job, now) + if late { LATE_POINTS } else { 0 }) / POINTS_PER_TIER
+}
+
+/// A job's priority and what its age adds.
+pub(crate) fn points(job: &Job, now: Timestamp) -> u64 {
+    let age = now.since(job.submitted_at).as_millis() as u64;
+    let ageing = (age / AGEING_MILLIS_PER_POINT).min(AGEING_POINTS_MAX);
+    u64::from(job.spec.queue.priority.get()) + ageing
 }
 
 /// How many jobs each person has in the fleet that have not ended: a job of somebody who has few counts for more.

@@ -18,7 +18,7 @@ use hatchery_common::{
     recipe::{DeviceWishes, JobSpec, Labels, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Request};
+use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Policy, Request};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{EventLoop, LoopError};

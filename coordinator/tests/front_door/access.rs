@@ -25,7 +25,8 @@ use crate::{
 };
 
 /// What viewers may call; a new call that only looks is added here and in the coordinator's table.
-const VIEWERS: [&str; 11] = [
+const VIEWERS: [&str; 12] = [
+    "ExplainPlacement",
     "GetStatus",
     "ListDatasets",
     "ListJobs",

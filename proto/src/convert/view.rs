@@ -189,8 +189,8 @@ impl TryFrom<v1::Node> for NodeView {
             running: each("running", node.running, DEVICES_MAX)?,
             replicas_ready: node.replicas_ready,
             replicas_wanted: node.replicas_wanted,
-            mode: node.mode.name().to_owned(),
-            waiting: node.waiting.into_iter().map(Into::into).collect(),
+            mode: parsed("mode", &node.mode)?,
+            waiting: each("waiting", node.waiting, ENTRIES_MAX)?,
         })
     }
 }

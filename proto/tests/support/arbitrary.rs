@@ -11,7 +11,7 @@ use hatchery_common::{
     },
     id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
-    node::{Inventory, NodeDevice, TrainerState},
+    node::{Inventory, NodeDevice, NodeMode, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
         ReplicaPolicy, ReplicateWhich, Schedule, StartFrom, StartHow, TrainSpec,
@@ -22,7 +22,9 @@ use hatchery_common::{
     },
     time::Timestamp,
     trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
-    view::{CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView},
+    view::{
+        CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView, WaitingView,
+    },
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 

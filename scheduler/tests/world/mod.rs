@@ -15,8 +15,9 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    session::{AttemptPhase, AttemptReport},
     time::{BootTime, Timestamp},
-    trainer::{Calibration, Metrics},
+    trainer::{Calibration, Metrics, Progress},
 };
 use hatchery_scheduler::{
     Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan,
@@ -137,14 +138,47 @@ impl World {
 
     /// Submits a job of so many steps, later than the one before, and returns its id.
     pub(crate) fn submit(&mut self, steps: u64, devices: DeviceWishes) -> JobId {
+        self.submit_as("ann", steps, |spec| spec.devices = devices)
+    }
+
+    /// The same for a person, and with changes to the spec.
+    pub(crate) fn submit_as(
+        &mut self,
+        submitter: &str,
+        steps: u64,
+        change: impl FnOnce(&mut JobSpec),
+    ) -> JobId {
         self.advance(Duration::from_millis(1));
         let dataset = self.dataset(CORPUS_BYTES);
-        let spec = JobSpec { devices, ..spec(&dataset, steps) };
+        let mut spec = spec(&dataset, steps);
+        change(&mut spec);
         let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
         let spec = Box::new(spec);
-        self.ask(Request::Submit { request, job, body, spec, submitter: name("ann") }).unwrap();
+        self.ask(Request::Submit { request, job, body, spec, submitter: name(submitter) }).unwrap();
         job
+    }
+
+    /// Every node is heard from, with its attempts at the steps and speeds that `progress` gives.
+    pub(crate) fn report(&mut self, progress: impl Fn(&Job) -> (u64, f64)) {
+        for node in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
+            self.hear(node);
+            let jobs = self.cluster.jobs.values();
+            let leased = jobs.filter(|job| job.lease.as_ref().is_some_and(|lease| lease.node == node));
+            let attempts = leased.map(|job| {
+                let (step, steps_per_sec) = progress(job);
+                AttemptReport {
+                    job: job.id,
+                    epoch: job.epoch,
+                    phase: AttemptPhase::Running,
+                    progress: Some(Progress { step, steps_per_sec, ..Progress::default() }),
+                    validation: None,
+                    running_on: None,
+                }
+            });
+            let attempts = attempts.collect();
+            self.observed.nodes.get_mut(&node).unwrap().report.attempts = attempts;
+        }
     }
 
     pub(crate) fn job(&self, job: JobId) -> &Job {
