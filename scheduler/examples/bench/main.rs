@@ -40,7 +40,7 @@ use simulation::simulate;
 /// are: `triple` is one CUDA card, one Apple GPU and one processor at 27.8, 3.09 and 0.3 steps/s, `triple-x2` two of
 /// each, `random` 2 to 5 devices over three decades of speed, `large` 6 to 12 with 20 to 60 jobs; `+wishes` for kinds of
 /// device, `+arrivals` over time instead of all at once, `+surprises` where devices are up to twice as fast or slow as
-/// calibrated. An attempt that is stopped and goes on elsewhere loses no step and no time.
+/// calibrated. An attempt that is told to stop goes on elsewhere without a step or a second lost; the optimum stops none.
 ///
 /// Speed: one plan of a long queue on a large fleet.
 #[derive(Parser)]
@@ -51,7 +51,7 @@ use simulation::simulate;
 )]
 struct Arguments {
     /// Cases in each family; a fifth of them for `large`.
-    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     cases: u64,
     /// The number of the first case in each family; another one gives other cases.
     #[arg(long, value_name = "N", default_value_t = 0)]

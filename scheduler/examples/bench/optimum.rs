@@ -91,10 +91,8 @@ fn searched(case: &Case) -> Optimum {
         Schedule { runs: runs.collect() }
     };
     Optimum {
-        completion: split(case, &lines, least_sum, |a, b| a + b)
-            .map(|parts| schedule(parts, |lines| lines.last())),
-        makespan: split(case, &lines, least_end, u64::max)
-            .map(|parts| schedule(parts, |lines| lines.first())),
+        completion: split(case, &lines, least_sum, |a, b| a + b).map(|parts| schedule(parts, <[Line]>::last)),
+        makespan: split(case, &lines, least_end, u64::max).map(|parts| schedule(parts, <[Line]>::first)),
     }
 }
 

@@ -250,7 +250,9 @@ mod tests {
         for case in Family::all().iter().flat_map(|family| (0..6).map(|number| family.case(number))) {
             check(&case, &simulate(&case).unwrap(), "hatchery");
             let simple = [fifo(&case), greedy(&case)];
-            simple.iter().for_each(|schedule| check(&case, schedule, "a simple one"));
+            for schedule in &simple {
+                check(&case, schedule, "a simple one");
+            }
             let best = optimum(&case);
             for schedule in [&best.completion, &best.makespan].into_iter().flatten() {
                 check(&case, schedule, "the optimum");

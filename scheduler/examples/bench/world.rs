@@ -77,7 +77,9 @@ impl World {
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change]) {
-        changes.iter().for_each(|change| self.cluster.evolve(change));
+        for change in changes {
+            self.cluster.evolve(change);
+        }
     }
 
     /// Brings in a node with one device that is calibrated to so many steps of the reference run. Nodes sort, by id and
