@@ -263,7 +263,7 @@ mod tests {
     fn the_search_finds_what_force_finds() {
         let mut searched = 0;
         for family in Family::all() {
-            let cases = (0..60).map(|number| family.case(number));
+            let cases = (0..25).map(|number| family.case(number));
             for case in
                 cases.filter(|case| case.jobs.len() <= 4 || case.jobs.len() == 5 && case.devices.len() < 4)
             {
@@ -276,13 +276,13 @@ mod tests {
                 searched += 1;
             }
         }
-        assert!(searched > 300, "only {searched} cases are small enough");
+        assert!(searched > 200, "only {searched} cases are small enough");
     }
 
     #[test]
     fn the_assignment_finds_what_the_search_finds() {
         for family in Family::all().into_iter().filter(|family| !family.arrivals) {
-            let cases = (0..40).map(|number| family.case(number));
+            let cases = (0..12).map(|number| family.case(number));
             for case in cases.filter(|case| case.jobs.len() <= JOBS_SEARCHED_MAX) {
                 let found = optimum(&case).completion.unwrap();
                 assert_eq!(sum_ms(&assigned(&case)), sum_ms(&found), "{}", case.name);
