@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr};
 use hatchery_common::{device::DeviceKind, digest::Digest};
 use serde::{Serialize, Serializer};
 
-/// Steps per second of the reference run: on a CUDA card of the middle class, on an Apple GPU, on a small processor.
+/// Steps per second of the reference run: on a CUDA card of the middle class, on an Apple GPU, on a small
+/// processor.
 pub(crate) const TRIPLE_STEPS_PER_SEC: [(DeviceKind, f64); 3] =
     [(DeviceKind::Cuda, 27.8), (DeviceKind::Mps, 3.09), (DeviceKind::Cpu, 0.3)];
 /// Lengths of jobs, in steps of the reference run: from 4 s to an hour on the CUDA card of the triple.
@@ -44,7 +45,8 @@ impl FleetShape {
     }
 }
 
-/// A family of cases. Its name is the shape of the fleet and what is added: `triple+wishes+arrivals+surprises`.
+/// A family of cases. Its name is the shape of the fleet and what is added:
+/// `triple+wishes+arrivals+surprises`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Family {
     pub(crate) shape: FleetShape,

@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn ratios_shares_and_counts_are_those_of_the_cases() {
-        let outcome = |case: &str, [hatchery, greedy, fifo]: [f64; 3], least_ms| {
+        let outcome = |case: &str, [hatchery, greedy, fifo]: [f64; 3], least_ms: Option<f64>| {
             let both = |ms| Measures { completion_ms: ms, makespan_ms: ms };
             let contenders = [both(hatchery), both(greedy), both(fifo)];
             let least_mean =

@@ -1,4 +1,5 @@
-//! Schedules, what they are measured by, and the simple contenders: whoever comes first gets a device that is free.
+//! Schedules, what they are measured by, and the simple contenders: whoever comes first gets a device that is
+//! free.
 
 use serde::Serialize;
 
@@ -52,8 +53,8 @@ pub(crate) fn greedy(case: &Case) -> Schedule {
     first_come(case, |device| -case.devices[device].known_steps_per_sec)
 }
 
-/// Whenever a device is free, the first job that it suits gets one; of several free devices that of the least `rank`, of
-/// equal ones the first. A job that no free device suits does not hold up those behind it.
+/// Whenever a device is free, the first job that it suits gets one; of several free devices that of the least
+/// `rank`, of equal ones the first. A job that no free device suits does not hold up those behind it.
 fn first_come(case: &Case, rank: impl Fn(usize) -> f64) -> Schedule {
     let mut schedule = Schedule::default();
     let mut free_at_ms = vec![0; case.devices.len()];

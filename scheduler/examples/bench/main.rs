@@ -1,7 +1,7 @@
 //! `cargo xtask bench scheduler`: the quality and the speed of plans, measured.
 //!
-//! The real scheduler, driven through `decide`, `plan` and `Cluster::evolve` in a simulated time, stands beside simple
-//! contenders and beside the optimum.
+//! The real scheduler, driven through `decide`, `plan` and `Cluster::evolve` in a simulated time, stands
+//! beside simple contenders and beside the optimum.
 
 mod cases;
 mod chart;
@@ -34,13 +34,14 @@ use simulation::simulate;
 
 /// Measure the scheduler's plans: how good they are, and how long they take
 ///
-/// Quality: random fleets and queues, each run to its end by the real scheduler (hatchery), by FIFO (in order of submission,
-/// each job to the first free suitable device), by greedy (each to the fastest free suitable device) and, where it can be
-/// computed, by one who knows every duration and every job to come (the optimum). A family's name says what its cases
-/// are: `triple` is one CUDA card, one Apple GPU and one processor at 27.8, 3.09 and 0.3 steps/s, `triple-x2` two of
-/// each, `random` 2 to 5 devices over three decades of speed, `large` 6 to 12 with 20 to 60 jobs; `+wishes` for kinds of
-/// device, `+arrivals` over time instead of all at once, `+surprises` where devices are up to twice as fast or slow as
-/// calibrated. An attempt that is told to stop goes on elsewhere without a step or a second lost; the optimum stops none.
+/// Quality: random fleets and queues, each run to its end by the real scheduler (hatchery), by FIFO (in order
+/// of submission, each job to the first free suitable device), by greedy (each to the fastest free suitable
+/// device) and, where it can be computed, by one who knows every duration and every job to come (the
+/// optimum). A family's name says what its cases are: `triple` is one CUDA card, one Apple GPU and one
+/// processor at 27.8, 3.09 and 0.3 steps/s, `triple-x2` two of each, `random` 2 to 5 devices over three
+/// decades of speed, `large` 6 to 12 with 20 to 60 jobs; `+wishes` for kinds of device, `+arrivals` over time
+/// instead of all at once, `+surprises` where devices are up to twice as fast or slow as calibrated. An
+/// attempt that is told to stop goes on elsewhere without a step or a second lost; the optimum stops none.
 ///
 /// Speed: one plan of a long queue on a large fleet.
 #[derive(Parser)]

@@ -1,8 +1,9 @@
 //! The optimum, by one who knows all: every true duration, and every job that will come.
 //!
-//! Up to [`JOBS_SEARCHED_MAX`] jobs a search over all subsets finds the least mean completion time and the least makespan,
-//! arrivals included. Of more jobs, all there at the start, the least mean completion time is an assignment of least cost:
-//! a job that is the k-th from the end on its device adds k times its duration to the sum.
+//! Up to [`JOBS_SEARCHED_MAX`] jobs a search over all subsets finds the least mean completion time and the
+//! least makespan, arrivals included. Of more jobs, all there at the start, the least mean completion time is
+//! an assignment of least cost: a job that is the k-th from the end on its device adds k times its duration
+//! to the sum.
 
 use crate::{
     cases::Case,
@@ -38,8 +39,8 @@ fn of_set(jobs: Jobs) -> impl Iterator<Item = usize> {
     (0..usize::BITS as usize).filter(move |job| jobs >> job & 1 > 0)
 }
 
-/// One order of some jobs on one device: when the last ends, and the sum of all ends. An order is worth keeping as long as
-/// no other is better in both.
+/// One order of some jobs on one device: when the last ends, and the sum of all ends. An order is worth
+/// keeping as long as no other is better in both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     end_ms: u64,
@@ -54,8 +55,8 @@ impl Line {
     }
 }
 
-/// For each set of jobs, the lines on `device` that are worth keeping, ends ascending and sums descending; none, if a job of
-/// the set cannot run there.
+/// For each set of jobs, the lines on `device` that are worth keeping, ends ascending and sums descending;
+/// none, if a job of the set cannot run there.
 fn lines(case: &Case, device: usize) -> Vec<Vec<Line>> {
     let mut lines: Vec<Vec<Line>> = vec![vec![Line { end_ms: 0, sum_ms: 0 }]];
     for set in 1..1 << case.jobs.len() {
@@ -104,7 +105,8 @@ fn split(
     join: impl Fn(u64, u64) -> u64,
 ) -> Option<Vec<Jobs>> {
     let sets = 1 << case.jobs.len();
-    // The least cost of each set on the devices so far; and for each device, the part of each set that is best put there.
+    // The least cost of each set on the devices so far; and for each device, the part of each set that is
+    // best put there.
     let mut least: Vec<Option<u64>> = vec![None; sets];
     least[0] = Some(0);
     let mut parts: Vec<Vec<Jobs>> = Vec::new();
@@ -185,8 +187,8 @@ fn assigned(case: &Case) -> Schedule {
     Schedule { runs: runs.collect() }
 }
 
-/// The Hungarian method: a column of its own for each row, so that the sum of costs is least. There are at least as many
-/// columns as rows.
+/// The Hungarian method: a column of its own for each row, so that the sum of costs is least. There are at
+/// least as many columns as rows.
 fn least_cost_assignment(rows: usize, columns: usize, cost: impl Fn(usize, usize) -> i64) -> Vec<usize> {
     // Rows and columns count from 1 here; row 0 is the one to be placed, column 0 where its search starts.
     let (mut row_price, mut column_price) = (vec![0_i64; rows + 1], vec![0_i64; columns + 1]);

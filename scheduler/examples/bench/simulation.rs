@@ -222,7 +222,8 @@ mod tests {
         optimum::optimum,
     };
 
-    /// No device runs two jobs at once, and each job runs where it may, after its submission, until it is done.
+    /// No device runs two jobs at once, and each job runs where it may, after its submission, until it is
+    /// done.
     fn check(case: &Case, schedule: &Schedule, contender: &str) {
         let mut done = vec![0.0; case.jobs.len()];
         let mut runs = schedule.runs.clone();

@@ -35,8 +35,8 @@ struct Timed {
     ms: f64,
 }
 
-/// `devices` in the ratio of the triple, each up to twice as fast or slow; lengths over three decades; a quarter of the jobs
-/// with a wish.
+/// `devices` in the ratio of the triple, each up to twice as fast or slow; lengths over three decades; a
+/// quarter of the jobs with a wish.
 pub(crate) fn measure(jobs: usize, devices: usize, repeats: usize) -> Result<Vec<Timing>> {
     let mut dice = Dice { seed: "speed".into(), drawn: 0 };
     let mut world = World::new()?;

@@ -1,4 +1,5 @@
-//! The real scheduler with a fleet and a clock of its own: requests are decided, plans applied, reports made up.
+//! The real scheduler with a fleet and a clock of its own: requests are decided, plans applied, reports made
+//! up.
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
@@ -82,8 +83,8 @@ impl World {
         }
     }
 
-    /// Brings in a node with one device that is calibrated to so many steps of the reference run. Nodes sort, by id and
-    /// by name, as they joined.
+    /// Brings in a node with one device that is calibrated to so many steps of the reference run. Nodes sort,
+    /// by id and by name, as they joined.
     pub(crate) fn join(&mut self, kind: DeviceKind, steps_per_sec: f64) -> Result<NodeId> {
         let id = self.draw_id();
         let (node, certificate) = (NodeId::from_bytes(id), CertificateId::from_bytes(id));
@@ -133,7 +134,8 @@ impl World {
         self.observed.nodes.entry(node).or_default().report.attempts.push(report);
     }
 
-    /// The attempt at `job` ends so, after it has committed a checkpoint of `step`, if that is further than the last one.
+    /// The attempt at `job` ends so, after it has committed a checkpoint of `step`, if that is further than
+    /// the last one.
     pub(crate) fn end(&mut self, job: JobId, step: u64, ending: Ending) -> Result<()> {
         let one = &self.cluster.jobs[&job];
         let lease = one.lease.as_ref().with_context(|| format!("job {job} has no lease"))?;
