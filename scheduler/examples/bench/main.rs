@@ -52,7 +52,8 @@ use simulation::simulate;
 )]
 struct Arguments {
     /// Cases in each family; a fifth of them for `large`.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000))]
     cases: u64,
     /// The number of the first case in each family; another one gives other cases.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -64,7 +65,8 @@ struct Arguments {
     #[arg(long, value_enum, conflicts_with = "seed")]
     only: Option<Part>,
     /// Jobs in the queue, for the speed.
-    #[arg(long, value_name = "N", default_value_t = JOBS_WAITING_MAX, value_parser = number_up_to::<100, JOBS_WAITING_MAX>)]
+    #[arg(long, value_name = "N", default_value_t = JOBS_WAITING_MAX)]
+    #[arg(value_parser = number_up_to::<100, JOBS_WAITING_MAX>)]
     jobs: usize,
     /// Devices in the fleet, for the speed.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number_up_to::<10, NODES_MAX>)]
