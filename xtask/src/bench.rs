@@ -23,17 +23,27 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The scheduler's plans: how good they are beside FIFO, greedy and the optimum, and how long they take
+    #[command(disable_help_flag = true)]
+    Scheduler {
+        /// Handed on, such as `--seed triple/17`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// Builds what is measured, and measures it.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
-    let (what, arguments) = match bench {
-        Bench::Train { arguments } => ("train", arguments),
-        Bench::Generate { arguments } => ("generate", arguments),
+    let (program, arguments): (&[&str], _) = match bench {
+        Bench::Train { arguments } => (&["hatchery-trainer", "--", "bench", "train"], arguments),
+        Bench::Generate { arguments } => (&["hatchery-trainer", "--", "bench", "generate"], arguments),
+        Bench::Scheduler { arguments } => (&["hatchery-scheduler", "--example", "bench", "--"], arguments),
     };
-    setup::run(&setup::Options::default())?;
-    let mut command =
-        vec!["run", "--quiet", "--release", "--package", "hatchery-trainer", "--", "bench", what];
+    if !matches!(bench, Bench::Scheduler { .. }) {
+        setup::run(&setup::Options::default())?;
+    }
+    let mut command = vec!["run", "--quiet", "--release", "--package"];
+    command.extend(program);
     command.extend(arguments.iter().map(String::as_str));
     cargo::run(&command)
 }
