@@ -53,7 +53,7 @@ impl fmt::Display for Chart<'_> {
             let Measures { completion_ms, makespan_ms } = schedule.measures(self.case);
             let (mean, last) = (completion_ms / 1000.0, makespan_ms / 1000.0);
             writeln!(f, "\n{contender}: mean completion {mean:.1} s, last end {last:.1} s")?;
-            // To a scale of its own: beside a schedule that is a hundred times longer there would be nothing to see.
+            // To a scale of its own: beside a schedule a hundred times longer there would be nothing to see.
             let whole_ms = makespan_ms.max(1.0);
             for (index, device) in self.case.devices.iter().enumerate() {
                 write_row(f, index, device, schedule, whole_ms)?;
