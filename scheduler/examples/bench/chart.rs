@@ -49,12 +49,12 @@ impl Serialize for Chart<'_> {
 impl fmt::Display for Chart<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_case(f)?;
-        let ends_ms = self.schedules.iter().flat_map(|(_, schedule)| &schedule.runs).map(|run| run.end_ms);
-        let whole_ms = ends_ms.max().unwrap_or(1).max(1);
         for (contender, schedule) in &self.schedules {
             let Measures { completion_ms, makespan_ms } = schedule.measures(self.case);
             let (mean, last) = (completion_ms / 1000.0, makespan_ms / 1000.0);
             writeln!(f, "\n{contender}: mean completion {mean:.1} s, last end {last:.1} s")?;
+            // To a scale of its own: beside a schedule a hundred times longer there would be nothing to see.
+            let whole_ms = makespan_ms.max(1.0);
             for (index, device) in self.case.devices.iter().enumerate() {
                 write_row(f, index, device, schedule, whole_ms)?;
             }
@@ -96,17 +96,17 @@ fn label(index: usize, device: &CaseDevice) -> String {
     format!("{index}:{}", device.kind)
 }
 
-/// The runs of one device, as a bar and as numbers.
+/// The runs of one device, as a bar of the whole and as numbers.
 fn write_row(
     f: &mut fmt::Formatter<'_>,
     index: usize,
     device: &CaseDevice,
     schedule: &Schedule,
-    whole_ms: u64,
+    whole_ms: f64,
 ) -> fmt::Result {
     let mut runs: Vec<_> = schedule.runs.iter().filter(|run| run.device == index).collect();
     runs.sort_unstable_by_key(|run| run.start_ms);
-    let column = |ms: u64| (ms as f64 / whole_ms as f64 * CHART_WIDTH as f64) as usize;
+    let column = |ms: u64| (ms as f64 / whole_ms * CHART_WIDTH as f64) as usize;
     let mut bar = [b'.'; CHART_WIDTH];
     for run in &runs {
         let first = column(run.start_ms).min(CHART_WIDTH - 1);
