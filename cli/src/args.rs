@@ -1,9 +1,13 @@
 //! The command line as clap reads it.
 
+mod admin;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hatchery_common::{access::Scope, device::DeviceKind, id::Name, recipe::ReplicateWhich};
+
+pub(crate) use admin::{AdminCommand, BackupArgs, FsckArgs, RestoreArgs};
 
 use crate::{human::parse_duration, output::Output};
 
@@ -86,6 +90,9 @@ pub(crate) enum Command {
     Events(EventsArgs),
     /// Show the coordinator's state.
     Status,
+    /// Back up a coordinator's state, restore it, check it; on its own machine.
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Show versions.
     Version,
     /// Print a completion script for a shell.

@@ -5,6 +5,7 @@
 
 mod access;
 mod addresses;
+pub mod admin;
 mod describe;
 mod event_loop;
 mod generate;

@@ -145,6 +145,14 @@ pub enum Change {
         /// The wish.
         rollout: Rollout,
     },
+    /// The fleet's state came back from a backup. What was granted after the backup was made is not known any more, so no
+    /// job that has not ended is ever granted an epoch up to this one: I3.
+    Restored {
+        /// Above every epoch that was ever granted.
+        epoch_floor: Epoch,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Change {
@@ -165,7 +173,8 @@ impl Change {
             | Self::LeaseEnded { at, .. }
             | Self::CancelRequested { at, .. }
             | Self::JobEnded { at, .. }
-            | Self::CheckpointCommitted { at, .. } => *at,
+            | Self::CheckpointCommitted { at, .. }
+            | Self::Restored { at, .. } => *at,
         }
     }
 
@@ -187,6 +196,7 @@ impl Change {
             Self::JobEnded { .. } => "job_ended",
             Self::CheckpointCommitted { .. } => "checkpoint_committed",
             Self::RolloutStarted { .. } => "rollout_started",
+            Self::Restored { .. } => "restored",
         }
     }
 

@@ -12,7 +12,7 @@ use super::StoreError;
 /// The formats, oldest first; format N is what the first N scripts make.
 const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
 /// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
-const BUSY_MAX: Duration = Duration::from_secs(5);
+pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Statements kept ready.
 const STATEMENTS_KEPT_MAX: usize = 64;
 /// Most faults of a damaged file that are told.
@@ -31,14 +31,27 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        let database = Self { connection, path: path.to_owned() };
+        let database = Self::connect(path, flags)?;
         let format = database.check_format()?;
         database.check_integrity()?;
         database.configure(bytes_max).map_err(|source| StoreError::of(path, source))?;
         database.migrate(format)?;
         Ok(database)
+    }
+
+    /// Opens the file at `path`, which must be there, to look at it: whatever it is, nothing is checked, changed or
+    /// brought to another format. Also whether its format is older than the newest.
+    pub(super) fn open_as_it_is(path: &Path) -> Result<(Self, bool), StoreError> {
+        let database =
+            Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let format = database.check_format()?;
+        Ok((database, format < MIGRATIONS.len() as i64))
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        Ok(Self { connection, path: path.to_owned() })
     }
 
     fn check_format(&self) -> Result<i64, StoreError> {
@@ -54,11 +67,17 @@ impl Database {
         Ok(found)
     }
 
-    fn check_integrity(&self) -> Result<(), StoreError> {
+    /// What SQLite finds wrong with the file.
+    pub(super) fn faults(&self) -> Result<Vec<String>, StoreError> {
         let mut faults = self.query("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
         faults.retain(|line| line != "ok");
         let orphans = self.query("PRAGMA foreign_key_check", [], |row| row.get::<_, String>(0))?;
         faults.extend(orphans.iter().map(|table| format!("table {table} names rows that are not there")));
+        Ok(faults)
+    }
+
+    fn check_integrity(&self) -> Result<(), StoreError> {
+        let mut faults = self.faults()?;
         if faults.is_empty() {
             return Ok(());
         }
