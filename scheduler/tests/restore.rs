@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use world::{World, steps};
 
 /// Histories in `cargo test`; `PROPTEST_CASES` asks for more.
-const CASES: u32 = 300;
+const CASES: u32 = 100;
 
 fn config() -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());

@@ -212,7 +212,7 @@ fn sealed(entries: &[(EntryType, &str, &[u8])]) -> Vec<u8> {
         header
     };
     let mut bytes = Vec::new();
-    let mut put = |kind, name: &str, content: &[u8], bytes: &mut Vec<u8>| {
+    let put = |kind, name: &str, content: &[u8], bytes: &mut Vec<u8>| {
         bytes.extend(header(kind, name, content.len() as u64).as_bytes());
         bytes.extend(content);
         bytes.resize(bytes.len().next_multiple_of(512), 0);

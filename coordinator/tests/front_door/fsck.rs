@@ -12,7 +12,6 @@ use hatchery_coordinator::admin::{
 use rusqlite::Connection;
 
 use crate::{
-    house::House,
     state::{Busy, blob_files, busy, flip, load},
 };
 
