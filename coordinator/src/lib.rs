@@ -8,6 +8,7 @@ mod addresses;
 pub mod admin;
 mod describe;
 mod event_loop;
+mod fault;
 mod generate;
 mod house;
 mod local_operator;

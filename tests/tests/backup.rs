@@ -29,7 +29,10 @@ fn a_job_goes_on_to_its_end_after_a_restore() {
 
     let file = fleet.scratch().join("backup.tar").display().to_string();
     let made = fleet.json(&["admin", "backup", &file, "--with-blobs"]);
-    assert_eq!((&made["jobs"], &made["checkpoints"], &made["blobs_missing"]), (&1.into(), &1.into(), &0.into()));
+    assert_eq!(
+        (&made["jobs"], &made["checkpoints"], &made["blobs_missing"]),
+        (&1.into(), &1.into(), &0.into())
+    );
     let told = fleet.run(&["admin", "backup", &file]);
     assert_eq!(told.code, 5, "a backup is not overwritten: {told:?}");
     let busy = fleet.run(&["admin", "fsck"]);

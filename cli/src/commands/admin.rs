@@ -10,7 +10,8 @@ use std::{
 };
 
 use hatchery_coordinator::admin::{
-    self, AdminError, BackupOptions, BackupSummary, Finding, FindingState, FsckReport, RestoreSummary, Watcher,
+    self, AdminError, BackupOptions, BackupSummary, Finding, FindingState, FsckReport, RestoreSummary,
+    Watcher,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -33,7 +34,7 @@ const DIGEST_SHOWN_LEN: usize = 12;
 pub(crate) async fn run(command: AdminCommand, home: &Home, output: Output) -> Outcome {
     match command {
         AdminCommand::Backup(args) => backup(args, home, output).await,
-        AdminCommand::Restore(args) => restore(args, output).await,
+        AdminCommand::Restore(args) => restore(args, home, output).await,
         AdminCommand::Fsck(args) => fsck(args, home, output).await,
     }
 }
@@ -41,8 +42,7 @@ pub(crate) async fn run(command: AdminCommand, home: &Home, output: Output) -> O
 async fn backup(args: BackupArgs, home: &Home, output: Output) -> Outcome {
     let state = state_or_usual(args.state, home)?;
     let options = BackupOptions { with_blobs: args.with_blobs };
-    let summary =
-        at_work(output, move |watcher| admin::backup(&state, &args.file, options, watcher)).await?;
+    let summary = at_work(output, move |watcher| admin::backup(&state, &args.file, options, watcher)).await?;
     for lost in &summary.lost {
         eprintln!("not in the backup: {lost}");
     }
@@ -61,14 +61,23 @@ async fn backup(args: BackupArgs, home: &Home, output: Output) -> Outcome {
     })
 }
 
-async fn restore(args: RestoreArgs, output: Output) -> Outcome {
+async fn restore(args: RestoreArgs, home: &Home, output: Output) -> Outcome {
     let to = std::path::absolute(&args.to).map_err(Failure::usage)?;
+    let start = if state_folder(home)? == to {
+        "hatchery coordinator".to_owned()
+    } else {
+        format!("HATCHERY_COORDINATOR__STATE='{}' hatchery coordinator", to.display())
+    };
     let summary =
         at_work(output, move |watcher| admin::restore(&args.file, &to, args.replace, watcher)).await?;
     output.print(&summary, |summary| {
         let RestoreSummary { jobs, nodes, checkpoints, leases_ended, blobs_missing, .. } = summary;
-        let missing =
-            if *blobs_missing > 0 { format!(", {blobs_missing} more are named") } else { String::new() };
+        let missing = match blobs_missing {
+            0 => String::new(),
+            count => {
+                format!("; {count} more are named: nodes bring back those of checkpoints that they hold")
+            }
+        };
         facts(&[
             ("folder", Some(summary.folder.display().to_string())),
             ("made", Some(format!("{} ({})", summary.made_at, human::ago(summary.made_at)))),
@@ -76,7 +85,8 @@ async fn restore(args: RestoreArgs, output: Output) -> Outcome {
             ("holds", Some(format!("{jobs} jobs, {nodes} nodes, {checkpoints} checkpoints"))),
             ("attempts", Some(format!("{leases_ended} were running in the backup and are over"))),
             ("blobs", Some(format!("{}{missing}", summary.blobs))),
-            ("before", summary.put_aside.as_ref().map(|aside| aside.display().to_string())),
+            ("put aside", summary.put_aside.as_ref().map(|aside| aside.display().to_string())),
+            ("start it", Some(start)),
         ])
     })
 }
@@ -174,8 +184,7 @@ impl Watcher for Bar {
             Some(_) => "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}",
             None => "{msg} {spinner}",
         };
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.bar = bytes_total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         self.bar.set_style(style);
         self.bar.set_message(what);

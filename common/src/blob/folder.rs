@@ -60,7 +60,11 @@ impl BlobFolder {
         }
         listing.blobs.sort_unstable();
         for name in names(&self.0.partial)? {
-            if self.0.transfer(&name, |id| listing.blobs.binary_search_by_key(&id, |blob| blob.id).is_ok()).is_none() {
+            if self
+                .0
+                .transfer(&name, |id| listing.blobs.binary_search_by_key(&id, |blob| blob.id).is_ok())
+                .is_none()
+            {
                 listing.leftovers.push(self.0.partial.join(name));
             }
         }
@@ -92,16 +96,16 @@ impl BlobFolder {
     ) -> Result<Result<(), BlobFault>, E> {
         let place = self.0.place(id);
         let opened = File::open(&place.data).context("open", &place.data);
-        let (file, manifest) = match opened.and_then(|file| Ok((file, layout::read_manifest(&place.pieces, id)?)))
-        {
-            Ok((file, Ok(manifest))) => (file, manifest),
-            Ok((_, Err(problem))) => return Ok(Err(BlobFault::Damaged(problem))),
-            Err(error) if error.is_missing() && place.data.exists() => {
-                return Ok(Err(BlobFault::Damaged("its manifest is gone".to_owned())));
-            }
-            Err(error) if error.is_missing() => return Ok(Err(BlobFault::Missing)),
-            Err(error) => return unreadable(error),
-        };
+        let (file, manifest) =
+            match opened.and_then(|file| Ok((file, layout::read_manifest(&place.pieces, id)?))) {
+                Ok((file, Ok(manifest))) => (file, manifest),
+                Ok((_, Err(problem))) => return Ok(Err(BlobFault::Damaged(problem))),
+                Err(error) if error.is_missing() && place.data.exists() => {
+                    return Ok(Err(BlobFault::Damaged("its manifest is gone".to_owned())));
+                }
+                Err(error) if error.is_missing() => return Ok(Err(BlobFault::Missing)),
+                Err(error) => return unreadable(error),
+            };
         let length = file.metadata().context("look at", &place.data)?.len();
         if length != manifest.size_bytes() {
             let problem = format!("it has {length} bytes instead of {}", manifest.size_bytes());

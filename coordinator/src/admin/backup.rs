@@ -230,7 +230,8 @@ impl Backup<'_> {
     /// Puts the manifest and the seal behind it, and syncs.
     fn finish(mut self, manifest: &Manifest) -> Result<u64, AdminError> {
         let unwritable = |error| FileError::new("write", self.file, error);
-        let text = serde_json::to_vec_pretty(manifest).expect("numbers and text are always JSON");
+        let mut text = serde_json::to_vec_pretty(manifest).expect("numbers and text are always JSON");
+        text.push(b'\n');
         if text.len() as u64 > MANIFEST_BYTES_MAX {
             return Err(AdminError::TooLarge { bytes_max: MANIFEST_BYTES_MAX });
         }

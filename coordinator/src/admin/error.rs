@@ -75,7 +75,9 @@ pub enum AdminError {
         version: String,
     },
     /// More than a backup can hold.
-    #[error("there are too many blobs for one backup: their list would have more than {bytes_max} bytes; leave them out")]
+    #[error(
+        "there are too many blobs for one backup: their list would have more than {bytes_max} bytes; leave them out"
+    )]
     TooLarge {
         /// Most bytes of a list.
         bytes_max: u64,

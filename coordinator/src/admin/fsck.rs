@@ -27,8 +27,8 @@ use crate::store::{Difference, Examination, examine};
 
 /// Where the database is made anew.
 const SCRATCH_PREFIX: &str = ".fsck-";
-/// What an atomic write leaves when it is cut off.
-const WRITING_PREFIX: &str = ".writing-";
+/// What an atomic write, and a backup into this folder, leave when they are cut off.
+const CUT_OFF_PREFIXES: [&str; 2] = [".writing-", ".backup-"];
 /// Most findings of one kind that are told one by one.
 const FINDINGS_OF_A_KIND_MAX: usize = 1000;
 
@@ -193,7 +193,8 @@ impl Check<'_> {
 
     fn leftovers(&mut self) -> Result<(), AdminError> {
         let ours = |name: &str| {
-            name == STAGING_FOLDER || name.starts_with(SCRATCH_PREFIX) || name.starts_with(WRITING_PREFIX)
+            let prefixed = |prefix: &&str| name.starts_with(*prefix);
+            name == STAGING_FOLDER || [SCRATCH_PREFIX].iter().chain(&CUT_OFF_PREFIXES).any(prefixed)
         };
         for folder in [self.folder.to_owned(), self.folder.join(AUTHORITY_FOLDER)] {
             let failed = |error| FileError::new("list", &folder, error);
@@ -229,7 +230,8 @@ impl Check<'_> {
     fn database(&mut self) -> Result<Option<Cluster>, AdminError> {
         let path = self.folder.join(DATABASE_FILE);
         let failed = |error| FileError::new("write in", self.folder, error);
-        let scratch = tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir_in(self.folder).map_err(failed)?;
+        let scratch =
+            tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir_in(self.folder).map_err(failed)?;
         self.watcher.phase("replaying the events", None);
         let found = examine(&path, scratch.path(), |_| advance(self.watcher, 0))?;
         self.report.last_event = found.last_event;
@@ -295,10 +297,8 @@ impl Check<'_> {
 
     fn authority(&mut self) -> Result<(), AdminError> {
         let folder = self.folder.join(AUTHORITY_FOLDER);
-        let (has_key, has_certificate) = (
-            folder.join(Authority::KEY_FILE).is_file(),
-            folder.join(Authority::CERTIFICATE_FILE).is_file(),
-        );
+        let (has_key, has_certificate) =
+            (folder.join(Authority::KEY_FILE).is_file(), folder.join(Authority::CERTIFICATE_FILE).is_file());
         let kind = FindingKind::Authority;
         if !has_key {
             let remedy = "take it from a backup: tar xOf FILE authority/authority.key.pem; without it no certificate is good";
@@ -354,7 +354,8 @@ impl Check<'_> {
             let is_there = listing.blobs.binary_search_by_key(&id, |blob| blob.id).is_ok();
             // One that is damaged and still in its place is told already.
             if !is_there || (self.repair && gone.contains(&id)) {
-                let problem = format!("{} names it, {} bytes, and it is not here", named.by, named.size_bytes);
+                let problem =
+                    format!("{} names it, {} bytes, and it is not here", named.by, named.size_bytes);
                 let remedy = if named.by.starts_with("dataset") {
                     "submit once more with --data and the same files, or restore a backup made --with-blobs"
                 } else {
@@ -378,14 +379,16 @@ impl Check<'_> {
 
 /// What is wrong with the database's file and tables.
 fn told(found: &Examination) -> impl Iterator<Item = (FindingKind, String, String)> {
-    let damage = found.damage.iter().map(|fault| {
-        (FindingKind::DatabaseDamaged, DATABASE_FILE.to_owned(), fault.clone())
-    });
+    let damage = found
+        .damage
+        .iter()
+        .map(|fault| (FindingKind::DatabaseDamaged, DATABASE_FILE.to_owned(), fault.clone()));
     let differences = found.differences.iter().map(|Difference { table, surplus, missing, example }| {
         let subject =
             table.as_ref().map_or_else(|| "tables".to_owned(), |table| format!("table {table}"));
         let problem = format!(
-            "{surplus} rows that the events do not make, {missing} missing; one of them: {example}"
+            "differs from what the events make: rows too many or changed {surplus}, missing or changed {missing}; \
+             one is {example}"
         );
         (FindingKind::TableDiffers, subject, problem)
     });

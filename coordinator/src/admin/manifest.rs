@@ -1,10 +1,6 @@
 //! What a backup says about itself.
 
-use hatchery_common::{
-    digest::Digest,
-    id::BlobId,
-    time::Timestamp,
-};
+use hatchery_common::{digest::Digest, id::BlobId, time::Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The newest format known here.

@@ -48,7 +48,9 @@ pub(super) fn named_blobs(cluster: &Cluster) -> BTreeMap<BlobId, Named> {
     for (id, checkpoint) in &cluster.checkpoints {
         let manifest = &checkpoint.manifest;
         for file in &manifest.files {
-            name(file.blob, file.size_bytes, &|| format!("checkpoint {} (step {})", id.short(), manifest.step));
+            name(file.blob, file.size_bytes, &|| {
+                format!("checkpoint {} (step {})", id.short(), manifest.step)
+            });
         }
     }
     named

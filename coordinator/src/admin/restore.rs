@@ -29,7 +29,10 @@ use super::{
     manifest::{BlobPart, FORMAT, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Part},
     parts::{AUTHORITY_FOLDER, BLOBS_FOLDER, DATABASE_FILE, named_blobs},
 };
-use crate::store::{SqliteStore, Store};
+use crate::{
+    fault,
+    store::{SqliteStore, Store},
+};
 
 /// Where a state is made whole.
 pub(super) const STAGING_FOLDER: &str = ".restoring";
@@ -103,6 +106,7 @@ pub fn restore(
     })?;
     watcher.phase("moving it into place", None);
     clear(&unfinished)?;
+    fault::admin_step();
     durable::rename(&staging, &unfinished)?;
     if !old.is_empty() {
         let aside = folder.join(format!("{ASIDE_PREFIX}{}", Timestamp::now().0));
@@ -111,8 +115,10 @@ pub fn restore(
         summary.put_aside = Some(aside);
     }
     move_all(&names(&unfinished)?, &unfinished, folder)?;
+    fault::admin_step();
     clear(&unfinished)?;
     durable::sync_folder(folder)?;
+    fault::admin_step();
     summary.folder = folder.to_owned();
     Ok(summary)
 }
@@ -138,15 +144,16 @@ fn names(folder: &Path) -> Result<Vec<String>, FileError> {
 
 fn clear(folder: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(FileError::new("remove", folder, error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", folder, error)),
         _ => Ok(()),
     }
 }
 
 fn move_all(names: &[String], from: &Path, to: &Path) -> Result<(), FileError> {
-    names.iter().try_for_each(|name| durable::rename(&from.join(name), &to.join(name)))
+    names.iter().try_for_each(|name| {
+        fault::admin_step();
+        durable::rename(&from.join(name), &to.join(name))
+    })
 }
 
 /// What came out of the file.
@@ -269,10 +276,7 @@ impl Staging<'_> {
 
     fn manifest(&self, entry: &mut Entry<'_>) -> Result<Manifest, AdminError> {
         let mut bytes = Vec::new();
-        entry
-            .take(MANIFEST_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.unreadable(error))?;
+        entry.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| self.unreadable(error))?;
         if bytes.len() as u64 > MANIFEST_BYTES_MAX {
             return Err(self.damaged(format!("its manifest has more than {MANIFEST_BYTES_MAX} bytes")));
         }

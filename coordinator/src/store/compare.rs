@@ -50,8 +50,8 @@ struct Rows {
 impl Rows {
     fn of(database: &Database, table: String) -> Result<Self, StoreError> {
         let sql = "SELECT name, pk FROM pragma_table_info(?1, ?2) ORDER BY pk, cid";
-        let columns =
-            database.query(sql, (&table, OTHER), |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
+        let columns = database
+            .query(sql, (&table, OTHER), |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
         let (keys, all): (Vec<_>, Vec<_>) =
             columns.iter().map(|(name, key)| ((*key > 0).then(|| quoted(name)), quoted(name))).unzip();
         let keys: Vec<String> = keys.into_iter().flatten().collect();

@@ -163,10 +163,7 @@ impl Database {
     }
 }
 
-/// The fault point before every statement that writes and after every transaction. When tests arm it, the process ends
-/// here as if its power were cut; in a build without `failpoints` it is nothing at all.
+/// The fault point before every statement that writes and after every transaction.
 fn fault() {
-    fail::fail_point!("store::statement", |_| {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    });
+    fail::fail_point!("store::statement", |_| crate::fault::kill());
 }

@@ -15,8 +15,6 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), StoreError> {
     let connection = Connection::open_with_flags(from, flags)
         .map_err(|source| StoreError::Open { path: from.to_owned(), source })?;
     connection.busy_timeout(BUSY_MAX).map_err(failed)?;
-    let text = to.to_str().ok_or_else(|| {
-        failed(rusqlite::Error::InvalidPath(to.to_owned()))
-    })?;
+    let text = to.to_str().ok_or_else(|| failed(rusqlite::Error::InvalidPath(to.to_owned())))?;
     connection.execute("VACUUM INTO ?1", [text]).map(drop).map_err(failed)
 }

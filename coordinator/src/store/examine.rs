@@ -21,6 +21,7 @@ use super::{
     connection::Database,
     read, write,
 };
+use crate::fault;
 
 /// Events read and made anew at a time.
 const EVENTS_AT_ONCE: i64 = 1000;
@@ -65,10 +66,14 @@ impl Examination {
             let why = io::Error::other("SQLite could not take it into the database");
             return Err(FileError::new("do without", &log, why));
         }
+        fault::admin_step();
         fs::hard_link(path, kept).map_err(|error| FileError::new("keep a copy of", path, error))?;
         let file = fs::File::open(rebuilt).map_err(|error| FileError::new("open", rebuilt, error))?;
         durable::sync_file(&file, rebuilt)?;
-        durable::rename(rebuilt, path)
+        fault::admin_step();
+        durable::rename(rebuilt, path)?;
+        fault::admin_step();
+        Ok(())
     }
 }
 
@@ -116,7 +121,8 @@ pub fn examine<E: From<StoreError>>(
     found.tables = read::cluster(&database).map_err(|error| error.to_string());
 
     let rebuilt = scratch.join("rebuilt.db");
-    let mut replay = Replay { database: &database, new: Database::open(&rebuilt, SqliteStore::BYTES_MAX)?, found };
+    let mut replay =
+        Replay { database: &database, new: Database::open(&rebuilt, SqliteStore::BYTES_MAX)?, found };
     let whole = replay.run(&mut on_event)?;
     let Replay { new, mut found, .. } = replay;
     let Ok(cluster) = &found.events else { return Ok(found) };

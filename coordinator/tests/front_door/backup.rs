@@ -92,7 +92,14 @@ async fn a_backup_under_load_is_one_instant() {
         assert_eq!(now, replayed(&after));
         assert_eq!(
             (&now.nodes, &now.tokens, &now.certificates, &now.checkpoints, &now.datasets, &now.requests),
-            (&then.nodes, &then.tokens, &then.certificates, &then.checkpoints, &then.datasets, &then.requests)
+            (
+                &then.nodes,
+                &then.tokens,
+                &then.certificates,
+                &then.checkpoints,
+                &then.datasets,
+                &then.requests
+            )
         );
         assert_eq!((restored.jobs, restored.leases_ended), (then.jobs.len(), 1));
         for (id, job) in &then.jobs {
@@ -105,8 +112,7 @@ async fn a_backup_under_load_is_one_instant() {
         }
         let key = fs::metadata(to.join("authority/authority.key.pem")).unwrap().permissions().mode();
         assert_eq!(key & 0o077, 0);
-        let blobs =
-            |at: &Path| BlobStore::open(&at.join("blobs"), BlobLimits::default()).unwrap().list();
+        let blobs = |at: &Path| BlobStore::open(&at.join("blobs"), BlobLimits::default()).unwrap().list();
         assert_eq!(blobs(&to), blobs(&state));
         assert_eq!((summary.blobs_missing, restored.blobs_missing), (0, 0));
         assert!(admin::fsck(&to, false, &mut ()).unwrap().findings.is_empty());
@@ -139,7 +145,10 @@ async fn the_fleet_goes_on_with_the_restored_one_and_old_epochs_are_refused() {
         let late = commit(&busy, &busy.agent, &busy.attempt, 20).await;
         assert!(matches!(late, Err(CallError::Refused(_))), "{late:?}");
         let checkpoint = commit(&busy, &busy.agent, &attempt, 20).await.unwrap();
-        assert_eq!(house.job_when(busy.job.id, |job| job.checkpoint_step == 20).await.checkpoint, Some(checkpoint));
+        assert_eq!(
+            house.job_when(busy.job.id, |job| job.checkpoint_step == 20).await.checkpoint,
+            Some(checkpoint)
+        );
         drop(session);
         house.stop().await;
         // The next round restores the same backup: its epochs are above these.

@@ -1,19 +1,11 @@
 //! A check of a state folder finds what was done to it, repairs what it can prove, and nothing else.
 
-use std::{
-    fs,
-    path::Path,
-};
+use std::{fs, path::Path};
 
-use hatchery_coordinator::admin::{
-    AdminError, FindingKind, FindingState, FsckReport,
-    fsck,
-};
+use hatchery_coordinator::admin::{AdminError, FindingKind, FindingState, FsckReport, fsck};
 use rusqlite::Connection;
 
-use crate::{
-    state::{Busy, blob_files, busy, flip, load},
-};
+use crate::state::{Busy, blob_files, busy, flip, load};
 
 fn check(state: &Path, repair: bool) -> FsckReport {
     fsck(state, repair, &mut ()).unwrap()
@@ -59,9 +51,21 @@ async fn tables_are_made_anew_from_whole_events() {
         ("a phase", "UPDATE jobs SET phase = 'cancelled', ended_at = 7, why = 'me'", &["table jobs"][..]),
         ("a phase that there is not", "UPDATE jobs SET phase = 'asleep'", &["table jobs"]),
         ("an epoch", "UPDATE attempts SET epoch = epoch + 1", &["table attempts"]),
-        ("a column that no state is read from", "UPDATE checkpoints SET size_bytes = 1", &["table checkpoints"]),
-        ("two tables", "DELETE FROM requests; UPDATE nodes SET name = 'x'", &["table nodes", "table requests"]),
-        ("a row too many", "INSERT INTO tokens SELECT 'aa', scope, name, labels, created_by, 1, 2, 3 FROM tokens LIMIT 1", &["table tokens"]),
+        (
+            "a column that no state is read from",
+            "UPDATE checkpoints SET size_bytes = 1",
+            &["table checkpoints"],
+        ),
+        (
+            "two tables",
+            "DELETE FROM requests; UPDATE nodes SET name = 'x'",
+            &["table nodes", "table requests"],
+        ),
+        (
+            "a row too many",
+            "INSERT INTO tokens SELECT 'aa', scope, name, labels, created_by, 1, 2, 3 FROM tokens LIMIT 1",
+            &["table tokens"],
+        ),
         ("a certificate", "UPDATE certificates SET revoked_at = 1", &["table certificates"]),
         ("an index", "DROP INDEX jobs_by_phase", &["tables"]),
         ("a table", "DROP TABLE rollouts", &["tables"]),
@@ -73,7 +77,8 @@ async fn tables_are_made_anew_from_whole_events() {
             let differing = report.findings.iter().filter(|finding| finding.kind == differs);
             differing.map(|finding| (finding.subject.clone(), finding.state)).collect()
         };
-        let expected = |state| -> Vec<_> { tables.iter().map(|table| ((*table).to_owned(), state)).collect() };
+        let expected =
+            |state| -> Vec<_> { tables.iter().map(|table| ((*table).to_owned(), state)).collect() };
         assert_eq!(told(&found), expected(FindingState::Repairable), "{what}: {found:?}");
         assert!(!found.is_sound());
         let repaired = check(&state, true);
@@ -97,9 +102,17 @@ async fn events_that_are_not_whole_prove_nothing() {
     let whole = fs::read(&database).unwrap();
     let off = "DROP TRIGGER events_are_not_rewritten; DROP TRIGGER events_are_not_removed;";
     for (what, statements, says) in [
-        ("one is gone", "DELETE FROM events WHERE seq = 5", "after number 4: event 6: event 5 should stand there"),
+        (
+            "one is gone",
+            "DELETE FROM events WHERE seq = 5",
+            "after number 4: event 6: event 5 should stand there",
+        ),
         ("no JSON", "UPDATE events SET body = 'x' || body WHERE seq = 3", "after number 2: event 3"),
-        ("another time", "UPDATE events SET at = at + 1 WHERE seq = 3", "its columns are not what its body says"),
+        (
+            "another time",
+            "UPDATE events SET at = at + 1 WHERE seq = 3",
+            "its columns are not what its body says",
+        ),
         (
             "another epoch",
             "UPDATE events SET body = replace(body, '\"epoch\":1', '\"epoch\":3') WHERE kind = 'lease_granted'",
@@ -132,7 +145,10 @@ async fn a_damaged_database_file_is_made_anew_or_left_alone() {
         bytes[page * page_bytes..(page + 1) * page_bytes].fill(0xA5);
         fs::write(&database, &bytes).unwrap();
         let report = check(&state, true);
-        assert!(!report.findings.is_empty(), "page {page} is in use, since a backup or a start packs nothing");
+        assert!(
+            !report.findings.is_empty(),
+            "page {page} is in use, since a backup or a start packs nothing"
+        );
         if report.is_sound() {
             mended += 1;
             assert_eq!(load(&state), before, "page {page}");
@@ -144,10 +160,13 @@ async fn a_damaged_database_file_is_made_anew_or_left_alone() {
     assert!(mended > 5, "{mended}: pages of tables and indexes can be made anew");
     fs::write(&database, b"a letter to my grandmother").unwrap();
     let report = check(&state, true);
-    assert_eq!(kinds(&report)[..2], [
-        (FindingKind::EventsDamaged, FindingState::Open),
-        (FindingKind::DatabaseDamaged, FindingState::Open)
-    ]);
+    assert_eq!(
+        kinds(&report)[..2],
+        [
+            (FindingKind::EventsDamaged, FindingState::Open),
+            (FindingKind::DatabaseDamaged, FindingState::Open)
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,10 +179,13 @@ async fn blobs_are_read_and_damaged_ones_put_aside() {
     fs::remove_file(files[1].with_extension("pieces")).unwrap();
 
     let report = check(&state, false);
-    assert_eq!(kinds(&report), [
-        (FindingKind::BlobDamaged, FindingState::Repairable),
-        (FindingKind::BlobMissing, FindingState::Open)
-    ]);
+    assert_eq!(
+        kinds(&report),
+        [
+            (FindingKind::BlobDamaged, FindingState::Repairable),
+            (FindingKind::BlobMissing, FindingState::Open)
+        ]
+    );
     assert_eq!(report.findings[0].subject, id(&files[0]));
     assert_eq!(report.findings[1].subject, id(&files[1]));
     assert!(files[0].exists(), "nothing is moved without --repair");
