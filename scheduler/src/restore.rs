@@ -17,7 +17,8 @@ const EPOCHS_LEFT_OUT: u64 = 1 << 20;
 /// Leases of the backup end: whether their holders still have them nobody knows, and a device may have been given to
 /// another job since. Then all jobs that have not ended get an epoch above every one that was granted after the backup.
 /// How many that were is not known either, and the same backup may be restored twice, with grants between. A clock in
-/// milliseconds is ahead of both: each grant waits for the disk, and so takes longer than one of them.
+/// milliseconds is ahead of both: each grant waits for the disk and for an agent that gives the last one back, so no job is
+/// granted a thousand times in each second of its life.
 pub fn restored(cluster: &Cluster, last_event_at: Timestamp, at: Timestamp) -> Vec<Change> {
     let leased = cluster.jobs.values().filter(|job| job.lease.is_some());
     let mut changes: Vec<Change> =

@@ -149,11 +149,11 @@ async fn at_work<T: Send + 'static>(
     work: impl FnOnce(&mut dyn Watcher) -> Result<T, AdminError> + Send + 'static,
 ) -> Result<T, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let is_shown = output == Output::Text && is_interactive();
-    let mut bar = Bar { bar: ProgressBar::hidden(), is_shown, stop: Arc::clone(&stop) };
+    let is_visible = output == Output::Text && is_interactive();
+    let mut bar = Bar { shown: ProgressBar::hidden(), is_visible, stop: Arc::clone(&stop) };
     let mut working = tokio::task::spawn_blocking(move || {
         let done = work(&mut bar);
-        bar.bar.finish_and_clear();
+        bar.shown.finish_and_clear();
         done
     });
     loop {
@@ -169,15 +169,15 @@ async fn at_work<T: Send + 'static>(
 }
 
 struct Bar {
-    bar: ProgressBar,
-    is_shown: bool,
+    shown: ProgressBar,
+    is_visible: bool,
     stop: Arc<AtomicBool>,
 }
 
 impl Watcher for Bar {
     fn phase(&mut self, what: &'static str, bytes_total: Option<u64>) {
-        self.bar.finish_and_clear();
-        if !self.is_shown {
+        self.shown.finish_and_clear();
+        if !self.is_visible {
             return;
         }
         let template = match bytes_total {
@@ -185,16 +185,16 @@ impl Watcher for Bar {
             None => "{msg} {spinner}",
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar = bytes_total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-        self.bar.set_style(style);
-        self.bar.set_message(what);
+        self.shown = bytes_total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        self.shown.set_style(style);
+        self.shown.set_message(what);
         if bytes_total.is_none() {
-            self.bar.enable_steady_tick(TICK);
+            self.shown.enable_steady_tick(TICK);
         }
     }
 
     fn advance(&mut self, bytes: u64) -> bool {
-        self.bar.inc(bytes);
+        self.shown.inc(bytes);
         !self.stop.load(Ordering::Relaxed)
     }
 }

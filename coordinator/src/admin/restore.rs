@@ -119,7 +119,7 @@ pub fn restore(
     clear(&unfinished)?;
     durable::sync_folder(folder)?;
     fault::admin_step();
-    summary.folder = folder.to_owned();
+    folder.clone_into(&mut summary.folder);
     Ok(summary)
 }
 
@@ -338,29 +338,7 @@ impl Staging<'_> {
         if let Some(violation) = violations(&after).first() {
             return Err(self.damaged(format!("its state breaks a rule: {violation}")));
         }
-        Ok(self.summary(manifest, &before, blobs, floor.unwrap_or_default()))
-    }
-
-    fn summary(
-        &self,
-        manifest: &Manifest,
-        cluster: &Cluster,
-        blobs: &BlobStore,
-        epoch_floor: Epoch,
-    ) -> RestoreSummary {
-        RestoreSummary {
-            folder: PathBuf::new(),
-            made_at: manifest.made_at,
-            last_event: manifest.last_event,
-            jobs: cluster.jobs.len(),
-            leases_ended: cluster.jobs.values().filter(|job| job.lease.is_some()).count(),
-            nodes: cluster.nodes.len(),
-            checkpoints: cluster.checkpoints.len(),
-            blobs: manifest.blobs.len(),
-            blobs_missing: named_blobs(cluster).keys().filter(|id| !blobs.has(**id)).count(),
-            epoch_floor,
-            put_aside: None,
-        }
+        Ok(summary(manifest, &before, blobs, floor.unwrap_or_default()))
     }
 
     fn damaged(&self, why: String) -> AdminError {
@@ -369,6 +347,22 @@ impl Staging<'_> {
 
     fn unreadable(&self, error: io::Error) -> AdminError {
         FileError::new("read", self.file, error).into()
+    }
+}
+
+fn summary(manifest: &Manifest, cluster: &Cluster, blobs: &BlobStore, epoch_floor: Epoch) -> RestoreSummary {
+    RestoreSummary {
+        folder: PathBuf::new(),
+        made_at: manifest.made_at,
+        last_event: manifest.last_event,
+        jobs: cluster.jobs.len(),
+        leases_ended: cluster.jobs.values().filter(|job| job.lease.is_some()).count(),
+        nodes: cluster.nodes.len(),
+        checkpoints: cluster.checkpoints.len(),
+        blobs: manifest.blobs.len(),
+        blobs_missing: named_blobs(cluster).keys().filter(|id| !blobs.has(**id)).count(),
+        epoch_floor,
+        put_aside: None,
     }
 }
 

@@ -77,7 +77,9 @@ pub(crate) fn changes(state: &Path) -> Vec<Change> {
 /// What `changes` come to.
 pub(crate) fn replayed(changes: &[Change]) -> Cluster {
     let mut cluster = Cluster::default();
-    changes.iter().for_each(|change| cluster.evolve(change));
+    for change in changes {
+        cluster.evolve(change);
+    }
     cluster
 }
 
