@@ -24,7 +24,7 @@ use super::{
     manifest::{BlobPart, FORMAT, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Part},
     parts::{AUTHORITY_FOLDER, BLOBS_FOLDER, DATABASE_FILE, Named, check_state, named_blobs},
 };
-use crate::store::{SqliteStore, Store, copy_database};
+use crate::store::{SqliteStore, Store, StoreError, copy_database};
 
 /// Copied at a time.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -85,9 +85,14 @@ pub fn backup(
     let scratch = tempfile::Builder::new().prefix(".backup-").tempdir_in(into).map_err(failed)?;
     let copy = scratch.path().join(DATABASE_FILE);
     watcher.phase("copying the database", None);
-    copy_database(&folder.join(DATABASE_FILE), &copy)?;
+    let database = folder.join(DATABASE_FILE);
+    copy_database(&database, &copy)?;
     // Only what can be opened, checked and read is worth keeping. The copy is this process's own.
-    let cluster = SqliteStore::open(&copy)?.load()?;
+    let cluster =
+        SqliteStore::open(&copy).and_then(|mut store| store.load()).map_err(|error| match error {
+            StoreError::Corrupt { detail, .. } => StoreError::Corrupt { path: database, detail },
+            error => error,
+        })?;
     advance(watcher, 0)?;
 
     let temporary = tempfile::NamedTempFile::new_in(scratch.path()).map_err(failed)?;

@@ -8,6 +8,7 @@ use std::{
 use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::FallibleIterator};
 
 use super::StoreError;
+use crate::fault;
 
 /// The formats, oldest first; format N is what the first N scripts make.
 const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
@@ -88,7 +89,7 @@ impl Database {
     fn configure(&self, bytes_max: u64) -> rusqlite::Result<()> {
         let connection = &self.connection;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
-        fault();
+        fault::store_statement();
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
         // Where fsync alone leaves bytes in the drive's cache (macOS), ask for more; elsewhere these do nothing.
@@ -105,10 +106,10 @@ impl Database {
             self.transaction(|| {
                 let mut statements = Batch::new(&self.connection, script);
                 while let Some(mut statement) = statements.next().map_err(|source| self.error(source))? {
-                    fault();
+                    fault::store_statement();
                     statement.execute([]).map_err(|source| self.error(source))?;
                 }
-                fault();
+                fault::store_statement();
                 self.connection
                     .pragma_update(None, "user_version", becomes)
                     .map_err(|source| self.error(source))
@@ -128,13 +129,13 @@ impl Database {
             // The first error is the one to tell; SQLite undoes what is left when the connection closes.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
-        fault();
+        fault::store_statement();
         result
     }
 
     /// Runs one statement that writes; how many rows it touched.
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
-        fault();
+        fault::store_statement();
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
@@ -161,9 +162,4 @@ impl Database {
     fn error(&self, source: rusqlite::Error) -> StoreError {
         StoreError::of(&self.path, source)
     }
-}
-
-/// The fault point before every statement that writes and after every transaction.
-fn fault() {
-    fail::fail_point!("store::statement", |_| crate::fault::kill());
 }
