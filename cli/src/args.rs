@@ -1,5 +1,7 @@
 //! The command line as clap reads it.
 
+mod admin;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +11,8 @@ use hatchery_common::{
     id::Name,
     recipe::{Priority, ReplicateWhich},
 };
+
+pub(crate) use admin::{AdminCommand, BackupArgs, FsckArgs, RestoreArgs};
 
 use crate::{human::parse_duration, output::Output};
 
@@ -97,6 +101,9 @@ pub(crate) enum Command {
     Events(EventsArgs),
     /// Show the coordinator's state.
     Status,
+    /// Back up a coordinator's state, restore it, check it; on its own machine.
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Show versions.
     Version,
     /// Print a completion script for a shell.

@@ -45,6 +45,7 @@ fn help_teaches_every_command() {
         "import",
         "events",
         "status",
+        "admin",
         "version",
         "completions",
     ];

@@ -40,6 +40,22 @@ impl Digest {
     }
 }
 
+/// The digest of bytes that come in parts.
+#[derive(Clone, Debug, Default)]
+pub struct Hasher(blake3::Hasher);
+
+impl Hasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes so far.
+    pub fn digest(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
@@ -85,5 +101,9 @@ mod tests {
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         assert!("abc".parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+        let mut hasher = Hasher::default();
+        hasher.update(b"hatch");
+        hasher.update(b"ery");
+        assert_eq!(hasher.digest(), digest);
     }
 }

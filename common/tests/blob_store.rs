@@ -8,7 +8,11 @@ use std::{
 };
 
 use hatchery_common::{
-    blob::{BlobError, BlobLimits, BlobStore, BlobWriter, ManifestError, PIECE_BYTES_MIN, PieceManifest},
+    blob::{
+        BlobError, BlobFault, BlobFolder, BlobLimits, BlobListing, BlobStore, BlobWriter, ManifestError,
+        PIECE_BYTES_MIN, PieceManifest,
+    },
+    durable::FileError,
     id::BlobId,
 };
 use proptest::prelude::*;
@@ -396,4 +400,42 @@ fn many_small_blobs_are_added_at_once() {
     let error = store.put_many(&[b"six by", b"twelve"]).unwrap_err();
     assert!(matches!(error, BlobError::Quota { needed_bytes: 12, .. }), "{error}");
     assert_eq!(store.list().len(), 143);
+}
+
+#[test]
+fn a_folder_is_looked_at_while_its_owner_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = BlobFolder::at(folder.path());
+    assert_eq!(other.list().unwrap(), BlobListing::default(), "a folder that is not there has no blobs");
+    let store = open(folder.path());
+    let whole = bytes_of(3 * PIECE + 5, 1);
+    let (whole_id, empty_id) = (store.put_bytes(&whole).unwrap(), store.put_bytes(b"").unwrap());
+    let arriving = PieceManifest::of_bytes(&bytes_of(2 * PIECE, 2));
+    let writer = store.writer(arriving.clone()).unwrap();
+    writer.write_piece(0, &bytes_of(2 * PIECE, 2)[..PIECE]).unwrap();
+    let half = folder.path().join("partial/put-half");
+    fs::write(&half, "half").unwrap();
+
+    let read = |id| {
+        let mut bytes = Vec::new();
+        let end = other.read::<FileError>(id, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        });
+        end.unwrap().map(|()| bytes)
+    };
+    let listing = other.list().unwrap();
+    assert_eq!(listing.blobs, store.list(), "a transfer is no blob yet");
+    assert_eq!((listing.leftovers, listing.strangers), (vec![half.clone()], vec![]));
+    assert_eq!((read(whole_id), read(empty_id)), (Ok(whole), Ok(vec![])));
+    assert_eq!(read(arriving.id()), Err(BlobFault::Missing));
+    assert!(half.exists(), "nothing is cleared");
+
+    flip_bit(&data_path(folder.path(), whole_id), 8 * PIECE as u64);
+    assert!(matches!(read(whole_id), Err(BlobFault::Damaged(problem)) if problem.contains("piece 1")));
+    assert!(store.has(whole_id), "nothing is moved");
+    fs::remove_file(data_path(folder.path(), empty_id).with_extension("pieces")).unwrap();
+    assert!(
+        matches!(read(empty_id), Err(BlobFault::Damaged(problem)) if problem.contains("manifest is gone"))
+    );
 }

@@ -127,6 +127,9 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
                 manifest.step
             )
         }
+        Change::Restored { epoch_floor, .. } => {
+            format!("the fleet was restored from a backup; attempts go on from number {epoch_floor}")
+        }
         Change::RolloutStarted { rollout } => {
             format!(
                 "{} wants checkpoint {} on {}",

@@ -247,6 +247,7 @@ impl EventLoop {
             self.cluster.accept(changes);
         }
         (self.waits, self.queues) = (Arc::new(plan.waits), Arc::new(plan.queues));
+        self.observations.step(Sighting::Planned { lines: Arc::clone(&self.queues) });
         self.show();
         for (reply, result) in self.replies.drain(..) {
             // A caller that has left does not want to know.

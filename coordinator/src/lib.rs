@@ -5,8 +5,10 @@
 
 mod access;
 mod addresses;
+pub mod admin;
 mod describe;
 mod event_loop;
+mod fault;
 mod generate;
 mod house;
 mod local_operator;

@@ -1,6 +1,6 @@
 //! What was heard since the start. It is never durable: after a restart the agents say it again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hatchery_common::{
     device::Device,
@@ -9,7 +9,7 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     trainer::{Progress, Validation},
 };
-use hatchery_scheduler::{Change, Lease, Observed};
+use hatchery_scheduler::{Change, InLine, Lease, Observed};
 
 use crate::twin::Evolve;
 
@@ -48,6 +48,8 @@ pub(crate) enum Sighting {
     Closed { node: NodeId },
     /// The coordinator itself could not hear for a while: it stood still, or its disk did.
     Deaf { until: BootTime },
+    /// A plan made these lines.
+    Planned { lines: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>> },
     /// A node has left the fleet.
     Gone { node: NodeId },
     /// An attempt began.
@@ -128,6 +130,7 @@ impl Evolve for Observations {
             }
             // As after a restart: silence proves nothing, so every live lease gets its full term again (I5).
             Sighting::Deaf { until } => self.observed.started_at = *until,
+            Sighting::Planned { lines } => self.observed.intended = Arc::clone(lines),
             Sighting::Gone { node } => {
                 self.observed.nodes.remove(node);
             }

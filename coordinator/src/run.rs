@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::AccessLayer,
     addresses,
+    admin::{AUTHORITY_FOLDER, AdminError, BLOBS_FOLDER, DATABASE_FILE, UNFINISHED_FOLDER},
     event_loop::{EventLoop, LoopError},
     generate::Answers,
     house::House,
@@ -41,7 +42,6 @@ use crate::{
 
 /// Calls under way have so long to finish when the coordinator stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-const DATABASE_FILE: &str = "hatchery.db";
 
 /// What is known once the coordinator answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,9 @@ pub enum RunError {
     /// Another coordinator has the folder.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A restore into the folder was cut off.
+    #[error(transparent)]
+    Unfinished(#[from] AdminError),
     /// A file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -110,6 +113,9 @@ pub async fn run(
     tls::install_provider();
     durable::create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
+    if settings.state.join(UNFINISHED_FOLDER).exists() {
+        return Err(AdminError::Unfinished { folder: settings.state }.into());
+    }
     let (store, store_thread) = open_store(settings.state.join(DATABASE_FILE)).await?;
     let ended = serve(&settings, &store, shutdown, on_ready).await;
     store.close().await;
@@ -136,10 +142,10 @@ async fn serve(
     for violation in violations(&mailbox.snapshot().cluster) {
         tracing::error!(%violation, "the state breaks a rule");
     }
-    let authority = Authority::create_or_load(&settings.state.join("authority"))?;
+    let authority = Authority::create_or_load(&settings.state.join(AUTHORITY_FOLDER))?;
     let limits =
         BlobLimits { quota_bytes: settings.blob_bytes_max, free_bytes_min: settings.disk_free_bytes_min };
-    let folder = settings.state.join("blobs");
+    let folder = settings.state.join(BLOBS_FOLDER);
     let blobs = tokio::task::spawn_blocking(move || BlobStore::open(&folder, limits)).await??;
     let failed = |source| RunError::Listen { address: settings.listen, source };
     let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;

@@ -201,6 +201,14 @@ pub enum Change {
         /// The wish.
         rollout: Rollout,
     },
+    /// The fleet's state came back from a backup. What was granted after the backup was made is not known any more, so no
+    /// job that has not ended is ever granted an epoch up to this one: I3.
+    Restored {
+        /// Above every epoch that was ever granted.
+        epoch_floor: Epoch,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Change {
@@ -227,7 +235,8 @@ impl Change {
             | Self::PriorityChanged { at, .. }
             | Self::NodeModeChanged { at, .. }
             | Self::JobEnded { at, .. }
-            | Self::CheckpointCommitted { at, .. } => *at,
+            | Self::CheckpointCommitted { at, .. }
+            | Self::Restored { at, .. } => *at,
         }
     }
 
@@ -255,6 +264,7 @@ impl Change {
             Self::JobEnded { .. } => "job_ended",
             Self::CheckpointCommitted { .. } => "checkpoint_committed",
             Self::RolloutStarted { .. } => "rollout_started",
+            Self::Restored { .. } => "restored",
         }
     }
 

@@ -63,6 +63,11 @@ impl Cluster {
             Change::RolloutStarted { rollout } => {
                 self.rollouts.insert(rollout.id, rollout.clone());
             }
+            Change::Restored { epoch_floor, .. } => {
+                for job in self.jobs.values_mut().filter(|job| !job.phase.is_terminal()) {
+                    job.epoch = job.epoch.max(*epoch_floor);
+                }
+            }
             Change::CheckpointCommitted { manifest, at } => {
                 let id = manifest.id();
                 let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };

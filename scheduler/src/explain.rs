@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cluster::{Cluster, Job, Lease},
     observed::{Now, Observed},
-    placement::{Placement, Reach, Slot, Unfit, steps_left},
+    placement::{Needs, Placement, Reach, Slot, Unfit, steps_left},
     plan::{Draft, Leased, made},
-    speed::{Known, Speeds, duration},
+    speed::{Known, duration},
 };
 
 /// A device as a place for a job.
@@ -116,7 +116,7 @@ pub fn explain(cluster: &Cluster, observed: &Observed, now: Now, job: JobId) -> 
 }
 
 fn candidates(job: &Job, draft: &Draft<'_>, placement: &Placement<'_>) -> Vec<Candidate> {
-    let speeds = Speeds::of(&job.spec, draft.cluster, &draft.speeds);
+    let (speeds, needs) = (draft.speeds.speeds(job), Needs::of(job));
     let leased = draft.leases().find(|leased| leased.job.id == job.id);
     let granted = draft.granted.iter().any(|(other, _)| other.id == job.id);
     let steps = leased.as_ref().map_or(steps_left(job), Leased::steps_left) as f64;
@@ -135,7 +135,7 @@ fn candidates(job: &Job, draft: &Draft<'_>, placement: &Placement<'_>) -> Vec<Ca
     let candidate = |(index, slot): (usize, &Slot<'_>)| {
         let speed = speeds.at(slot.node.id, slot.device);
         let (here, start_secs, end_secs) = ends[index];
-        let verdict = match unusable(slot, job) {
+        let verdict = match unusable(slot, &needs) {
             _ if here && granted => Verdict::Chosen,
             _ if here => Verdict::Runs,
             Some(verdict) => verdict,
@@ -145,7 +145,7 @@ fn candidates(job: &Job, draft: &Draft<'_>, placement: &Placement<'_>) -> Vec<Ca
                 _ => Verdict::BetterForOthers,
             },
         };
-        let possible = here || unusable(slot, job).is_none();
+        let possible = here || unusable(slot, &needs).is_none();
         Candidate {
             node: slot.node.id,
             node_name: slot.node.name.clone(),
@@ -171,8 +171,8 @@ fn start_secs(placement: &Placement<'_>, slot: usize, job: Option<usize>) -> f64
     placement.slots[slot].free_in_secs() + before.map(|other| placement.secs(*other, slot)).sum::<f64>()
 }
 
-fn unusable(slot: &Slot<'_>, job: &Job) -> Option<Verdict> {
-    match slot.unfit(job) {
+fn unusable(slot: &Slot<'_>, needs: &Needs<'_>) -> Option<Verdict> {
+    match slot.unfit(needs) {
         Some(Unfit::Unwished) => Some(Verdict::Unwished),
         Some(Unfit::Excluded) => Some(Verdict::Excluded),
         Some(Unfit::Memory { least_bytes }) => Some(Verdict::TooLittleMemory { least_bytes }),

@@ -7,9 +7,8 @@ use hatchery_common::{id::JobId, node::NodeMode};
 
 use crate::{
     cluster::{HandOver, Job, JobPhase},
-    placement::{HAND_OVER_SECS, Placement, Reach, Slot},
+    placement::{HAND_OVER_SECS, Needs, Placement, Reach, Slot},
     plan::{Draft, Leased},
-    speed::Speeds,
     urgency,
 };
 
@@ -112,9 +111,9 @@ fn migrated(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, Hand
         {
             continue;
         }
-        let speeds = Speeds::of(&job.spec, draft.cluster, &draft.speeds);
+        let (speeds, needs) = (draft.speeds.speeds(job), Needs::of(job));
         let steps = leased.steps_left() as f64;
-        for to in idle.iter().filter(|to| to.unfit(job).is_none()) {
+        for to in idle.iter().filter(|to| to.unfit(&needs).is_none()) {
             let failed_there = job.failures.iter().any(|failure| failure.node == to.node.id);
             let speed = speeds.at(to.node.id, to.device);
             let gain = left.secs - HAND_OVER_SECS - placement.move_secs(job) - steps * speed.secs_per_step;

@@ -1,12 +1,15 @@
 //! Observations: what was last heard. Never durable; a restarted coordinator starts with none.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hatchery_common::{
+    device::Device,
     id::NodeId,
     session::Report,
     time::{BootTime, Timestamp},
 };
+
+use crate::plan::InLine;
 
 /// The two clocks at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Observed {
     pub nodes: BTreeMap<NodeId, ObservedNode>,
     /// What the operator has set.
     pub policy: Policy,
+    /// The lines that the last plan made: a new plan keeps to them unless another one is better. Empty after a start.
+    pub intended: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
 }
 
 /// What an operator sets for planning.
@@ -51,7 +56,13 @@ pub struct ObservedNode {
 impl Observed {
     /// Nothing heard yet.
     pub fn new(started_at: BootTime, lease: Duration) -> Self {
-        Self { started_at, lease, nodes: BTreeMap::new(), policy: Policy::default() }
+        Self {
+            started_at,
+            lease,
+            nodes: BTreeMap::new(),
+            policy: Policy::default(),
+            intended: Arc::default(),
+        }
     }
 
     /// When the leases of `node` run out, unless it is heard from again.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hatchery_common::{
-    id::{CheckpointId, Name, NodeId},
+    id::{CheckpointId, JobId, Name, NodeId},
     node::{NodeDevice, NodeMode, TrainerState},
     recipe::DeviceWishes,
     session::ReplicaState,
@@ -23,7 +23,7 @@ use crate::{
     observed::{Now, Observed},
     plan::{Draft, Leased},
     schedule::{Problem, Task},
-    speed::{self, Speed, Speeds, duration},
+    speed::{self, Shape, Speed, duration},
     urgency::{self, Shares},
     wait::{Fleet, Instead, Wait},
 };
@@ -104,13 +104,12 @@ impl Slot<'_> {
         self.attempt.map_or(0.0, |left| left.secs).max(self.back_in_secs)
     }
 
-    /// Whether the job can never run here as it is, and why.
-    pub(crate) fn unfit(&self, job: &Job) -> Option<Unfit> {
-        let wishes = &job.spec.devices;
-        let least_bytes = memory_bytes_least(job);
-        if wishes.exclude.contains(&self.node.name) {
+    /// Whether a job can never run here as it is, and why.
+    pub(crate) fn unfit(&self, needs: &Needs<'_>) -> Option<Unfit> {
+        let least_bytes = needs.memory_bytes_least;
+        if needs.wishes.exclude.contains(&self.node.name) {
             Some(Unfit::Excluded)
-        } else if !self.is_as_wished(wishes) {
+        } else if !self.is_as_wished(needs.wishes) {
             Some(Unfit::Unwished)
         } else if self.device.memory_bytes != 0 && self.device.memory_bytes < least_bytes {
             Some(Unfit::Memory { least_bytes })
@@ -126,13 +125,22 @@ impl Slot<'_> {
     }
 }
 
-/// The least memory that a job needs on a device, by its wish or by its model and batch.
-pub(crate) fn memory_bytes_least(job: &Job) -> u64 {
-    let train = job.spec.train.raw();
-    match job.spec.devices.memory_bytes_min {
-        // A step's sequences can go through one by one.
-        0 => job.spec.model.memory_bytes_least(1, train.block),
-        wished => wished,
+/// What a job needs of a device.
+pub(crate) struct Needs<'a> {
+    wishes: &'a DeviceWishes,
+    /// By its wish, or by its model and batch.
+    memory_bytes_least: u64,
+}
+
+impl<'a> Needs<'a> {
+    pub(crate) fn of(job: &'a Job) -> Self {
+        let wishes = &job.spec.devices;
+        let memory_bytes_least = match wishes.memory_bytes_min {
+            // A step's sequences can go through one by one.
+            0 => job.spec.model.memory_bytes_least(1, job.spec.train.raw().block),
+            wished => wished,
+        };
+        Self { wishes, memory_bytes_least }
     }
 }
 
@@ -168,6 +176,7 @@ impl<'a> Placement<'a> {
             placeless: Vec::new(),
         };
         let shares = Shares::of(draft.cluster);
+        this.problem.weight_running = draft.leases().map(|leased| shares.weight(leased.job)).sum();
         let at_hand = this.nodes_with_checkpoints(draft);
         let mut classes = BTreeMap::new();
         for job in &draft.queue {
@@ -181,18 +190,36 @@ impl<'a> Placement<'a> {
                 this.jobs.push(job);
             }
         }
+        this.problem.intended = this.intended(draft);
         this.lines = this.problem.schedule();
         this
     }
 
+    /// The lines that the last plan made, as far as their jobs still wait.
+    fn intended(&self, draft: &Draft<'_>) -> Vec<Vec<usize>> {
+        let intended = &draft.intended;
+        if intended.is_empty() {
+            return Vec::new();
+        }
+        let tasks: BTreeMap<JobId, usize> =
+            self.jobs.iter().enumerate().map(|(index, job)| (job.id, index)).collect();
+        let line = |slot: &Slot<'_>| {
+            let line = intended.get(&(slot.node.id, slot.device.device)).into_iter().flatten();
+            line.filter_map(|waiting| tasks.get(&waiting.job).copied()).collect()
+        };
+        self.slots.iter().map(line).collect()
+    }
+
     fn add_class(&mut self, job: &Job, draft: &Draft<'a>) -> usize {
-        let speeds = Speeds::of(&job.spec, self.cluster, &draft.speeds);
+        let (speeds, needs) = (draft.speeds.speeds(job), Needs::of(job));
         let speed = |slot: &Slot<'_>| {
-            (slot.is_open() && slot.unfit(job).is_none()).then(|| speeds.at(slot.node.id, slot.device))
+            (slot.is_open() && slot.unfit(&needs).is_none()).then(|| speeds.at(slot.node.id, slot.device))
         };
         let row: Vec<Option<Speed>> = self.slots.iter().map(speed).collect();
         let secs = row.iter().map(|speed| speed.map_or(f64::INFINITY, |speed| speed.secs_per_step));
-        self.problem.classes.push(secs.collect());
+        let secs: Vec<f64> = secs.collect();
+        self.problem.least.push(secs.iter().copied().fold(f64::INFINITY, f64::min));
+        self.problem.classes.push(secs);
         self.speeds.push(row);
         self.speeds.len() - 1
     }
@@ -214,7 +241,7 @@ impl<'a> Placement<'a> {
             let failures = job.failures.iter().filter(|failure| failure.node == slot.node.id).count();
             (failures > 0).then_some(failures as f64 * FAILED_HERE_SECS)
         };
-        let secs_per_step = self.problem.classes[class].iter().copied().fold(f64::INFINITY, f64::min);
+        let secs_per_step = self.problem.least[class];
         Task {
             tier: urgency::tier(job, steps * secs_per_step, self.now.wall),
             weight: shares.weight(job),
@@ -289,13 +316,7 @@ impl<'a> Placement<'a> {
     /// What every job in line waits for; of no use while there are grants.
     pub(crate) fn waits(&self) -> Vec<(&'a Job, Wait)> {
         let mut waits = Vec::with_capacity(self.jobs.len());
-        let free: Vec<usize> = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.is_free())
-            .map(|(index, _)| index)
-            .collect();
+        let free = self.free_slots();
         for (index, slot) in self.slots.iter().enumerate() {
             let mut start_secs = slot.free_in_secs();
             let mut measured = slot.attempt.is_none_or(|left| left.measured);
@@ -323,13 +344,27 @@ impl<'a> Placement<'a> {
     }
 
     /// The free slot where `job` would end first, and how much later that is than `end_secs`.
-    fn instead(&self, job: usize, end_secs: f64, free: &[usize]) -> Option<Instead> {
-        let ends =
-            free.iter().map(|slot| (self.secs(job, *slot), *slot)).filter(|(secs, _)| secs.is_finite());
-        let (secs, slot) = ends.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))?;
+    fn instead(&self, job: usize, end_secs: f64, free: &FreeSlots) -> Option<Instead> {
+        let task = &self.problem.tasks[job];
+        let end = |slot: usize| (self.secs(job, slot), slot);
+        let (secs, slot) = if task.is_plain() {
+            end(free.fastest[task.class]?)
+        } else {
+            let ends = free.slots.iter().map(|slot| end(*slot)).filter(|(secs, _)| secs.is_finite());
+            ends.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))?
+        };
         let slot = &self.slots[slot];
         let (device, node) = (slot.device.device, slot.node.name.clone());
         Some(Instead { device, node, later: duration(secs - end_secs) })
+    }
+
+    fn free_slots(&self) -> FreeSlots {
+        let slots: Vec<usize> = (0..self.slots.len()).filter(|index| self.slots[*index].is_free()).collect();
+        let fastest = self.problem.classes.iter().map(|row| {
+            let can = slots.iter().copied().filter(|slot| row[*slot].is_finite());
+            can.min_by(|a, b| row[*a].total_cmp(&row[*b]).then(a.cmp(b)))
+        });
+        FreeSlots { fastest: fastest.collect(), slots }
     }
 
     /// Why no slot can take `job`.
@@ -337,13 +372,14 @@ impl<'a> Placement<'a> {
         if self.cluster.nodes.is_empty() {
             return Wait::NoNodes;
         }
-        let fit: Vec<&Slot<'_>> = self.slots.iter().filter(|slot| slot.unfit(job).is_none()).collect();
+        let needs = Needs::of(job);
+        let fit: Vec<&Slot<'_>> = self.slots.iter().filter(|slot| slot.unfit(&needs).is_none()).collect();
         if fit.is_empty() {
-            let small = |slot: &&Slot<'_>| matches!(slot.unfit(job), Some(Unfit::Memory { .. }));
+            let small = |slot: &&Slot<'_>| matches!(slot.unfit(&needs), Some(Unfit::Memory { .. }));
             let most_bytes = self.slots.iter().filter(small).map(|slot| slot.device.memory_bytes).max();
             return match most_bytes {
                 Some(most_bytes) => {
-                    Wait::TooLittleMemory { least_bytes: memory_bytes_least(job), most_bytes }
+                    Wait::TooLittleMemory { least_bytes: needs.memory_bytes_least, most_bytes }
                 }
                 None => {
                     Wait::NoSuchDevice { wishes: job.spec.devices.clone(), fleet: Fleet::of(self.cluster) }
@@ -362,12 +398,16 @@ impl<'a> Placement<'a> {
     }
 }
 
+/// The slots that are free.
+struct FreeSlots {
+    slots: Vec<usize>,
+    /// For each class of jobs, the fastest of them, if one will do.
+    fastest: Vec<Option<usize>>,
+}
+
 /// Jobs of one class have the same speed on every device, and wish for the same.
-fn class_key(job: &Job) -> impl Ord + use<'_> {
-    let (model, train) = (job.spec.model.raw(), job.spec.train.raw());
-    let shape =
-        (model.n_layer, model.n_embd, model.n_head, model.mlp_internal_dim_multiplier, model.vocab_size);
-    (shape, train.batch, train.block, train.precision as u8, &job.spec.devices)
+fn class_key(job: &Job) -> (Shape, &DeviceWishes) {
+    (Shape::of(&job.spec), &job.spec.devices)
 }
 
 fn slots<'a>(draft: &Draft<'a>) -> Vec<Slot<'a>> {
@@ -398,7 +438,7 @@ fn slots<'a>(draft: &Draft<'a>) -> Vec<Slot<'a>> {
             && slots[*index].attempt.is_none()
         {
             let slot = &slots[*index];
-            let speed = Speeds::of(&leased.job.spec, cluster, &draft.speeds).at(slot.node.id, slot.device);
+            let speed = draft.speeds.speeds(leased.job).at(slot.node.id, slot.device);
             let secs = HAND_OVER_SECS + speed.secs_per_step * leased.steps_left() as f64;
             slots[*index].attempt = Some(Left { secs, measured: speed.is_measured() });
         }
@@ -439,7 +479,7 @@ fn attempt_left(leased: &Leased<'_, '_>, device: &NodeDevice, draft: &Draft<'_>)
     let (secs, measured) = match reported {
         Some(steps_per_sec) => (steps_left / steps_per_sec, true),
         None => {
-            let speed = Speeds::of(&job.spec, draft.cluster, &draft.speeds).at(leased.lease.node, device);
+            let speed = draft.speeds.speeds(job).at(leased.lease.node, device);
             (steps_left * speed.secs_per_step, speed.is_measured())
         }
     };

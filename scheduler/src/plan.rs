@@ -16,11 +16,11 @@ use hatchery_common::{
 
 use crate::{
     change::{Change, LeaseEnd},
-    cluster::{Cluster, HandOver, Job, JobPhase, Lease, MeasuredSpeed, SpeedKey},
+    cluster::{Cluster, HandOver, Job, JobPhase, Lease},
     ending, hand_over,
     observed::{Now, Observed},
     placement::{self, Placement},
-    speed::{self, duration},
+    speed::{self, SpeedBook, duration},
     wait::{Because, Wait},
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) observed: &'a Observed,
     pub(crate) now: Now,
-    pub(crate) speeds: Cow<'a, BTreeMap<SpeedKey, MeasuredSpeed>>,
+    pub(crate) speeds: SpeedBook,
     /// Jobs that wait for a device, in the order of their submission.
     pub(crate) queue: Vec<&'a Job>,
     /// Leases that are as they were.
@@ -67,6 +67,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) granted: Vec<(&'a Job, Lease)>,
     /// What attempts are newly told to hand over.
     pub(crate) handed_over: BTreeMap<JobId, HandOver>,
+    /// The lines as they were last meant to be.
+    pub(crate) intended: Cow<'a, BTreeMap<(NodeId, Device), Vec<InLine>>>,
 }
 
 impl<'a> Draft<'a> {
@@ -143,6 +145,7 @@ pub(crate) fn made<'a>(
         let placement = Placement::of(&draft);
         let grants = placement.grants();
         if !grants.is_empty() {
+            draft.intended = Cow::Owned(queues(&placement));
             for (job, lease) in grants.into_iter().map(|(job, lease)| (placement.jobs[job], lease)) {
                 if draft.is_at_limit(&job.submitter) {
                     continue;
@@ -171,10 +174,10 @@ pub(crate) fn made<'a>(
 
 /// Ends what has ended by itself, and gathers what is left.
 fn begin<'a>(cluster: &'a Cluster, observed: &'a Observed, now: Now, plan: &mut Plan) -> Draft<'a> {
-    let mut speeds = Cow::Borrowed(&cluster.speeds);
+    let mut measured = Cow::Borrowed(&cluster.speeds);
     for change in speed::due(cluster, observed, now) {
         if let Change::SpeedMeasured { key, speed } = &change {
-            speeds.to_mut().insert(*key, *speed);
+            measured.to_mut().insert(*key, *speed);
         }
         plan.changes.push(change);
     }
@@ -188,7 +191,19 @@ fn begin<'a>(cluster: &'a Cluster, observed: &'a Observed, now: Now, plan: &mut 
         }
     });
     queue.sort_by_key(|job| (job.submitted_at, job.id));
-    Draft { cluster, observed, now, speeds, queue, kept, granted: Vec::new(), handed_over: BTreeMap::new() }
+    let open = cluster.jobs.values().filter(|job| !job.phase.is_terminal());
+    let speeds = SpeedBook::of(cluster, &measured, open);
+    Draft {
+        cluster,
+        observed,
+        now,
+        speeds,
+        queue,
+        kept,
+        granted: Vec::new(),
+        handed_over: BTreeMap::new(),
+        intended: Cow::Borrowed(&observed.intended),
+    }
 }
 
 /// Ends the leases whose node was not heard from for their term; the jobs that wait for a device then, and those that

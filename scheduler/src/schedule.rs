@@ -2,8 +2,8 @@
 //!
 //! Tasks of the highest tier are placed first, those of the next behind them, and so on. Within a tier the aim is the
 //! mean end of all tasks, each by its weight, and with a smaller share the end of the last one. Few tasks are placed by
-//! local search from several starts, and never worse than first come, first served by either measure; many go, the
-//! shortest first, each to the machine where it ends first.
+//! local search from several starts, and never worse than first come, first served by either measure, nor than what was
+//! meant a moment ago; many go, the shortest first, each to the machine where it ends first.
 
 use std::cmp::Ordering;
 
@@ -42,8 +42,15 @@ pub(crate) struct Problem {
     pub(crate) free_in_secs: Vec<f64>,
     /// For each class of tasks, the seconds of a step on each machine; infinite where it cannot run.
     pub(crate) classes: Vec<Vec<f64>>,
+    /// For each class, the least of them.
+    pub(crate) least: Vec<f64>,
+    /// The weight of the tasks that have begun: their ends are no matter of choice, and still there is no haste to end
+    /// the last task long before them.
+    pub(crate) weight_running: f64,
     /// In the order of their submission.
     pub(crate) tasks: Vec<Task>,
+    /// The tasks of each machine as they were meant to be; may be short of some.
+    pub(crate) intended: Vec<Vec<usize>>,
 }
 
 impl Problem {
@@ -66,7 +73,7 @@ impl Problem {
         for (secs, secs_per_step) in row.iter_mut().zip(&self.classes[it.class]) {
             *secs = it.steps * secs_per_step + it.fetch_secs;
         }
-        for machine in it.at_hand.iter().copied().chain(it.slower.iter().map(|(machine, _)| *machine)) {
+        for machine in it.exceptions() {
             row[machine] = self.secs(task, machine);
         }
     }
@@ -101,24 +108,60 @@ impl Problem {
     fn shortest_first(&self, tasks: &[usize], free_in_secs: &[f64]) -> Vec<Vec<usize>> {
         let mut free_in_secs = free_in_secs.to_vec();
         let mut lines: Vec<Vec<usize>> = vec![Vec::new(); free_in_secs.len()];
-        let mut row = vec![0.0; free_in_secs.len()];
-        let mut order: Vec<(f64, usize)> = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            self.row(*task, &mut row);
-            let least = row.iter().copied().fold(f64::INFINITY, f64::min);
-            order.push((least / self.tasks[*task].weight, *task));
-        }
+        let mut ends = vec![0.0; free_in_secs.len()];
+        let length = |task: usize| {
+            let it = &self.tasks[task];
+            (it.steps * self.least[it.class]) / it.weight
+        };
+        let mut order: Vec<(f64, usize)> = tasks.iter().map(|task| (length(*task), *task)).collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for (_, task) in order {
-            self.row(task, &mut row);
-            let ends = row.iter().zip(&free_in_secs).map(|(secs, free)| secs + free);
-            if let Some(machine) = least(ends) {
-                free_in_secs[machine] += row[machine];
+            self.ends(task, &free_in_secs, &mut ends);
+            if let Some(machine) = least_of(&ends) {
+                free_in_secs[machine] += self.secs(task, machine);
                 lines[machine].push(task);
             }
         }
         lines
     }
+
+    /// When a task would end on every machine, into `ends`.
+    fn ends(&self, task: usize, free_in_secs: &[f64], ends: &mut [f64]) {
+        let it = &self.tasks[task];
+        for ((end, secs_per_step), free) in ends.iter_mut().zip(&self.classes[it.class]).zip(free_in_secs) {
+            *end = it.steps * secs_per_step + it.fetch_secs + free;
+        }
+        for machine in it.exceptions() {
+            ends[machine] = self.secs(task, machine) + free_in_secs[machine];
+        }
+    }
+}
+
+impl Task {
+    /// The machines on which it takes another time than its class says.
+    fn exceptions(&self) -> impl Iterator<Item = usize> {
+        self.at_hand.iter().copied().chain(self.slower.iter().map(|(machine, _)| *machine))
+    }
+
+    /// Whether it takes the time that its class says on every machine.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.at_hand.is_empty() && self.slower.is_empty()
+    }
+}
+
+/// The place of the least number, if that is finite; of equal ones the first. Many are compared at once.
+fn least_of(numbers: &[f64]) -> Option<usize> {
+    const LANES: usize = 8;
+    let mut lanes = [f64::INFINITY; LANES];
+    let chunks = numbers.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().copied().fold(f64::INFINITY, f64::min);
+    for chunk in chunks {
+        for (lane, number) in lanes.iter_mut().zip(chunk) {
+            *lane = if *number < *lane { *number } else { *lane };
+        }
+    }
+    let least = lanes.into_iter().fold(rest, f64::min);
+    if least.is_finite() { numbers.iter().position(|number| *number == least) } else { None }
 }
 
 /// The first of the least numbers, infinite ones left out.
@@ -134,8 +177,10 @@ fn least(numbers: impl Iterator<Item = f64>) -> Option<usize> {
 
 /// A tier of few tasks, with every number at hand.
 struct Search<'a> {
+    problem: &'a Problem,
     tasks: &'a [usize],
     weights: Vec<f64>,
+    weight_running: f64,
     free_in_secs: &'a [f64],
     /// Seconds of each task on each machine, task by task.
     secs: Vec<f64>,
@@ -144,20 +189,18 @@ struct Search<'a> {
 /// How good a placement is; less is better.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Score {
-    /// The mean end, by weight.
-    mean: f64,
-    /// The last end.
+    /// The sum of the ends, by weight.
+    sum: f64,
+    /// The last end, of what has begun as well.
     makespan: f64,
+    /// Both in one.
+    value: f64,
 }
 
 impl Score {
-    fn value(self) -> f64 {
-        self.mean + MAKESPAN_SHARE * self.makespan
-    }
-
     fn is_within(self, other: Self) -> bool {
         let slack = 1.0 + GAIN_SHARE_MIN;
-        self.mean <= other.mean * slack && self.makespan <= other.makespan * slack
+        self.sum <= other.sum * slack && self.makespan <= other.makespan * slack
     }
 }
 
@@ -165,13 +208,13 @@ impl Score {
 type Lines = Vec<Vec<usize>>;
 
 impl<'a> Search<'a> {
-    fn new(problem: &Problem, tasks: &'a [usize], free_in_secs: &'a [f64]) -> Self {
+    fn new(problem: &'a Problem, tasks: &'a [usize], free_in_secs: &'a [f64]) -> Self {
         let mut secs = vec![0.0; tasks.len() * free_in_secs.len()];
         for (row, task) in secs.chunks_mut(free_in_secs.len().max(1)).zip(tasks) {
             problem.row(*task, row);
         }
         let weights = tasks.iter().map(|task| problem.tasks[*task].weight).collect();
-        Self { tasks, weights, free_in_secs, secs }
+        Self { problem, tasks, weights, weight_running: problem.weight_running, free_in_secs, secs }
     }
 
     fn secs(&self, task: usize, machine: usize) -> f64 {
@@ -180,13 +223,15 @@ impl<'a> Search<'a> {
 
     fn best(&self) -> Vec<Vec<usize>> {
         let first_come = self.first_come();
-        let bound = self.score(&first_come);
+        let intended = self.intended();
+        let bound = self.score(intended.as_ref().unwrap_or(&first_come));
         let starts = [first_come, self.each_where_it_ends_first(), self.greedy_by_regret()];
-        let found = starts.into_iter().map(|start| self.improved(start, bound));
+        let starts = intended.into_iter().chain(starts);
+        let found = starts.map(|start| self.improved(start, bound));
         let mut best: Option<(bool, f64, Lines)> = None;
         for lines in found {
             let score = self.score(&lines);
-            let one = (!score.is_within(bound), score.value(), lines);
+            let one = (!score.is_within(bound), score.value, lines);
             let better = best
                 .as_ref()
                 .is_none_or(|best| one.0.cmp(&best.0).then(one.1.total_cmp(&best.1)) == Ordering::Less);
@@ -196,6 +241,18 @@ impl<'a> Search<'a> {
         }
         let lines = best.map_or_else(Vec::new, |(_, _, lines)| lines);
         lines.into_iter().map(|line| line.into_iter().map(|task| self.tasks[task]).collect()).collect()
+    }
+
+    /// As it was meant, if that says something of every task.
+    fn intended(&self) -> Option<Lines> {
+        let mut lines = vec![Vec::new(); self.free_in_secs.len()];
+        let mut count = 0;
+        for (machine, line) in self.problem.intended.iter().enumerate() {
+            let ours = line.iter().filter_map(|task| self.tasks.binary_search(task).ok());
+            lines[machine].extend(ours.filter(|task| self.secs(*task, machine).is_finite()));
+            count += lines[machine].len();
+        }
+        (count == self.tasks.len()).then_some(lines)
     }
 
     /// As first come, first served: each, in the order of submission, on the machine that is free first.
@@ -287,18 +344,14 @@ impl<'a> Search<'a> {
         line.sort_by(|a, b| key(*a).total_cmp(&key(*b)).then(a.cmp(b)));
     }
 
-    /// The sum of the ends on one machine by weight, and the last of them; 0 for no tasks.
+    /// The sum of the ends on one machine by weight, and the last of them.
     fn cost(&self, line: &[usize], machine: usize) -> (f64, f64) {
         let (mut at, mut sum) = (self.free_in_secs[machine], 0.0);
         for task in line {
             at += self.secs(*task, machine);
             sum += self.weights[*task] * at;
         }
-        (sum, if line.is_empty() { 0.0 } else { at })
-    }
-
-    fn total_weight(&self) -> f64 {
-        self.weights.iter().sum()
+        (sum, at)
     }
 
     fn score(&self, lines: &Lines) -> Score {
@@ -309,7 +362,10 @@ impl<'a> Search<'a> {
     fn score_of(&self, costs: &[(f64, f64)]) -> Score {
         let sum: f64 = costs.iter().map(|(sum, _)| sum).sum();
         let makespan = costs.iter().map(|(_, last)| *last).fold(0.0, f64::max);
-        Score { mean: sum / self.total_weight().max(f64::MIN_POSITIVE), makespan }
+        // Tasks that have begun count too: else the last end would count for less with each task that begins, and a plan
+        // made later would undo what this one meant.
+        let weight = self.weight_running + self.weights.iter().sum::<f64>();
+        Score { sum, makespan, value: sum + MAKESPAN_SHARE * weight * makespan }
     }
 }
 
@@ -367,7 +423,7 @@ impl State {
             (machine, line)
         });
         let score = search.score_of(&costs);
-        let gains = score.value() < self.score.value() * (1.0 - GAIN_SHARE_MIN);
+        let gains = score.value < self.score.value * (1.0 - GAIN_SHARE_MIN);
         if !gains || self.score.is_within(bound) && !score.is_within(bound) {
             return false;
         }

@@ -4,7 +4,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hatchery_common::{
-    device::DeviceKind, digest::Digest, id::NodeId, node::NodeDevice, recipe::JobSpec, time::Timestamp,
+    device::{Device, DeviceKind},
+    digest::Digest,
+    id::NodeId,
+    node::NodeDevice,
+    recipe::{JobSpec, Precision},
+    time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,65 +74,92 @@ const fn guessed_flops_per_sec(kind: DeviceKind) -> f64 {
     }
 }
 
-/// The kind of steps that a job makes.
-pub(crate) fn workload(spec: &JobSpec) -> Workload {
-    let (model, train) = (spec.model.raw(), spec.train.raw());
-    let shape =
-        (model.n_layer, model.n_embd, model.n_head, model.mlp_internal_dim_multiplier, model.vocab_size);
-    let text = format!("{shape:?} {} {} {:?}", train.batch, train.block, train.precision);
-    Workload(Digest::of(text.as_bytes()))
+/// What makes steps alike: the model's shape, batch, block and precision.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    model: [u32; 5],
+    batch: u32,
+    block: u32,
+    precision: Precision,
 }
 
-/// Floating-point operations of one step of a job.
-fn flops_per_step(spec: &JobSpec) -> f64 {
-    let train = spec.train.raw();
-    spec.model.flops_per_step(train.batch, train.block)
+impl Shape {
+    pub(crate) fn of(spec: &JobSpec) -> Self {
+        let (model, train) = (spec.model.raw(), spec.train.raw());
+        let multiplier = model.mlp_internal_dim_multiplier;
+        Self {
+            model: [model.n_layer, model.n_embd, model.n_head, multiplier, model.vocab_size],
+            batch: train.batch,
+            block: train.block,
+            precision: train.precision,
+        }
+    }
+
+    pub(crate) fn workload(&self) -> Workload {
+        let Self { model, batch, block, precision } = self;
+        Workload(Digest::of(format!("{model:?} {batch} {block} {precision:?}").as_bytes()))
+    }
 }
 
-/// The speeds at which the devices of the fleet make the steps of one workload.
-pub(crate) struct Speeds<'a> {
-    workload: Workload,
+/// The speeds of the fleet's devices at the steps of every job that matters.
+pub(crate) struct SpeedBook(BTreeMap<Shape, Speeds>);
+
+impl SpeedBook {
+    pub(crate) fn of<'a>(
+        cluster: &Cluster,
+        measured: &BTreeMap<SpeedKey, MeasuredSpeed>,
+        jobs: impl Iterator<Item = &'a Job>,
+    ) -> Self {
+        let mut by_workload: BTreeMap<Workload, Measured> = BTreeMap::new();
+        for (key, speed) in measured {
+            by_workload.entry(key.workload).or_default().insert((key.node, key.device), *speed);
+        }
+        let mut book = BTreeMap::new();
+        for job in jobs {
+            book.entry(Shape::of(&job.spec)).or_insert_with_key(|shape| {
+                let measured = by_workload.get(&shape.workload()).cloned().unwrap_or_default();
+                Speeds::of(&job.spec, cluster, measured)
+            });
+        }
+        Self(book)
+    }
+
+    /// Those of the steps of a job that the book was made for.
+    pub(crate) fn speeds(&self, job: &Job) -> &Speeds {
+        self.0.get(&Shape::of(&job.spec)).expect("the book was made for every job that is looked at")
+    }
+}
+
+type Measured = BTreeMap<(NodeId, Device), MeasuredSpeed>;
+
+/// The speeds of the fleet's devices at steps of one shape.
+pub(crate) struct Speeds {
+    /// Floating-point operations of one step.
     flops_per_step: f64,
     /// For each kind of device, how the speeds measured compare with those that the calibrations foretell: the
     /// geometric mean of the ratios.
     corrections: BTreeMap<DeviceKind, f64>,
-    measured: &'a BTreeMap<SpeedKey, MeasuredSpeed>,
+    measured: Measured,
 }
 
-impl<'a> Speeds<'a> {
-    pub(crate) fn of(
-        spec: &JobSpec,
-        cluster: &Cluster,
-        measured: &'a BTreeMap<SpeedKey, MeasuredSpeed>,
-    ) -> Self {
-        let mut speeds = Self {
-            workload: workload(spec),
-            flops_per_step: flops_per_step(spec),
-            corrections: BTreeMap::new(),
-            measured,
-        };
-        if measured.is_empty() {
-            return speeds;
-        }
+impl Speeds {
+    fn of(spec: &JobSpec, cluster: &Cluster, measured: Measured) -> Self {
+        let train = spec.train.raw();
+        let flops_per_step = spec.model.flops_per_step(train.batch, train.block);
+        let mut speeds = Self { flops_per_step, corrections: BTreeMap::new(), measured };
         let mut ratios: BTreeMap<DeviceKind, (f64, u32)> = BTreeMap::new();
-        for node in cluster.nodes.values() {
-            for device in &node.inventory.devices {
-                if let (Some(speed), Some(foretold)) =
-                    (speeds.measured(node.id, device), speeds.calibrated(device))
-                {
-                    let (sum, count) = ratios.entry(device.device.kind).or_default();
-                    *sum += (speed.steps_per_sec * foretold).ln();
-                    *count += 1;
-                }
+        for ((node, device), measured) in &speeds.measured {
+            let devices = cluster.nodes.get(node).into_iter().flat_map(|node| &node.inventory.devices);
+            let calibrated = devices.filter(|known| known.device == *device);
+            if let Some(foretold) = calibrated.filter_map(|device| speeds.calibrated(device)).next() {
+                let (sum, count) = ratios.entry(device.kind).or_default();
+                *sum += (measured.steps_per_sec * foretold).ln();
+                *count += 1;
             }
         }
         let mean = |(kind, (sum, count)): (DeviceKind, (f64, u32))| (kind, (sum / f64::from(count)).exp());
         speeds.corrections = ratios.into_iter().map(mean).collect();
         speeds
-    }
-
-    fn measured(&self, node: NodeId, device: &NodeDevice) -> Option<&'a MeasuredSpeed> {
-        self.measured.get(&SpeedKey { node, device: device.device, workload: self.workload })
     }
 
     /// Seconds per step by the device's calibration alone.
@@ -137,7 +169,7 @@ impl<'a> Speeds<'a> {
     }
 
     pub(crate) fn at(&self, node: NodeId, device: &NodeDevice) -> Speed {
-        if let Some(measured) = self.measured(node, device) {
+        if let Some(measured) = self.measured.get(&(node, device.device)) {
             return Speed { secs_per_step: 1.0 / measured.steps_per_sec, known: Known::Measured };
         }
         if let Some(secs_per_step) = self.calibrated(device) {
@@ -155,7 +187,8 @@ pub(crate) fn due(cluster: &Cluster, observed: &Observed, now: Now) -> Vec<Chang
     for job in cluster.jobs.values().filter(|job| job.phase == JobPhase::Running) {
         let Some(lease) = &job.lease else { continue };
         let Some(steps_per_sec) = reported(job, lease.node, observed) else { continue };
-        let key = SpeedKey { node: lease.node, device: lease.device, workload: workload(&job.spec) };
+        let key =
+            SpeedKey { node: lease.node, device: lease.device, workload: Shape::of(&job.spec).workload() };
         let before = cluster.speeds.get(&key);
         let since_last = before.is_none_or(|before| now.wall.since(before.at) >= MEASURE_EVERY);
         if since_last && now.wall.since(lease.granted_at) >= MEASURE_AFTER {

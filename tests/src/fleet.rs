@@ -34,6 +34,8 @@ pub struct Fleet {
     pub coordinator: Option<Process>,
     agents: BTreeMap<String, Process>,
     lease_secs: u64,
+    /// The name of the coordinator's home.
+    main: &'static str,
 }
 
 impl Fleet {
@@ -45,6 +47,7 @@ impl Fleet {
             coordinator: None,
             agents: BTreeMap::new(),
             lease_secs,
+            main: "main",
         };
         fleet.start_coordinator();
         fleet
@@ -64,7 +67,12 @@ impl Fleet {
 
     /// The coordinator's own `HATCHERY_HOME`.
     pub fn home(&self) -> PathBuf {
-        self.folder.path().join("main")
+        self.folder.path().join(self.main)
+    }
+
+    /// From here on the coordinator and the person at its terminal have another home.
+    pub fn move_home(&mut self, name: &'static str) {
+        self.main = name;
     }
 
     /// A folder for the test's own files.
@@ -104,6 +112,11 @@ impl Fleet {
 
     /// Starts an agent in a home of its own; the first time it joins with a fresh join string.
     pub fn start_agent(&mut self, name: &str) {
+        self.start_agent_with(name, &[]);
+    }
+
+    /// The same, with more arguments.
+    pub fn start_agent_with(&mut self, name: &str, more: &[&str]) {
         let home = self.agent_home(name);
         let joined = home.join("agent").join("credentials.toml").exists();
         let join = if joined { None } else { Some(self.token()) };
@@ -111,6 +124,7 @@ impl Fleet {
         if let Some(join) = &join {
             arguments.extend(["--join", join]);
         }
+        arguments.extend(more);
         let process = Process::start(self.command_in(&home, &arguments));
         self.agents.insert(name.to_owned(), process);
     }

@@ -1,6 +1,7 @@
 //! One file for each group of commands.
 
 mod access;
+mod admin;
 mod checkpoints;
 mod control;
 mod generate;
@@ -52,6 +53,7 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
         Command::Import(args) => import::import(&args, output),
         Command::Events(args) => history::events(args, home, output).await,
         Command::Status => status(home, output).await,
+        Command::Admin(command) => admin::run(command, home, output).await,
         Command::Version => version(output),
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -116,6 +116,19 @@ fn run_coordinator(
     async move { hatchery_coordinator::run(settings?, stop, on_ready).await.map_err(Failure::failed) }
 }
 
+/// The state folder of the coordinator on this machine, as its settings have it.
+pub(super) fn state_folder(home: &Home) -> Result<PathBuf, Failure> {
+    let args = CoordinatorArgs {
+        listen: None,
+        advertise: vec![],
+        lease_secs: None,
+        config: None,
+        print_config: false,
+    };
+    let settings = coordinator_settings(&args, home)?.value.check(home.folder()).map_err(Failure::usage)?;
+    Ok(settings.state().to_owned())
+}
+
 fn coordinator_settings(
     args: &CoordinatorArgs,
     home: &Home,

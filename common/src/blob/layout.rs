@@ -35,6 +35,18 @@ pub(super) struct Place {
     pub(super) pieces: PathBuf,
 }
 
+/// A file beside finished blobs.
+pub(super) enum InShard {
+    /// A blob's data, in its place.
+    Blob(BlobId),
+    /// The manifest of a blob whose data is there.
+    Pieces,
+    /// What a stop has left behind.
+    Leftover,
+    /// Nothing of ours.
+    Stranger,
+}
+
 /// The three files of an unfinished transfer.
 pub(super) struct PartialPlace {
     pub(super) data: PathBuf,
@@ -43,12 +55,13 @@ pub(super) struct PartialPlace {
 }
 
 impl Layout {
+    /// The layout in `root`, whether it is there or not.
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), partial: root.join("partial"), quarantine: root.join("quarantine") }
+    }
+
     pub(super) fn create(root: &Path) -> Result<Self, FileError> {
-        let layout = Self {
-            root: root.to_owned(),
-            partial: root.join("partial"),
-            quarantine: root.join("quarantine"),
-        };
+        let layout = Self::at(root);
         durable::create_folder(&layout.partial)?;
         durable::create_folder(&layout.quarantine)?;
         Ok(layout)
@@ -71,9 +84,34 @@ impl Layout {
 
     /// The folders that finished blobs lie in, as far as there are any.
     pub(super) fn shards(&self) -> Result<Vec<PathBuf>, FileError> {
-        let is_shard = |name: &str| name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let names = file_names(&self.root)?;
-        Ok(names.iter().filter(|name| is_shard(name)).map(|name| self.root.join(name)).collect())
+        Ok(names.iter().filter(|name| Self::is_shard(name)).map(|name| self.root.join(name)).collect())
+    }
+
+    /// Whether a folder called `name` holds finished blobs.
+    pub(super) fn is_shard(name: &str) -> bool {
+        name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    /// What the file `name` in `shard` is.
+    pub(super) fn in_shard(&self, shard: &Path, name: &str) -> InShard {
+        let path = shard.join(name);
+        let (stem, kind) = name.rsplit_once('.').unwrap_or((name, ""));
+        match (stem.parse::<BlobId>(), kind) {
+            (Ok(id), "data") if self.place(id).data == path => InShard::Blob(id),
+            (Ok(_), "pieces") if path.with_extension("data").exists() => InShard::Pieces,
+            _ if kind == "pieces" || name.starts_with(".writing-") => InShard::Leftover,
+            _ => InShard::Stranger,
+        }
+    }
+
+    /// The unfinished transfer, and its whole size in bytes, that the file `name` among the transfers belongs to; none if
+    /// the file is a leftover. `has` says whether a blob is finished.
+    pub(super) fn transfer(&self, name: &str, has: impl Fn(BlobId) -> bool) -> Option<(BlobId, u64)> {
+        let (stem, kind) = name.rsplit_once('.')?;
+        let id = stem.parse::<BlobId>().ok().filter(|&id| !has(id))?;
+        let manifest = read_manifest(&self.partial_place(id).pieces, id).ok()?.ok()?;
+        matches!(kind, "data" | "pieces" | "have").then_some((id, manifest.size_bytes()))
     }
 
     /// Takes a damaged blob out of the way, and returns where its data is now. A missing file is no obstacle.

@@ -14,6 +14,7 @@
 
 mod batch;
 mod error;
+mod folder;
 mod layout;
 mod manifest;
 mod progress;
@@ -24,6 +25,7 @@ mod transfer;
 mod writer;
 
 pub use error::BlobError;
+pub use folder::{BlobFault, BlobFolder, BlobListing};
 pub use manifest::{
     BLOB_BYTES_MAX, MANIFEST_BYTES_MAX, ManifestError, PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES_MAX,
     PieceManifest,

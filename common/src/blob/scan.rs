@@ -6,7 +6,8 @@ use tracing::warn;
 
 use crate::{
     blob::{
-        BlobError, BlobStore, layout,
+        BlobError, BlobStore,
+        layout::{self, InShard},
         store::{Entry, Transfer},
     },
     durable::Context,
@@ -16,13 +17,11 @@ use crate::{
 impl BlobStore {
     pub(super) fn scan_shard(&self, shard: &Path) -> Result<(), BlobError> {
         for name in layout::file_names(shard)? {
-            let path = shard.join(&name);
-            let (stem, kind) = name.rsplit_once('.').unwrap_or((&name, ""));
-            match (stem.parse::<BlobId>(), kind) {
-                (Ok(id), "data") if self.layout().place(id).data == path => self.scan_blob(id)?,
-                (Ok(_), "pieces") if path.with_extension("data").exists() => {}
-                _ if kind == "pieces" || name.starts_with(".writing-") => layout::remove_file(&path)?,
-                _ => warn!(path = %path.display(), "not a blob; left alone"),
+            match self.layout().in_shard(shard, &name) {
+                InShard::Blob(id) => self.scan_blob(id)?,
+                InShard::Pieces => {}
+                InShard::Leftover => layout::remove_file(&shard.join(name))?,
+                InShard::Stranger => warn!(path = %shard.join(name).display(), "not a blob; left alone"),
             }
         }
         Ok(())
@@ -47,15 +46,8 @@ impl BlobStore {
     }
 
     pub(super) fn scan_partial(&self) -> Result<(), BlobError> {
-        let names = layout::file_names(&self.layout().partial)?;
-        for name in &names {
-            let kept = name.rsplit_once('.').and_then(|(stem, kind)| {
-                let id = stem.parse::<BlobId>().ok().filter(|&id| !self.has(id))?;
-                let manifest =
-                    layout::read_manifest(&self.layout().partial_place(id).pieces, id).ok()?.ok()?;
-                matches!(kind, "data" | "pieces" | "have").then_some((id, manifest.size_bytes()))
-            });
-            match kept {
+        for name in layout::file_names(&self.layout().partial)? {
+            match self.layout().transfer(&name, |id| self.has(id)) {
                 Some((id, size_bytes)) => {
                     self.state().transfers.insert(id, Transfer { size_bytes, has_writer: false });
                 }

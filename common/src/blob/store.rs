@@ -142,17 +142,19 @@ impl BlobStore {
 
     /// Adds bytes from memory; they are durable when this returns.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<BlobId, BlobError> {
-        self.put(bytes, bytes.len() as u64, Path::new("bytes in memory"))
+        self.put_reader(bytes, bytes.len() as u64, Path::new("bytes in memory"))
     }
 
     /// Adds a copy of a file; it is durable when this returns.
     pub fn put_file(&self, path: &Path) -> Result<BlobId, BlobError> {
         let file = File::open(path).context("open", path)?;
         let size_bytes = file.metadata().context("look at", path)?.len();
-        self.put(file, size_bytes, path)
+        self.put_reader(file, size_bytes, path)
     }
 
-    fn put(&self, source: impl Read, size_bytes: u64, path: &Path) -> Result<BlobId, BlobError> {
+    /// Adds what `source` gives, which must be exactly `size_bytes`; it is durable when this returns. `path` is where it
+    /// comes from, for errors.
+    pub fn put_reader(&self, source: impl Read, size_bytes: u64, path: &Path) -> Result<BlobId, BlobError> {
         let _incoming = self.reserve(size_bytes)?;
         let full = |error| self.explain_full(error, size_bytes);
         let folder = &self.layout().partial;

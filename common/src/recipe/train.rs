@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The arithmetic of the forward and backward pass. Weights and optimizer state are always f32.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// bf16 on a CUDA device that supports it, f32 elsewhere.

@@ -21,8 +21,6 @@ use crate::{
     },
 };
 
-const CERTIFICATE_FILE: &str = "authority.pem";
-const KEY_FILE: &str = "authority.key.pem";
 /// Longest file of PEM that is read.
 const PEM_BYTES_MAX: u64 = 64 << 10;
 /// Longest certificate request that is taken from outside.
@@ -50,11 +48,16 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
+    /// The file of its certificate, in its folder.
+    pub const CERTIFICATE_FILE: &str = "authority.pem";
+    /// The file of its key (0600), in its folder.
+    pub const KEY_FILE: &str = "authority.key.pem";
+
     /// Takes the authority in `folder`, or makes one there. A lost certificate is made again from the key, and everything
     /// it signed stays good; a lost key is an error, because a new one would lock the whole fleet out.
     pub fn create_or_load(folder: &Path) -> Result<Self, TlsError> {
         durable::create_folder(folder)?;
-        let (certificate_file, key_file) = (folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE));
+        let (certificate_file, key_file) = (folder.join(Self::CERTIFICATE_FILE), folder.join(Self::KEY_FILE));
         let key = match (read_text(&key_file)?, certificate_file.exists()) {
             (Some(pem), _) => KeyPair::from_pem(&pem).map_err(TlsError::make("authority's key"))?,
             (None, false) => {

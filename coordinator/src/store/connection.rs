@@ -8,11 +8,12 @@ use std::{
 use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::FallibleIterator};
 
 use super::StoreError;
+use crate::fault;
 
 /// The formats, oldest first; format N is what the first N scripts make.
 const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 /// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
-const BUSY_MAX: Duration = Duration::from_secs(5);
+pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Statements kept ready.
 const STATEMENTS_KEPT_MAX: usize = 64;
 /// Most faults of a damaged file that are told.
@@ -31,14 +32,27 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        let database = Self { connection, path: path.to_owned() };
+        let database = Self::connect(path, flags)?;
         let format = database.check_format()?;
         database.check_integrity()?;
         database.configure(bytes_max).map_err(|source| StoreError::of(path, source))?;
         database.migrate(format)?;
         Ok(database)
+    }
+
+    /// Opens the file at `path`, which must be there, to look at it: whatever it is, nothing is checked, changed or
+    /// brought to another format. Also whether its format is older than the newest.
+    pub(super) fn open_as_it_is(path: &Path) -> Result<(Self, bool), StoreError> {
+        let database =
+            Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let format = database.check_format()?;
+        Ok((database, format < MIGRATIONS.len() as i64))
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        Ok(Self { connection, path: path.to_owned() })
     }
 
     fn check_format(&self) -> Result<i64, StoreError> {
@@ -54,11 +68,17 @@ impl Database {
         Ok(found)
     }
 
-    fn check_integrity(&self) -> Result<(), StoreError> {
+    /// What SQLite finds wrong with the file.
+    pub(super) fn faults(&self) -> Result<Vec<String>, StoreError> {
         let mut faults = self.query("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
         faults.retain(|line| line != "ok");
         let orphans = self.query("PRAGMA foreign_key_check", [], |row| row.get::<_, String>(0))?;
         faults.extend(orphans.iter().map(|table| format!("table {table} names rows that are not there")));
+        Ok(faults)
+    }
+
+    fn check_integrity(&self) -> Result<(), StoreError> {
+        let mut faults = self.faults()?;
         if faults.is_empty() {
             return Ok(());
         }
@@ -69,7 +89,7 @@ impl Database {
     fn configure(&self, bytes_max: u64) -> rusqlite::Result<()> {
         let connection = &self.connection;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
-        fault();
+        fault::store_statement();
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
         // Where fsync alone leaves bytes in the drive's cache (macOS), ask for more; elsewhere these do nothing.
@@ -86,10 +106,10 @@ impl Database {
             self.transaction(|| {
                 let mut statements = Batch::new(&self.connection, script);
                 while let Some(mut statement) = statements.next().map_err(|source| self.error(source))? {
-                    fault();
+                    fault::store_statement();
                     statement.execute([]).map_err(|source| self.error(source))?;
                 }
-                fault();
+                fault::store_statement();
                 self.connection
                     .pragma_update(None, "user_version", becomes)
                     .map_err(|source| self.error(source))
@@ -109,13 +129,13 @@ impl Database {
             // The first error is the one to tell; SQLite undoes what is left when the connection closes.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
-        fault();
+        fault::store_statement();
         result
     }
 
     /// Runs one statement that writes; how many rows it touched.
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
-        fault();
+        fault::store_statement();
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
@@ -142,12 +162,4 @@ impl Database {
     fn error(&self, source: rusqlite::Error) -> StoreError {
         StoreError::of(&self.path, source)
     }
-}
-
-/// The fault point before every statement that writes and after every transaction. When tests arm it, the process ends
-/// here as if its power were cut; in a build without `failpoints` it is nothing at all.
-fn fault() {
-    fail::fail_point!("store::statement", |_| {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    });
 }

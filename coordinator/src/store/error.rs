@@ -17,7 +17,8 @@ pub enum StoreError {
     },
     /// The file is damaged, or no database at all.
     #[error(
-        "the database {} is damaged: {detail}; nothing was changed; keep a copy of it and put a backup in its place",
+        "the database {} is damaged: {detail}; nothing was changed; with the coordinator stopped, `hatchery admin fsck` says \
+         what can be repaired, and `hatchery admin restore` puts a backup in its place",
         path.display()
     )]
     Corrupt {

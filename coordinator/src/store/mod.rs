@@ -4,13 +4,19 @@
 //! append-only `events` and into the tables that the events come to, in one transaction, and checks there once more
 //! that epochs and phases fit.
 
+mod compare;
 mod connection;
+mod copy;
 mod error;
+mod examine;
 mod read;
 mod sqlite;
 mod write;
 
+pub use compare::Difference;
+pub use copy::copy_database;
 pub use error::StoreError;
+pub use examine::{Examination, examine};
 pub use sqlite::SqliteStore;
 
 use hatchery_common::time::Timestamp;

@@ -111,6 +111,10 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
                 time(rollout.at)
             ],
         ),
+        Change::Restored { epoch_floor, .. } => {
+            let sql = "UPDATE jobs SET epoch = ?1 WHERE ended_at IS NULL AND epoch < ?1";
+            database.execute(sql, params![epoch_floor.0 as i64]).map(drop)
+        }
         Change::JobSubmitted { .. }
         | Change::LeaseGranted { .. }
         | Change::LeaseEnded { .. }

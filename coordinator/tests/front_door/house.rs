@@ -55,6 +55,12 @@ impl House {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut CoordinatorSettings)) -> Self {
+        Self::try_start_with(change).await.unwrap()
+    }
+
+    pub(crate) async fn try_start_with(
+        change: impl FnOnce(&mut CoordinatorSettings),
+    ) -> Result<Self, RunError> {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = CoordinatorSettings {
             listen: "127.0.0.1:0".into(),
@@ -63,8 +69,8 @@ impl House {
         };
         change(&mut settings);
         let mut house = Self { folder, settings, running: None };
-        house.begin().await.unwrap();
-        house
+        house.begin().await?;
+        Ok(house)
     }
 
     /// Starts the coordinator; on an error it has ended.

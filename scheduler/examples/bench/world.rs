@@ -1,7 +1,7 @@
 //! The real scheduler with a fleet and a clock of its own: requests are decided, plans applied, reports made
 //! up.
 
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, sync::LazyLock, time::Duration};
 
 use anyhow::{Context as _, Result};
 use hatchery_common::{
@@ -73,8 +73,10 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn plan(&self) -> Plan {
-        plan(&self.cluster, &self.observed, self.now)
+    pub(crate) fn plan(&mut self) -> Plan {
+        let plan = plan(&self.cluster, &self.observed, self.now);
+        self.observed.intended = Arc::new(plan.queues.clone());
+        plan
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change]) {

@@ -1,0 +1,106 @@
+//! A state folder that a real coordinator has made and left, for backups and checks.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use hatchery_common::{
+    id::CheckpointId,
+    session::{AssignedAttempt, AttemptPhase},
+    view::JobView,
+};
+use hatchery_coordinator::store::{SqliteStore, Store};
+use hatchery_proto::client::CallError;
+use hatchery_scheduler::{Change, Cluster};
+
+use crate::{
+    agent::{Agent, Session, report_of},
+    house::House,
+};
+
+/// A house with a node that trains, and what it is at.
+pub(crate) struct Busy {
+    pub(crate) house: House,
+    pub(crate) agent: Agent,
+    pub(crate) session: Session,
+    pub(crate) job: JobView,
+    pub(crate) attempt: AssignedAttempt,
+    pub(crate) checkpoint: CheckpointId,
+}
+
+/// A job runs and has committed its first checkpoint; another one waits.
+pub(crate) async fn busy() -> Busy {
+    let house = House::start().await;
+    let agent = Agent::join(&house, "alder").await;
+    let mut session = agent.session().await;
+    let job = house.submit().await;
+    house.submit().await;
+    let attempt = session.attempt().await;
+    session.report(vec![report_of(&attempt, AttemptPhase::Running)], vec![]).await;
+    let checkpoint = agent.commit(&job, &attempt, 10, None).await.unwrap();
+    Busy { house, agent, session, job, attempt, checkpoint }
+}
+
+impl Busy {
+    /// Lets the coordinator go, and gives its state folder. The house keeps it.
+    pub(crate) async fn left(mut self) -> (House, PathBuf) {
+        drop(self.session);
+        self.house.stop().await;
+        let state = self.house.state();
+        (self.house, state)
+    }
+}
+
+/// Commits a checkpoint of `step` under `attempt`, whose parent is `parent`.
+pub(crate) async fn commit(
+    busy: &Busy,
+    agent: &Agent,
+    attempt: &AssignedAttempt,
+    step: u64,
+) -> Result<CheckpointId, CallError> {
+    agent.commit(&busy.job, attempt, step, Some(busy.checkpoint)).await
+}
+
+/// What the tables in a state folder say.
+pub(crate) fn load(state: &Path) -> Cluster {
+    SqliteStore::open(&state.join("hatchery.db")).unwrap().load().unwrap()
+}
+
+/// All changes in a state folder.
+pub(crate) fn changes(state: &Path) -> Vec<Change> {
+    let mut store = SqliteStore::open(&state.join("hatchery.db")).unwrap();
+    store.events(0, usize::MAX).unwrap().into_iter().map(|event| event.change).collect()
+}
+
+/// What `changes` come to.
+pub(crate) fn replayed(changes: &[Change]) -> Cluster {
+    let mut cluster = Cluster::default();
+    for change in changes {
+        cluster.evolve(change);
+    }
+    cluster
+}
+
+/// The blobs' data files in a state folder.
+pub(crate) fn blob_files(state: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for shard in fs::read_dir(state.join("blobs")).unwrap() {
+        let shard = shard.unwrap();
+        if shard.file_name().len() == 2 {
+            let paths = fs::read_dir(shard.path()).unwrap().map(|entry| entry.unwrap().path());
+            files.extend(paths.filter(|path| path.extension().is_some_and(|kind| kind == "data")));
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Changes one byte of a file that nobody should change.
+pub(crate) fn flip(path: &Path, place: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[place] ^= 1;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
