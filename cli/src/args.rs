@@ -3,7 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hatchery_common::{access::Scope, device::DeviceKind, id::Name, recipe::ReplicateWhich};
+use hatchery_common::{
+    access::Scope,
+    device::DeviceKind,
+    id::{Name, RequestId},
+    recipe::ReplicateWhich,
+};
 
 use crate::{human::parse_duration, output::Output};
 
@@ -265,6 +270,9 @@ pub(crate) struct SubmitArgs {
     /// Which checkpoints they get.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) replicate_which: Option<WhichArg>,
+    /// Name this request, with a UUID of your own: the same again gives the same job, however often it is sent.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<RequestId>,
     /// Stay until the job has ended; Ctrl-C leaves it running.
     #[arg(long)]
     pub(crate) wait: bool,

@@ -13,6 +13,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hatchery_common::{
+    faults,
     id::NodeId,
     session::{AttemptPhase, Report},
     time::{BootTime, Timestamp},
@@ -226,7 +227,9 @@ impl EventLoop {
 
         let changes = self.cluster.take_steps();
         if !changes.is_empty() {
+            faults::strikes("event_loop::before_commit");
             let (changes, result) = self.store.commit(changes).await?;
+            faults::strikes("event_loop::after_commit");
             if let Err(error) = result {
                 return self.give_up_batch(error).await;
             }
@@ -238,6 +241,7 @@ impl EventLoop {
         self.waits = Arc::new(plan.waits);
         self.show();
         for (reply, result) in self.replies.drain(..) {
+            faults::strikes("event_loop::before_reply");
             // A caller that has left does not want to know.
             let _ = reply.send(result.map_err(RequestError::Rejected));
         }

@@ -23,6 +23,7 @@ use crate::{
 /// `hatchery submit`.
 pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
     let wait = args.wait;
+    let request = args.request_id.unwrap_or_else(RequestId::random);
     let Prepared { recipe, fallback_name, start_from, own_dataset } = prepare(&args, home).await?;
     let scan = match (&args.dataset, own_dataset) {
         (Some(_), _) => None,
@@ -37,7 +38,7 @@ pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Out
         (None, None, None) => return Err(Failure::usage("no data: give --data PATH or --dataset ID")),
     };
     let spec = JobSpec { start_from, ..recipe.job(dataset, &fallback_name) };
-    let job = send(&fleet, &spec).await?;
+    let job = send(&fleet, request, &spec).await?;
     if !wait {
         return output.print(&job, |job| {
             let mut text = format!("job {} submitted as {}", job.id.short(), job.spec.name);
@@ -95,9 +96,8 @@ async fn prepare(args: &SubmitArgs, home: &Home) -> Result<Prepared, Failure> {
 }
 
 /// Sends the job; while the coordinator is away, again with the same request id, so that it is one job (I2).
-async fn send(fleet: &FleetClient, spec: &JobSpec) -> Result<JobView, Failure> {
+async fn send(fleet: &FleetClient, request: RequestId, spec: &JobSpec) -> Result<JobView, Failure> {
     const TRIES_MAX: u32 = 5;
-    let request = RequestId::random();
     let mut tries = 1;
     loop {
         match fleet.submit(request, spec).await {
