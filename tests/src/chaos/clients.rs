@@ -39,6 +39,8 @@ pub struct Work {
     pub steps: u64,
     /// A checkpoint after each so many.
     pub checkpoint_every: u64,
+    /// The model's width: at 16 each file of a checkpoint is one piece, at 32 the weights are several.
+    pub width: u64,
     /// Whether its trainer crashes, wherever it runs.
     pub crashes: bool,
     /// Whether its text is one that no other job has.
@@ -49,7 +51,7 @@ impl Work {
     /// The first job of a scenario: a few seconds of steps.
     pub fn steady(name: &str, steps: u64, checkpoint_every: u64) -> Self {
         let name = name.to_owned();
-        Self { name, step_ms: 20, steps, checkpoint_every, crashes: false, own_text: false }
+        Self { name, step_ms: 20, steps, checkpoint_every, width: 16, crashes: false, own_text: false }
     }
 
     /// Some job.
@@ -60,6 +62,7 @@ impl Work {
             step_ms: dice.between(10, 40),
             steps: 10 * dice.between(2, 16),
             checkpoint_every: dice.between(10, 40),
+            width: 16 * dice.between(1, 2),
             crashes,
             own_text: dice.one_in(3),
         }
@@ -91,7 +94,7 @@ impl Work {
             format!("train.steps={}", self.steps),
             format!("train.checkpoint_every={}", self.checkpoint_every),
             "model.n_layer=1".to_owned(),
-            "model.n_embd=16".to_owned(),
+            format!("model.n_embd={}", self.width),
             "model.mlp_internal_dim_multiplier=8".to_owned(),
             "train.block=32".to_owned(),
             "train.batch=2".to_owned(),

@@ -2,7 +2,7 @@
 //! before those who type commands.
 
 use std::{
-    fs, io,
+    env, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -26,11 +26,15 @@ use crate::{
     process::{PATIENCE, binary, fake_trainer},
 };
 
+/// Set to anything, it keeps what would be removed at the end.
+const KEEP_VARIABLE: &str = "HATCHERY_CHAOS_KEEP";
 /// How long a start may take, on a machine that is busy with other tests.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// How long a command that must succeed may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(45);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Lines of the coordinator's log in an error.
+const FAILURE_LINES_MAX: usize = 20;
 /// What an agent loses when it loses its disk, its credentials left out.
 const AGENT_FOLDERS: [&str; 4] = ["blobs", "checkpoints", "corpora", "attempts"];
 
@@ -92,7 +96,8 @@ impl Typed {
 impl Site {
     /// Starts a coordinator, and agents that have joined and are connected through their proxies.
     pub fn build(settings: SiteSettings) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("hatchery-chaos-").tempdir()?;
+        let mut folder = tempfile::Builder::new().prefix("hatchery-chaos-").tempdir()?;
+        folder.disable_cleanup(env::var_os(KEEP_VARIABLE).is_some());
         let disk = Disk::mount(&folder.path().join("disk"), &folder.path().join("disk.log"))?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut site = Self {
@@ -121,7 +126,9 @@ impl Site {
 
     fn failure(&self, what: &str) -> io::Error {
         let log = fs::read_to_string(self.log("coordinator")).unwrap_or_default();
-        io::Error::other(format!("{what}; the coordinator's log:\n{log}"))
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(FAILURE_LINES_MAX)..];
+        io::Error::other(format!("{what}; the coordinator's last lines:\n{}", last.join("\n")))
     }
 
     /// The folder of everything, for what a test writes itself.
