@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -22,18 +22,15 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `command` in a process group of its own; what it writes is added to the file `log`.
+    /// Starts `command`; what it writes is added to the file `log`. It stays in this process group, so that Ctrl-C in a
+    /// terminal ends it too.
     pub(super) fn start(mut command: Command, log: &Path) -> io::Result<Self> {
-        use std::os::unix::process::CommandExt;
         let file: File = OpenOptions::new().append(true).create(true).open(log)?;
         let log_start = file.metadata()?.len();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot start {command:?}: {error}")))?;
+        let child =
+            command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn().map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot start {command:?}: {error}"))
+            })?;
         Ok(Self { child, log: log.to_owned(), log_start })
     }
 
@@ -100,10 +97,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Whatever shares its group ends too; the trainers of an agent end by themselves.
-        if !self.has_ended() {
-            let _ended = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        }
+        // The trainers of an agent end by themselves.
         self.kill();
     }
 }

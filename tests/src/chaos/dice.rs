@@ -11,6 +11,7 @@ impl Dice {
     }
 
     /// Another generator, whose numbers have nothing to do with those of this one.
+    #[must_use]
     pub fn fork(&mut self) -> Self {
         Self(self.next())
     }

@@ -70,12 +70,7 @@ pub struct Report {
 /// Runs, and tells `tell` now and then how it goes. An error means that the run itself could not be done.
 pub fn run(plan: Plan, tell: &(dyn Fn(&str) + Sync)) -> io::Result<Report> {
     let mut dice = Dice::new(plan.seed);
-    let settings = SiteSettings {
-        lease_secs: LEASE_SECS,
-        agents: AGENTS,
-        points: plan.points.clone(),
-        ..Default::default()
-    };
+    let settings = SiteSettings { lease_secs: LEASE_SECS, agents: AGENTS, points: plan.points.clone() };
     let mut site = Site::build(settings)?;
     let unmounted = site.disk.is_mounted().err().map(str::to_owned);
     if let Some(why) = &unmounted {

@@ -29,7 +29,7 @@ use crate::{
 /// Set to anything, it keeps what would be removed at the end.
 const KEEP_VARIABLE: &str = "HATCHERY_CHAOS_KEEP";
 /// How long a start may take, on a machine that is busy with other tests.
-const START_WITHIN: Duration = Duration::from_secs(60);
+const START_WITHIN: Duration = Duration::from_mins(1);
 /// How long a command that must succeed may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(45);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -359,13 +359,12 @@ impl Site {
         let pid = Pid::from_child(&child);
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(child.wait_with_output()));
-        let (output, killed) = match ended.recv_timeout(within) {
-            Ok(output) => (Ok(output), false),
-            Err(_) => {
-                // It may have ended just now.
-                let _ended = kill_process(pid, Signal::KILL);
-                (ended.recv(), true)
-            }
+        let (output, killed) = if let Ok(output) = ended.recv_timeout(within) {
+            (Ok(output), false)
+        } else {
+            // It may have ended just now.
+            let _ended = kill_process(pid, Signal::KILL);
+            (ended.recv(), true)
         };
         match output {
             Ok(Ok(output)) => Typed {

@@ -91,7 +91,7 @@ pub(super) fn only_the_current_epoch_counts(evidence: &Evidence) -> Vec<Finding>
                 found(format!("epoch {epoch} was granted after {}", before.epoch));
             }
             "lease_ended" if epoch != before.epoch => {
-                found(format!("epoch {epoch} ended in epoch {}", before.epoch))
+                found(format!("epoch {epoch} ended in epoch {}", before.epoch));
             }
             "checkpoint_committed" => {
                 let manifest = &event.change["manifest"];
