@@ -25,6 +25,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(300);
 const TRIES_MAX: u64 = 40;
 /// A text must be long enough for the blocks of training and validation.
 const FILLER: &str = "the dragon hatchling learns a little of every text that it reads\n";
+const TEXT_KIB: usize = 4;
 /// What a job writes that crashes on purpose.
 pub const CRASH_WORDS: &str = "this job crashes on purpose";
 
@@ -45,13 +46,24 @@ pub struct Work {
     pub crashes: bool,
     /// Whether its text is one that no other job has.
     pub own_text: bool,
+    /// Length of its text, about.
+    pub text_kib: usize,
 }
 
 impl Work {
     /// The first job of a scenario: a few seconds of steps.
     pub fn steady(name: &str, steps: u64, checkpoint_every: u64) -> Self {
         let name = name.to_owned();
-        Self { name, step_ms: 20, steps, checkpoint_every, width: 16, crashes: false, own_text: false }
+        Self {
+            name,
+            step_ms: 20,
+            steps,
+            checkpoint_every,
+            width: 16,
+            crashes: false,
+            own_text: false,
+            text_kib: TEXT_KIB,
+        }
     }
 
     /// Some job.
@@ -65,6 +77,7 @@ impl Work {
             width: 16 * dice.between(1, 2),
             crashes,
             own_text: dice.one_in(3),
+            text_kib: TEXT_KIB,
         }
     }
 
@@ -80,7 +93,11 @@ impl Work {
         }
         let crash = if self.crashes { format!("write {CRASH_WORDS}\ncrash-at 1\n") } else { String::new() };
         let own = if self.own_text { format!("own text of {}\n", self.name) } else { String::new() };
-        let text = format!("{crash}train {}\n{own}{}", self.step_ms, FILLER.repeat(60));
+        let text = format!(
+            "{crash}train {}\n{own}{}",
+            self.step_ms,
+            FILLER.repeat(self.text_kib * 1024 / FILLER.len())
+        );
         // Nobody may read half of it.
         let unfinished = path.with_extension("part");
         fs::write(&unfinished, text)?;

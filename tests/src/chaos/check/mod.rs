@@ -4,6 +4,8 @@
 mod answers;
 mod disks;
 mod events;
+#[cfg(test)]
+mod tests;
 mod trainers;
 
 pub(crate) use events::is_loss;

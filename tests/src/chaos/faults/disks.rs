@@ -23,7 +23,7 @@ use crate::chaos::{
 const FULL_TRIES_MAX: usize = 5;
 
 /// Nothing fits on the disk any more; somebody submits a text that is new.
-pub(super) fn disk_full(site: &Site, dice: &mut Dice) -> io::Result<()> {
+pub(super) fn disk_full(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     let limited = site.disk.is_mounted().is_err();
     if limited {
         site.kill_coordinator();
@@ -33,8 +33,9 @@ pub(super) fn disk_full(site: &Site, dice: &mut Dice) -> io::Result<()> {
     }
     let from_ms = now_ms();
     let request = dice.uuid();
+    // More than what others may free meanwhile.
     let work =
-        Work { own_text: true, crashes: false, ..Work::steady(&format!("full-{}", &request[..6]), 20, 10) };
+        Work { own_text: true, text_kib: 1024, ..Work::steady(&format!("full-{}", &request[..6]), 20, 10) };
     for _ in 0..FULL_TRIES_MAX {
         let submission = submit_directly(site, &work, &request)?;
         // Without an answer, the network or the coordinator was hurt at the same time.
@@ -50,7 +51,10 @@ pub(super) fn disk_full(site: &Site, dice: &mut Dice) -> io::Result<()> {
     if limited || site.wait_for_coordinators_end(Duration::ZERO) {
         site.kill_coordinator();
     }
-    restart_coordinator(site)
+    restart_coordinator(site)?;
+    // Now there is room for it.
+    submit_directly(site, &work, &request)?;
+    Ok(true)
 }
 
 /// A checkpoint of a job that has ended, its model's blob, and the names of the nodes that hold it.
@@ -83,17 +87,17 @@ fn settled_checkpoint(site: &Site, dice: &mut Dice) -> Option<(String, Vec<Strin
 }
 
 /// A bit flips on the coordinator's disk; then a machine that has lost its own disk wants everything anew.
-pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<()> {
+pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     let Some((blob, nodes)) = settled_checkpoint(site, dice) else {
         pause(dice, 300, 600);
-        return Ok(());
+        return Ok(false);
     };
     site.kill_coordinator();
     flip_bit(&blob_path(&site.coordinator_state().join("blobs"), &blob), dice)?;
     site.history.records().flipped.push(blob);
     restart_coordinator(site)?;
     let Some(member) = site.agents().iter().find(|member| nodes.contains(&member.name)) else {
-        return Ok(());
+        return Ok(false);
     };
     member.kill();
     for trainer in member.trainers() {
@@ -105,27 +109,28 @@ pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<()> {
     // Nodes look for what the coordinator lacks whenever a session begins.
     site.agents().iter().for_each(|member| member.proxy.reset_connections());
     pause(dice, 500, 1000);
-    Ok(())
+    Ok(true)
 }
 
 /// A bit flips on an agent's disk while the agent is away.
-pub(super) fn replica_damaged(site: &Site, dice: &mut Dice) -> io::Result<()> {
+pub(super) fn replica_damaged(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     let Some((blob, nodes)) = settled_checkpoint(site, dice) else {
         pause(dice, 300, 600);
-        return Ok(());
+        return Ok(false);
     };
     let holder =
         dice.choose(&nodes).and_then(|name| site.agents().iter().find(|member| member.name == *name));
-    let Some(member) = holder else { return Ok(()) };
+    let Some(member) = holder else { return Ok(false) };
     member.kill();
     let path = blob_path(&member.home.join("agent").join("blobs"), &blob);
-    if path.exists() {
+    let is_there = path.exists();
+    if is_there {
         flip_bit(&path, dice)?;
         site.history.records().replicas_flipped += 1;
     }
     site.start_agent(member, "")?;
     pause(dice, 500, 1500);
-    Ok(())
+    Ok(is_there)
 }
 
 /// Changes one bit of a file as a bad disk would: nothing else about the file is another.

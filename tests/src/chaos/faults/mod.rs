@@ -21,7 +21,8 @@ use super::{
 pub struct Fault {
     /// What it is called.
     pub name: &'static str,
-    act: fn(&Site, &mut Dice) -> io::Result<()>,
+    /// Does it, and says whether there was anything to do it to.
+    act: fn(&Site, &mut Dice) -> io::Result<bool>,
 }
 
 /// What is done to processes and disks.
@@ -75,8 +76,9 @@ pub const TO_THE_NETWORK: [Fault; 8] = [
 impl Fault {
     /// Does it, waits for as long as it is to last, and undoes it.
     pub fn strike(&self, site: &Site, dice: &mut Dice) -> io::Result<()> {
-        (self.act)(site, dice)?;
-        site.history.fault(self.name);
+        if (self.act)(site, dice)? {
+            site.history.fault(self.name);
+        }
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::{io, thread};
 use super::{about_a_lease, pause, some_agent};
 use crate::chaos::{dice::Dice, proxy::Mode, site::Site};
 
-pub(super) fn agent_network(site: &Site, dice: &mut Dice, mode: Mode) -> io::Result<()> {
+pub(super) fn agent_network(site: &Site, dice: &mut Dice, mode: Mode) -> io::Result<bool> {
     let member = some_agent(site, dice)?;
     member.proxy.set(mode);
     thread::sleep(about_a_lease(site, dice));
@@ -16,10 +16,10 @@ pub(super) fn agent_network(site: &Site, dice: &mut Dice, mode: Mode) -> io::Res
         member.proxy.reset_connections();
     }
     pause(dice, 300, 1500);
-    Ok(())
+    Ok(true)
 }
 
-pub(super) fn all_cut_off(site: &Site, dice: &mut Dice) -> io::Result<()> {
+pub(super) fn all_cut_off(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     site.agents().iter().for_each(|member| member.proxy.set(Mode::Blackhole));
     thread::sleep(about_a_lease(site, dice));
     for member in site.agents() {
@@ -27,10 +27,10 @@ pub(super) fn all_cut_off(site: &Site, dice: &mut Dice) -> io::Result<()> {
         member.proxy.reset_connections();
     }
     pause(dice, 1000, 2500);
-    Ok(())
+    Ok(true)
 }
 
-pub(super) fn people_cut_off(site: &Site, dice: &mut Dice) -> io::Result<()> {
+pub(super) fn people_cut_off(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     let modes = [Mode::Blackhole, Mode::DeafClient, Mode::MuteClient, Mode::Reset, Mode::Bandwidth(20 << 10)];
     for _ in 0..3 {
         site.people.set(*dice.choose(&modes).unwrap_or(&Mode::Reset));
@@ -39,5 +39,5 @@ pub(super) fn people_cut_off(site: &Site, dice: &mut Dice) -> io::Result<()> {
         site.people.reset_connections();
         pause(dice, 100, 400);
     }
-    Ok(())
+    Ok(true)
 }
