@@ -11,8 +11,9 @@ use hatchery_tests::chaos::{
     evidence::{Evidence, blob_path},
     faults::flip_bit,
     history::now_ms,
+    member::Member,
     proxy::Mode,
-    site::{Member, Site, SiteSettings},
+    site::{Site, SiteSettings},
 };
 use serde_json::Value;
 

@@ -279,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_blobs_name_is_the_one_that_the_house_gives_it() {
-        for bytes in [vec![], vec![1; 9], vec![2; 64 << 10], vec![3; (64 << 10) + 1], vec![4; (40 << 20) + 5]] {
+        for bytes in [vec![], vec![1; 9], vec![2; 64 << 10], vec![3; (64 << 10) + 1], vec![4; (40 << 20) + 5]]
+        {
             let name = hatchery_common::blob::PieceManifest::of_bytes(&bytes).id().to_string();
             assert_eq!(blob_id(&bytes), name, "{} bytes", bytes.len());
         }

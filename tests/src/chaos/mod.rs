@@ -8,7 +8,7 @@
 //! | file | its reason to change |
 //! |---|---|
 //! | `runner` | how a run goes, and what it must come to |
-//! | `site`, `daemon`, `disk`, `proxy` | the fleet and what it stands on |
+//! | `site`, `member`, `daemon`, `disk`, `proxy` | the fleet and what it stands on |
 //! | `clients` | how it is used |
 //! | `faults`, `dice` | what is done to it |
 //! | `history`, `evidence` | what is known of a run |
@@ -22,6 +22,7 @@ mod disk;
 pub mod evidence;
 pub mod faults;
 pub mod history;
+pub mod member;
 pub mod proxy;
 mod runner;
 pub mod site;

@@ -19,12 +19,10 @@ use super::{
     daemon::Daemon,
     disk::Disk,
     history::{History, now_ms},
+    member::Member,
     proxy::Proxy,
 };
-use crate::{
-    fleet::processes_with,
-    process::{PATIENCE, binary, fake_trainer},
-};
+use crate::process::{PATIENCE, binary, fake_trainer};
 
 /// Set to anything, it keeps what would be removed at the end.
 const KEEP_VARIABLE: &str = "HATCHERY_CHAOS_KEEP";
@@ -35,8 +33,6 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(45);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Lines of the coordinator's log in an error.
 const FAILURE_LINES_MAX: usize = 20;
-/// What an agent loses when it loses its disk, its credentials left out.
-const AGENT_FOLDERS: [&str; 4] = ["blobs", "checkpoints", "corpora", "attempts"];
 
 /// How the fleet is set up.
 #[derive(Clone, Debug, Default)]
@@ -62,17 +58,6 @@ pub struct Site {
     pub people: Proxy,
     /// What happened.
     pub history: History,
-}
-
-/// An agent's machine.
-pub struct Member {
-    /// Its name.
-    pub name: String,
-    /// Its `HATCHERY_HOME`.
-    pub home: PathBuf,
-    /// Between it and the coordinator.
-    pub proxy: Proxy,
-    daemon: Mutex<Option<Daemon>>,
 }
 
 /// How a command ended.
@@ -375,63 +360,6 @@ impl Site {
             Ok(Err(error)) => failed(error),
             Err(error) => failed(io::Error::other(error)),
         }
-    }
-}
-
-impl Member {
-    /// Kills the agent as a power cut would; its trainer sees the end of its stdin.
-    pub fn kill(&self) {
-        if let Some(mut daemon) = lock(&self.daemon).take() {
-            daemon.kill();
-        }
-    }
-
-    /// Sends the agent a signal.
-    pub fn signal(&self, signal: Signal) {
-        if let Some(daemon) = lock(&self.daemon).as_ref() {
-            daemon.signal(signal);
-        }
-    }
-
-    /// Waits until the agent, as it was started last, writes a line with one of `texts`.
-    pub fn wait_for_line(&self, texts: &[&str]) -> io::Result<String> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let output = lock(&self.daemon).as_ref().map(Daemon::output).unwrap_or_default();
-            if let Some(line) = output.lines().find(|line| texts.iter().any(|text| line.contains(text))) {
-                return Ok(line.to_owned());
-            }
-            if Instant::now() >= until {
-                return Err(io::Error::other(format!(
-                    "{} never wrote any of {texts:?}; it wrote:\n{output}",
-                    self.name
-                )));
-            }
-            thread::sleep(LOOK_EVERY);
-        }
-    }
-
-    /// Waits until the agent has ended by itself; whether it has.
-    pub fn wait(&self, within: Duration) -> bool {
-        lock(&self.daemon).as_mut().is_none_or(|daemon| daemon.wait(within).is_some())
-    }
-
-    /// The trainers that run for it.
-    pub fn trainers(&self) -> Vec<Pid> {
-        let home = self.home.display().to_string();
-        let pids = processes_with(&["fake-trainer", "train", &home]);
-        pids.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())).collect()
-    }
-
-    /// Removes all that an agent keeps, but for its credentials: its disk was replaced. It must not be running.
-    pub fn lose_disk(&self) -> io::Result<()> {
-        for folder in AGENT_FOLDERS {
-            match fs::remove_dir_all(self.home.join("agent").join(folder)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }
 

@@ -11,11 +11,7 @@ use rustix::process::{Signal, kill_process};
 
 pub use disks::flip_bit;
 
-use super::{
-    dice::Dice,
-    proxy::Mode,
-    site::{Member, Site},
-};
+use super::{dice::Dice, member::Member, proxy::Mode, site::Site};
 
 /// Something that is done to the fleet.
 pub struct Fault {

@@ -6,10 +6,7 @@ use std::{io, thread, time::Duration};
 use rustix::process::{Signal, kill_process};
 
 use super::{about_a_lease, pause, restart_coordinator, some_agent};
-use crate::chaos::{
-    dice::Dice,
-    site::{Member, Site},
-};
+use crate::chaos::{dice::Dice, member::Member, site::Site};
 
 /// Points at which a coordinator is killed, each with the most times that it is passed before.
 const COORDINATOR_POINTS: [(&str, u64); 8] = [
@@ -24,9 +21,9 @@ const COORDINATOR_POINTS: [(&str, u64); 8] = [
 ];
 /// Points at which an agent is killed.
 const AGENT_POINTS: [(&str, u64); 5] = [
-    ("durable::before_sync", 12),
-    ("durable::before_rename", 12),
-    ("durable::before_folder_sync", 12),
+    ("durable::before_sync", 8),
+    ("durable::before_rename", 8),
+    ("durable::before_folder_sync", 8),
     ("deliver::before_commit", 3),
     ("deliver::after_commit", 3),
 ];
@@ -34,7 +31,7 @@ const AGENT_POINTS: [(&str, u64); 5] = [
 const FAILING_POINTS: [&str; 3] =
     ["durable::before_sync", "durable::before_rename", "durable::before_folder_sync"];
 /// How long a process is given to reach the point at which it is killed.
-const REACH_WITHIN: Duration = Duration::from_secs(4);
+const REACH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a clean end may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 
