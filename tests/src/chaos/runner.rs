@@ -17,8 +17,9 @@ use super::{
     check::{self, Finding},
     clients::{self, is_terminal},
     dice::Dice,
-    evidence::Evidence,
+    evidence::{Event, Evidence},
     faults::{self, Fault, TO_PROCESSES, TO_THE_NETWORK},
+    history::{Records, Submission},
     site::{Site, SiteSettings},
 };
 
@@ -35,7 +36,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// If replicas are still missing after so many looks, sessions are renewed: then nodes bring back what is lost.
 const RENEW_AFTER_LOOKS: u64 = 12;
-/// A hand that is slow gets so many times the time of the run for what each fault must be done at least.
+/// A hand that is slow gets so many times the time of the run to do each fault often enough.
 const OVERTIME: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -97,20 +98,25 @@ fn hurt(site: &Site, plan: &Plan, dice: &mut Dice, tell: &(dyn Fn(&str) + Sync))
     let is_over = || over.load(Ordering::Relaxed);
     let now: Mutex<[&'static str; 2]> = Mutex::new(["", ""]);
     let hand = |index: usize, faults: &[Fault], mut dice: Dice| -> io::Result<()> {
-        let rounds_min = plan.time.as_secs() / 60;
-        let mut rounds = 0;
+        let lacks = |fault: &Fault| times_done(&site.history.records(), fault) < times_least(plan.time);
         loop {
-            let mut deck: Vec<&Fault> = faults.iter().collect();
+            // Beyond its time it does only what was not done often enough.
+            let is_late = || started.elapsed() >= plan.time;
+            let mut deck: Vec<&Fault> = faults.iter().filter(|fault| !is_late() || lacks(fault)).collect();
+            if deck.is_empty() {
+                return Ok(());
+            }
             dice.shuffle(&mut deck);
             for fault in deck {
-                let limit = if rounds < rounds_min { plan.time * OVERTIME } else { plan.time };
-                if started.elapsed() >= limit || is_over() {
+                if started.elapsed() >= plan.time * OVERTIME || is_over() {
                     return Ok(());
+                }
+                if is_late() && !lacks(fault) {
+                    continue;
                 }
                 now.lock().unwrap_or_else(PoisonError::into_inner)[index] = fault.name;
                 fault.strike(site, &mut dice)?;
             }
-            rounds += 1;
         }
     };
     thread::scope(|scope| {
@@ -203,6 +209,15 @@ fn is_well(site: &Site) -> bool {
         })
 }
 
+fn times_done(records: &Records, fault: &Fault) -> u64 {
+    records.faults.get(fault.name).copied().unwrap_or(0)
+}
+
+/// How often each fault must have been done. Not every time there is somebody to do it to.
+fn times_least(time: Duration) -> u64 {
+    (time.as_secs() / 60).div_ceil(2)
+}
+
 /// What a run must have come to, so that its silence means something.
 fn too_little_traffic(evidence: &Evidence, time: Duration) -> Vec<Finding> {
     let minutes = time.as_secs() / 60;
@@ -217,9 +232,8 @@ fn too_little_traffic(evidence: &Evidence, time: Duration) -> Vec<Finding> {
         }
     }
     for fault in TO_PROCESSES.iter().chain(&TO_THE_NETWORK) {
-        let count = evidence.records.faults.get(fault.name).copied().unwrap_or(0);
-        // Not every round finds somebody to do it to.
-        if count < minutes.div_ceil(2) {
+        let count = times_done(&evidence.records, fault);
+        if count < times_least(time) {
             findings
                 .push(Finding { invariant: "traffic", text: format!("{}: only {count} times", fault.name) });
         }
@@ -236,13 +250,11 @@ struct Figure {
 
 fn figures(evidence: &Evidence) -> Vec<Figure> {
     let ended = |phase: &str| evidence.jobs.values().filter(|job| job["phase"] == phase).count() as u64;
-    let events = |is: &dyn Fn(&super::evidence::Event) -> bool| {
-        evidence.events.iter().filter(|event| is(event)).count() as u64
-    };
+    let events =
+        |is: &dyn Fn(&Event) -> bool| evidence.events.iter().filter(|event| is(event)).count() as u64;
     let records = &evidence.records;
-    let submissions = |is: &dyn Fn(&super::history::Submission) -> bool| {
-        records.submissions.iter().filter(|one| is(one)).count() as u64
-    };
+    let submissions =
+        |is: &dyn Fn(&Submission) -> bool| records.submissions.iter().filter(|one| is(one)).count() as u64;
     let figure = |name, count, least_a_minute| Figure { name, count, least_a_minute };
     vec![
         figure("submissions answered OK", submissions(&|one| one.is_acknowledged()), 5),
