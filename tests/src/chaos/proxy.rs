@@ -226,10 +226,11 @@ impl Shared {
                 _ => {}
             }
             let Some(mut to) = to else { continue };
+            // Counted first: whoever has read them finds them counted.
+            self.passed_bytes.fetch_add(count as u64, Ordering::SeqCst);
             if to.write_all(&chunk[..count]).is_err() {
                 return connection.end();
             }
-            self.passed_bytes.fetch_add(count as u64, Ordering::Relaxed);
         }
     }
 }
