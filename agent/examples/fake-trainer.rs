@@ -1,5 +1,5 @@
 //! A trainer that trains nothing: it speaks the contract of `hatchery_common::trainer` and does what its corpus says,
-//! line by line. For the agent's tests; `cargo test` builds it, and nothing installs it.
+//! line by line. For tests of the agent and of the whole system; `cargo test` builds it, and nothing installs it.
 //!
 //! | line | what it does |
 //! |---|---|
@@ -12,13 +12,19 @@
 //! | `deaf` | from here on pays no heed to signals, commands and the end of stdin |
 //! | `wait` | waits until it is told to stop or its lease ends, then writes a checkpoint |
 //! | `wait-file PATH` | waits until a file is there |
+//! | `train MS` | makes the recipe's steps, each of so many milliseconds, with a checkpoint where the recipe wants one |
+//! | `crash-at STEP` | makes the next `train` abort before this step |
 //! | `crash` | aborts |
 //!
 //! At the end of the corpus it has completed.
+//!
+//! What `train` has learnt by a step is a chain of digests over the job and all steps up to it, so a step that is lost,
+//! doubled or out of order shows in every checkpoint after it. Each step that begins is a line in the file that
+//! `FAKE_TRAINER_HISTORY` names, with the time at which the lease was looked at.
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File, OpenOptions},
     io::{Write, stderr, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -30,7 +36,7 @@ use hatchery_common::{
     cursor::{LossCurve, Patience, TrainingCursor},
     device::Device,
     recipe::Precision,
-    time::BootTime,
+    time::{BootTime, Timestamp},
     trainer::{
         AttemptOrder, Calibration, DoctorReport, Ending, Metrics, Progress, TrainerCommand, TrainerDevice,
         TrainerEvent,
@@ -44,6 +50,8 @@ use tokio::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Names the file that gets a line for each step of `train`.
+const HISTORY_VARIABLE: &str = "FAKE_TRAINER_HISTORY";
 
 /// What it was told from outside.
 #[derive(Clone, Copy)]
@@ -54,7 +62,11 @@ struct Told {
 
 impl Told {
     fn ending(self) -> Option<Ending> {
-        let expired = self.lease_until.is_some_and(|until| BootTime::now() >= until);
+        self.ending_at(BootTime::now())
+    }
+
+    fn ending_at(self, now: BootTime) -> Option<Ending> {
+        let expired = self.lease_until.is_some_and(|until| now >= until);
         if self.stop { Some(Ending::Stopped) } else { expired.then_some(Ending::LeaseExpired) }
     }
 }
@@ -116,6 +128,7 @@ async fn train(path: &Path) {
         libtorch: "2.11.0".to_owned(),
     });
     let mut deaf = false;
+    let mut crash_at = None;
     for line in script.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
@@ -128,7 +141,7 @@ async fn train(path: &Path) {
                 let wanted = rest.parse().expect("a step");
                 if wanted > step {
                     step = wanted;
-                    checkpoint(&order, step);
+                    checkpoint(&order, step, format!("moments at {step}").as_bytes());
                 }
             }
             "write" => eprintln!("{rest}"),
@@ -149,7 +162,7 @@ async fn train(path: &Path) {
                 let ending = told.borrow().ending();
                 if let Some(ending) = ending.filter(|_| !deaf) {
                     step += 1;
-                    checkpoint(&order, step);
+                    checkpoint(&order, step, format!("moments at {step}").as_bytes());
                     return answer(&TrainerEvent::Ended(ending));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -160,10 +173,98 @@ async fn train(path: &Path) {
                 }
             }
             "crash" => std::process::abort(),
+            "crash-at" => crash_at = Some(rest.parse().expect("a step")),
+            "train" => {
+                let step_time = Duration::from_millis(rest.parse().expect("milliseconds"));
+                if let Some(ending) = Run::begin(&order, crash_at).train(step_time, &told).await {
+                    return answer(&TrainerEvent::Ended(ending));
+                }
+            }
             _ => {}
         }
     }
     answer(&TrainerEvent::Ended(Ending::Completed));
+}
+
+/// A run of `train`.
+struct Run<'a> {
+    order: &'a AttemptOrder,
+    crash_at: Option<u64>,
+    history: Option<File>,
+    /// The step and the epoch that it goes on from.
+    resumed: (u64, u64),
+    step: u64,
+    chain: blake3::Hash,
+    /// The newest step that stands in a checkpoint.
+    kept: u64,
+}
+
+impl<'a> Run<'a> {
+    fn begin(order: &'a AttemptOrder, crash_at: Option<u64>) -> Self {
+        let history = std::env::var_os(HISTORY_VARIABLE).map(|path| {
+            OpenOptions::new().append(true).create(true).open(path).expect("the history can be written")
+        });
+        let (resumed, chain) = match &order.resume_from {
+            None => ((0, 0), blake3::hash(order.job.to_string().as_bytes())),
+            Some(folder) => {
+                let text = fs::read(folder.join(OPTIMIZER_FILE)).expect("the checkpoint is whole");
+                let moments: serde_json::Value =
+                    serde_json::from_slice(&text).expect("a checkpoint of `train`");
+                let number = |key: &str| moments[key].as_u64().expect("a number");
+                let chain = moments["chain"].as_str().expect("a digest").parse().expect("a digest");
+                ((number("step"), number("epoch")), chain)
+            }
+        };
+        Self { order, crash_at, history, resumed, step: resumed.0, chain, kept: resumed.0 }
+    }
+
+    /// Trains to the last step; an ending if it has to stop before.
+    async fn train(mut self, step_time: Duration, told: &watch::Receiver<Told>) -> Option<Ending> {
+        let train = self.order.train.raw().clone();
+        while self.step < train.steps {
+            // Both before the look at the lease: nothing begins later than they say.
+            let (wall, boot) = (Timestamp::now(), BootTime::now());
+            let ending = told.borrow().ending_at(boot);
+            if ending.is_some() {
+                if self.step > self.kept {
+                    self.keep();
+                }
+                return ending;
+            }
+            if self.crash_at.is_some_and(|step| self.step + 1 >= step) {
+                std::process::abort();
+            }
+            self.note(wall, boot);
+            tokio::time::sleep(step_time).await;
+            self.step += 1;
+            self.chain = blake3::hash(&[self.chain.as_bytes(), &self.step.to_le_bytes()[..]].concat());
+            let progress = Progress { step: self.step, train_loss: 2.0, ..Progress::default() };
+            answer(&TrainerEvent::Progress(progress));
+            if self.step.is_multiple_of(train.checkpoint_every) || self.step == train.steps {
+                self.keep();
+            }
+        }
+        None
+    }
+
+    fn note(&mut self, wall: Timestamp, boot: BootTime) {
+        let Some(history) = &mut self.history else { return };
+        let line = serde_json::json!({
+            "job": self.order.job, "epoch": self.order.epoch, "process": std::process::id(), "step": self.step + 1,
+            "wall_ms": wall.0, "boot_ms": boot.0,
+        });
+        // One write for each line, so that those of several trainers do not mix.
+        history.write_all(format!("{line}\n").as_bytes()).expect("the history can be written");
+    }
+
+    fn keep(&mut self) {
+        let moments = serde_json::json!({
+            "job": self.order.job, "epoch": self.order.epoch, "step": self.step, "chain": self.chain.to_string(),
+            "resumed_step": self.resumed.0, "resumed_epoch": self.resumed.1,
+        });
+        checkpoint(self.order, self.step, moments.to_string().as_bytes());
+        self.kept = self.step;
+    }
 }
 
 /// Hears signals, commands, and the end of stdin.
@@ -200,7 +301,7 @@ fn step_of(folder: &Path) -> u64 {
     serde_json::from_slice::<TrainingCursor>(&text).expect("a cursor").step
 }
 
-fn checkpoint(order: &AttemptOrder, step: u64) {
+fn checkpoint(order: &AttemptOrder, step: u64, moments: &[u8]) {
     let folder: PathBuf = order.checkpoints.join(folder_name(step));
     let unfinished = order.checkpoints.join(format!(".{}", folder_name(step)));
     fs::create_dir_all(&unfinished).expect("the agent made the folder above");
@@ -219,8 +320,11 @@ fn checkpoint(order: &AttemptOrder, step: u64) {
         |name: &str, bytes: &[u8]| fs::write(unfinished.join(name), bytes).expect("the disk has room");
     write(CONFIG_FILE, &serde_json::to_vec(&order.model).expect("JSON"));
     write(MODEL_FILE, &model(order, step));
-    write(OPTIMIZER_FILE, format!("moments at {step}").as_bytes());
+    write(OPTIMIZER_FILE, moments);
     write(TRAINING_FILE, &serde_json::to_vec(&cursor).expect("JSON"));
+    if folder.exists() {
+        fs::remove_dir_all(&folder).expect("an earlier trainer of this attempt made it");
+    }
     fs::rename(&unfinished, &folder).expect("both are in one folder");
     answer(&TrainerEvent::Checkpoint { folder, step, metrics });
 }

@@ -2,16 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs::Permissions,
-    io,
-    os::unix::fs::PermissionsExt,
+    fs::{Metadata, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use hatchery_common::{
-    blob::{BlobError, BlobStore},
-    checkpoint::CheckpointManifest,
+    blob::{BlobError, BlobStore, PieceManifest},
+    checkpoint::{CheckpointFile, CheckpointManifest},
     durable::{self, FileError},
     id::{BlobId, CheckpointId},
 };
@@ -113,7 +112,22 @@ impl CheckpointStore {
     /// gets its name when it is complete and on the disk. One that is there already is hashed again.
     pub(crate) fn install(&self, manifest: &CheckpointManifest) -> Result<(), CheckpointStoreError> {
         let id = manifest.id();
-        self.alone_with(id, || self.install_alone(id, manifest))
+        let installed = self.alone_with(id, || self.install_alone(id, manifest));
+        if let Err(CheckpointStoreError::Blob(BlobError::Corrupt { id: blob, .. })) = &installed {
+            self.forget_all_with(*blob)?;
+        }
+        installed
+    }
+
+    /// Removes every checkpoint that has a blob which was found damaged: their folders are links to the same bytes.
+    pub(crate) fn forget_all_with(&self, blob: BlobId) -> Result<(), CheckpointStoreError> {
+        let names = |manifest: &CheckpointManifest| manifest.files.iter().any(|file| file.blob == blob);
+        let ids: Vec<CheckpointId> =
+            self.state().held.iter().filter(|(_, manifest)| names(manifest)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.alone_with(id, || if self.manifest(id).is_some() { self.forget(id) } else { Ok(()) })?;
+        }
+        Ok(())
     }
 
     fn install_alone(
@@ -146,19 +160,25 @@ impl CheckpointStore {
     fn verify_alone(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
         let Some(manifest) = self.manifest(id) else { return Ok(()) };
         for file in &manifest.files {
-            let path = self.path(id).join(&file.name);
-            let checked =
-                self.blobs.open_verified(file.blob).map_err(CheckpointStoreError::from).and_then(|_| {
-                    let found = path.metadata().map_err(|error| FileError::new("read", &path, error))?.len();
-                    let wrong =
-                        || FileError::new("use", &path, io::Error::other(format!("it has {found} bytes")));
-                    (found == file.size_bytes).then_some(()).ok_or_else(|| wrong().into())
-                });
-            if let Err(error) = checked {
+            if let Err(error) = self.verify_file(file, &self.path(id).join(&file.name)) {
                 tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint is damaged here; it is removed");
                 self.forget(id)?;
                 return Err(error);
             }
+        }
+        Ok(())
+    }
+
+    /// Hashes a file of a folder: as the blob, whose bytes a link shares. Any other file is hashed for itself, a copy as
+    /// well as a link to what stood there before the blob was damaged and came anew; such a link is made again.
+    fn verify_file(&self, file: &CheckpointFile, path: &Path) -> Result<(), CheckpointStoreError> {
+        let inode = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let blob = self.blobs.open_verified(file.blob)?;
+        let blob = inode(blob.metadata().map_err(|error| FileError::new("look at", path, error))?);
+        let found = inode(path.metadata().map_err(|error| FileError::new("look at", path, error))?);
+        if found != blob && PieceManifest::of_file(path)?.id() != file.blob {
+            tracing::warn!(file = %path.display(), "this is not what it should be; it is replaced");
+            self.blobs.link_or_copy_to(file.blob, path)?;
         }
         Ok(())
     }
@@ -245,27 +265,28 @@ mod tests {
     use super::*;
     use hatchery_common::{
         blob::BlobLimits,
-        checkpoint::CheckpointFile,
         id::{Epoch, JobId},
         model::{ModelConfig, RawModelConfig},
         trainer::Metrics,
     };
 
-    #[test]
-    fn many_may_install_one_checkpoint_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let (blobs, checkpoints) = (folder.path().join("blobs"), folder.path().join("checkpoints"));
+    fn open(folder: &Path) -> CheckpointStore {
+        let (blobs, checkpoints) = (folder.join("blobs"), folder.join("checkpoints"));
         for path in [&blobs, &checkpoints] {
-            std::fs::create_dir(path).unwrap();
+            std::fs::create_dir_all(path).unwrap();
         }
         let blobs = BlobStore::open(&blobs, BlobLimits { free_bytes_min: 0, ..Default::default() }).unwrap();
-        let store = CheckpointStore::open(&checkpoints, blobs.clone()).unwrap();
+        CheckpointStore::open(&checkpoints, blobs).unwrap()
+    }
+
+    /// A checkpoint whose files have their names as bytes.
+    fn manifest(blobs: &BlobStore) -> CheckpointManifest {
         let files = CheckpointManifest::FILES.iter().map(|name| CheckpointFile {
             name: (*name).to_owned(),
             blob: blobs.put_bytes(name.as_bytes()).unwrap(),
             size_bytes: name.len() as u64,
         });
-        let manifest = CheckpointManifest {
+        CheckpointManifest {
             job: JobId::random(),
             epoch: Epoch(1),
             step: 1,
@@ -275,8 +296,42 @@ mod tests {
             block: 8,
             metrics: Metrics::default(),
             files: files.collect(),
+        }
+    }
+
+    #[test]
+    fn a_bit_that_flips_in_a_shared_blob_is_found_for_all_that_share_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let (one, other) = (manifest(store.blobs()), manifest(store.blobs()));
+        let name = CheckpointManifest::FILES[1];
+        let path = |manifest: &CheckpointManifest| store.path(manifest.id()).join(name);
+        store.install(&one).unwrap();
+        store.install(&other).unwrap();
+        let flip = |path: &Path| {
+            std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+            std::fs::write(path, name.replace('m', "n")).unwrap();
         };
-        let id = manifest.id();
+        flip(&path(&one));
+        assert!(matches!(store.install(&one), Err(CheckpointStoreError::Blob(BlobError::Corrupt { .. }))));
+        assert_eq!(store.ids(), [], "both are links to the same bytes");
+
+        // The blob comes again, and a folder still has what stood there before.
+        store.blobs().put_bytes(name.as_bytes()).unwrap();
+        store.install(&one).unwrap();
+        store.install(&other).unwrap();
+        std::fs::remove_file(path(&other)).unwrap();
+        std::fs::write(path(&other), name.replace('m', "n")).unwrap();
+        store.install(&other).unwrap();
+        assert_eq!(std::fs::read_to_string(path(&other)).unwrap(), name);
+    }
+
+    #[test]
+    fn many_may_install_one_checkpoint_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let manifest = manifest(store.blobs());
+        let (id, checkpoints) = (manifest.id(), folder.path().join("checkpoints"));
         for _ in 0..20 {
             let _pins = store.pin(manifest.files.iter().map(|file| file.blob).collect());
             std::thread::scope(|scope| {

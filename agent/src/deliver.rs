@@ -14,7 +14,7 @@ use hatchery_common::{
     blob::BlobError,
     checkpoint::{CheckpointFile, CheckpointManifest, TRAINING_FILE},
     cursor::TrainingCursor,
-    durable,
+    durable, faults,
     id::{BlobId, CheckpointId},
     session::AssignedAttempt,
     trainer::Metrics,
@@ -208,7 +208,9 @@ impl Delivery {
         let _pins = self.obtainer.store().pin(blobs.clone());
         let clients = self.obtainer.link().clients().await;
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
+        faults::strikes("deliver::before_commit");
         let id = clients.agents.commit_checkpoint(&manifest).await?;
+        faults::strikes("deliver::after_commit");
         let store = self.obtainer.store().clone();
         blocking(move || store.install(&manifest)).await?;
         Ok(id)

@@ -13,7 +13,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use hatchery_common::time::BootTime;
+use hatchery_common::{faults, time::BootTime};
 
 /// Into how many parts a lease is divided.
 const PARTS: u32 = 5;
@@ -21,6 +21,8 @@ const PARTS: u32 = 5;
 const MARGIN_PARTS: u32 = 1;
 /// Parts before the margin in which trainers may write a last checkpoint.
 const STOPPING_PARTS: u32 = 1;
+/// A lease that ends too late, for tests.
+const MARGINLESS: Duration = Duration::from_hours(1);
 /// Most reports whose answer is awaited; older ones no longer count.
 const AWAITED_MAX: usize = 64;
 
@@ -87,7 +89,8 @@ impl Lease {
     }
 
     fn after(&self, parts: u32) -> Option<BootTime> {
-        Some(self.acknowledged_sent? + self.length / PARTS * parts)
+        let length = if faults::strikes("mutant::lease_margin") { MARGINLESS } else { self.length };
+        Some(self.acknowledged_sent? + length / PARTS * parts)
     }
 
     /// What may be done at `now`.

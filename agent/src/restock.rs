@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use hatchery_common::id::{BlobId, CheckpointId};
+use hatchery_common::{
+    blob::BlobError,
+    id::{BlobId, CheckpointId},
+};
 use hatchery_proto::transfer::TransferError;
 use tokio::sync::watch;
 
-use crate::{link::Clients, obtain::Obtainer};
+use crate::{files::blocking, link::Clients, obtain::Obtainer};
 
 /// How often the coordinator is asked what it lacks, beside the start of each session.
 const RESTOCK_EVERY: Duration = Duration::from_mins(10);
@@ -19,11 +22,21 @@ pub(crate) async fn run(obtainer: Obtainer, wished: watch::Receiver<BTreeSet<Che
         let ids = wished.borrow().clone();
         for id in ids {
             if let Err(error) = restock(&obtainer, &clients, id).await {
+                forget_damaged(&obtainer, &error).await;
                 tracing::debug!(checkpoint = %id.short(), %error, "cannot see what the coordinator lacks");
                 break;
             }
         }
         session.wait(RESTOCK_EVERY).await;
+    }
+}
+
+/// What is found damaged here when it is to be sent is fetched again, once somebody else has brought it.
+async fn forget_damaged(obtainer: &Obtainer, error: &TransferError) {
+    let TransferError::Blob(BlobError::Corrupt { id: blob, .. }) = error else { return };
+    let (store, blob) = (obtainer.store().clone(), *blob);
+    if let Err(error) = blocking(move || store.forget_all_with(blob)).await {
+        tracing::warn!(%error, "a damaged checkpoint cannot be removed");
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hatchery_common::{
     access::Scope,
     device::DeviceKind,
-    id::Name,
+    id::{Name, RequestId},
     recipe::{Priority, ReplicateWhich},
 };
 
@@ -285,6 +285,9 @@ pub(crate) struct SubmitArgs {
     /// Which checkpoints they get.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) replicate_which: Option<WhichArg>,
+    /// Name this request, with a UUID of your own: the same again gives the same job, however often it is sent.
+    #[arg(long, value_name = "UUID", conflicts_with = "grid")]
+    pub(crate) request_id: Option<RequestId>,
     /// Name of a node that will not do; may be repeated.
     #[arg(long, value_name = "NODE")]
     pub(crate) exclude: Vec<Name>,

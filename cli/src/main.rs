@@ -14,6 +14,7 @@ use clap::Parser;
 use crate::{args::Cli, exit::Failure, home::Home};
 
 fn main() -> ExitCode {
+    hatchery_common::faults::arm_from_environment();
     let cli = Cli::parse();
     hatchery_common::tls::install_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

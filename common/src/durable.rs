@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::faults;
+
 /// Mode of files that others on the machine may read.
 const MODE_PUBLIC: u32 = 0o644;
 /// Mode of files that hold a secret.
@@ -21,21 +23,6 @@ const MODE_FOLDER: u32 = 0o700;
 const LOCK_FILE: &str = "lock";
 /// Longest content of a lock file that is read back.
 const LOCK_FILE_BYTES_MAX: u64 = 32;
-
-#[cfg(feature = "failpoints")]
-macro_rules! fail_point {
-    ($name:literal, $path:expr) => {
-        fail::fail_point!($name, |_| Err(FileError::new(
-            "write",
-            $path,
-            io::Error::other("fault asked for")
-        )));
-    };
-}
-#[cfg(not(feature = "failpoints"))]
-macro_rules! fail_point {
-    ($name:literal, $path:expr) => {};
-}
 
 /// What could not be done with which file, and why.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +64,14 @@ impl<T> Context<T> for io::Result<T> {
     }
 }
 
+/// A point between two steps at which tests may fail the write.
+fn fault(point: &str, path: &Path) -> Result<(), FileError> {
+    if faults::strikes(point) {
+        return Err(FileError::new("write", path, io::Error::other("fault asked for")));
+    }
+    Ok(())
+}
+
 /// Writes a file that others may read; after it returns, the file is durable under its name. What stood there before is
 /// replaced at once, never in part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
@@ -109,27 +104,37 @@ fn write_with_mode(
         .context("write in", folder)?;
     write(file.as_file_mut()).context("write", path)?;
     sync_file(file.as_file(), path)?;
-    fail_point!("durable::before_rename", path);
+    fault("durable::before_rename", path)?;
     file.persist(path).map_err(|error| FileError::new("rename to", path, error.error))?;
     sync_folder(folder)
 }
 
 /// Brings a file's bytes and length to the disk; `path` is for the error.
 pub fn sync_file(file: &File, path: &Path) -> Result<(), FileError> {
-    fail_point!("durable::before_sync", path);
+    if faults::strikes("mutant::fsync_order") {
+        return sync_later(file, path);
+    }
+    fault("durable::before_sync", path)?;
     file.sync_all().context("sync", path)
+}
+
+/// What nobody should do: whoever waits for the disk goes on, and hears nothing of its errors.
+fn sync_later(file: &File, path: &Path) -> Result<(), FileError> {
+    let (file, path) = (file.try_clone().context("sync", path)?, path.to_owned());
+    std::thread::spawn(move || fault("durable::before_sync", &path).map(|()| file.sync_all()));
+    Ok(())
 }
 
 /// Moves a file to another name on the same file system, durably. The file itself must have been synced before.
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
-    fail_point!("durable::before_rename", to);
+    fault("durable::before_rename", to)?;
     fs::rename(from, to).context("rename to", to)?;
     sync_folder(folder_of(to))
 }
 
 /// Brings the names in a folder to the disk.
 pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
-    fail_point!("durable::before_folder_sync", folder);
+    fault("durable::before_folder_sync", folder)?;
     File::open(folder).and_then(|folder| folder.sync_all()).context("sync", folder)
 }
 

@@ -9,6 +9,7 @@ pub mod dataset;
 pub mod device;
 pub mod digest;
 pub mod durable;
+pub mod faults;
 pub mod field;
 pub mod generate;
 pub mod id;

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hatchery_common::{
     device::Device,
+    faults,
     id::{JobId, NodeId},
     session::{AttemptPhase, Report},
     time::{BootTime, Timestamp},
@@ -237,7 +238,9 @@ impl EventLoop {
 
         let changes = self.cluster.take_steps();
         if !changes.is_empty() {
+            faults::strikes("event_loop::before_commit");
             let (changes, result) = self.store.commit(changes).await?;
+            faults::strikes("event_loop::after_commit");
             if let Err(error) = result {
                 return self.give_up_batch(error).await;
             }
@@ -250,6 +253,7 @@ impl EventLoop {
         self.observations.step(Sighting::Planned { lines: Arc::clone(&self.queues) });
         self.show();
         for (reply, result) in self.replies.drain(..) {
+            faults::strikes("event_loop::before_reply");
             // A caller that has left does not want to know.
             let _ = reply.send(result.map_err(RequestError::Rejected));
         }

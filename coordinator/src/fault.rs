@@ -1,20 +1,13 @@
-//! Fault points: where tests let the process end as if its power were cut. In a build without `failpoints` they are nothing
-//! at all.
+//! Fault points of the coordinator: see [`hatchery_common::faults`].
 
-macro_rules! power_cut {
-    ($name:literal) => {
-        fail::fail_point!($name, |_| {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        })
-    };
-}
+use hatchery_common::faults;
 
 /// Before every statement that writes and after every transaction.
 pub(crate) fn store_statement() {
-    power_cut!("store::statement");
+    faults::strikes("store::statement");
 }
 
 /// Between two steps by which a restore or a repair puts something in place.
 pub(crate) fn admin_step() {
-    power_cut!("admin::step");
+    faults::strikes("admin::step");
 }

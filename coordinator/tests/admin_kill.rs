@@ -69,7 +69,7 @@ fn child(test: &str, folder: &Path, steps: usize) -> bool {
 fn is_child(work: impl FnOnce(&Path)) -> bool {
     let Ok(order) = std::env::var(CHILD) else { return false };
     let (steps, folder) = order.split_once(' ').unwrap();
-    fail::cfg("admin::step", &format!("{steps}*off->return")).unwrap();
+    fail::cfg("admin::step", &format!("{steps}*off->return(kill)")).unwrap();
     work(Path::new(folder));
     true
 }

@@ -56,7 +56,7 @@ fn history() -> World {
 }
 
 fn run_child(path: &Path, statements: usize) {
-    fail::cfg("store::statement", &format!("{statements}*off->return")).unwrap();
+    fail::cfg("store::statement", &format!("{statements}*off->return(kill)")).unwrap();
     let mut store = SqliteStore::open(path).unwrap();
     for (number, batch) in history().batches.iter().enumerate() {
         store.commit(batch).unwrap();

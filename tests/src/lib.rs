@@ -1,6 +1,7 @@
 //! Whole-system tests: the harness. It starts the real binaries, types what a person would type, and reads what a
 //! person would read. The tests themselves are in `tests/tests/`.
 
+pub mod chaos;
 mod fleet;
 mod process;
 

@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
@@ -15,16 +15,26 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 /// The longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Where `cargo build` has put a binary: beside the folder of this test.
+/// Where `cargo build` has put a binary: beside this program, or beside the folder of this test.
 pub fn binary(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a running test has a path");
-    let folder = test.parent().and_then(|deps| deps.parent()).expect("tests run from target/PROFILE/deps");
-    let path = folder.join(name);
-    assert!(
-        path.is_file(),
-        "{} is not built: run the tests with `cargo xtask test`, or first `cargo build -p hatchery-cli -p hatchery-trainer`",
-        path.display()
-    );
+    built(
+        Path::new(name),
+        "run the tests with `cargo xtask test`, or first `cargo build -p hatchery-cli -p hatchery-trainer`",
+    )
+}
+
+/// The trainer that needs no libtorch.
+pub(crate) fn fake_trainer() -> PathBuf {
+    let how = "run `cargo xtask test`, or first `cargo build -p hatchery-agent --example fake-trainer`";
+    built(&Path::new("examples").join("fake-trainer"), how)
+}
+
+fn built(name: &Path, how: &str) -> PathBuf {
+    let program = env::current_exe().expect("a running program has a path");
+    let beside = program.parent().expect("programs lie in folders");
+    let profile = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    let path = profile.expect("tests run from target/PROFILE/deps").join(name);
+    assert!(path.is_file(), "{} is not built: {how}", path.display());
     path
 }
 

@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
         "hatchery-cli",
         &["hatchery-agent", "hatchery-bdh", "hatchery-common", "hatchery-coordinator", "hatchery-proto"],
     ),
-    ("hatchery-tests", &[]),
+    ("hatchery-tests", &["hatchery-common"]),
     ("xtask", &[]),
 ];
 

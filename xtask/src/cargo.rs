@@ -31,11 +31,14 @@ pub(crate) enum Profile {
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(repo::root());
-    // What cargo told this program about its own package would make build scripts run again that look at it.
+    // What cargo told this program about itself would have build scripts that look at it run again, and with them half of
+    // what was built by hand.
     for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(name.as_ref());
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
         }
     }
     command
@@ -59,15 +62,28 @@ pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
     if profile == Profile::Relocatable {
         command.env("HATCHERY_RELOCATABLE", "1");
     }
-    let output =
-        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("building {} failed", BINARY_PACKAGES.join(" and "));
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
+    let messages =
+        messages_of(command).with_context(|| format!("building {}", BINARY_PACKAGES.join(" and ")))?;
     let find =
         |name: &str| executable(&messages, name).with_context(|| format!("cargo built no binary {name}"));
     Ok(Binaries { hatchery: find("hatchery")?, trainer: find("hatchery-trainer")? })
+}
+
+/// Builds with these arguments of `cargo build`, and says where the binary called `name` is.
+pub(crate) fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
+    let build = ["build", "--message-format=json-render-diagnostics"];
+    let messages = messages_of(command(&[&build, arguments].concat()))?;
+    executable(&messages, name).with_context(|| format!("cargo built no binary {name}"))
+}
+
+/// Runs a build to its end, and gives its messages.
+fn messages_of(mut command: Command) -> Result<String> {
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the build failed");
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The path of a binary in cargo's JSON messages.

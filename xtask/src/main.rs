@@ -1,7 +1,8 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | dist | demo | bench`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | chaos | dist | demo | bench`.
 
 mod bench;
 mod cargo;
+mod chaos;
 mod demo;
 mod dist;
 mod phases;
@@ -25,6 +26,8 @@ enum Chore {
     Setup(setup::Options),
     /// Run every test; sets up first
     Test(test::Options),
+    /// Hurt a fleet of real processes while it is used, and check that it keeps all it promises
+    Chaos(chaos::Options),
     /// Show the whole main path, live, on this machine
     Demo(demo::Options),
     /// Build a release archive and try it in an empty folder
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Setup(options) => setup::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Chaos(options) => chaos::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Dist(options) => dist::run(&options),
         Chore::Bench(bench) => bench::run(&bench),

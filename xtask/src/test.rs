@@ -1,10 +1,18 @@
 //! `cargo xtask test`: everything that the tests need, then the tests.
 
-use anyhow::Result;
+use std::process::Output;
+use std::thread;
+
+use anyhow::{Context, Result, bail};
 
 use crate::cargo;
 use crate::phases::Phases;
 use crate::setup;
+
+/// Every package, with the fault points that tests arm.
+const TESTS: [&str; 4] = ["test", "--workspace", "--features", "hatchery-tests/failpoints"];
+/// The one test that takes minutes, most of them waiting: it runs beside the others.
+const CHAOS: &str = "three_minutes_of_chaos_break_nothing";
 
 /// Flags of `test`.
 #[derive(clap::Args)]
@@ -24,12 +32,41 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         phases.run("setup", || setup::run(&setup::Options::default()))?;
     }
     // One build for everything: it makes the binaries too, because each has integration tests of its own.
-    let tests = ["test", "--workspace", "--features", "hatchery-common/failpoints"];
-    phases.run("build", || cargo::run(&[&tests[..], &["--no-run"]].concat()))?;
-    let mut arguments = tests.to_vec();
-    arguments.push("--");
-    arguments.extend(options.arguments.iter().map(String::as_str));
-    let outcome = phases.run("run the tests", || cargo::run(&arguments));
+    phases.run("build", || cargo::run(&[&TESTS[..], &["--no-run"]].concat()))?;
+    let outcome = phases.run("run the tests", || {
+        if options.arguments.is_empty() {
+            return run_all();
+        }
+        let arguments: Vec<&str> = options.arguments.iter().map(String::as_str).collect();
+        cargo::run(&[&TESTS[..], &["--"], &arguments].concat())
+    });
     phases.print();
     outcome
+}
+
+fn run_all() -> Result<()> {
+    let chaos = thread::spawn(|| {
+        let arguments = [&TESTS[..], &["--test", "chaos", "--", "--exact", CHAOS, "--nocapture"]].concat();
+        cargo::command(&arguments).output().context("cannot start cargo")
+    });
+    let others = cargo::run(&[&TESTS[..], &["--", "--skip", CHAOS]].concat());
+    eprintln!("the others are through; waiting for {CHAOS}");
+    let Ok(chaos) = chaos.join() else { bail!("{CHAOS} cannot be waited for") };
+    let chaos = judge(&chaos?);
+    // Both are worth to be told.
+    match (others, chaos) {
+        (Err(others), Err(chaos)) => bail!("{others:#}; {chaos:#}"),
+        (others, chaos) => others.and(chaos),
+    }
+}
+
+/// Shows what came of chaos, all of it where it failed.
+fn judge(output: &Output) -> Result<()> {
+    let report = String::from_utf8_lossy(&output.stdout);
+    println!("{report}");
+    if !output.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        bail!("{CHAOS} failed");
+    }
+    Ok(())
 }

@@ -1,6 +1,10 @@
 //! `up`, `coordinator`, `agent`: the commands that stay.
 
-use std::{future::Future, path::PathBuf};
+use std::{
+    future::Future,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use hatchery_agent::AgentSettings;
 use hatchery_common::{
@@ -244,8 +248,9 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        eprintln!("stopping; once more to stop at once");
         token.cancel();
+        // Whoever read it may be gone, which is no reason to run on.
+        let _unread = writeln!(io::stderr(), "stopping; once more to stop at once");
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

@@ -24,6 +24,7 @@ use crate::{
 /// `hatchery submit`.
 pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Outcome {
     let wait = args.wait;
+    let request = args.request_id.unwrap_or_else(RequestId::random);
     let Prepared { recipe, text, fallback_name, start_from, own_dataset } = prepare(&args, home).await?;
     let scan = match (&args.dataset, own_dataset) {
         (Some(_), _) => None,
@@ -45,7 +46,7 @@ pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Out
     if !args.grid.is_empty() {
         return submit_grid(&args, &text, &spec, &fleet, output).await;
     }
-    let job = send(&fleet, &spec).await?;
+    let job = send(&fleet, request, &spec).await?;
     if !wait {
         return output.print(&job, |job| {
             let mut text = format!("job {} submitted as {}", job.id.short(), job.spec.name);
@@ -80,7 +81,7 @@ async fn submit_grid(
     }
     let mut jobs = Vec::with_capacity(specs.len());
     for spec in &specs {
-        jobs.push(send(fleet, spec).await?);
+        jobs.push(send(fleet, RequestId::random(), spec).await?);
     }
     if args.wait {
         if output == Output::Text {
@@ -164,9 +165,8 @@ async fn prepare(args: &SubmitArgs, home: &Home) -> Result<Prepared, Failure> {
 }
 
 /// Sends the job; while the coordinator is away, again with the same request id, so that it is one job (I2).
-async fn send(fleet: &FleetClient, spec: &JobSpec) -> Result<JobView, Failure> {
+async fn send(fleet: &FleetClient, request: RequestId, spec: &JobSpec) -> Result<JobView, Failure> {
     const TRIES_MAX: u32 = 5;
-    let request = RequestId::random();
     let mut tries = 1;
     loop {
         match fleet.submit(request, spec).await {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hatchery_common::{
     digest::Digest,
+    faults,
     field::{FieldError, check_range},
     generate::{GenerationOrder, GenerationPart, SamplingParams, StopStrings},
     id::{CheckpointId, JobId, Name, RequestId, RolloutId},
@@ -150,6 +151,7 @@ impl v1::fleet_server::Fleet for FleetService {
             .request_id
             .parse()
             .map_err(|error: FieldError| Refusal::from(FieldError::new("request_id", error.problem)))?;
+        let id = if faults::strikes("mutant::request_deduplication") { RequestId::random() } else { id };
         let spec: JobSpec = needed("spec", request.spec)?;
         let body = serde_json::to_vec(&spec).map_err(|error| Status::internal(error.to_string()))?;
         let submit = Change::Submit {

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use hatchery_common::faults;
 use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::FallibleIterator};
 
 use super::StoreError;
@@ -123,8 +124,13 @@ impl Database {
         &self,
         body: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let late = faults::strikes("mutant::commit_order");
+        if late && !self.connection.is_autocommit() {
+            self.execute("COMMIT", [])?;
+        }
         self.execute("BEGIN IMMEDIATE", [])?;
-        let result = body().and_then(|value| self.execute("COMMIT", []).map(|_| value));
+        let commit = || if late { Ok(0) } else { self.execute("COMMIT", []) };
+        let result = body().and_then(|value| commit().map(|_| value));
         if result.is_err() && !self.connection.is_autocommit() {
             // The first error is the one to tell; SQLite undoes what is left when the connection closes.
             let _ = self.connection.execute_batch("ROLLBACK");

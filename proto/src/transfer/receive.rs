@@ -5,6 +5,7 @@ use std::mem;
 use futures::{FutureExt, Stream, StreamExt};
 use hatchery_common::{
     blob::{BlobError, BlobStore, PieceManifest},
+    faults,
     field::FieldError,
     id::BlobId,
 };
@@ -162,6 +163,7 @@ impl Receiving {
     async fn answer(&self, id: BlobId, missing: Vec<(u32, u32)>) -> Result<(), Status> {
         let missing = missing.into_iter().map(|(first, end)| PieceRange { first, end }).collect();
         let answer = PutResponse { blob: id.to_string(), missing };
+        faults::strikes("transfer::before_answer");
         self.answers.send(Ok(answer)).await.map_err(|_| Status::cancelled("the caller is gone"))
     }
 }

@@ -1,0 +1,52 @@
+//! `cargo xtask chaos`: the fleet is hurt for as long as you like. It needs no libtorch.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo;
+use crate::phases::Phases;
+
+/// What has to be built: the house with its fault points, the trainer that trains nothing, and the runner.
+const BUILD: [&str; 11] = [
+    "--package",
+    "hatchery-cli",
+    "--package",
+    "hatchery-agent",
+    "--package",
+    "hatchery-tests",
+    "--bins",
+    "--example",
+    "fake-trainer",
+    "--features",
+    "hatchery-tests/failpoints",
+];
+
+/// Flags of `chaos`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How long the fleet is hurt; then it gets two and a half minutes at most to come to rest
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    minutes: u64,
+    /// The same seed does the same things in the same order [default: drawn, and printed]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Builds what it takes, and runs it; fails if anything is found that must not be.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut phases = Phases::default();
+    let runner = phases.run("build", || cargo::build(&BUILD, "hatchery-chaos"))?;
+    let outcome = phases.run("chaos", || {
+        let mut command = Command::new(&runner);
+        command.arg((options.minutes * 60).to_string());
+        command.args(options.seed.map(|seed| seed.to_string()));
+        let status = command.status().with_context(|| format!("cannot start {}", runner.display()))?;
+        if !status.success() {
+            bail!("the house did not keep what it promises; the same seed does the same things again");
+        }
+        Ok(())
+    });
+    phases.print();
+    outcome
+}
