@@ -1,4 +1,4 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | dist | demo | bench`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | sim | dist | demo | bench`.
 
 mod bench;
 mod cargo;
@@ -8,6 +8,7 @@ mod phases;
 mod progress;
 mod repo;
 mod setup;
+mod sim;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Chore {
     Setup(setup::Options),
     /// Run every test; sets up first
     Test(test::Options),
+    /// Run the fleet in a simulation, from many seeds
+    Sim(sim::Options),
     /// Show the whole main path, live, on this machine
     Demo(demo::Options),
     /// Build a release archive and try it in an empty folder
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Setup(options) => setup::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Sim(options) => sim::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Dist(options) => dist::run(&options),
         Chore::Bench(bench) => bench::run(&bench),

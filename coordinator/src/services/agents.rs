@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hatchery_common::{
+    checkpoint::CheckpointManifest,
     field::FieldError,
     id::{CertificateId, CheckpointId, DatasetId, Name, NodeId},
     tls::{Identity, JoinSecret, Role},
@@ -29,6 +30,19 @@ pub(crate) struct AgentsService {
 }
 
 impl AgentsService {
+    /// Whose checkpoint this is. The simulator's own test breaks the fencing here, to see that it would be noticed.
+    fn claimed(&self, node: NodeId, manifest: CheckpointManifest) -> (NodeId, CheckpointManifest) {
+        fail::fail_point!("agents::no_fencing", |_| {
+            let cluster = &self.house.mailbox.snapshot().cluster;
+            let job = cluster.jobs.get(&manifest.job);
+            match job.and_then(|job| Some((job.lease.as_ref()?.node, job.epoch))) {
+                Some((node, epoch)) => (node, CheckpointManifest { epoch, ..manifest }),
+                None => (node, manifest),
+            }
+        });
+        (node, manifest)
+    }
+
     /// Enters a certificate into the records, then signs it.
     async fn certify(&self, request: Change, request_pem: &str) -> Result<(Certificate, String), Refusal> {
         // A key that cannot be signed is refused before a join string is used up for it.
@@ -129,6 +143,7 @@ impl v1::agents_server::Agents for AgentsService {
         let (id, manifest) =
             convert::checkpoint_manifest(&request.into_inner().manifest).map_err(Refusal::Field)?;
         self.house.check_blobs(manifest.files.iter().map(|file| (file.blob, file.size_bytes)))?;
+        let (node, manifest) = self.claimed(node, manifest);
         let commit = Change::CommitCheckpoint { node, manifest: Box::new(manifest) };
         match self.house.mailbox.request(commit).await {
             Ok(_) => Ok(Response::new(v1::CommitCheckpointResponse { checkpoint: id.to_string() })),
