@@ -20,7 +20,7 @@ mod clock;
 mod coordinator;
 mod entropy;
 mod history;
-mod libc_clock;
+mod libc_functions;
 mod machine;
 mod network;
 mod people;
