@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The simulation's step: what happens within one does so on one host after the other.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(20);
 /// How long messages take at least, in milliseconds.
 const LATENCY_MIN_MS: u64 = 1;
 /// How fast the network recovers from a lost message.

@@ -36,8 +36,8 @@ impl AgentsService {
             let cluster = &self.house.mailbox.snapshot().cluster;
             let job = cluster.jobs.get(&manifest.job);
             match job.and_then(|job| Some((job.lease.as_ref()?.node, job.epoch))) {
-                Some((node, epoch)) => (node, CheckpointManifest { epoch, ..manifest }),
-                None => (node, manifest),
+                Some((node, epoch)) => (node, CheckpointManifest { epoch, ..manifest.clone() }),
+                None => (node, manifest.clone()),
             }
         });
         (node, manifest)
