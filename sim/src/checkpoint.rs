@@ -70,8 +70,7 @@ fn model(order: &AttemptOrder, step: u64) -> Vec<u8> {
     let views = tensors.iter().map(|(name, shape, bytes)| {
         (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the length fits the shape"))
     });
-    let block = order.train.raw().block.to_string();
-    let metadata =
-        HashMap::from([(TRAINED_BLOCK_KEY.to_owned(), block), ("format".to_owned(), "pt".to_owned())]);
+    // One entry alone: the order of several would be the hash's.
+    let metadata = HashMap::from([(TRAINED_BLOCK_KEY.to_owned(), order.train.raw().block.to_string())]);
     safetensors::serialize(views, Some(metadata)).expect("plain tensors can be written")
 }

@@ -25,20 +25,20 @@ mod machine;
 mod network;
 mod people;
 mod plan;
+mod runs;
 mod trainer;
 mod world;
 
 use std::{
-    io,
-    ops::Range,
-    panic,
+    io, panic,
     path::Path,
-    sync::{
-        Mutex, Once,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, Once},
     thread::{self, ThreadId},
 };
+
+use serde::{Deserialize, Serialize};
+
+pub use runs::{Runs, SEEDS_AT_ONCE};
 
 use crate::{history::lock, world::World};
 
@@ -46,7 +46,7 @@ use crate::{history::lock, world::World};
 const STACK_BYTES: usize = 32 << 20;
 
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The run's seed.
     pub seed: u64,
@@ -60,36 +60,20 @@ pub struct Outcome {
     pub simulated_secs: f64,
 }
 
-/// Runs one seed, on a thread of its own: what a thread has once taken for random stays with it.
+impl Outcome {
+    fn broken(seed: u64, why: String) -> Self {
+        Self { seed, digest: String::new(), problems: vec![why], trace: Vec::new(), simulated_secs: 0.0 }
+    }
+}
+
+/// Runs one seed. Once in a process: what the libraries under the house take for random goes on from run to run. For
+/// more there is [`Runs`].
 pub fn run(seed: u64) -> Outcome {
     watch_panics();
-    run_in_thread(seed).unwrap_or_else(|error| Outcome {
-        seed,
-        digest: String::new(),
-        problems: vec![format!("the run broke off: {error}")],
-        trace: Vec::new(),
-        simulated_secs: 0.0,
-    })
+    run_in_thread(seed).unwrap_or_else(|error| Outcome::broken(seed, format!("the run broke off: {error}")))
 }
 
-/// Runs many, so many at a time. `done` hears of each.
-pub fn run_many(seeds: Range<u64>, threads: usize, done: impl Fn(Outcome) + Sync) {
-    let next = AtomicU64::new(seeds.start);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    done(run(seed));
-                }
-            });
-        }
-    });
-}
-
+/// On a thread that has drawn nothing yet.
 fn run_in_thread(seed: u64) -> io::Result<Outcome> {
     let folder = tempfile::tempdir_in(check::base_folder())?;
     let path = folder.path().to_owned();

@@ -41,7 +41,7 @@ const JOBS: usize = 5;
 /// When they are submitted, in milliseconds from when the fleet is put together.
 const SUBMITTED_WITHIN_MS: u64 = 20_000;
 /// Steps of a job.
-const STEPS: (u64, u64) = (15, 40);
+const STEPS: (u64, u64) = (15, 60);
 const CHECKPOINT_EVERY: u64 = 8;
 /// How long a person waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
