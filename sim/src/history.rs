@@ -25,7 +25,6 @@ pub(crate) struct Life {
     pub(crate) job: JobId,
     pub(crate) epoch: Epoch,
     pub(crate) machine: usize,
-    pub(crate) began: Duration,
     pub(crate) ended: Option<(Duration, &'static str)>,
     pub(crate) steps: u64,
 }
@@ -82,7 +81,7 @@ impl History {
     }
 
     /// A trainer began.
-    pub(crate) fn began(&mut self, job: JobId, epoch: Epoch, machine: usize, now: Duration) -> LifeId {
+    pub(crate) fn began(&mut self, job: JobId, epoch: Epoch, machine: usize) -> LifeId {
         self.note(format_args!("machine {machine}: trainer of {} {epoch} begins", job.short()));
         let other = self.lives.iter().find(|life| life.job == job && life.ended.is_none());
         if let Some(Life { epoch: older, machine: there, .. }) = other.cloned() {
@@ -92,7 +91,7 @@ impl History {
                 job.short(),
             ));
         }
-        self.lives.push(Life { job, epoch, machine, began: now, ended: None, steps: 0 });
+        self.lives.push(Life { job, epoch, machine, ended: None, steps: 0 });
         LifeId(self.lives.len() - 1)
     }
 

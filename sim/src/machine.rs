@@ -170,7 +170,7 @@ impl Ground for Machine {
         let attempt = order.parent().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let order: AttemptOrder = serde_json::from_slice(&std::fs::read(order)?)?;
         let now = clock::now();
-        let life = lock(&self.history).began(order.job, order.epoch, self.number, now);
+        let life = lock(&self.history).began(order.job, order.epoch, self.number);
         let mut processes = lock(&self.processes);
         processes.last_id += 1;
         let id = processes.last_id;

@@ -39,7 +39,7 @@ use crate::{
 /// Jobs of a run.
 const JOBS: usize = 5;
 /// When they are submitted, in milliseconds from when the fleet is put together.
-const SUBMITTED_WITHIN_MS: u64 = 20_000;
+const SUBMITTED_WITHIN_MS: u64 = 16_000;
 /// Steps of a job.
 const STEPS: (u64, u64) = (15, 60);
 const CHECKPOINT_EVERY: u64 = 8;
