@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// Where the wall clocks stand at the start, since 1970: 2030-01-01.
-const WALL_START: Duration = Duration::from_secs(1_893_456_000);
+const WALL_START: Duration = Duration::from_hours(525_960);
 /// Where the boot clocks stand at the start.
 const BOOT_START: Duration = Duration::from_secs(100_000);
 

@@ -3,6 +3,7 @@
 //! any library that it uses, needs to know that it is simulated.
 
 #![allow(unsafe_code, reason = "functions of the C library take pointers")]
+#![allow(clippy::many_single_char_names, reason = "the arguments of a system call have no names")]
 
 use std::{
     mem,

@@ -85,7 +85,9 @@ impl Machine {
     /// A trainer dies by itself.
     pub(crate) fn trainer_crashes(&self) {
         let first = lock(&self.processes).running.first().map(|trainer| trainer.id);
-        first.into_iter().for_each(|id| self.kill(id));
+        if let Some(id) = first {
+            self.kill(id);
+        }
     }
 
     /// A trainer hangs from here on, and still makes steps.

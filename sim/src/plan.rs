@@ -88,7 +88,7 @@ const QUIET_EVERY: u64 = 10;
 
 impl Plan {
     pub(crate) fn draw(seed: u64, random: &mut SmallRng) -> Self {
-        let is_quiet = seed % QUIET_EVERY == 0;
+        let is_quiet = seed.is_multiple_of(QUIET_EVERY);
         let drift_ppm = std::array::from_fn(|_| random.random_range(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX));
         let mut acts = if is_quiet { quiet(random) } else { faults(random) };
         acts.sort_by_key(|(at, _)| *at);
@@ -121,9 +121,11 @@ fn faults(random: &mut SmallRng) -> Vec<(Duration, Act)> {
                 (until(random, 15_000), Act::Mend { machine: anyone }),
             ]),
             2 => {
-                acts.extend([(at, Act::CutFrom { machine }), (until(random, 12_000), Act::Mend { machine })])
+                acts.extend([(at, Act::CutFrom { machine }), (until(random, 12_000), Act::Mend { machine })]);
             }
-            3 => acts.extend([(at, Act::CutTo { machine }), (until(random, 12_000), Act::Mend { machine })]),
+            3 => {
+                acts.extend([(at, Act::CutTo { machine }), (until(random, 12_000), Act::Mend { machine })]);
+            }
             4 => acts.extend([
                 (at, Act::Hold { machine: anyone }),
                 (until(random, 9_000), Act::Release { machine: anyone }),
@@ -148,7 +150,10 @@ fn faults(random: &mut SmallRng) -> Vec<(Duration, Act)> {
                 ]);
             }
             11 => {
-                acts.extend([(at, Act::PowerOff { machine }), (until(random, 9_000), Act::Start { machine })])
+                acts.extend([
+                    (at, Act::PowerOff { machine }),
+                    (until(random, 9_000), Act::Start { machine }),
+                ]);
             }
             12 => acts.push((at, Act::StopAgent { machine })),
             13 => acts.push((

@@ -150,7 +150,11 @@ impl FakeTrainer {
         }
         match checkpoint::write(&self.order, self.step) {
             Ok(folder) => {
-                self.say(TrainerEvent::Checkpoint { folder, step: self.step, metrics: checkpoint::metrics() })
+                self.say(TrainerEvent::Checkpoint {
+                    folder,
+                    step: self.step,
+                    metrics: checkpoint::metrics(),
+                });
             }
             Err(error) => lock(&self.history).problem(format!("a trainer cannot write: {error}")),
         }

@@ -41,7 +41,7 @@ const TCP_SEGMENTS_MAX: usize = 4096;
 const PORT: u16 = 4747;
 const LEASE_SECS: u64 = 3;
 /// Once nothing goes wrong any more, all jobs are over within this time.
-const SETTLES_WITHIN: Duration = Duration::from_secs(120);
+const SETTLES_WITHIN: Duration = Duration::from_mins(2);
 /// How often acknowledged checkpoints and the end are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What ends by itself starts again after this.
