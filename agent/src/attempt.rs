@@ -27,12 +27,13 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     corpora::Corpora,
     deliver::{Delivery, Finished},
+    ground::{Ground, Trainer},
     nvidia,
     obtain::{ObtainError, Obtainer},
     orphan,
     reconcile::{AttemptKey, StopReason},
     stderr_log::StderrLog,
-    trainer_process::{Heard, TrainerProcess},
+    trainer_process::Heard,
 };
 
 /// Most bytes of output shown with a failure.
@@ -86,7 +87,7 @@ pub(crate) enum AttemptUpdate {
 /// What an attempt works with.
 #[derive(Clone)]
 pub(crate) struct Workshop {
-    pub(crate) trainer: PathBuf,
+    pub(crate) ground: Arc<dyn Ground>,
     pub(crate) obtainer: Obtainer,
     pub(crate) corpora: Corpora,
     pub(crate) cpu_threads: u32,
@@ -283,28 +284,25 @@ impl Attempt {
         }
     }
 
-    fn start(&self, order: &AttemptOrder) -> Result<TrainerProcess, Ending> {
+    fn start(&self, order: &AttemptOrder) -> Result<Box<dyn Trainer>, Ending> {
         let path = self.folder.join(ORDER_FILE);
         let text = serde_json::to_vec_pretty(order).expect("an order is always JSON");
         let written =
             durable::create_folder(&order.checkpoints).and_then(|()| durable::write_atomically(&path, &text));
         written.map_err(|error: FileError| failed(FailureCause::Storage, error.to_string()))?;
         let grew = Arc::clone(&self.workshop.output_grew);
-        let program = &self.workshop.trainer;
-        let process =
-            TrainerProcess::start(program, &path, &self.log, move || grew.notify_one()).map_err(|error| {
-                let message = format!("cannot start the trainer {}: {error}", program.display());
-                failed(FailureCause::Unavailable, message)
-            })?;
-        if let Err(error) = orphan::note(&self.folder, process.id()) {
-            tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
-        }
+        let ground = &self.workshop.ground;
+        let started = ground.start_trainer(&path, &self.log, Box::new(move || grew.notify_one()));
+        let process = started.map_err(|error| {
+            let message = format!("cannot start the trainer {}: {error}", ground.trainer().display());
+            failed(FailureCause::Unavailable, message)
+        })?;
         tracing::info!(job = %self.assigned.job.short(), epoch = %self.assigned.epoch, process = process.id(),
             device = %self.assigned.device, "trainer started");
         Ok(process)
     }
 
-    async fn listen(&mut self, mut process: TrainerProcess, delivery: &Delivery) -> Ending {
+    async fn listen(&mut self, mut process: Box<dyn Trainer>, delivery: &Delivery) -> Ending {
         let mut orders = self.orders.clone();
         orders.mark_changed();
         let mut obeyed = Orders::default();
@@ -319,7 +317,7 @@ impl Attempt {
                 // The agent's own end drops this whole attempt, and kills the trainer.
                 Ok(()) = orders.changed() => {
                     let newest = *orders.borrow_and_update();
-                    obey(&process, obeyed, newest);
+                    obey(process.as_ref(), obeyed, newest);
                     obeyed = newest;
                 }
             }
@@ -379,7 +377,7 @@ async fn told_to_end(orders: &mut watch::Receiver<Orders>) -> Ending {
 }
 
 /// Does what is new in the orders.
-fn obey(process: &TrainerProcess, before: Orders, now: Orders) {
+fn obey(process: &dyn Trainer, before: Orders, now: Orders) {
     if now.kill {
         process.kill();
     } else if now.stop.is_some() && before.stop.is_none() {

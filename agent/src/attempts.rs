@@ -15,12 +15,13 @@ use hatchery_common::{
     time::BootTime,
     trainer::{Ending, FailureCause},
 };
+use hatchery_proto::disk::blocking;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     attempt::{Attempt, AttemptUpdate, Orders, Workshop, folder_name, key_of_folder},
-    files::{blocking, remove_folder},
+    files::remove_folder,
     reconcile::{AttemptKey, LocalAttempt, LocalPhase, StopReason},
     stderr_log::StderrLog,
 };

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::UNIX_EPOCH,
 };
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::trainer_tool::{self, TrainerToolError};
+use crate::{ground::Ground, trainer_tool::TrainerToolError};
 
 const FILE: &str = "calibration.json";
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -100,6 +101,7 @@ impl CalibrationCache {
 
 /// Measures one device after the other, whenever the machine has nothing else to do.
 pub(crate) struct Calibrator {
+    ground: Arc<dyn Ground>,
     cache: CalibrationCache,
     results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
     at_work: Option<AbortOnDropHandle<()>>,
@@ -109,10 +111,11 @@ pub(crate) struct Calibrator {
 
 impl Calibrator {
     pub(crate) fn new(
+        ground: Arc<dyn Ground>,
         cache: CalibrationCache,
         results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
     ) -> Self {
-        Self { cache, results, at_work: None, given_up: BTreeSet::new() }
+        Self { ground, cache, results, at_work: None, given_up: BTreeSet::new() }
     }
 
     /// Begins with the next device that has no measurement, if none is being measured.
@@ -123,9 +126,9 @@ impl Calibrator {
             return;
         }
         if let Some(device) = inventory.devices.iter().find(unknown).map(|found| found.device) {
-            let (trainer, results) = (self.cache.trainer.clone(), self.results.clone());
+            let (ground, results) = (Arc::clone(&self.ground), self.results.clone());
             self.at_work = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let measured = trainer_tool::calibrate(&trainer, device).await;
+                let measured = ground.calibrate(device).await;
                 // Nobody listens any more only when the agent ends.
                 let _nobody = results.send((device, measured)).await;
             })));

@@ -14,9 +14,10 @@ use hatchery_common::{
     durable::{self, FileError},
     id::{BlobId, DatasetId},
 };
+use hatchery_proto::disk::blocking;
 
 use crate::{
-    files::{UNFINISHED, blocking, finished_names, remove_file},
+    files::{UNFINISHED, finished_names, remove_file},
     keyed_locks::KeyedLocks,
     obtain::{ObtainError, Obtainer},
 };

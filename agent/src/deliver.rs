@@ -19,14 +19,11 @@ use hatchery_common::{
     session::AssignedAttempt,
     trainer::Metrics,
 };
-use hatchery_proto::{client::CallError, transfer::TransferError};
+use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError};
 use tokio::sync::Notify;
 
 use crate::{
-    checkpoint_store::CheckpointStoreError,
-    files::{blocking, remove_folder},
-    obtain::Obtainer,
-    stderr_log::StderrLog,
+    checkpoint_store::CheckpointStoreError, files::remove_folder, obtain::Obtainer, stderr_log::StderrLog,
 };
 
 /// How often the coordinator may refuse a checkpoint before it is given up: the first refusal may be about blobs that

@@ -7,18 +7,6 @@ use hatchery_common::durable::FileError;
 /// Prefix of what is being put together; cleared at start.
 pub(crate) const UNFINISHED: &str = ".unfinished-";
 
-/// Runs blocking work off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime shuts down; nobody waits for the answer.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
 /// Removes a folder and all in it, if it is there.
 pub(crate) fn remove_folder(path: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(path) {

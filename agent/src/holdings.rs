@@ -10,12 +10,12 @@ use hatchery_common::{
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
 };
+use hatchery_proto::disk::blocking;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     backoff::Backoff,
-    files::blocking,
     reconcile::{CheckpointPhase, LocalCheckpoint},
     replica::ReplicaMaker,
 };

@@ -118,11 +118,12 @@ impl Inference {
         let made = match permit {
             Ok(permit) => {
                 let (inference, listener) = (self.clone(), listener.clone());
-                crate::files::blocking(move || {
+                let making = tokio::task::spawn_blocking(move || {
                     let _permit = permit;
                     inference.make(&order, received, &listener)
-                })
-                .await
+                });
+                let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
+                making.await.unwrap_or_else(failed)
             }
             Err(broken) => Err(broken),
         };

@@ -7,11 +7,11 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     trainer::{DoctorReport, TrainerDevice},
 };
+use hatchery_proto::disk::blocking;
 use rustix::fs::statvfs;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::{
-    files::blocking,
     nvidia::{self, Nvidia},
     trainer_tool::{self, TrainerToolError},
 };

@@ -13,6 +13,7 @@
 //! | `reconcile`, `lease` | what follows from wish, state and time; pure |
 //! | `session`, `link` | how the coordinator is reached |
 //! | `attempts`, `attempt`, `deliver` | the life of attempts and their checkpoints |
+//! | `ground` | what of the machine a simulation puts something else in the place of |
 //! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
 //! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
 //! | `inference`, `models` | answers |
@@ -27,6 +28,7 @@ mod checkpoint_store;
 mod corpora;
 mod deliver;
 mod files;
+mod ground;
 mod holdings;
 mod inference;
 mod inventory;
@@ -75,6 +77,7 @@ use crate::{
     replica::ReplicaMaker,
     session::SessionKeeper,
 };
+pub use ground::{Ground, Machine, Trainer};
 pub use settings::AgentSettings;
 
 /// Updates of one kind that may wait for the loop.
@@ -130,10 +133,20 @@ pub struct Joined {
 /// Makes this machine a node of the fleet that `join` belongs to, and saves the credentials in the state folder,
 /// replacing any that are there. The string is used up.
 pub async fn join(join: &JoinString, settings: &AgentSettings) -> Result<Joined, AgentError> {
+    join_on(&this_machine(settings), join, settings).await
+}
+
+/// The same on another ground than this machine.
+pub async fn join_on(
+    ground: &dyn Ground,
+    join: &JoinString,
+    settings: &AgentSettings,
+) -> Result<Joined, AgentError> {
     settings.check()?;
     create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
-    let (credentials, name, _) = AgentsClient::join(join, &settings.wished_name(), &settings.labels).await?;
+    let (credentials, name, _) =
+        AgentsClient::join_over(ground.network(), join, &settings.wished_name(), &settings.labels).await?;
     credentials.save(&settings.state)?;
     Ok(Joined { credentials, name })
 }
@@ -148,7 +161,11 @@ pub fn load_credentials(settings: &AgentSettings) -> Result<Option<Credentials>,
 
 /// What this machine is and has, as the coordinator would be told; speeds only where they were measured before.
 pub async fn inventory(settings: &AgentSettings) -> Inventory {
-    look(settings, &settings.trainer_path()).await
+    look(&this_machine(settings), settings).await
+}
+
+fn this_machine(settings: &AgentSettings) -> Machine {
+    Machine::new(settings.trainer_path())
 }
 
 /// Runs the agent until `shutdown`; then trainers write a last checkpoint, which is delivered, and the coordinator is
@@ -159,10 +176,19 @@ pub async fn run(
     credentials: Credentials,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
+    run_on(Arc::new(this_machine(&settings)), settings, credentials, shutdown).await
+}
+
+/// The same on another ground than this machine.
+pub async fn run_on(
+    ground: Arc<dyn Ground>,
+    settings: AgentSettings,
+    credentials: Credentials,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AgentError> {
     settings.check()?;
     create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
-    let trainer = settings.trainer_path();
     let (session_sender, session) = mpsc::channel(UPDATES_MAX);
     let (attempt_updates, attempts) = mpsc::channel(UPDATES_MAX);
     let (checkpoint_updates, checkpoints) = mpsc::channel(UPDATES_MAX);
@@ -182,7 +208,7 @@ pub async fn run(
     let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone(), settings.free_disk_bytes_min)?;
     let models = Arc::new(Models::new(settings.models_loaded_max as usize));
     let workshop = Workshop {
-        trainer: trainer.clone(),
+        ground: Arc::clone(&ground),
         obtainer: obtainer.clone(),
         corpora,
         cpu_threads: settings.cpu_threads,
@@ -202,16 +228,22 @@ pub async fn run(
     // Nothing starts on a device on which a trainer of an earlier agent still runs.
     let mut shutdown = std::pin::pin!(shutdown);
     let seen = tokio::select! {
-        ((), seen) = async { tokio::join!(end_orphans(&table), look(&settings, &trainer)) } => seen,
+        ((), seen) = async { tokio::join!(end_orphans(&*ground, &table), look(&*ground, &settings)) } => seen,
         () = &mut shutdown => return Ok(()),
     };
-    let calibrator = Calibrator::new(CalibrationCache::open(&settings.state, &trainer), results);
+    let calibrator = Calibrator::new(
+        Arc::clone(&ground),
+        CalibrationCache::open(&settings.state, ground.trainer()),
+        results,
+    );
     let (inventory, inventory_receiver) = watch::channel(seen);
     let (inventory_updates, inventories) = mpsc::channel(1);
-    let finder = find_trainer(settings.clone(), inventory_receiver.clone(), inventory_updates);
+    let finder =
+        find_trainer(Arc::clone(&ground), settings.clone(), inventory_receiver.clone(), inventory_updates);
     let _finder = AbortOnDropHandle::new(tokio::spawn(finder));
     let farewell = CancellationToken::new();
     let keeper = SessionKeeper {
+        network: ground.network(),
         credentials,
         state: settings.state.clone(),
         inventory: inventory_receiver,
@@ -229,13 +261,14 @@ pub async fn run(
 /// Longest that [`run`] takes after `shutdown`, in seconds, the goodbye itself left out.
 pub const LEAVE_WITHIN_SECS: u64 = agent::LEAVE_WITHIN.as_secs();
 
-async fn end_orphans(attempts: &Attempts) {
-    let ending = attempts.folders().into_iter().map(|folder| files::blocking(move || orphan::end(&folder)));
-    futures::future::join_all(ending).await;
+async fn end_orphans(ground: &dyn Ground, attempts: &Attempts) {
+    let folders = attempts.folders();
+    futures::future::join_all(folders.iter().map(|folder| ground.end_orphan(folder))).await;
 }
 
 /// Looks again now and then for as long as there is no trainer that runs: somebody may be installing it.
 async fn find_trainer(
+    ground: Arc<dyn Ground>,
     settings: AgentSettings,
     known: watch::Receiver<Inventory>,
     found: mpsc::Sender<Inventory>,
@@ -245,17 +278,17 @@ async fn find_trainer(
         if matches!(known.borrow().trainer, TrainerState::Ready { .. }) {
             return;
         }
-        let seen = look(&settings, &settings.trainer_path()).await;
+        let seen = look(&*ground, &settings).await;
         if matches!(seen.trainer, TrainerState::Ready { .. }) && found.send(seen).await.is_err() {
             return;
         }
     }
 }
 
-async fn look(settings: &AgentSettings, trainer: &Path) -> Inventory {
+async fn look(ground: &dyn Ground, settings: &AgentSettings) -> Inventory {
     // The state folder may not be there yet; its file system is that of the nearest folder above it.
     let existing = settings.state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let mut inventory = inventory::look(existing, trainer).await;
-    CalibrationCache::open(&settings.state, trainer).fill(&mut inventory);
+    let mut inventory = ground.look(existing).await;
+    CalibrationCache::open(&settings.state, ground.trainer()).fill(&mut inventory);
     inventory
 }

@@ -9,12 +9,11 @@ use hatchery_common::{
     id::{BlobId, CheckpointId},
     trainer::FailureCause,
 };
-use hatchery_proto::{client::CallError, transfer::TransferError};
+use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError};
 
 use crate::{
     checkpoint_store::{CheckpointStore, CheckpointStoreError},
     corpora::CorpusError,
-    files::blocking,
     keyed_locks::KeyedLocks,
     link::Link,
 };

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use hatchery_bdh::{Engine, Generation, SamplingParams, Window};
 use hatchery_common::{id::CheckpointId, session::ReplicaState};
+use hatchery_proto::disk::blocking;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::{files::blocking, models::Models, obtain::Obtainer};
+use crate::{models::Models, obtain::Obtainer};
 
 /// What a new replica is asked, always the same.
 const SELF_TEST_PROMPT: &[u8] = b"The ";

@@ -6,10 +6,10 @@ use hatchery_common::{
     blob::BlobError,
     id::{BlobId, CheckpointId},
 };
-use hatchery_proto::transfer::TransferError;
+use hatchery_proto::{disk::blocking, transfer::TransferError};
 use tokio::sync::watch;
 
-use crate::{files::blocking, link::Clients, obtain::Obtainer};
+use crate::{link::Clients, obtain::Obtainer};
 
 /// How often the coordinator is asked what it lacks, beside the start of each session.
 const RESTOCK_EVERY: Duration = Duration::from_mins(10);

@@ -1,6 +1,6 @@
 //! The session with the coordinator: dialled, kept, renewed and dialled again, for as long as the agent lives.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use hatchery_common::{
@@ -13,6 +13,7 @@ use hatchery_common::{
 use hatchery_proto::{
     client::{AgentsClient, CallError},
     transfer::BlobClient,
+    transport::Network,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -58,6 +59,7 @@ pub(crate) enum SessionEvent {
 
 /// Keeps a session.
 pub(crate) struct SessionKeeper {
+    pub(crate) network: Arc<dyn Network>,
     pub(crate) credentials: Credentials,
     /// Where renewed credentials are saved.
     pub(crate) state: PathBuf,
@@ -110,11 +112,11 @@ impl SessionKeeper {
 
     /// One session, from dialling to its end.
     async fn hold(&mut self, welcomed: &mut bool) -> Result<Closing, CallError> {
-        let agents = AgentsClient::connect(&self.credentials).await?;
+        let agents = AgentsClient::connect_over(Arc::clone(&self.network), &self.credentials).await?;
         if self.renew_if_due(&agents).await {
             return Ok(Closing::Renewed);
         }
-        let blobs = BlobClient::connect(&self.credentials).await?;
+        let blobs = BlobClient::connect_over(Arc::clone(&self.network), &self.credentials).await?;
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
         let inventory = self.inventory.borrow().clone();
         // There is room: nothing else was sent yet.

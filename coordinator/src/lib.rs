@@ -10,6 +10,7 @@ mod describe;
 mod event_loop;
 mod fault;
 mod generate;
+mod ground;
 mod house;
 mod local_operator;
 mod logs;
@@ -29,6 +30,8 @@ mod view;
 mod watch;
 
 pub use event_loop::LoopError;
+pub use ground::{Ground, Machine};
 pub use local_operator::CredentialsError;
-pub use run::{Ready, RunError, run};
+pub use run::{Ready, RunError, run, run_on};
 pub use settings::{CoordinatorSettings, PORT, Settings};
+pub use store_thread::{StoreCall, StoreQueue};

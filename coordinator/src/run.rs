@@ -1,6 +1,6 @@
 //! A coordinator from its start to its end.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle as Thread, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hatchery_common::{
     blob::{BlobError, BlobLimits, BlobStore},
@@ -9,14 +9,15 @@ use hatchery_common::{
     tls::{self, Authority, TlsError},
 };
 use hatchery_proto::{
-    DESCRIPTORS, services,
+    DESCRIPTORS,
+    disk::blocking,
+    services,
     transfer::BlobService,
-    transport::{TlsIncoming, server_builder},
+    transport::{Listener, TlsIncoming, server_builder},
     v1::{agents_server::AgentsServer, blobs_server::BlobsServer, fleet_server::FleetServer},
 };
 use hatchery_scheduler::violations;
 use tokio::{
-    net::TcpListener,
     sync::oneshot,
     task::{JoinError, JoinHandle},
     time::timeout,
@@ -29,6 +30,7 @@ use crate::{
     admin::{AUTHORITY_FOLDER, AdminError, BLOBS_FOLDER, DATABASE_FILE, UNFINISHED_FOLDER},
     event_loop::{EventLoop, LoopError},
     generate::Answers,
+    ground::{Ground, Machine},
     house::House,
     local_operator::{self, CredentialsError},
     logs::Logs,
@@ -36,7 +38,7 @@ use crate::{
     services::{AgentsService, FleetService},
     sessions::Sessions,
     settings::Settings,
-    store::{SqliteStore, StoreError},
+    store::StoreError,
     store_thread::{self, StoreCalls},
 };
 
@@ -110,29 +112,33 @@ pub async fn run(
     shutdown: CancellationToken,
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
+    run_on(&Machine, settings, shutdown, on_ready).await
+}
+
+/// The same on another ground than this machine.
+pub async fn run_on(
+    ground: &dyn Ground,
+    settings: Settings,
+    shutdown: CancellationToken,
+    on_ready: oneshot::Sender<Ready>,
+) -> Result<(), RunError> {
     tls::install_provider();
     durable::create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
     if settings.state.join(UNFINISHED_FOLDER).exists() {
         return Err(AdminError::Unfinished { folder: settings.state }.into());
     }
-    let (store, store_thread) = open_store(settings.state.join(DATABASE_FILE)).await?;
-    let ended = serve(&settings, &store, shutdown, on_ready).await;
+    let (store, queue) = store_thread::channel();
+    let answering = ground.open_store(&settings.state.join(DATABASE_FILE), queue).await?;
+    let ended = serve(ground, &settings, &store, shutdown, on_ready).await;
     store.close().await;
-    tokio::task::spawn_blocking(move || store_thread.join())
-        .await?
-        .map_err(|_| RunError::Built("the store's thread has panicked".to_owned()))?;
+    answering.await?;
     tracing::info!("stopped");
     ended
 }
 
-/// Opening checks the whole database, which may take a while.
-async fn open_store(path: PathBuf) -> Result<(StoreCalls, Thread<()>), RunError> {
-    let store = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await??;
-    store_thread::start(store).map_err(|error| RunError::Built(format!("no thread for the store: {error}")))
-}
-
 async fn serve(
+    ground: &dyn Ground,
     settings: &Settings,
     store: &StoreCalls,
     shutdown: CancellationToken,
@@ -146,9 +152,9 @@ async fn serve(
     let limits =
         BlobLimits { quota_bytes: settings.blob_bytes_max, free_bytes_min: settings.disk_free_bytes_min };
     let folder = settings.state.join(BLOBS_FOLDER);
-    let blobs = tokio::task::spawn_blocking(move || BlobStore::open(&folder, limits)).await??;
+    let blobs = blocking(move || BlobStore::open(&folder, limits)).await?;
     let failed = |source| RunError::Listen { address: settings.listen, source };
-    let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
+    let listener = ground.listen(settings.listen).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
 
     let mut event_loop = tokio::spawn(event_loop.run());
@@ -199,7 +205,7 @@ fn end_of<E: Into<RunError>>(ended: Result<Result<(), E>, JoinError>) -> RunErro
 
 async fn start_server(
     house: Arc<House>,
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     stopping: CancellationToken,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, RunError> {
     let certificate = house.authority.issue_server(&addresses::hosts(&house.addresses))?;

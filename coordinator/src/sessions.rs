@@ -11,7 +11,10 @@ use hatchery_common::{
     id::{Epoch, JobId, NodeId},
     session::{AgentMessage, Assignment, CoordinatorMessage},
 };
-use hatchery_proto::v1::{SessionRequest, SessionResponse};
+use hatchery_proto::{
+    disk::blocking,
+    v1::{SessionRequest, SessionResponse},
+};
 use hatchery_scheduler::{Request, assignment};
 use tokio::{
     sync::{mpsc, watch},
@@ -267,10 +270,8 @@ impl<'a> Session<'a> {
                 Ok(())
             }
         };
-        match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a log was not kept"),
-            Err(error) => tracing::error!(%error, "a log was not kept"),
+        if let Err(error) = blocking(write).await {
+            tracing::warn!(%error, "a log was not kept");
         }
     }
 

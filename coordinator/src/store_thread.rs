@@ -1,7 +1,5 @@
 //! The store on a thread of its own: it waits for the disk, and nothing that waits for the disk runs on the event loop.
 
-use std::thread::{self, JoinHandle};
-
 use hatchery_scheduler::{Change, Cluster};
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,6 +7,9 @@ use crate::store::{Event, Store, StoreError};
 
 /// Calls waiting for the store. The event loop makes one at a time; the rest are readers of the history.
 const CALLS_MAX: usize = 64;
+
+/// Something that is wanted of the store.
+pub struct StoreCall(Call);
 
 enum Call {
     Load(oneshot::Sender<Result<Cluster, StoreError>>),
@@ -25,34 +26,50 @@ pub(crate) struct Stopped;
 /// A way to call the store.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreCalls {
-    calls: mpsc::Sender<Call>,
+    calls: mpsc::Sender<StoreCall>,
 }
 
-/// Moves `store` to a thread of its own. Join it after [`StoreCalls::close`].
-pub(crate) fn start(mut store: impl Store + 'static) -> std::io::Result<(StoreCalls, JoinHandle<()>)> {
-    let (calls, mut waiting) = mpsc::channel(CALLS_MAX);
-    let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
-        while let Some(call) = waiting.blocking_recv() {
-            if !answer(&mut store, call) {
-                break;
-            }
-        }
-    })?;
-    Ok((StoreCalls { calls }, thread))
+/// The calls that wait for the store.
+pub struct StoreQueue {
+    calls: mpsc::Receiver<StoreCall>,
 }
 
-/// A caller that has left gets no answer; its call was carried out all the same. Whether to go on.
-fn answer(store: &mut impl Store, call: Call) -> bool {
-    match call {
-        Call::Load(reply) => drop(reply.send(store.load())),
-        Call::Commit(changes, reply) => {
-            let result = store.commit(&changes);
-            let _ = reply.send((changes, result));
+/// A way to call a store, and what the store is to answer.
+pub(crate) fn channel() -> (StoreCalls, StoreQueue) {
+    let (sender, calls) = mpsc::channel(CALLS_MAX);
+    (StoreCalls { calls: sender }, StoreQueue { calls })
+}
+
+/// Answers from `store` until [`StoreCalls::close`]. Blocks: it is for a thread of its own.
+pub(crate) fn answer_all(mut store: impl Store, mut queue: StoreQueue) {
+    while let Some(call) = queue.calls.blocking_recv() {
+        if !call.answer(&mut store) {
+            break;
         }
-        Call::Events { after, limit, reply } => drop(reply.send(store.events(after, limit))),
-        Call::Close => return false,
     }
-    true
+}
+
+impl StoreQueue {
+    /// The next call; none when nobody can call any more.
+    pub async fn next(&mut self) -> Option<StoreCall> {
+        self.calls.recv().await
+    }
+}
+
+impl StoreCall {
+    /// Carries it out; a caller that has left gets no answer. Whether to go on.
+    pub fn answer(self, store: &mut dyn Store) -> bool {
+        match self.0 {
+            Call::Load(reply) => drop(reply.send(store.load())),
+            Call::Commit(changes, reply) => {
+                let result = store.commit(&changes);
+                let _ = reply.send((changes, result));
+            }
+            Call::Events { after, limit, reply } => drop(reply.send(store.events(after, limit))),
+            Call::Close => return false,
+        }
+        true
+    }
 }
 
 impl StoreCalls {
@@ -81,12 +98,12 @@ impl StoreCalls {
     /// Ends the thread, which closes the store. Calls made later, by whomever, are answered with [`Stopped`].
     pub(crate) async fn close(&self) {
         // If it cannot be sent, the thread has ended already.
-        drop(self.calls.send(Call::Close).await);
+        drop(self.calls.send(StoreCall(Call::Close)).await);
     }
 
     async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.calls.send(call(reply)).await.map_err(|_| Stopped)?;
+        self.calls.send(StoreCall(call(reply))).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 }

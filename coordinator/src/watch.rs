@@ -7,6 +7,7 @@ use hatchery_common::{
     id::{Epoch, JobId},
     view::{EventView, JobView},
 };
+use hatchery_proto::disk::blocking;
 use tokio::sync::watch::error::RecvError;
 use tonic::Status;
 
@@ -99,8 +100,7 @@ pub(crate) fn logs(
                 follow && snapshot.cluster.jobs.get(&job).is_some_and(|job| !job.phase.is_terminal());
             drop(snapshot);
             let (logs, from) = (house.logs.clone(), place.clone());
-            let read = tokio::task::spawn_blocking(move || from.read(&logs, job, !goes_on)).await;
-            let read = read.map_err(|error| Status::internal(error.to_string()))?;
+            let read = blocking(move || from.read(&logs, job, !goes_on)).await;
             if let Some((epoch, text, place)) = read.map_err(|error| Status::internal(error.to_string()))? {
                 return Ok(Some(((epoch, text), (house, writes, last_event, place))));
             }

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod convert;
+pub mod disk;
 pub mod services;
 pub mod transfer;
 pub mod transport;

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
     ("hatchery-proto", &["hatchery-common"]),
@@ -21,17 +21,28 @@ const ARROWS: [(&str, &[&str]); 11] = [
         "hatchery-cli",
         &["hatchery-agent", "hatchery-bdh", "hatchery-common", "hatchery-coordinator", "hatchery-proto"],
     ),
+    (
+        "hatchery-sim",
+        &[
+            "hatchery-agent",
+            "hatchery-common",
+            "hatchery-coordinator",
+            "hatchery-proto",
+            "hatchery-scheduler",
+        ],
+    ),
     ("hatchery-tests", &["hatchery-common"]),
     ("xtask", &[]),
 ];
 
 /// Outside crates that only some of ours may use, directly or through others.
-const KEPT_OUT: [(&str, &[&str]); 6] = [
+const KEPT_OUT: [(&str, &[&str]); 7] = [
     ("tch", &["hatchery-trainer", "hatchery-trainer-shim"]),
     ("torch-sys", &["hatchery-trainer", "hatchery-trainer-shim"]),
-    ("prost", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli"]),
-    ("tokio", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli"]),
-    ("rusqlite", &["hatchery-coordinator", "hatchery-cli"]),
+    ("prost", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli", "hatchery-sim"]),
+    ("tokio", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli", "hatchery-sim"]),
+    ("rusqlite", &["hatchery-coordinator", "hatchery-cli", "hatchery-sim"]),
+    ("turmoil", &["hatchery-sim"]),
     ("aws-lc-rs", &[]),
 ];
 

@@ -1,4 +1,4 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | chaos | dist | demo | bench`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | chaos | sim | dist | demo | bench`.
 
 mod bench;
 mod cargo;
@@ -9,6 +9,7 @@ mod phases;
 mod progress;
 mod repo;
 mod setup;
+mod sim;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,8 @@ enum Chore {
     Test(test::Options),
     /// Hurt a fleet of real processes while it is used, and check that it keeps all it promises
     Chaos(chaos::Options),
+    /// Run the fleet in a simulation, from many seeds
+    Sim(sim::Options),
     /// Show the whole main path, live, on this machine
     Demo(demo::Options),
     /// Build a release archive and try it in an empty folder
@@ -42,6 +45,7 @@ fn main() -> std::process::ExitCode {
         Chore::Setup(options) => setup::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Chaos(options) => chaos::run(&options),
+        Chore::Sim(options) => sim::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Dist(options) => dist::run(&options),
         Chore::Bench(bench) => bench::run(&bench),

@@ -105,7 +105,9 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let control = Arc::new(Control::default());
         let inner = SqliteStore::open(&folder.path().join("hatchery.db")).unwrap();
-        let (calls, _) = store_thread::start(Faulty { inner, control: Arc::clone(&control) }).unwrap();
+        let (calls, queue) = store_thread::channel();
+        let faulty = Faulty { inner, control: Arc::clone(&control) };
+        std::thread::spawn(move || store_thread::answer_all(faulty, queue));
         let (event_loop, mailbox) = EventLoop::load(calls, lease, Policy::default()).await.unwrap();
         Self { control, mailbox, task: tokio::spawn(event_loop.run()), _folder: folder }
     }

@@ -1,5 +1,7 @@
 //! What agents ask for, and how anyone joins.
 
+use std::sync::Arc;
+
 use futures::{Stream, StreamExt};
 use hatchery_common::{
     checkpoint::CheckpointManifest,
@@ -16,7 +18,7 @@ use super::{Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, id, o
 use crate::{
     convert::{checkpoint_manifest, checkpoint_manifest_bytes, dataset_manifest, wire_labels},
     services::LARGE_MESSAGE_BYTES_MAX,
-    transport::{CONTROL_MESSAGE_BYTES_MAX, Profile, connect},
+    transport::{CONTROL_MESSAGE_BYTES_MAX, Network, Profile, Tcp, connect_over},
     v1::{self, agents_client},
 };
 
@@ -33,8 +35,18 @@ impl AgentsClient {
         name: &Name,
         labels: &Labels,
     ) -> Result<(Credentials, Name, Option<NodeId>), CallError> {
+        Self::join_over(Arc::new(Tcp), join, name, labels).await
+    }
+
+    /// The same over another network than the system's.
+    pub async fn join_over(
+        network: Arc<dyn Network>,
+        join: &JoinString,
+        name: &Name,
+        labels: &Labels,
+    ) -> Result<(Credentials, Name, Option<NodeId>), CallError> {
         let config = client_config_pinned(join.authority).map_err(CallError::failed)?;
-        let client = Self::new(connect(&join.addresses, config, Profile::Control).await?);
+        let client = Self::new(connect_over(network, &join.addresses, config, Profile::Control).await?);
         let own = CertificateRequest::generate().map_err(CallError::failed)?;
         let request = v1::JoinRequest {
             secret: join.secret.as_bytes().to_vec(),
@@ -57,7 +69,15 @@ impl AgentsClient {
 
     /// Connects; an error says why not.
     pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
-        Ok(Self::new(open(credentials, Profile::Control).await?))
+        Self::connect_over(Arc::new(Tcp), credentials).await
+    }
+
+    /// The same over another network than the system's.
+    pub async fn connect_over(
+        network: Arc<dyn Network>,
+        credentials: &Credentials,
+    ) -> Result<Self, CallError> {
+        Ok(Self::new(open(network, credentials, Profile::Control).await?))
     }
 
     fn new(channel: Channel) -> Self {

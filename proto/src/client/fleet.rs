@@ -1,6 +1,6 @@
 //! What people ask for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     convert::{dataset_manifest_bytes, scope_number, wire_labels},
     services::LARGE_MESSAGE_BYTES_MAX,
-    transport::Profile,
+    transport::{Network, Profile, Tcp},
     v1::{self, fleet_client},
 };
 
@@ -64,7 +64,15 @@ pub struct FleetClient(fleet_client::FleetClient<Channel>);
 impl FleetClient {
     /// Connects; an error says why not.
     pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
-        let channel = open(credentials, Profile::Control).await?;
+        Self::connect_over(Arc::new(Tcp), credentials).await
+    }
+
+    /// The same over another network than the system's.
+    pub async fn connect_over(
+        network: Arc<dyn Network>,
+        credentials: &Credentials,
+    ) -> Result<Self, CallError> {
+        let channel = open(network, credentials, Profile::Control).await?;
         let client = fleet_client::FleetClient::new(channel)
             .max_decoding_message_size(LARGE_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(LARGE_MESSAGE_BYTES_MAX);

@@ -8,13 +8,13 @@ mod agents;
 mod error;
 mod fleet;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
 use hatchery_common::{field::FieldError, tls::Credentials};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
-use crate::transport::{Profile, connect};
+use crate::transport::{Network, Profile, connect_over};
 
 pub use agents::AgentsClient;
 pub use error::CallError;
@@ -29,9 +29,13 @@ pub const LARGE_CALL_TIMEOUT: Duration = Duration::from_mins(3);
 pub type Answers<T> = BoxStream<'static, Result<T, CallError>>;
 
 /// A connection with these credentials.
-pub(crate) async fn open(credentials: &Credentials, profile: Profile) -> Result<Channel, CallError> {
+pub(crate) async fn open(
+    network: Arc<dyn Network>,
+    credentials: &Credentials,
+    profile: Profile,
+) -> Result<Channel, CallError> {
     let config = credentials.client_config().map_err(CallError::failed)?;
-    Ok(connect(&credentials.addresses, config, profile).await?)
+    Ok(connect_over(network, &credentials.addresses, config, profile).await?)
 }
 
 /// Waits for a call's one answer.

@@ -1,6 +1,6 @@
 //! The client for blobs.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use hatchery_common::{id::BlobId, tls::Credentials};
 use tonic::transport::Channel;
@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use super::{HAVE_BLOBS_MAX, TransferError};
 use crate::{
     client::{CallError, answer, open},
-    transport::{BULK_MESSAGE_BYTES_MAX, Profile},
+    transport::{BULK_MESSAGE_BYTES_MAX, Network, Profile, Tcp},
     v1::{HaveRequest, blobs_client},
 };
 
@@ -23,7 +23,15 @@ pub struct BlobClient(blobs_client::BlobsClient<Channel>);
 impl BlobClient {
     /// Connects; an error says why not.
     pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
-        Ok(Self::over(open(credentials, Profile::Bulk).await?))
+        Self::connect_over(Arc::new(Tcp), credentials).await
+    }
+
+    /// The same over another network than the system's.
+    pub async fn connect_over(
+        network: Arc<dyn Network>,
+        credentials: &Credentials,
+    ) -> Result<Self, CallError> {
+        Ok(Self::over(open(network, credentials, Profile::Bulk).await?))
     }
 
     /// Uses a connection of [`Profile::Bulk`] that stands.

@@ -16,9 +16,12 @@ use tonic::Streaming;
 
 use super::{
     BlobClient, FETCHES_AT_ONCE, GATHERED_BYTES_MAX, TransferError,
-    writing::{Step, Writing, blocking, range_bytes},
+    writing::{Step, Writing, range_bytes},
 };
-use crate::v1::{GetRequest, GetResponse, Piece, get_response};
+use crate::{
+    disk::blocking,
+    v1::{GetRequest, GetResponse, Piece, get_response},
+};
 
 /// Blobs of one piece that are made durable together.
 const GATHERED: usize = GATHERED_BYTES_MAX / hatchery_common::blob::PIECE_BYTES_MIN as usize;

@@ -16,9 +16,10 @@ use tonic::Status;
 use super::{
     GATHERED_BLOBS_MAX, GATHERED_BYTES_MAX, PUT_IDLE_TIMEOUT,
     error::status_of,
-    writing::{Step, Writing, blocking},
+    writing::{Step, Writing},
 };
 use crate::{
+    disk::blocking,
     services::invalid,
     v1::{Piece, PieceRange, PutRequest, PutResponse, put_request},
 };

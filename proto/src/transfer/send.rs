@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{
-    BlobClient, PIECES_AHEAD, TransferError,
-    writing::{blocking, range_bytes},
+use super::{BlobClient, PIECES_AHEAD, TransferError, writing::range_bytes};
+use crate::{
+    disk::blocking,
+    v1::{Piece, PieceRange, PutRequest, PutResponse, put_request},
 };
-use crate::v1::{Piece, PieceRange, PutRequest, PutResponse, put_request};
 
 impl BlobClient {
     /// Makes sure that the other side has these blobs of `store`, and says how many bytes had to be moved. Blobs that

@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     ANSWERS_AHEAD, GETS_MAX, HAVE_BLOBS_MAX, PIECES_AHEAD, PUTS_MAX, error::status_of, receive::Receiving,
-    writing::blocking,
 };
 use crate::{
+    disk::blocking,
     services::invalid,
     v1::{
         GetRequest, GetResponse, HaveRequest, HaveResponse, Piece, PutRequest, PutResponse,

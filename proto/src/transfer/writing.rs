@@ -7,24 +7,14 @@ use hatchery_common::{
     id::BlobId,
 };
 use prost::bytes::Bytes;
-use tokio::{runtime::Handle, task::spawn_blocking, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::disk::blocking;
 
 /// How long to wait for another writer of the same blob: one whose connection broke may be just about to let go.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often to look.
 const BUSY_POLL: Duration = Duration::from_millis(20);
-
-/// Does what waits for a disk.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down; this task ends with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
 
 /// A writer that waits for the disk on another thread when it is let go.
 #[derive(Debug)]
@@ -112,7 +102,7 @@ impl Drop for Writing {
         if let Some(writer) = self.0.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn_blocking(move || drop(writer));
+            runtime.spawn(blocking(move || drop(writer)));
         }
     }
 }

@@ -13,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -25,11 +24,11 @@ use tonic::{
 use tower::{ServiceExt, service_fn};
 
 use super::{
-    BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, ConnectError,
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, ConnectError, Connection,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Network, Tcp,
 };
 
-/// How long one address may take for TCP and TLS, and the server for its first answer.
+/// How long one address may take for connection and TLS, and the server for its first answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is asked for to see whether the server answers. No service has this name, so every server answers in one frame.
 const PROBE_URI: &str = "http://coordinator.hatchery/hatchery.Probe/Probe";
@@ -53,9 +52,19 @@ pub async fn connect(
     config: Arc<ClientConfig>,
     profile: Profile,
 ) -> Result<Channel, ConnectError> {
+    connect_over(Arc::new(Tcp), addresses, config, profile).await
+}
+
+/// The same over another network than the system's.
+pub async fn connect_over(
+    network: Arc<dyn Network>,
+    addresses: &[String],
+    config: Arc<ClientConfig>,
+    profile: Profile,
+) -> Result<Channel, ConnectError> {
     let first = addresses.first().ok_or(ConnectError::NoAddress)?.clone();
-    let dialer =
-        Dialer { addresses: addresses.into(), tls: TlsConnector::from(config), last: Last::default() };
+    let tls = TlsConnector::from(config);
+    let dialer = Dialer { network, addresses: addresses.into(), tls, last: Last::default() };
     let last = dialer.last.clone();
     let connector = service_fn(move |_| {
         let dialer = dialer.clone();
@@ -124,6 +133,7 @@ impl Last {
 
 #[derive(Clone)]
 struct Dialer {
+    network: Arc<dyn Network>,
     addresses: Arc<[String]>,
     tls: TlsConnector,
     last: Last,
@@ -150,25 +160,16 @@ impl Dialer {
         Err(error)
     }
 
-    async fn dial_one(&self, address: &str) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let not_found = |problem: String| ConnectError::Address { address: address.to_owned(), problem };
-        let found: Vec<_> =
-            lookup_host(address).await.map_err(|error| not_found(error.to_string()))?.collect();
-        if found.is_empty() {
-            return Err(not_found("it has no address".to_owned()));
-        }
-        // Given a list, this tries each in turn.
-        let stream = TcpStream::connect(&found[..]).await;
-        let stream = stream.map_err(|error| ConnectError::of_dial(address, &error))?;
-        stream.set_nodelay(true).map_err(|error| ConnectError::of_dial(address, &error))?;
+    async fn dial_one(&self, address: &str) -> Result<TlsStream<Connection>, ConnectError> {
+        let connection = self.network.dial(address).await?;
         let name = ServerName::try_from(SERVER_NAME).expect("the name is a DNS name");
-        self.tls.connect(name, stream).await.map_err(|error| ConnectError::of_tls(address, &error))
+        self.tls.connect(name, connection).await.map_err(|error| ConnectError::of_tls(address, &error))
     }
 }
 
 /// A connection that notes why the server ended it: in TLS 1.3 a refused certificate shows only with the first bytes read.
 struct ClientStream {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Connection>,
     address: String,
     last: Last,
 }

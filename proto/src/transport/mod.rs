@@ -6,14 +6,16 @@
 
 mod client;
 mod error;
+mod network;
 mod server;
 
 use std::time::Duration;
 
 use hatchery_common::blob::{MANIFEST_BYTES_MAX, PIECE_BYTES_MAX};
 
-pub use client::{Profile, connect};
+pub use client::{Profile, connect, connect_over};
 pub use error::{ConnectError, connect_error};
+pub use network::{Bytes, Connection, Listener, Network, Tcp};
 pub use server::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TlsConnection, TlsIncoming, server_builder};
 
 /// Largest message of the services for people and for agents, in and out; a piece manifest fits in.

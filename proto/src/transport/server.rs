@@ -1,4 +1,4 @@
-//! Connections for a server: TCP, then the TLS handshake, then who it is.
+//! Connections for a server: accepted, then the TLS handshake, then who it is.
 
 use std::{
     io,
@@ -12,10 +12,8 @@ use std::{
 use futures::Stream;
 use hatchery_common::tls::Identity;
 use rustls::ServerConfig;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     task::{JoinHandle, JoinSet},
     time::timeout,
@@ -25,8 +23,8 @@ use tonic::transport::{Server, server::Connected};
 use tracing::{debug, warn};
 
 use super::{
-    BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT,
+    BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, Connection,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Listener,
 };
 
 /// How long a handshake may take.
@@ -40,8 +38,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long, and for how many bytes, one listens on after a refusal, so that the refusal is not lost on its way.
 const REFUSAL_LINGER: Duration = Duration::from_secs(1);
 const REFUSAL_LINGER_BYTES_MAX: u64 = 64 << 10;
-/// Idle time after which the system asks whether the other side still exists.
-const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 /// Most calls at once on one connection.
 const STREAMS_MAX: u32 = 256;
 /// Most bytes of a call's headers.
@@ -78,12 +74,16 @@ pub struct TlsIncoming {
 
 impl TlsIncoming {
     /// Starts to accept. Must be called within a tokio runtime.
-    pub fn new(listener: TcpListener, config: Arc<ServerConfig>) -> Self {
+    pub fn new(listener: impl Listener + 'static, config: Arc<ServerConfig>) -> Self {
         Self::with_handshake_timeout(listener, config, HANDSHAKE_TIMEOUT)
     }
 
     /// The same, with another time for a handshake.
-    pub fn with_handshake_timeout(listener: TcpListener, config: Arc<ServerConfig>, limit: Duration) -> Self {
+    pub fn with_handshake_timeout(
+        listener: impl Listener + 'static,
+        config: Arc<ServerConfig>,
+        limit: Duration,
+    ) -> Self {
         let (sender, ready) = mpsc::channel(READY_QUEUE_LEN);
         let acceptor = tokio::spawn(accept_all(listener, TlsAcceptor::from(config), limit, sender));
         Self { ready, acceptor }
@@ -106,7 +106,7 @@ impl Stream for TlsIncoming {
 }
 
 async fn accept_all(
-    listener: TcpListener,
+    mut listener: impl Listener,
     tls: TlsAcceptor,
     limit: Duration,
     ready: mpsc::Sender<TlsConnection>,
@@ -143,10 +143,9 @@ async fn accept_all(
 
 async fn shake_hands(
     tls: TlsAcceptor,
-    stream: TcpStream,
+    stream: Connection,
     remote: SocketAddr,
 ) -> Result<TlsConnection, String> {
-    tune(&stream).map_err(|error| error.to_string())?;
     let stream = match tls.accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((error, stream)) => {
@@ -160,14 +159,9 @@ async fn shake_hands(
     Ok(TlsConnection { stream, peer: Peer { identity, remote } })
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))
-}
-
 /// Hears the other side out for a moment: closing a socket with unread bytes resets it, and a reset may overtake the alert
 /// that says why.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Connection) {
     let hear_out = async {
         stream.shutdown().await?;
         let mut rest = stream.take(REFUSAL_LINGER_BYTES_MAX);
@@ -180,7 +174,7 @@ async fn linger(mut stream: TcpStream) {
 /// A connection after its handshake.
 #[derive(Debug)]
 pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Connection>,
     peer: Peer,
 }
 

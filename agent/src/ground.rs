@@ -1,0 +1,144 @@
+//! What an agent stands on: this machine with its network and its trainer, or what a simulation puts in their place.
+
+use std::{
+    fmt::Debug,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use hatchery_common::{
+    device::Device,
+    node::Inventory,
+    trainer::{Calibration, TrainerCommand},
+};
+use hatchery_proto::{
+    disk::blocking,
+    transport::{Network, Tcp},
+};
+
+use crate::{
+    inventory, orphan,
+    stderr_log::StderrLog,
+    trainer_process::{Heard, TrainerProcess},
+    trainer_tool::{self, TrainerToolError},
+};
+
+/// A trainer at work. Dropping it ends it, and everything that it started.
+pub trait Trainer: Debug + Send + Sync {
+    /// The process id.
+    fn id(&self) -> u32;
+
+    /// Passes a command on. One that a trainer does not read is lost.
+    fn tell(&self, command: TrainerCommand);
+
+    /// Asks it to write a checkpoint and end.
+    fn terminate(&self);
+
+    /// Ends it, and everything that it started.
+    fn kill(&self);
+
+    /// Waits for what comes next. Can be dropped and called again without losing anything.
+    fn hear(&mut self) -> BoxFuture<'_, Heard>;
+}
+
+/// What an agent stands on.
+pub trait Ground: Debug + Send + Sync {
+    /// The way to the coordinator.
+    fn network(&self) -> Arc<dyn Network>;
+
+    /// What the machine is and has. `state` is a folder on the file system whose size counts.
+    fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory>;
+
+    /// The program of the trainer.
+    fn trainer(&self) -> &Path;
+
+    /// How fast a device is. Dropping the future ends the measurement.
+    fn calibrate(&self, device: Device) -> BoxFuture<'_, Result<Calibration, TrainerToolError>>;
+
+    /// Starts a trainer by the order in the file `order`, which lies in its attempt's folder. What it says for people
+    /// goes to `log`, and `grew` is called when it did.
+    fn start_trainer(
+        &self,
+        order: &Path,
+        log: &StderrLog,
+        grew: Box<dyn Fn() + Send>,
+    ) -> io::Result<Box<dyn Trainer>>;
+
+    /// Waits for the trainer that an earlier agent left in an attempt's folder, and ends it if it takes too long.
+    fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()>;
+}
+
+/// This machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    trainer: PathBuf,
+}
+
+impl Machine {
+    /// This machine, with the program of its trainer.
+    pub fn new(trainer: PathBuf) -> Self {
+        Self { trainer }
+    }
+}
+
+impl Ground for Machine {
+    fn network(&self) -> Arc<dyn Network> {
+        Arc::new(Tcp)
+    }
+
+    fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory> {
+        inventory::look(state, &self.trainer).boxed()
+    }
+
+    fn trainer(&self) -> &Path {
+        &self.trainer
+    }
+
+    fn calibrate(&self, device: Device) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
+        trainer_tool::calibrate(&self.trainer, device).boxed()
+    }
+
+    fn start_trainer(
+        &self,
+        order: &Path,
+        log: &StderrLog,
+        grew: Box<dyn Fn() + Send>,
+    ) -> io::Result<Box<dyn Trainer>> {
+        let process = TrainerProcess::start(&self.trainer, order, log, grew)?;
+        if let Some(attempt) = order.parent()
+            && let Err(error) = orphan::note(attempt, process.id())
+        {
+            tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
+        }
+        Ok(Box::new(process))
+    }
+
+    fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()> {
+        let attempt = attempt.to_owned();
+        blocking(move || orphan::end(&attempt)).boxed()
+    }
+}
+
+impl Trainer for TrainerProcess {
+    fn id(&self) -> u32 {
+        Self::id(self)
+    }
+
+    fn tell(&self, command: TrainerCommand) {
+        Self::tell(self, command);
+    }
+
+    fn terminate(&self) {
+        Self::terminate(self);
+    }
+
+    fn kill(&self) {
+        Self::kill(self);
+    }
+
+    fn hear(&mut self) -> BoxFuture<'_, Heard> {
+        Self::hear(self).boxed()
+    }
+}

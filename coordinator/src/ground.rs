@@ -1,0 +1,39 @@
+//! What a coordinator stands on: this machine, or what a simulation puts in its place.
+
+use std::{fmt::Debug, io, net::SocketAddr, path::Path};
+
+use hatchery_proto::{disk::blocking, transport::Listener};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{
+    store::{SqliteStore, StoreError},
+    store_thread::{self, StoreQueue},
+};
+
+/// What a coordinator stands on.
+#[tonic::async_trait]
+pub trait Ground: Debug + Send + Sync {
+    /// Begins to listen.
+    async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>>;
+
+    /// Opens the store in the file at `path`, or makes it, and answers `queue` from it. The task ends with the queue.
+    async fn open_store(&self, path: &Path, queue: StoreQueue) -> Result<JoinHandle<()>, StoreError>;
+}
+
+/// This machine: TCP, and SQLite on a thread of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine;
+
+#[tonic::async_trait]
+impl Ground for Machine {
+    async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
+        Ok(Box::new(TcpListener::bind(address).await?))
+    }
+
+    async fn open_store(&self, path: &Path, queue: StoreQueue) -> Result<JoinHandle<()>, StoreError> {
+        // Opening checks the whole database, which may take a while.
+        let path = path.to_owned();
+        let store = blocking(move || SqliteStore::open(&path)).await?;
+        Ok(tokio::task::spawn_blocking(move || store_thread::answer_all(store, queue)))
+    }
+}

@@ -1,0 +1,92 @@
+//! What lies below TLS: TCP, or whatever stands in for it in a simulation.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, lookup_host},
+};
+
+use super::ConnectError;
+
+/// Idle time after which the system asks whether the other side still exists.
+const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Bytes in order, both ways.
+pub trait Bytes: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Bytes for T {}
+
+/// One connection.
+pub type Connection = Box<dyn Bytes>;
+
+/// The way to other machines.
+#[tonic::async_trait]
+pub trait Network: fmt::Debug + Send + Sync {
+    /// Connects to `address`, `host:port`.
+    async fn dial(&self, address: &str) -> Result<Connection, ConnectError>;
+}
+
+/// Where connections come in.
+#[tonic::async_trait]
+pub trait Listener: Send {
+    /// The next connection, and from where it comes.
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)>;
+
+    /// Where it listens.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+#[tonic::async_trait]
+impl Listener for Box<dyn Listener> {
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
+        (**self).accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        (**self).local_addr()
+    }
+}
+
+/// TCP as the system has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tcp;
+
+#[tonic::async_trait]
+impl Network for Tcp {
+    async fn dial(&self, address: &str) -> Result<Connection, ConnectError> {
+        let not_found = |problem: String| ConnectError::Address { address: address.to_owned(), problem };
+        let found: Vec<_> =
+            lookup_host(address).await.map_err(|error| not_found(error.to_string()))?.collect();
+        if found.is_empty() {
+            return Err(not_found("it has no address".to_owned()));
+        }
+        // Given a list, this tries each in turn.
+        let stream = TcpStream::connect(&found[..]).await;
+        let stream = stream.map_err(|error| ConnectError::of_dial(address, &error))?;
+        stream.set_nodelay(true).map_err(|error| ConnectError::of_dial(address, &error))?;
+        Ok(Box::new(stream))
+    }
+}
+
+#[tonic::async_trait]
+impl Listener for TcpListener {
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
+        let (stream, remote) = Self::accept(self).await?;
+        // A connection that is gone already shows in its handshake.
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%remote, %error, "a connection cannot be tuned");
+        }
+        Ok((Box::new(stream), remote))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))
+}

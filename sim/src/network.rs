@@ -1,0 +1,46 @@
+//! The simulated network under the house's own TLS.
+
+use std::{io, net::SocketAddr};
+
+use hatchery_proto::transport::{ConnectError, Connection, Listener, Network};
+use turmoil::net::{TcpListener, TcpStream};
+
+/// The way through the simulated network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wires;
+
+#[tonic::async_trait]
+impl Network for Wires {
+    async fn dial(&self, address: &str) -> Result<Connection, ConnectError> {
+        match TcpStream::connect(address).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Err(ConnectError::NobodyListens { address: address.to_owned() })
+            }
+            Err(error) => {
+                Err(ConnectError::Unreachable { address: address.to_owned(), problem: error.to_string() })
+            }
+        }
+    }
+}
+
+/// Where connections come in from the simulated network.
+pub(crate) struct Door(TcpListener);
+
+impl Door {
+    pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(address).await.map(Self)
+    }
+}
+
+#[tonic::async_trait]
+impl Listener for Door {
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
+        let (stream, remote) = self.0.accept().await?;
+        Ok((Box::new(stream), remote))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
