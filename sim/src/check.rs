@@ -27,7 +27,10 @@ const CHECKPOINTS_MIN: usize = 4;
 /// Whether clock and randomness are the simulated ones, down to the C library.
 pub(crate) fn simulated_functions_are_in_place() -> Result<()> {
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    ensure!(Some(wall) == clock::wall(), "the wall clock is not the simulated one");
+    ensure!(
+        Some(wall) == clock::wall(),
+        "the wall clock is not the simulated one; the simulation runs on Linux"
+    );
     let boot = clock::boot().unwrap_or_default().as_millis() as u64;
     ensure!(BootTime::now() == BootTime(boot), "the boot clock is not the simulated one");
     Ok(())

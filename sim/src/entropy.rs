@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 
-use rand::{Rng, SeedableRng, rngs::SmallRng};
+#[cfg(target_os = "linux")]
+use rand::Rng;
+use rand::{SeedableRng, rngs::SmallRng};
 
 thread_local! {
     static SOURCE: RefCell<Option<SmallRng>> = const { RefCell::new(None) };
@@ -14,6 +16,7 @@ pub(crate) fn seed(seed: u64) {
 }
 
 /// Fills `bytes`, if this thread simulates.
+#[cfg(target_os = "linux")]
 pub(crate) fn fill(bytes: &mut [u8]) -> bool {
     let filled = SOURCE.try_with(|source| {
         let Ok(mut source) = source.try_borrow_mut() else { return false };

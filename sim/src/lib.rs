@@ -20,6 +20,7 @@ mod clock;
 mod coordinator;
 mod entropy;
 mod history;
+#[cfg(target_os = "linux")]
 mod libc_functions;
 mod machine;
 mod network;

@@ -24,7 +24,9 @@ fn whatever_goes_wrong_the_house_keeps_its_promises() {
         }
     };
     runs().run_many(0..SEEDS, SEEDS_AT_ONCE, note);
-    FAILED_ONCE.into_iter().for_each(|seed| note(runs().run(seed)));
+    for seed in FAILED_ONCE {
+        note(runs().run(seed));
+    }
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "`cargo xtask sim --seeds 1 --seed SEED` shows each: {failed:#?}");
 }
