@@ -53,6 +53,9 @@ pub enum Verdict {
     },
     /// The job would end no later there, but others would.
     BetterForOthers,
+    /// The job could run there, and does not wait for a device now: it is paused, pauses after a failure, or comes after
+    /// another job.
+    Possible,
     /// It is not what the job wishes for.
     Unwished,
     /// The job will not run on this node.
@@ -76,6 +79,7 @@ impl Verdict {
             Self::Chosen => "chosen",
             Self::EndsLater { .. } => "ends_later",
             Self::BetterForOthers => "better_for_others",
+            Self::Possible => "possible",
             Self::Unwished => "unwished",
             Self::Excluded => "excluded",
             Self::TooLittleMemory { .. } => "too_little_memory",
@@ -92,6 +96,7 @@ impl std::fmt::Display for Verdict {
             Self::Chosen => f.write_str("chosen: it ends first here"),
             Self::EndsLater { by } => write!(f, "would end {} later", crate::wait::Rough(*by)),
             Self::BetterForOthers => f.write_str("taken by others, which gain more by it"),
+            Self::Possible => f.write_str("could run here, once it waits for a device"),
             Self::Unwished => f.write_str("not what the job wishes for"),
             Self::Excluded => f.write_str("excluded"),
             Self::TooLittleMemory { least_bytes } => {
@@ -140,6 +145,7 @@ fn candidates(job: &Job, draft: &Draft<'_>, placement: &Placement<'_>) -> Vec<Ca
             _ if here => Verdict::Runs,
             Some(verdict) => verdict,
             None if chosen == Some(index) => Verdict::Chosen,
+            None if best.is_none() => Verdict::Possible,
             None => match best.map(|best| end_secs - best) {
                 Some(later) if later >= 0.0 => Verdict::EndsLater { by: duration(later) },
                 _ => Verdict::BetterForOthers,

@@ -14,6 +14,8 @@ const SEARCH_TASKS_MAX: usize = 64;
 const SEARCH_PAIRS_MAX: usize = 2048;
 /// Times that the search looks at all moves.
 const SEARCH_ROUNDS_MAX: usize = 100;
+/// Times that what was found is taken as what was meant, to look once more.
+const SETTLE_ROUNDS_MAX: usize = 8;
 /// A gain smaller than this share is none.
 const GAIN_SHARE_MIN: f64 = 1e-9;
 
@@ -222,12 +224,24 @@ impl<'a> Search<'a> {
     }
 
     fn best(&self) -> Vec<Vec<usize>> {
+        let mut intended = self.intended();
+        // What was found is what will be meant next time: until that finds nothing better either, there would be no rest.
+        for _ in 0..SETTLE_ROUNDS_MAX {
+            let found = self.best_beside(intended.as_ref());
+            if intended.replace(found.clone()) == Some(found) {
+                break;
+            }
+        }
+        let lines = intended.unwrap_or_default();
+        lines.into_iter().map(|line| line.into_iter().map(|task| self.tasks[task]).collect()).collect()
+    }
+
+    /// The best that is found from several starts, `intended` among them, and is no worse than that.
+    fn best_beside(&self, intended: Option<&Lines>) -> Lines {
         let first_come = self.first_come();
-        let intended = self.intended();
-        let bound = self.score(intended.as_ref().unwrap_or(&first_come));
+        let bound = self.score(intended.unwrap_or(&first_come));
         let starts = [first_come, self.each_where_it_ends_first(), self.greedy_by_regret()];
-        let starts = intended.into_iter().chain(starts);
-        let found = starts.map(|start| self.improved(start, bound));
+        let found = intended.cloned().into_iter().chain(starts).map(|start| self.improved(start, bound));
         let mut best: Option<(bool, f64, Lines)> = None;
         for lines in found {
             let score = self.score(&lines);
@@ -239,8 +253,7 @@ impl<'a> Search<'a> {
                 best = Some(one);
             }
         }
-        let lines = best.map_or_else(Vec::new, |(_, _, lines)| lines);
-        lines.into_iter().map(|line| line.into_iter().map(|task| self.tasks[task]).collect()).collect()
+        best.map_or_else(Vec::new, |(_, _, lines)| lines)
     }
 
     /// As it was meant, if that says something of every task.

@@ -378,5 +378,11 @@ fn every_device_is_explained() {
     assert_eq!(verdict("cpu-b"), &Verdict::Cordoned);
     assert_eq!(verdict("small"), &Verdict::Excluded);
     assert!(matches!(verdict("gpu-a"), Verdict::EndsLater { .. }), "{told:?}");
-    assert!(explain(&world.cluster, &world.observed, world.now, first).len() == 5);
+    assert_eq!(explain(&world.cluster, &world.observed, world.now, first).len(), 5);
+    let later = world.submit_as("ann", 10, |spec| spec.queue.after = vec![first]);
+    let told = explain(&world.cluster, &world.observed, world.now, later);
+    assert_eq!(told[0].verdict, Verdict::Possible, "{told:?}");
+    let JobPhase::Running = world.job(first).phase else { panic!("{:?}", world.job(first).phase) };
+    let told = explain(&world.cluster, &world.observed, world.now, JobId::from_bytes([0; 16]));
+    assert_eq!(told, [], "there is no such job");
 }

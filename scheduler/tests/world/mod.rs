@@ -3,7 +3,7 @@
 mod check;
 mod steps;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -72,6 +72,7 @@ impl World {
         let made = plan(&self.cluster, &self.observed, self.now);
         self.check_plan(&made);
         self.apply(made.changes.clone());
+        self.observed.intended = Arc::new(made.queues.clone());
         self.check_rest(&made);
         made
     }
