@@ -28,7 +28,9 @@ pub(crate) fn of_spec(
     let (request, body) = (RequestId::random(), Digest::of(b""));
     let submit = Request::Submit { request, job, body, spec: Box::new(spec), submitter };
     let changes = decide(&cluster, submit, now)?.changes;
-    changes.iter().for_each(|change| cluster.evolve(change));
+    for change in &changes {
+        cluster.evolve(change);
+    }
     let observed: &Observed = snapshot.observed();
     let wait = plan(&cluster, observed, now).waits.remove(&job);
     Ok(view::placement(explain(&cluster, observed, now, job), wait.as_ref()))

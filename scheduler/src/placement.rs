@@ -177,7 +177,7 @@ impl<'a> Placement<'a> {
         };
         let shares = Shares::of(draft.cluster);
         this.problem.weight_running = draft.leases().map(|leased| shares.weight(leased.job)).sum();
-        let at_hand = this.nodes_with_checkpoints(draft);
+        let at_hand = Self::nodes_with_checkpoints(draft);
         let mut classes = BTreeMap::new();
         for job in &draft.queue {
             let class = *classes.entry(class_key(job)).or_insert_with(|| this.add_class(job, draft));
@@ -261,7 +261,7 @@ impl<'a> Placement<'a> {
     }
 
     /// The nodes that hold the checkpoints which jobs of the queue go on from.
-    fn nodes_with_checkpoints(&self, draft: &Draft<'_>) -> BTreeMap<CheckpointId, BTreeSet<NodeId>> {
+    fn nodes_with_checkpoints(draft: &Draft<'_>) -> BTreeMap<CheckpointId, BTreeSet<NodeId>> {
         let wanted: BTreeSet<CheckpointId> = draft.queue.iter().filter_map(|job| resume_from(job)).collect();
         let mut holders: BTreeMap<CheckpointId, BTreeSet<NodeId>> = BTreeMap::new();
         if wanted.is_empty() {
@@ -326,7 +326,7 @@ impl<'a> Placement<'a> {
                 let instead = self.instead(*job, end_secs, &free);
                 waits.push((self.jobs[*job], self.wait(slot, ahead, about, instead)));
                 measured &= self.speed(*job, index).is_some_and(Speed::is_measured);
-                start_secs = start_secs + self.secs(*job, index).max(BUSY_SECS_MIN);
+                start_secs += self.secs(*job, index).max(BUSY_SECS_MIN);
             }
         }
         waits
@@ -387,7 +387,8 @@ impl<'a> Placement<'a> {
             };
         }
         let names = |slots: &mut dyn Iterator<Item = &&Slot<'_>>| -> Vec<Name> {
-            BTreeSet::from_iter(slots.map(|slot| slot.node.name.clone())).into_iter().collect()
+            let names: BTreeSet<Name> = slots.map(|slot| slot.node.name.clone()).collect();
+            names.into_iter().collect()
         };
         let nodes = names(&mut fit.iter().filter(|slot| slot.reach != Reach::Away));
         if nodes.is_empty() {
@@ -476,12 +477,11 @@ fn attempt_left(leased: &Leased<'_, '_>, device: &NodeDevice, draft: &Draft<'_>)
     let steps_left = leased.steps_left() as f64;
     let reported =
         leased.progress.map(|progress| progress.steps_per_sec).filter(|rate| speed::is_rate(*rate));
-    let (secs, measured) = match reported {
-        Some(steps_per_sec) => (steps_left / steps_per_sec, true),
-        None => {
-            let speed = draft.speeds.speeds(job).at(leased.lease.node, device);
-            (steps_left * speed.secs_per_step, speed.is_measured())
-        }
+    let (secs, measured) = if let Some(steps_per_sec) = reported {
+        (steps_left / steps_per_sec, true)
+    } else {
+        let speed = draft.speeds.speeds(job).at(leased.lease.node, device);
+        (steps_left * speed.secs_per_step, speed.is_measured())
     };
     Left { secs: secs.max(BUSY_SECS_MIN), measured }
 }

@@ -163,7 +163,8 @@ fn least_of(numbers: &[f64]) -> Option<usize> {
         }
     }
     let least = lanes.into_iter().fold(rest, f64::min);
-    if least.is_finite() { numbers.iter().position(|number| *number == least) } else { None }
+    // It is one of them, so nothing is below it or just beside it.
+    if least.is_finite() { numbers.iter().position(|number| *number <= least) } else { None }
 }
 
 /// The first of the least numbers, infinite ones left out.
@@ -396,7 +397,9 @@ impl State {
         let costs: Vec<_> = lines.iter().enumerate().map(|(m, line)| search.cost(line, m)).collect();
         let mut on = vec![None; search.tasks.len()];
         for (machine, line) in lines.iter().enumerate() {
-            line.iter().for_each(|task| on[*task] = Some(machine));
+            for task in line {
+                on[*task] = Some(machine);
+            }
         }
         let score = search.score_of(&costs);
         Self { lines, costs, on, score }
@@ -441,7 +444,9 @@ impl State {
             return false;
         }
         for (machine, line) in lines {
-            line.iter().for_each(|task| self.on[*task] = Some(machine));
+            for task in &line {
+                self.on[*task] = Some(machine);
+            }
             self.lines[machine] = line;
         }
         (self.costs, self.score) = (costs, score);

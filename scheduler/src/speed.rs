@@ -150,8 +150,8 @@ impl Speeds {
         let mut ratios: BTreeMap<DeviceKind, (f64, u32)> = BTreeMap::new();
         for ((node, device), measured) in &speeds.measured {
             let devices = cluster.nodes.get(node).into_iter().flat_map(|node| &node.inventory.devices);
-            let calibrated = devices.filter(|known| known.device == *device);
-            if let Some(foretold) = calibrated.filter_map(|device| speeds.calibrated(device)).next() {
+            let mut calibrated = devices.filter(|known| known.device == *device);
+            if let Some(foretold) = calibrated.find_map(|device| speeds.calibrated(device)) {
                 let (sum, count) = ratios.entry(device.kind).or_default();
                 *sum += (measured.steps_per_sec * foretold).ln();
                 *count += 1;

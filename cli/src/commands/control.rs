@@ -49,8 +49,7 @@ fn told(job: &JobView) -> String {
     let id = job.id.short();
     match (job.phase.as_str(), &job.why) {
         ("cancelling", _) => format!("job {id} writes a checkpoint and stops; see `hatchery watch {id}`"),
-        ("running", Some(why)) => format!("job {id} is {why}"),
-        ("queued", Some(why)) => format!("job {id} is {why}"),
+        ("running" | "queued", Some(why)) => format!("job {id} is {why}"),
         (phase, _) => format!("job {id} is {phase}"),
     }
 }

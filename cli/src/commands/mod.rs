@@ -35,7 +35,8 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
         Command::Login(args) => access::login(args, home, output).await,
         Command::Token(command) => access::token(command, home, output).await,
         Command::Certificate(command) => access::certificate(command, home, output).await,
-        Command::Submit(args) => submit::submit(*args, home, output).await,
+        // A future of many steps: not on the stack.
+        Command::Submit(args) => Box::pin(submit::submit(*args, home, output)).await,
         Command::Jobs(args) => jobs::list(args, home, output).await,
         Command::Job(args) => jobs::show(args, home, output).await,
         Command::Watch(args) => watch::watch_named(args, home, output).await,

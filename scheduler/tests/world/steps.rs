@@ -264,7 +264,7 @@ impl World {
             priority: Priority::new([50, 20, 90][usize::from(wishes) % 3]).unwrap(),
             group: None,
             after: self.pick_running(policy).filter(|_| wishes > 12).into_iter().collect(),
-            deadline: (wishes == 12).then(|| self.now.wall + Duration::from_secs(60)),
+            deadline: (wishes == 12).then(|| self.now.wall + Duration::from_mins(1)),
         };
         let start_from = self.pick_start(policy, &dataset, steps).filter(|_| wishes.is_multiple_of(3));
         let replicate = ReplicaPolicy { to, which };
