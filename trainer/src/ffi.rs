@@ -114,8 +114,11 @@ pub fn cuda_device(index: u32) -> Option<CudaDevice> {
 pub fn keep_freed_memory() {
     const KEEP_ALL: c_int = -1;
     const GROW_BYTES: c_int = 64 << 20;
+    // Autograd's thread would have a heap of its own, of which large pieces go back whatever else is set.
+    const ONE_HEAP: c_int = 1;
     // SAFETY: mallopt only sets numbers, and locks for it.
     unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ONE_HEAP);
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_MXFAST, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEEP_ALL);
