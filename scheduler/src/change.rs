@@ -189,10 +189,27 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
-    /// A checkpoint is complete: all its blobs are here, and its epoch is the job's current one.
+    /// A checkpoint is complete: all its blobs are here. Its epoch is the job's current one, or it comes late, from a node
+    /// that was cut off and is further than all that came since.
     CheckpointCommitted {
         /// What it is made of.
         manifest: Box<CheckpointManifest>,
+        /// Whether its attempt has lost its lease.
+        #[serde(default)]
+        late: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// A checkpoint that came late is of no use and was not taken.
+    CheckpointDeclined {
+        /// The job.
+        job: JobId,
+        /// The epoch that it was made under.
+        epoch: Epoch,
+        /// The node that has it.
+        node: NodeId,
+        /// Of which step it is.
+        step: u64,
         /// When.
         at: Timestamp,
     },
@@ -236,6 +253,7 @@ impl Change {
             | Self::NodeModeChanged { at, .. }
             | Self::JobEnded { at, .. }
             | Self::CheckpointCommitted { at, .. }
+            | Self::CheckpointDeclined { at, .. }
             | Self::Restored { at, .. } => *at,
         }
     }
@@ -263,6 +281,7 @@ impl Change {
             Self::SpeedMeasured { .. } => "speed_measured",
             Self::JobEnded { .. } => "job_ended",
             Self::CheckpointCommitted { .. } => "checkpoint_committed",
+            Self::CheckpointDeclined { .. } => "checkpoint_declined",
             Self::RolloutStarted { .. } => "rollout_started",
             Self::Restored { .. } => "restored",
         }
@@ -279,6 +298,7 @@ impl Change {
             | Self::JobPaused { job, .. }
             | Self::JobResumed { job, .. }
             | Self::PriorityChanged { job, .. }
+            | Self::CheckpointDeclined { job, .. }
             | Self::JobEnded { job, .. } => Some(*job),
             Self::CheckpointCommitted { manifest, .. } => Some(manifest.job),
             _ => None,

@@ -42,6 +42,11 @@ pub struct Cluster {
 }
 
 impl Job {
+    /// Whether `node` had the lease under `epoch`.
+    pub fn was_held(&self, epoch: Epoch, node: NodeId) -> bool {
+        self.holders.contains(&Holder { epoch, node })
+    }
+
     /// Steps that a new attempt would find done.
     pub fn steps_done(&self) -> u64 {
         self.checkpoint_step.max(self.start_step)
@@ -148,6 +153,8 @@ pub struct Job {
     pub checkpoint_step: u64,
     /// The figures of that checkpoint.
     pub metrics: Metrics,
+    /// Which node had each epoch, oldest first, bounded.
+    pub holders: Vec<Holder>,
     /// Attempts that failed, oldest first, bounded.
     pub failures: Vec<Failure>,
     /// No new lease before this time: backing off after a failure.
@@ -246,6 +253,20 @@ pub enum HandOver {
         /// By how many seconds.
         sooner_secs: u64,
     },
+    /// A node that was cut off has brought a checkpoint that is further than this attempt.
+    Overtaken {
+        /// Of which step.
+        step: u64,
+    },
+}
+
+/// The node that an epoch was granted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The node.
+    pub node: NodeId,
 }
 
 /// An attempt that failed.
@@ -281,6 +302,8 @@ pub struct Checkpoint {
     pub manifest: CheckpointManifest,
     /// When it was committed.
     pub committed_at: Timestamp,
+    /// Whether its attempt had lost its lease by then: a node that was cut off kept it.
+    pub late: bool,
 }
 
 /// Somebody's wish that a checkpoint be on a set of nodes, beside what the job's own policy wishes.

@@ -10,8 +10,8 @@ use hatchery_common::{
 
 use crate::{
     change::{Change, LeaseEnd},
-    cluster::{Checkpoint, Cluster, Dataset, Failure, HandOver, Job, JobPhase, Node},
-    limits::FAILURES_MAX,
+    cluster::{Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, Node},
+    limits::{FAILURES_MAX, HOLDERS_MAX},
 };
 
 impl Cluster {
@@ -68,9 +68,10 @@ impl Cluster {
                     job.epoch = job.epoch.max(*epoch_floor);
                 }
             }
-            Change::CheckpointCommitted { manifest, at } => {
+            Change::CheckpointCommitted { manifest, late, at } => {
                 let id = manifest.id();
-                let checkpoint = Checkpoint { manifest: (**manifest).clone(), committed_at: *at };
+                let checkpoint =
+                    Checkpoint { manifest: (**manifest).clone(), committed_at: *at, late: *late };
                 self.checkpoints.insert(id, checkpoint);
                 let best = self.best_checkpoint(manifest.job);
                 if let Some(job) = self.jobs.get_mut(&manifest.job) {
@@ -80,8 +81,11 @@ impl Cluster {
                     job.metrics = manifest.metrics;
                 }
             }
+            // It stands in the history; nothing else comes of it.
+            Change::CheckpointDeclined { .. } => {}
             Change::LeaseGranted { job, epoch, lease } => self.evolve_job(*job, |job| {
                 job.phase = JobPhase::Running;
+                job.remember_holder(Holder { epoch: *epoch, node: lease.node });
                 job.epoch = *epoch;
                 job.started_at.get_or_insert(lease.granted_at);
                 job.not_before = None;
@@ -151,6 +155,7 @@ impl Job {
             best: None,
             checkpoint_step: 0,
             metrics: Metrics::default(),
+            holders: Vec::new(),
             failures: Vec::new(),
             not_before: None,
         }
@@ -164,6 +169,14 @@ impl Job {
         if let (LeaseEnd::Failed { cause, message }, Some(lease)) = (why, lease) {
             let (node, device, message) = (lease.node, lease.device, message.clone());
             self.remember_failure(Failure { epoch, node, device, cause: *cause, message, at });
+        }
+    }
+
+    /// Adds the node of a new epoch. Beyond [`HOLDERS_MAX`] the oldest is forgotten.
+    pub fn remember_holder(&mut self, holder: Holder) {
+        self.holders.push(holder);
+        if self.holders.len() > HOLDERS_MAX {
+            self.holders.remove(0);
         }
     }
 

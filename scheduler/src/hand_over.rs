@@ -28,7 +28,10 @@ const MIGRATE_AFTER_SECS: f64 = 60.0;
 
 /// The next attempt that is to hand over, if any.
 pub(crate) fn next(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, HandOver)> {
-    drained(draft).or_else(|| preempted(draft, placement)).or_else(|| migrated(draft, placement))
+    drained(draft)
+        .or_else(|| overtaken(draft, placement))
+        .or_else(|| preempted(draft, placement))
+        .or_else(|| migrated(draft, placement))
 }
 
 /// The attempts that could be told to hand over, and their slots.
@@ -56,6 +59,27 @@ fn drained(draft: &Draft<'_>) -> Option<(JobId, HandOver)> {
         node.is_some_and(|node| node.mode == NodeMode::Draining)
     };
     steady(draft).find(drains).map(|leased| (leased.job.id, HandOver::Drain))
+}
+
+/// An attempt that is further behind than a checkpoint which came late, from a node that was cut off, so that going on from
+/// there is the shorter way; or that has nothing left to do.
+fn overtaken(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, HandOver)> {
+    let shortens = |(leased, _, slot): &(Leased<'_, '_>, usize, &Slot<'_>)| {
+        let job = leased.job;
+        let newest = job.checkpoint.and_then(|id| draft.cluster.checkpoints.get(&id));
+        let Some(late) = newest.filter(|newest| newest.late && leased.lease.resume_from != job.checkpoint)
+        else {
+            return false;
+        };
+        let begun = leased.lease.resume_from.and_then(|id| draft.cluster.checkpoints.get(&id));
+        let begun = begun.map_or(job.start_step, |checkpoint| checkpoint.manifest.step);
+        let done = leased.progress.map_or(begun, |progress| progress.step);
+        let speed = draft.speeds.speeds(job).at(slot.node.id, slot.device);
+        let gain = late.manifest.step.saturating_sub(done) as f64 * speed.secs_per_step;
+        job.end_is_committed() || gain > HAND_OVER_SECS + placement.move_secs(job)
+    };
+    let (leased, ..) = running(draft, placement).find(shortens)?;
+    Some((leased.job.id, HandOver::Overtaken { step: leased.job.checkpoint_step }))
 }
 
 /// The attempt that the first waiting job of higher priority pushes off, where that gains it much.

@@ -34,7 +34,7 @@ mod wait;
 pub use assignment::{assignment, desired_nodes};
 pub use change::{Change, LeaseEnd};
 pub use cluster::{
-    Certificate, Checkpoint, Cluster, Dataset, Failure, HandOver, Job, JobPhase, JoinToken, Lease,
+    Certificate, Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, JoinToken, Lease,
     MeasuredSpeed, Node, Rollout, SpeedKey, Workload,
 };
 pub use decide::{Decision, Outcome, decide};

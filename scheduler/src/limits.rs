@@ -25,6 +25,8 @@ pub const DEVICES_MAX: usize = 66;
 /// then the newest of the others. A session's message carries 10,000 at most.
 pub const CHECKPOINTS_ASSIGNED_MAX: usize = 5000;
 
+/// Most attempts whose nodes a job remembers: a checkpoint that comes late counts only if its attempt is among them.
+pub const HOLDERS_MAX: usize = 32;
 /// Most failed attempts that a job remembers.
 pub const FAILURES_MAX: usize = 32;
 /// Most bytes kept of a failure's message and last output together; the end is kept.

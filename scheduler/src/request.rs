@@ -136,6 +136,17 @@ pub enum Request {
         /// Who.
         by: Name,
     },
+    /// Ask whether a checkpoint is wanted, before its bytes are brought. One that is not goes into the job's history.
+    OfferCheckpoint {
+        /// The node that has it.
+        node: NodeId,
+        /// The job.
+        job: JobId,
+        /// The epoch that it was made under.
+        epoch: Epoch,
+        /// Of which step it is.
+        step: u64,
+    },
     /// Commit a checkpoint whose blobs are all here and verified (the caller has checked).
     CommitCheckpoint {
         /// The node that asks.

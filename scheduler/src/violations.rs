@@ -9,8 +9,8 @@ use hatchery_common::access::Scope;
 use hatchery_common::id::{CheckpointId, Epoch, Name, NodeId};
 
 use crate::{
-    cluster::{Cluster, Job, JobPhase},
-    limits::FAILURES_MAX,
+    cluster::{Cluster, Holder, Job, JobPhase},
+    limits::{FAILURES_MAX, HOLDERS_MAX},
 };
 
 /// One thing that should never be.
@@ -72,6 +72,12 @@ fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
     check(!complete || !waits, "a job whose end is committed does not wait");
     check(complete || job.phase != JobPhase::Completed, "a completed job has committed its end");
     check(job.failures.len() <= FAILURES_MAX, "a job remembers a bounded number of failures");
+    check(job.holders.len() <= HOLDERS_MAX, "a job remembers a bounded number of nodes");
+    let last = job.lease.as_ref().map(|lease| Holder { epoch: job.epoch, node: lease.node });
+    check(
+        last.is_none_or(|last| job.holders.last() == Some(&last)),
+        "the lease's node is the newest epoch's",
+    );
     let epochs = job.failures.iter().map(|failure| failure.epoch);
     check(epochs.is_sorted_by(|a, b| a < b), "each attempt fails once, in the order of epochs");
     check(job.failures.last().is_none_or(|last| last.epoch <= job.epoch), "no failure is ahead of the epoch");
@@ -132,9 +138,9 @@ fn requests(cluster: &Cluster, found: &mut Found) {
     }
 }
 
-/// I3: within a job, later checkpoints are further and come from no earlier epoch.
+/// I3: within a job, later checkpoints are further and come from no earlier epoch, unless they are known to be late.
 fn checkpoints(cluster: &Cluster, found: &mut Found) {
-    let mut by_job: BTreeMap<_, Vec<(u64, Epoch)>> = BTreeMap::new();
+    let mut by_job: BTreeMap<_, Vec<(u64, Epoch, bool)>> = BTreeMap::new();
     for (id, checkpoint) in &cluster.checkpoints {
         let manifest = &checkpoint.manifest;
         let subject = || format!("checkpoint {id}");
@@ -151,12 +157,18 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
             job.map_or((manifest.step, manifest.epoch), |job| (job.checkpoint_step, job.epoch));
         found.check(manifest.step <= newest, subject, "no checkpoint is further than the job's own");
         found.check(manifest.epoch <= epoch, subject, "its epoch is not ahead of the job's");
-        by_job.entry(manifest.job).or_default().push((manifest.step, manifest.epoch));
+        by_job.entry(manifest.job).or_default().push((manifest.step, manifest.epoch, checkpoint.late));
     }
     for (job, mut line) in by_job {
         line.sort_unstable();
-        let grows = line.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
-        found.check(grows, || format!("job {job}"), "its checkpoints grow by step and by epoch together");
+        found.check(
+            line.is_sorted_by(|a, b| a.0 < b.0),
+            || format!("job {job}"),
+            "each of its checkpoints is further than the one before",
+        );
+        line.retain(|(_, _, late)| !late);
+        let rule = "its checkpoints grow by step and by epoch together, late ones left out";
+        found.check(line.is_sorted_by(|a, b| a.1 <= b.1), || format!("job {job}"), rule);
     }
     for (id, rollout) in &cluster.rollouts {
         let there = cluster.checkpoints.contains_key(&rollout.checkpoint);

@@ -1,4 +1,7 @@
 //! What the holder of a lease says: a checkpoint is complete, the attempt is over. Everyone else is fenced off: I3.
+//!
+//! One thing of an attempt that has lost its lease may still be used: a checkpoint that is further than all that came
+//! since. Its node was cut off and kept it; steps follow from the job alone, so it is what the job would have come to.
 
 use hatchery_common::{
     checkpoint::CheckpointManifest,
@@ -8,10 +11,10 @@ use hatchery_common::{
     trainer::Ending,
 };
 
-use super::Decision;
+use super::{Decision, Outcome};
 use crate::{
     change::Change,
-    cluster::{Cluster, Job, Lease},
+    cluster::{Cluster, Job, JobPhase, Lease},
     ending,
     request::Rejected,
 };
@@ -27,6 +30,58 @@ fn lease(job: &Job, epoch: Epoch, node: NodeId) -> Result<&Lease, Rejected> {
     }
 }
 
+/// Whether what `node` made under `epoch` counts: now, or late, or not at all.
+fn standing(job: &Job, epoch: Epoch, node: NodeId) -> Result<Standing, Rejected> {
+    match lease(job, epoch, node) {
+        Ok(_) => Ok(Standing::Current),
+        Err(Rejected::Fenced { .. }) if job.was_held(epoch, node) => Ok(Standing::Late),
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Current,
+    Late,
+}
+
+/// A checkpoint that a node has.
+#[derive(Clone, Copy)]
+pub(super) struct Offer {
+    pub(super) job: JobId,
+    pub(super) epoch: Epoch,
+    pub(super) step: u64,
+}
+
+pub(super) fn offer(
+    cluster: &Cluster,
+    node: NodeId,
+    offer: Offer,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    let Offer { job: id, epoch, step } = offer;
+    let job = super::job(cluster, id)?;
+    let taken = || {
+        let mut checkpoints = cluster.checkpoints.values().map(|checkpoint| &checkpoint.manifest);
+        checkpoints.any(|manifest| (manifest.job, manifest.epoch, manifest.step) == (id, epoch, step))
+    };
+    let standing = standing(job, epoch, node);
+    let declined = match &standing {
+        Ok(_) if step > job.steps_done() && step <= job.spec.train.raw().steps => None,
+        // An agent that missed the answer asks again: committing anew tells it what it missed.
+        Ok(_) | Err(Rejected::AlreadyEnded { .. } | Rejected::Fenced { .. }) if taken() => None,
+        Ok(_) => Some(format!("the newest is of step {}", job.steps_done())),
+        Err(error) => Some(error.to_string()),
+    };
+    let was_held = job.was_held(epoch, node);
+    let declined_late = declined.is_some() && was_held && !matches!(standing, Ok(Standing::Current));
+    let change = Change::CheckpointDeclined { job: id, epoch, node, step, at };
+    Ok(Decision {
+        changes: declined_late.then_some(change).into_iter().collect(),
+        outcome: Outcome::Offered { declined },
+    })
+}
+
 pub(super) fn commit(
     cluster: &Cluster,
     node: NodeId,
@@ -38,9 +93,14 @@ pub(super) fn commit(
     if cluster.checkpoints.contains_key(&manifest.id()) {
         return Ok(Decision::done([]));
     }
-    lease(job, manifest.epoch, node)?;
+    let late = standing(job, manifest.epoch, node)? == Standing::Late;
     check_manifest(cluster, job, &manifest)?;
-    Ok(Decision::done([Change::CheckpointCommitted { manifest, at }]))
+    let ends = manifest.step == job.spec.train.raw().steps || manifest.metrics.early_stop.is_some();
+    let waits = matches!(job.phase, JobPhase::Queued | JobPhase::Paused);
+    let id = job.id;
+    // Nothing runs that would come to the end by itself.
+    let end = (ends && waits).then_some(Change::JobEnded { job: id, phase: JobPhase::Completed, at });
+    Ok(Decision::done([Change::CheckpointCommitted { manifest, late, at }].into_iter().chain(end)))
 }
 
 fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -> Result<(), FieldError> {

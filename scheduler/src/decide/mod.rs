@@ -43,6 +43,11 @@ pub enum Outcome {
         /// Which.
         certificate: Certificate,
     },
+    /// Whether a checkpoint is wanted.
+    Offered {
+        /// If not, why, for a person.
+        declined: Option<String>,
+    },
     /// It is done, or was done before.
     Done,
 }
@@ -82,6 +87,9 @@ pub fn decide(cluster: &Cluster, request: Request, now: Now) -> Result<Decision,
         Request::SetNodeMode { node, mode, by } => nodes::set_mode(cluster, node, mode, by, at),
         Request::Push { rollout, checkpoint, to, by } => {
             jobs::push(cluster, Rollout { id: rollout, checkpoint, to, by, at })
+        }
+        Request::OfferCheckpoint { node, job, epoch, step } => {
+            attempts::offer(cluster, node, attempts::Offer { job, epoch, step }, at)
         }
         Request::CommitCheckpoint { node, manifest } => attempts::commit(cluster, node, manifest, at),
         Request::AttemptEnded { node, job, epoch, ending, last_output } => {

@@ -20,7 +20,7 @@ use hatchery_common::{
     trainer::{Calibration, Metrics, Progress},
 };
 use hatchery_scheduler::{
-    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan,
+    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan, violations,
 };
 
 pub(crate) use steps::{Step, Stray, steps};
@@ -83,6 +83,9 @@ impl World {
             self.cluster.evolve(change);
             self.check_change(change, before.as_ref());
         }
+        // What is committed together need hold together only.
+        let found = violations(&self.cluster);
+        assert!(found.is_empty(), "after {changes:?}: {found:?}");
         if !changes.is_empty() {
             self.batches.push(changes);
         }

@@ -16,7 +16,7 @@ use hatchery_common::{
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
-use hatchery_scheduler::{JobPhase, Observed, Outcome, Policy, Rejected, Request};
+use hatchery_scheduler::{Holder, JobPhase, Observed, Outcome, Policy, Rejected, Request};
 use proptest::prelude::*;
 
 use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, spec};
@@ -37,6 +37,7 @@ pub(crate) enum Step {
     Mode { node: u8, mode: u8 },
     Commit { job: u8, stray: Stray, far: u8 },
     CommitAgain(u8),
+    CommitLate { job: u8, holder: u8, far: u8 },
     End { job: u8, stray: Stray, ending: u8 },
     KeepsCrashing(u8),
     Goodbye(u8),
@@ -80,6 +81,8 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         2 => (small.clone(), 0..3u8).prop_map(|(node, mode)| Step::Mode { node, mode }),
         8 => (small.clone(), stray.clone(), 0..4u8).prop_map(|(job, stray, far)| Step::Commit { job, stray, far }),
         1 => small.clone().prop_map(Step::CommitAgain),
+        4 => (small.clone(), small.clone(), 0..4u8)
+            .prop_map(|(job, holder, far)| Step::CommitLate { job, holder, far }),
         8 => (small.clone(), stray, 0..12u8).prop_map(|(job, stray, ending)| Step::End { job, stray, ending }),
         1 => small.clone().prop_map(Step::KeepsCrashing),
         1 => small.clone().prop_map(Step::Goodbye),
@@ -152,6 +155,7 @@ impl World {
             }
             Step::Commit { job, stray, far } => self.step_commit(*job, *stray, *far),
             Step::CommitAgain(which) => self.step_commit_again(*which),
+            Step::CommitLate { job, holder, far } => self.step_commit_late(*job, *holder, *far),
             Step::End { job, stray, ending } => self.step_end(*job, *stray, *ending),
             Step::KeepsCrashing(which) => self.step_keeps_crashing(*which),
             Step::Goodbye(which) => {
@@ -335,12 +339,47 @@ impl World {
         let new = step > reached && step <= last;
         let manifest = Box::new(checkpoint(job, epoch, step));
         let known = self.cluster.checkpoints.contains_key(&manifest.id());
+        let was_held = job.was_held(epoch, node);
         let answer = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() });
         if known {
             assert_eq!(answer.unwrap().changes, []);
         } else {
-            assert_eq!(answer.is_ok(), is_holder && new, "{answer:?}");
-            assert_eq!(self.cluster.checkpoints.contains_key(&manifest.id()), is_holder && new);
+            let counts = new && (is_holder || was_held);
+            assert_eq!(answer.is_ok(), counts, "{answer:?}");
+            assert_eq!(self.cluster.checkpoints.contains_key(&manifest.id()), counts);
+        }
+    }
+
+    /// A node that once had the job offers what it made then, and brings it if it is wanted.
+    fn step_commit_late(&mut self, which: u8, holder: u8, far: u8) {
+        let Some(id) = self.pick_job(which) else { return };
+        let before = self.job(id).clone();
+        let Some(Holder { epoch, node }) = pick(before.holders.iter(), holder).copied() else { return };
+        let (reached, last) = (before.steps_done(), before.spec.train.raw().steps);
+        let step = [reached + 1, u64::midpoint(reached, last), last, reached][usize::from(far) % 4];
+        let is_holder =
+            before.lease.as_ref().is_some_and(|lease| lease.node == node) && before.epoch == epoch;
+        let manifest = Box::new(checkpoint(&before, epoch, step));
+        let known = self.cluster.checkpoints.values().any(|known| {
+            let known = &known.manifest;
+            (known.job, known.epoch, known.step) == (id, epoch, step)
+        });
+        let offer = self.ask(Request::OfferCheckpoint { node, job: id, epoch, step }).unwrap();
+        let Outcome::Offered { declined } = offer.outcome else { panic!("{:?}", offer.outcome) };
+        let wanted = known || !before.phase.is_terminal() && (reached + 1..=last).contains(&step);
+        assert_eq!(declined.is_none(), wanted, "{declined:?}");
+        // What was of no use stands in the history, unless the attempt has its lease and says so itself.
+        assert_eq!(offer.changes.len(), usize::from(!wanted && !is_holder), "{:?}", offer.changes);
+        let terminal = before.phase.is_terminal();
+        if wanted && !known {
+            let parents = self.cluster.checkpoints.len();
+            let waits = matches!(before.phase, JobPhase::Queued | JobPhase::Paused);
+            let decision = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() }).unwrap();
+            assert_eq!(self.cluster.checkpoints.len(), parents + 1);
+            assert_eq!(self.cluster.checkpoints[&manifest.id()].late, !is_holder);
+            assert_eq!(decision.changes.len(), 1 + usize::from(waits && step == last), "{decision:?}");
+        } else if !known {
+            assert!(self.ask(Request::CommitCheckpoint { node, manifest }).is_err(), "{terminal}");
         }
     }
 
