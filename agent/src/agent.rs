@@ -229,6 +229,12 @@ impl Agent {
                 self.session = None;
                 self.inference.cancel_all();
             }
+            SessionEvent::Down { dialled } => {
+                let outage_max = Duration::from_secs(self.settings.outage_secs_max);
+                if self.lease.coordinator_was_down(dialled, outage_max) {
+                    self.attempts.extend(self.lease.stop_by());
+                }
+            }
         }
         false
     }
@@ -284,6 +290,7 @@ impl Agent {
                     self.attempts.start(*assigned);
                 }
                 Step::StopAttempt(key, reason) => self.attempts.stop(key, reason, now),
+                Step::OfferLeftovers(key) => self.attempts.offer_leftovers(key),
                 Step::KillAttempt(key) => self.attempts.kill(key),
                 // Tests have it cling to what it was told to forget: the coordinator must not rely on it.
                 Step::ForgetAttempt(_) if faults::strikes("agent::forgets_nothing") => {}

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     corpora::Corpora,
-    deliver::{Delivery, Finished},
+    deliver::{Delivery, Finished, QueueLimits},
     ground::{Ground, Trainer},
     nvidia,
     obtain::{ObtainError, Obtainer},
@@ -42,6 +42,9 @@ pub(crate) const LAST_OUTPUT_BYTES_MAX: usize = 8 * 1024;
 const LOST_BLOB_WITHIN: Duration = Duration::from_mins(30);
 /// The order that a trainer is given.
 const ORDER_FILE: &str = "order.json";
+/// What the attempt was assigned.
+const ASSIGNED_FILE: &str = "assigned.json";
+const ASSIGNED_BYTES_MAX: u64 = 1 << 20;
 /// The last checkpoint that the coordinator took.
 const COMMITTED_FILE: &str = "committed.json";
 const COMMITTED_BYTES_MAX: u64 = 4096;
@@ -91,7 +94,7 @@ pub(crate) struct Workshop {
     pub(crate) obtainer: Obtainer,
     pub(crate) corpora: Corpora,
     pub(crate) cpu_threads: u32,
-    pub(crate) free_disk_bytes_min: u64,
+    pub(crate) queue_limits: QueueLimits,
     /// Told whenever a trainer wrote something for people.
     pub(crate) output_grew: Arc<tokio::sync::Notify>,
 }
@@ -135,7 +138,7 @@ impl Attempt {
         let delivery = Delivery::new(
             self.workshop.obtainer.clone(),
             Arc::clone(&self.assigned),
-            self.workshop.free_disk_bytes_min,
+            self.workshop.queue_limits,
             self.log.clone(),
         );
         let leftovers = Finished::in_folder(&self.checkpoints());
@@ -158,6 +161,23 @@ impl Attempt {
         let failed = matches!(ending, Ending::Failed { .. });
         let last_output = if failed { self.log.tail(LAST_OUTPUT_BYTES_MAX) } else { String::new() };
         self.tell(AttemptUpdate::Ended { ending, last_output }).await;
+    }
+
+    /// Whether an attempt's folder has checkpoints that may not have been delivered.
+    pub(crate) fn has_leftovers(folder: &Path) -> bool {
+        !Finished::in_folder(&folder.join(CHECKPOINTS_FOLDER)).is_empty()
+    }
+
+    /// Notes in an attempt's folder what it was assigned.
+    pub(crate) fn write_assigned(folder: &Path, assigned: &AssignedAttempt) -> Result<(), FileError> {
+        let text = serde_json::to_vec(assigned).expect("ids, text and checked numbers are always JSON");
+        durable::write_atomically(&folder.join(ASSIGNED_FILE), &text)
+    }
+
+    /// What the attempt of a folder was assigned.
+    pub(crate) fn read_assigned(folder: &Path) -> Option<AssignedAttempt> {
+        let text = durable::read_limited(&folder.join(ASSIGNED_FILE), ASSIGNED_BYTES_MAX).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     async fn train(&mut self, delivery: &Delivery, leftover: Option<Finished>) -> Ending {

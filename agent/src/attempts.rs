@@ -68,10 +68,10 @@ impl Attempts {
     ) -> io::Result<Self> {
         let mut known = BTreeMap::new();
         for entry in fs::read_dir(folder)? {
-            match key_of_folder(&entry?.path()) {
-                Some(key) => known.insert(key, Known::new(key, LocalPhase::Leftover, None)),
-                None => continue,
-            };
+            let path = entry?.path();
+            let Some(key) = key_of_folder(&path) else { continue };
+            let undelivered = Attempt::has_leftovers(&path);
+            known.insert(key, Known::new(key, LocalPhase::Leftover { undelivered }, None));
         }
         Ok(Self { folder: folder.to_owned(), workshop, updates, known, stop_by: None })
     }
@@ -108,7 +108,9 @@ impl Attempts {
 
     /// Whether all that was begun is over.
     pub(crate) fn all_over(&self) -> bool {
-        self.known.values().all(|known| matches!(known.phase, LocalPhase::Leftover | LocalPhase::Ended))
+        self.known
+            .values()
+            .all(|known| matches!(known.phase, LocalPhase::Leftover { .. } | LocalPhase::Ended))
     }
 
     /// Takes up an attempt.
@@ -120,6 +122,7 @@ impl Attempts {
         let folder = self.folder.join(folder_name(key));
         let log = durable::create_folder(&folder)
             .map_err(|error| error.to_string())
+            .and_then(|()| Attempt::write_assigned(&folder, &assigned).map_err(|error| error.to_string()))
             .and_then(|()| StderrLog::open(&folder).map_err(|error| error.to_string()));
         match log {
             Ok(log) => {
@@ -144,6 +147,16 @@ impl Attempts {
             }
         }
         self.known.insert(key, known);
+    }
+
+    /// Takes up one of an earlier agent, only to offer what is left of it.
+    pub(crate) fn offer_leftovers(&mut self, key: AttemptKey) {
+        let folder = self.folder.join(folder_name(key));
+        match Attempt::read_assigned(&folder).filter(|assigned| AttemptKey::of(assigned) == key) {
+            Some(assigned) => self.start(AssignedAttempt { stop: true, ..assigned }),
+            // Nobody can say of what the checkpoints would be.
+            None => self.forget(key),
+        }
     }
 
     /// Tells one to write a checkpoint and stop.
@@ -197,7 +210,7 @@ impl Attempts {
 
     /// What the coordinator is told.
     pub(crate) fn reports(&self) -> Vec<AttemptReport> {
-        let told = self.known.values().filter(|known| known.phase != LocalPhase::Leftover);
+        let told = self.known.values().filter(|known| !matches!(known.phase, LocalPhase::Leftover { .. }));
         told.map(|known| known.report.clone()).collect()
     }
 

@@ -1,8 +1,9 @@
 //! Bringing the checkpoints of one attempt to the coordinator: in their order, again and again until they are taken or
-//! turn out to be fenced off.
+//! turn out to be of no use. Each is offered before its bytes are sent: an attempt that has lost its lease may have come
+//! further than the one that has it now, and then its checkpoints still count.
 //!
-//! What waits lies in the attempt's folder as the trainer wrote it, so it survives the agent. When the disk grows too
-//! full, older ones that still wait give way to the newest.
+//! What waits lies in the attempt's folder as the trainer wrote it, so it survives the agent. When too much waits, or the
+//! disk grows too full, older ones that still wait give way to the newest.
 
 use std::{
     collections::VecDeque,
@@ -40,7 +41,21 @@ pub(crate) struct Finished {
     pub(crate) metrics: Metrics,
 }
 
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueLimits {
+    /// What stays free on the disk.
+    pub(crate) free_disk_bytes_min: u64,
+    /// Most bytes of one attempt's checkpoints.
+    pub(crate) undelivered_bytes_max: u64,
+}
+
 impl Finished {
+    fn size_bytes(&self) -> u64 {
+        let size = |name: &&str| self.folder.join(name).metadata().map_or(0, |metadata| metadata.len());
+        CheckpointManifest::FILES.iter().map(size).sum()
+    }
+
     /// The finished checkpoints in a folder, oldest first: what an earlier agent left.
     pub(crate) fn in_folder(folder: &Path) -> Vec<Self> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -70,7 +85,7 @@ pub(crate) struct Delivery {
     attempt: Arc<AssignedAttempt>,
     queue: Arc<Mutex<Queue>>,
     changed: Arc<Notify>,
-    free_disk_bytes_min: u64,
+    limits: QueueLimits,
     /// What people see of the attempt: why a checkpoint waits is said there too.
     log: StderrLog,
 }
@@ -83,8 +98,29 @@ struct Queue {
     kept: Option<PathBuf>,
 }
 
+impl Queue {
+    /// Takes out the oldest ones, until the rest is within its limits. The first stays, for it is being delivered just now,
+    /// and so does the newest.
+    fn make_room(&mut self, free_bytes: u64, limits: QueueLimits) -> Vec<Finished> {
+        let waiting_bytes: u64 = self.waiting.iter().map(Finished::size_bytes).sum();
+        let excess = |freed: u64| {
+            waiting_bytes - freed > limits.undelivered_bytes_max
+                || free_bytes.saturating_add(freed) < limits.free_disk_bytes_min
+        };
+        let (mut freed, mut superseded) = (0, Vec::new());
+        while self.waiting.len() > 2 && excess(freed) {
+            let Some(oldest) = self.waiting.remove(1) else { break };
+            freed += oldest.size_bytes();
+            superseded.push(oldest);
+        }
+        superseded
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
+    #[error("it is not wanted: {0}")]
+    Declined(String),
     #[error("the coordinator: {0}")]
     Call(#[from] CallError),
     #[error(transparent)]
@@ -99,30 +135,26 @@ impl Delivery {
     pub(crate) fn new(
         obtainer: Obtainer,
         attempt: Arc<AssignedAttempt>,
-        free_disk_bytes_min: u64,
+        limits: QueueLimits,
         log: StderrLog,
     ) -> Self {
-        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), free_disk_bytes_min, log }
+        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), limits, log }
     }
 
     /// Adds a finished checkpoint.
     pub(crate) fn add(&self, finished: Finished) {
         // Without a figure the disk counts as full enough to be careful.
         let free_bytes = self.obtainer.store().blobs().free_bytes().unwrap_or(0);
-        let superseded: Vec<Finished> = {
+        let superseded = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.waiting.push_back(finished);
-            // The first is being delivered just now.
-            let last = queue.waiting.len() - 1;
-            if free_bytes < self.free_disk_bytes_min && last > 1 {
-                queue.waiting.drain(1..last).collect()
-            } else {
-                Vec::new()
-            }
+            queue.make_room(free_bytes, self.limits)
         };
         for finished in superseded {
-            tracing::warn!(job = %self.attempt.job, step = finished.step,
-                "the disk is nearly full: a checkpoint that waits for the coordinator gives way to a newer one");
+            self.tell(&format!(
+                "there is room for no more: the checkpoint of step {} that waits gives way to a newer one",
+                finished.step
+            ));
             self.remove(&finished);
         }
         self.changed.notify_one();
@@ -173,22 +205,22 @@ impl Delivery {
                     tracing::info!(%job, step, checkpoint = %id.short(), "checkpoint committed");
                     return Some(id);
                 }
+                Err(DeliverError::Declined(why) | DeliverError::Call(CallError::NotFound(why))) => {
+                    self.tell(&format!("the coordinator does not want the checkpoint of step {step}: {why}"));
+                    return None;
+                }
                 Err(DeliverError::Call(CallError::Refused(why))) => {
                     refusals += 1;
                     if refusals == REFUSALS_MAX {
-                        tracing::warn!(%job, step, why, "the coordinator does not want this checkpoint; it is dropped");
+                        self.tell(&format!("the coordinator refuses the checkpoint of step {step}: {why}"));
                         return None;
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%job, step, %error, "a checkpoint waits to be delivered");
                     let reason = error.to_string();
                     // Once for each reason: this goes on for as long as it takes.
                     if reason != complaint {
-                        let line = format!("[agent] the checkpoint of step {step} waits: {reason}\n");
-                        if let Err(error) = self.log.append(line.as_bytes()) {
-                            tracing::warn!(%error, "the attempt's output cannot be added to");
-                        }
+                        self.tell(&format!("the checkpoint of step {step} waits: {reason}"));
                         complaint = reason;
                     }
                 }
@@ -197,13 +229,23 @@ impl Delivery {
         }
     }
 
+    /// Says it to who looks at the job as well as to who looks at the agent.
+    fn tell(&self, what: &str) {
+        tracing::warn!(job = %self.attempt.job.short(), epoch = %self.attempt.epoch, "{what}");
+        if let Err(error) = self.log.append(format!("[agent] {what}\n").as_bytes()) {
+            tracing::warn!(%error, "the attempt's output cannot be added to");
+        }
+    }
+
     async fn try_deliver(&self, finished: &Finished) -> Result<CheckpointId, DeliverError> {
+        let clients = self.obtainer.link().clients().await;
+        let (job, epoch) = (self.attempt.job, self.attempt.epoch);
+        clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
         let (store, attempt, source) =
             (self.obtainer.store().clone(), Arc::clone(&self.attempt), finished.clone());
         let manifest = blocking(move || take_over(store.blobs(), &attempt, &source)).await?;
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.obtainer.store().pin(blobs.clone());
-        let clients = self.obtainer.link().clients().await;
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
         faults::strikes("deliver::before_commit");
         let id = clients.agents.commit_checkpoint(&manifest).await?;
@@ -248,4 +290,39 @@ fn take_over(
         metrics: finished.metrics,
         files,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_ones_give_way_as_far_as_the_limits_ask_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let finished = |step: u64| {
+            let folder = folder.path().join(step.to_string());
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join(CheckpointManifest::FILES[1]), [0; 100]).unwrap();
+            Finished { folder, step, metrics: Metrics::default() }
+        };
+        let all: VecDeque<Finished> = (1..=6).map(finished).collect();
+        let limits = |undelivered_bytes_max, free_disk_bytes_min| QueueLimits {
+            undelivered_bytes_max,
+            free_disk_bytes_min,
+        };
+        for (free_bytes, limits, left) in [
+            (1000, limits(600, 1000), vec![1, 2, 3, 4, 5, 6]),
+            (1000, limits(599, 0), vec![1, 3, 4, 5, 6]),
+            (1000, limits(0, 0), vec![1, 6]),
+            (1000, limits(600, 1001), vec![1, 3, 4, 5, 6]),
+            (1000, limits(600, 1201), vec![1, 5, 6]),
+            (0, limits(u64::MAX, u64::MAX), vec![1, 6]),
+        ] {
+            let mut queue = Queue { waiting: all.clone(), ..Queue::default() };
+            let superseded = queue.make_room(free_bytes, limits);
+            let steps: Vec<u64> = queue.waiting.iter().map(|finished| finished.step).collect();
+            assert_eq!(steps, left, "{limits:?}");
+            assert_eq!(superseded.len() + left.len(), 6);
+        }
+    }
 }

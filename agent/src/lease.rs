@@ -2,7 +2,13 @@
 //!
 //! The coordinator gives a node's attempts away when it has heard nothing for the lease. The agent cannot know when a
 //! report arrived, but it knows when it sent it, which was earlier. So counted from there, less a margin, its own
-//! deadline always comes first (invariant I6). Boot time goes on while a machine is suspended: a laptop that wakes finds
+//! deadline always comes first (invariant I6).
+//!
+//! A coordinator that is down gives nothing away, and when it is back every lease has its full term again (invariant I5). So
+//! when its machine says that nobody listens there, the lease runs on as if a report had been answered; a machine that says
+//! nothing may as well be cut off.
+//!
+//! Boot time goes on while a machine is suspended: a laptop that wakes finds
 //! its deadline passed.
 //!
 //! ```text
@@ -41,7 +47,10 @@ pub enum LeaseState {
 #[derive(Clone, Debug, Default)]
 pub struct Lease {
     length: Duration,
+    /// When the coordinator last knew, or could not have known better, that this node has its lease.
     acknowledged_sent: Option<BootTime>,
+    /// When the last report that was answered was sent.
+    answered_sent: Option<BootTime>,
     awaited: VecDeque<(u64, BootTime)>,
 }
 
@@ -66,9 +75,23 @@ impl Lease {
         };
         let (_, sent) = self.awaited[position];
         self.awaited.drain(..=position);
+        self.answered_sent = self.answered_sent.max(Some(sent));
         let longer = self.acknowledged_sent.is_none_or(|before| sent > before);
         if longer {
             self.acknowledged_sent = Some(sent);
+        }
+        longer
+    }
+
+    /// When the coordinator was dialled, at `dialled`, its machine said that nobody listens there; true if the lease runs
+    /// longer by that. It does if it ran still, and for no longer than `outage_max` after the last answer.
+    pub fn coordinator_was_down(&mut self, dialled: BootTime, outage_max: Duration) -> bool {
+        let is_believed = self.answered_sent.is_some_and(|answered| dialled.since(answered) <= outage_max);
+        let longer = is_believed
+            && self.state(dialled) != LeaseState::Over
+            && self.acknowledged_sent.is_some_and(|before| dialled > before);
+        if longer {
+            self.acknowledged_sent = Some(dialled);
         }
         longer
     }
@@ -153,6 +176,33 @@ mod tests {
         lease.report_sent(1, BootTime(5000));
         assert!(lease.report_received(1));
         assert_eq!(lease.deadline(), Some(BootTime(13_000)));
+    }
+
+    #[test]
+    fn a_coordinator_that_is_down_gives_nothing_away() {
+        const OUTAGE_MAX: Duration = Duration::from_secs(60);
+        let mut lease = lease();
+        assert!(!lease.coordinator_was_down(BootTime(1), OUTAGE_MAX), "nothing was granted");
+        lease.report_sent(1, BootTime(1000));
+        assert!(!lease.coordinator_was_down(BootTime(1500), OUTAGE_MAX), "nothing was answered");
+        lease.report_received(1);
+        for dialled in (5000..=61_000).step_by(4000) {
+            assert!(lease.coordinator_was_down(BootTime(dialled), OUTAGE_MAX), "at {dialled}");
+            assert_eq!(lease.deadline(), Some(BootTime(dialled + 8000)));
+            assert!(
+                !lease.coordinator_was_down(BootTime(dialled - 1), OUTAGE_MAX),
+                "what is older says less"
+            );
+        }
+        assert!(
+            !lease.coordinator_was_down(BootTime(62_000), OUTAGE_MAX),
+            "so long an outage is not believed"
+        );
+        assert_eq!(lease.state(BootTime(69_000)), LeaseState::Over);
+        lease.report_sent(2, BootTime(80_000));
+        lease.report_received(2);
+        assert!(!lease.coordinator_was_down(BootTime(88_000), OUTAGE_MAX), "what is over stays over");
+        assert!(lease.coordinator_was_down(BootTime(87_999), OUTAGE_MAX), "it counts from the last answer");
     }
 
     #[test]

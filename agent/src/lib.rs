@@ -69,6 +69,7 @@ use crate::{
     calibration::{CalibrationCache, Calibrator},
     checkpoint_store::{CheckpointStore, CheckpointStoreError},
     corpora::Corpora,
+    deliver::QueueLimits,
     holdings::Holdings,
     inference::Inference,
     link::Link,
@@ -212,7 +213,10 @@ pub async fn run_on(
         obtainer: obtainer.clone(),
         corpora,
         cpu_threads: settings.cpu_threads,
-        free_disk_bytes_min: settings.free_disk_bytes_min,
+        queue_limits: QueueLimits {
+            free_disk_bytes_min: settings.free_disk_bytes_min,
+            undelivered_bytes_max: settings.undelivered_bytes_max,
+        },
         output_grew: Arc::clone(&output_grew),
     };
     let attempts_folder = folder(ATTEMPTS_FOLDER)?;
@@ -251,6 +255,7 @@ pub async fn run_on(
         events: session_sender,
         leaving: farewell.clone(),
         renewed_at: None,
+        dial_longest: session::DIAL_LONGEST,
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
     let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);

@@ -72,7 +72,10 @@ pub struct LocalAttempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalPhase {
     /// Its folder is there, from before the agent was started again.
-    Leftover,
+    Leftover {
+        /// Whether it has checkpoints that may not have been delivered.
+        undelivered: bool,
+    },
     /// What it needs is being fetched, or its trainer runs.
     Active,
     /// It was told to stop.
@@ -140,6 +143,8 @@ pub enum Step {
     StartAttempt(Box<AssignedAttempt>),
     /// Tell its trainer to write a checkpoint and stop.
     StopAttempt(AttemptKey, StopReason),
+    /// It has lost its lease, and checkpoints of it are left from before the agent was started again: offer them.
+    OfferLeftovers(AttemptKey),
     /// End its trainer at once.
     KillAttempt(AttemptKey),
     /// Nobody wants to hear of it any more: remove its folder.
@@ -172,7 +177,12 @@ fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now
         .map(|assignment| assignment.attempts.iter().find(|assigned| AttemptKey::of(assigned) == key));
     let dropped = assigned == Some(None);
     match attempt.phase {
-        LocalPhase::Leftover | LocalPhase::Delivering | LocalPhase::Ended => {
+        LocalPhase::Leftover { undelivered: true } => {
+            (dropped && wish.fresh).then_some(Step::OfferLeftovers(key))
+        }
+        // What an attempt made that has lost its lease may still be used: the coordinator is asked for each checkpoint.
+        LocalPhase::Delivering => None,
+        LocalPhase::Leftover { undelivered: false } | LocalPhase::Ended => {
             (dropped && wish.fresh).then_some(Step::ForgetAttempt(key))
         }
         LocalPhase::Active | LocalPhase::Stopping { .. } if dropped || lease == LeaseState::Over => {
@@ -206,7 +216,7 @@ fn start_attempts(assignment: &Assignment, observed: &Observed, lease: LeaseStat
     for assigned in &assignment.attempts {
         let local = observed.attempts.iter().find(|attempt| attempt.key == AttemptKey::of(assigned));
         match local {
-            Some(local) if local.phase != LocalPhase::Leftover => continue,
+            Some(local) if !matches!(local.phase, LocalPhase::Leftover { .. }) => continue,
             None if known >= ATTEMPTS_MAX => continue,
             _ => {}
         }

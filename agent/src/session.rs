@@ -28,7 +28,9 @@ use crate::{backoff::Backoff, link::Clients};
 pub(crate) const OUTBOX_MAX: usize = 64;
 /// First and longest wait before dialling again.
 const DIAL_FIRST: Duration = Duration::from_millis(200);
-const DIAL_LONGEST: Duration = Duration::from_secs(10);
+pub(crate) const DIAL_LONGEST: Duration = Duration::from_secs(10);
+/// Into how many waits a lease is divided at the least: that the coordinator is down is to be known before it ends.
+const DIALS_PER_LEASE: u32 = 5;
 /// How long the coordinator may take to welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the certificate's age is looked at while a session stands.
@@ -55,6 +57,11 @@ pub(crate) enum SessionEvent {
     Message(CoordinatorMessage),
     /// There is no session any more.
     Closed,
+    /// There was none to be had: the coordinator's machine says that nobody listens there.
+    Down {
+        /// When it was dialled.
+        dialled: BootTime,
+    },
 }
 
 /// Keeps a session.
@@ -70,6 +77,8 @@ pub(crate) struct SessionKeeper {
     pub(crate) leaving: CancellationToken,
     /// When the credentials were renewed last.
     pub(crate) renewed_at: Option<BootTime>,
+    /// The longest wait before dialling again.
+    pub(crate) dial_longest: Duration,
 }
 
 /// How a session ended.
@@ -83,19 +92,24 @@ enum Closing {
 impl SessionKeeper {
     /// Dials until nobody listens to the events any more.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(DIAL_FIRST, DIAL_LONGEST);
+        let mut backoff = Backoff::new(DIAL_FIRST, self.dial_longest);
         let mut complaint = String::new();
         while !self.events.is_closed() {
             let mut welcomed = false;
+            let dialled = BootTime::now();
             let closing = self.hold(&mut welcomed).await;
             if welcomed {
-                backoff.reset();
+                backoff = Backoff::new(DIAL_FIRST, self.dial_longest);
                 complaint.clear();
                 // Nobody listens any more only when the agent ends.
                 let _nobody = self.events.send(SessionEvent::Closed).await;
             }
             if self.leaving.is_cancelled() {
                 return;
+            }
+            if matches!(closing, Err(CallError::Down(_))) && !welcomed {
+                // The same: nobody listens any more only when the agent ends.
+                let _nobody = self.events.send(SessionEvent::Down { dialled }).await;
             }
             let reason = match closing {
                 Ok(Closing::Renewed) => continue,
@@ -146,6 +160,9 @@ impl SessionKeeper {
             tokio::select! {
                 answer = answers.next() => match answer.transpose()? {
                     Some(message) => {
+                        if let CoordinatorMessage::Assignment(assignment) = &message {
+                            self.dial_longest = (assignment.lease / DIALS_PER_LEASE).clamp(DIAL_FIRST, DIAL_LONGEST);
+                        }
                         if self.events.send(SessionEvent::Message(message)).await.is_err() {
                             return Ok(Closing::Ended);
                         }

@@ -39,6 +39,12 @@ pub struct AgentSettings {
     pub calibrate: bool,
     /// What stays free of the file system, in bytes: below it nothing is fetched and no checkpoint is taken over.
     pub free_disk_bytes_min: u64,
+    /// Most bytes of an attempt's checkpoints that wait here while the coordinator is away: beyond it older ones give way
+    /// to newer ones.
+    pub undelivered_bytes_max: u64,
+    /// For how many seconds trainers go on while the coordinator's machine says that no coordinator runs there; 0: no
+    /// longer than their lease. While the machine says nothing, trainers stop within their lease in any case.
+    pub outage_secs_max: u64,
     /// Models kept loaded between answers.
     pub models_loaded_max: u32,
     /// Answers made at the same time; more wait in a queue.
@@ -56,6 +62,8 @@ impl Default for AgentSettings {
             trainer: None,
             calibrate: true,
             free_disk_bytes_min: 1 << 30,
+            undelivered_bytes_max: 8 << 30,
+            outage_secs_max: 3600,
             models_loaded_max: 2,
             generations_at_once: 2,
             cpu_threads: 0,

@@ -5,132 +5,26 @@ mod support;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use hatchery_agent::{AgentSettings, run};
 use hatchery_common::{
-    device::Device,
     digest::Digest,
-    durable::FolderLock,
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
+    id::{CheckpointId, DatasetId, Epoch, RequestId},
     node::{Inventory, TrainerState},
     session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
-    trainer::{AttemptOrder, Ending, FailureCause},
+    trainer::{Ending, FailureCause},
 };
 use support::{
-    PATIENCE,
     coordinator::{Coordinator, Notes},
-    fake_trainer, runs, small_job, until,
+    node::{Node, attempt, ending, ready, running, steps},
+    runs, until,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
-
-struct Node {
-    state: tempfile::TempDir,
-    trainer: PathBuf,
-    calibrate: bool,
-    free_disk_bytes_min: u64,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self {
-            state: tempfile::tempdir().unwrap(),
-            trainer: fake_trainer(),
-            calibrate: false,
-            free_disk_bytes_min: 0,
-            running: None,
-        }
-    }
-
-    fn started(coordinator: &Coordinator) -> Self {
-        let mut node = Self::new();
-        node.start(coordinator);
-        node
-    }
-
-    fn start(&mut self, coordinator: &Coordinator) {
-        let settings = AgentSettings {
-            state: self.state.path().to_owned(),
-            trainer: Some(self.trainer.clone()),
-            calibrate: self.calibrate,
-            free_disk_bytes_min: self.free_disk_bytes_min,
-            ..AgentSettings::default()
-        };
-        until_unlocked(self.state.path());
-        let (stop, stopped) = oneshot::channel();
-        let credentials = coordinator.credentials();
-        let running = tokio::spawn(async move {
-            let shutdown = async { drop(stopped.await) };
-            run(settings, credentials, shutdown).await.unwrap();
-        });
-        self.running = Some((stop, running));
-    }
-
-    /// As on SIGTERM.
-    async fn leave(&mut self) {
-        let (stop, running) = self.running.take().unwrap();
-        stop.send(()).unwrap();
-        tokio::time::timeout(PATIENCE, running).await.expect("it leaves").unwrap();
-    }
-
-    /// As on SIGKILL, but that its trainer dies with it.
-    async fn crash(&mut self) {
-        let (_stop, running) = self.running.take().unwrap();
-        running.abort();
-        assert!(running.await.unwrap_err().is_cancelled());
-    }
-
-    fn attempt_folder(&self, epoch: u64) -> PathBuf {
-        self.state.path().join("attempts").join(format!("{JOB}-{epoch}"))
-    }
-
-    fn order(&self, epoch: u64) -> AttemptOrder {
-        serde_json::from_slice(&fs::read(self.attempt_folder(epoch).join("order.json")).unwrap()).unwrap()
-    }
-
-    fn process(&self) -> Option<u32> {
-        let text = fs::read(self.attempt_folder(1).join("process.json")).ok()?;
-        Some(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["id"].as_u64().unwrap() as u32)
-    }
-}
-
-const JOB: JobId = JobId::from_bytes([3; 16]);
-
-fn attempt(dataset: DatasetId) -> AssignedAttempt {
-    AssignedAttempt {
-        job: JOB,
-        epoch: Epoch(1),
-        spec: small_job(dataset),
-        device: Device::CPU,
-        resume_from: None,
-        stop: false,
-    }
-}
-
-fn ending(notes: &Notes) -> Option<&Ending> {
-    match &notes.attempt(0)?.phase {
-        AttemptPhase::Ended { ending, .. } => Some(ending),
-        _ => None,
-    }
-}
-
-fn running(notes: &Notes) -> bool {
-    notes.attempt(0).is_some_and(|attempt| attempt.phase == AttemptPhase::Running)
-}
-
-fn ready(notes: &Notes, id: CheckpointId) -> bool {
-    matches!(notes.replica(id), Some(ReplicaState::Ready { .. }))
-}
-
-fn steps(notes: &Notes) -> Vec<u64> {
-    notes.commits.iter().map(|manifest| manifest.step).collect()
-}
 
 /// A coordinator with one checkpoint, made by a first node.
 async fn with_checkpoint() -> (Coordinator, CheckpointId) {
@@ -158,16 +52,6 @@ fn order(checkpoint: CheckpointId, max_bytes: u32) -> GenerationOrder {
 async fn ask(coordinator: &Coordinator, checkpoint: CheckpointId, max_bytes: u32) {
     let order = order(checkpoint, max_bytes);
     coordinator.say(CoordinatorMessage::Generation { request: RequestId::random(), order }).await;
-}
-
-/// All agents of these tests share one process: while it starts a trainer, the trainer-to-be holds copies of their locks,
-/// for the moment until it is a program of its own.
-fn until_unlocked(folder: &Path) {
-    let deadline = Instant::now() + PATIENCE;
-    while FolderLock::acquire(folder).is_err() {
-        assert!(Instant::now() < deadline, "{} stays locked", folder.display());
-        std::thread::yield_now();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,10 +75,12 @@ fn an_assigned_attempt_starts_once_and_only_under_a_live_lease() {
         let there = Observed { attempts: vec![local(1, 1, Device::CPU, phase)], ..Default::default() };
         assert_eq!(reconcile(fresh(&wished), &there, LeaseState::Live, NOW), vec![], "{phase:?}");
     }
-    let leftover = local(1, 1, Device::CPU, LocalPhase::Leftover);
-    let leftover =
-        Observed { attempts: vec![LocalAttempt { device: None, ..leftover }], ..Default::default() };
-    assert_eq!(reconcile(fresh(&wished), &leftover, LeaseState::Live, NOW), start);
+    for undelivered in [false, true] {
+        let leftover = local(1, 1, Device::CPU, LocalPhase::Leftover { undelivered });
+        let leftover =
+            Observed { attempts: vec![LocalAttempt { device: None, ..leftover }], ..Default::default() };
+        assert_eq!(reconcile(fresh(&wished), &leftover, LeaseState::Live, NOW), start);
+    }
 }
 
 #[test]
@@ -92,6 +94,31 @@ fn a_newer_epoch_waits_until_the_device_is_free() {
     let steps = reconcile(fresh(&wished), &there, LeaseState::Live, NOW);
     assert_eq!(steps[0], Step::ForgetAttempt(old.key));
     assert!(matches!(&steps[1], Step::StartAttempt(attempt) if attempt.epoch == Epoch(2)));
+}
+
+#[test]
+fn what_is_left_of_an_attempt_that_lost_its_lease_is_offered_before_it_is_forgotten() {
+    let wished = assignment(vec![], vec![]);
+    let phases = [
+        (LocalPhase::Delivering, false, false),
+        (LocalPhase::Leftover { undelivered: true }, true, false),
+        (LocalPhase::Leftover { undelivered: false }, false, true),
+        (LocalPhase::Ended, false, true),
+    ];
+    for (phase, offers, forgets) in phases {
+        let old = local(1, 1, Device::CPU, phase);
+        let there = Observed { attempts: vec![old], ..Default::default() };
+        let steps = reconcile(fresh(&wished), &there, LeaseState::Over, NOW);
+        let expected = match (offers, forgets) {
+            (true, _) => vec![Step::OfferLeftovers(old.key)],
+            (_, true) => vec![Step::ForgetAttempt(old.key)],
+            _ => vec![],
+        };
+        assert_eq!(steps, expected, "{phase:?}");
+        // As long as nobody has said so in this session, it may be wished for still.
+        let stale = Wish { fresh: false, ..fresh(&wished) };
+        assert_eq!(reconcile(stale, &there, LeaseState::Over, NOW), vec![], "{phase:?}");
+    }
 }
 
 #[test]
@@ -177,7 +204,9 @@ impl World {
                 attempts.push(LocalAttempt { key: AttemptKey::of(assigned), device, phase });
             }
             Step::StopAttempt(key, _) => phase_of(attempts, key, LocalPhase::Stopping { since: now }),
-            Step::KillAttempt(key) => phase_of(attempts, key, LocalPhase::Delivering),
+            Step::KillAttempt(key) | Step::OfferLeftovers(key) => {
+                phase_of(attempts, key, LocalPhase::Delivering)
+            }
             Step::ForgetAttempt(key) => attempts.retain(|attempt| attempt.key != *key),
             Step::FetchCheckpoint(id) => {
                 let checkpoints = &mut self.observed.checkpoints;
@@ -186,6 +215,13 @@ impl World {
                 checkpoints.push(LocalCheckpoint { id: *id, phase, in_use: false, wished_at: now });
             }
             Step::DropCheckpoint(id) => self.observed.checkpoints.retain(|local| local.id != *id),
+        }
+    }
+
+    /// The agent is killed and started again.
+    fn restart(&mut self, undelivered: bool) {
+        for attempt in &mut self.observed.attempts {
+            (attempt.device, attempt.phase) = (None, LocalPhase::Leftover { undelivered });
         }
     }
 
@@ -248,11 +284,17 @@ proptest! {
 
     #[test]
     fn any_history_stays_sound_and_comes_to_rest(
-        rounds in prop::collection::vec((assignments(), leases(), any::<bool>(), any::<bool>()), 1..8),
+        rounds in prop::collection::vec(
+            (assignments(), leases(), any::<bool>(), any::<bool>(), prop::option::weighted(0.2, any::<bool>())),
+            1..8,
+        ),
     ) {
         let mut world = World::default();
         let mut now = NOW;
-        for (wished, lease, is_fresh, finishes) in &rounds {
+        for (wished, lease, is_fresh, finishes, restarts) in &rounds {
+            if let Some(undelivered) = restarts {
+                world.restart(*undelivered);
+            }
             now = now + Duration::from_secs(7);
             let wish = Wish { assignment: Some(wished), fresh: *is_fresh, leaving: false };
             for step in reconcile(wish, &world.observed, *lease, now) {

@@ -61,7 +61,7 @@ impl Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let code = match &error {
-            CallError::Unreachable(_) => Code::Unreachable,
+            CallError::Unreachable(_) | CallError::Down(_) => Code::Unreachable,
             CallError::NotFound(_) => Code::NotFound,
             CallError::Refused(_) | CallError::Full(_) | CallError::Denied(_) => Code::Refused,
             CallError::Failed(_) => Code::Failed,

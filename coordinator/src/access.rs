@@ -42,12 +42,13 @@ enum Who {
 }
 
 /// Every call that there is. One that is not here is denied.
-const TABLE: [(&str, Who); 40] = [
+const TABLE: [(&str, Who); 41] = [
     ("/hatchery.v1.Agents/Join", Who::Anyone),
     ("/hatchery.v1.Agents/Renew", Who::Members),
     ("/hatchery.v1.Agents/Session", Who::Agents),
     ("/hatchery.v1.Agents/GetDatasetManifest", Who::Agents),
     ("/hatchery.v1.Agents/GetCheckpointManifest", Who::Agents),
+    ("/hatchery.v1.Agents/OfferCheckpoint", Who::Agents),
     ("/hatchery.v1.Agents/CommitCheckpoint", Who::Agents),
     ("/hatchery.v1.Blobs/Have", Who::AgentsAndOperators),
     ("/hatchery.v1.Blobs/Get", Who::AgentsAndOperators),

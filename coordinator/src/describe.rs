@@ -84,6 +84,9 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             HandOver::Pause { by } => format!("{by} paused {}; its attempt writes a checkpoint", job(id)),
             HandOver::Requeue { by } => format!("{by} sent {} back to the queue", job(id)),
             HandOver::Drain => format!("{} leaves its node, which is being drained", job(id)),
+            HandOver::Overtaken { step } => {
+                format!("{} goes on from step {step}, which a node that was cut off has brought", job(id))
+            }
             HandOver::Preempt { by } => format!("{} makes room for {}", job(id), job(by)),
             HandOver::Migrate { to, device, sooner_secs } => format!(
                 "{} moves to {} {device}, where it is to end {} sooner",
@@ -119,14 +122,20 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
                 format!("{} is {}{early}", job(id), phase.name())
             }
         },
-        Change::CheckpointCommitted { manifest, .. } => {
-            format!(
-                "{} has checkpoint {} at step {}",
-                job(&manifest.job),
-                manifest.id().short(),
-                manifest.step
-            )
+        Change::CheckpointCommitted { manifest, late, .. } => {
+            let (id, step) = (manifest.id().short(), manifest.step);
+            let late = if *late {
+                format!(", which attempt {} brought late: its node was cut off", manifest.epoch)
+            } else {
+                String::new()
+            };
+            format!("{} has checkpoint {id} at step {step}{late}", job(&manifest.job))
         }
+        Change::CheckpointDeclined { job: id, epoch, node: of, step, .. } => format!(
+            "attempt {epoch} of {} came too late from {} with a checkpoint of step {step}; it is dropped",
+            job(id),
+            node(of)
+        ),
         Change::Restored { epoch_floor, .. } => {
             format!("the fleet was restored from a backup; attempts go on from number {epoch_floor}")
         }

@@ -92,6 +92,7 @@ fn handing_over(snapshot: &Snapshot, why: &HandOver) -> String {
         HandOver::Pause { by } => format!("{by} paused it"),
         HandOver::Requeue { by } => format!("{by} sent it back to the queue"),
         HandOver::Drain => "its node is being drained".to_owned(),
+        HandOver::Overtaken { step } => format!("a node that was cut off has brought step {step}"),
         HandOver::Preempt { by } => {
             let name = cluster.jobs.get(by).map_or_else(|| by.short(), |job| job.spec.name.to_string());
             format!("{name} has a higher priority")

@@ -99,6 +99,7 @@ fn what_does_not_fit_is_refused_whole() {
     let other = world.submit(100, DeviceWishes::default());
     let good = world.batches.last().unwrap()[0].clone();
     let commit = |epoch, step| Change::CheckpointCommitted {
+        late: false,
         manifest: Box::new(world::checkpoint(&running, Epoch(epoch), step)),
         at,
     };

@@ -9,7 +9,7 @@ use std::{
 
 use hatchery_common::{
     device::Device,
-    id::{JobId, Name, NodeId},
+    id::{Epoch, JobId, Name, NodeId},
     time::{BootTime, Timestamp},
     trainer::Progress,
 };
@@ -183,11 +183,16 @@ fn begin<'a>(cluster: &'a Cluster, observed: &'a Observed, now: Now, plan: &mut 
     }
     let (mut queue, kept) = end_expired_leases(cluster, observed, now, plan);
     let phases = end_doomed(cluster, &mut queue, now, plan);
-    queue.retain(|job| match backing_off(cluster, job, now, plan).or_else(|| comes_after(job, &phases)) {
-        None => true,
-        Some(wait) => {
-            plan.waits.insert(job.id, wait);
-            false
+    queue.retain(|job| {
+        match backing_off(cluster, job, now, plan)
+            .or_else(|| may_run_still(observed, job, now, plan))
+            .or_else(|| comes_after(job, &phases))
+        {
+            None => true,
+            Some(wait) => {
+                plan.waits.insert(job.id, wait);
+                false
+            }
         }
     });
     queue.sort_by_key(|job| (job.submitted_at, job.id));
@@ -278,6 +283,18 @@ fn comes_after(job: &Job, phases: &Phases<'_>) -> Option<Wait> {
     let open = phases.before(job).filter(|(_, phase)| !phase.is_terminal());
     let jobs: Vec<Name> = open.map(|(job, _)| job.spec.name.clone()).collect();
     (!jobs.is_empty()).then_some(Wait::After { jobs })
+}
+
+/// Whether a job of a restored fleet may run still, under a lease that was granted after the backup: its node learns better
+/// only when it hears from this coordinator, and stops by itself when it has heard nothing for a term.
+fn may_run_still(observed: &Observed, job: &Job, now: Now, plan: &mut Plan) -> Option<Wait> {
+    let is_restored = job.epoch > Epoch(0) && job.holders.last().is_none_or(|last| last.epoch != job.epoch);
+    let until = observed.started_at + observed.lease;
+    if !is_restored || now.boot >= until {
+        return None;
+    }
+    plan.wake_by(until);
+    Some(Wait::BackingOff { about: until.since(now.boot), because: None })
 }
 
 fn backing_off(cluster: &Cluster, job: &Job, now: Now, plan: &mut Plan) -> Option<Wait> {

@@ -135,9 +135,10 @@ fn read(blobs: &BlobStore, id: BlobId) -> Result<Vec<u8>> {
     Ok(pieces.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// I3: epochs only grow, and only the current one has effects.
+/// I3: epochs only grow, and only the current one has effects, but for a late checkpoint that is further than all others.
 fn broken_epochs(world: &World) -> Vec<String> {
     let mut epochs: BTreeMap<JobId, (Epoch, bool)> = BTreeMap::new();
+    let mut reached: BTreeMap<JobId, u64> = BTreeMap::new();
     let mut problems = Vec::new();
     for (at, change) in &lock(&world.history).commits {
         match change {
@@ -155,9 +156,13 @@ fn broken_epochs(world: &World) -> Vec<String> {
                 }
                 *is_leased = false;
             }
-            Change::CheckpointCommitted { manifest, .. } => {
+            Change::CheckpointCommitted { manifest, late, .. } => {
                 let current = epochs.get(&manifest.job).copied().unwrap_or_default();
-                if current != (manifest.epoch, true) {
+                let was_leased = manifest.epoch <= current.0 && current != (manifest.epoch, true);
+                let before = reached.insert(manifest.job, manifest.step);
+                if before.is_some_and(|before| before >= manifest.step)
+                    || if *late { !was_leased } else { current != (manifest.epoch, true) }
+                {
                     problems.push(format!(
                         "I3: at {at:?} a checkpoint of epoch {} of job {} was taken under {current:?}",
                         manifest.epoch,

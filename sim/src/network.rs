@@ -1,6 +1,6 @@
 //! The simulated network under the house's own TLS.
 
-use std::{io, net::SocketAddr};
+use std::{cell::Cell, io, net::SocketAddr};
 
 use hatchery_proto::transport::{ConnectError, Connection, Listener, Network};
 use turmoil::net::{TcpListener, TcpStream};
@@ -14,7 +14,8 @@ impl Network for Wires {
     async fn dial(&self, address: &str) -> Result<Connection, ConnectError> {
         match TcpStream::connect(address).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            // The simulated network says this of a cut too, where a real one says nothing.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && DOORS_OPEN.get() == 0 => {
                 Err(ConnectError::NobodyListens { address: address.to_owned() })
             }
             Err(error) => {
@@ -24,12 +25,25 @@ impl Network for Wires {
     }
 }
 
+thread_local! {
+    /// How many machines listen: there is one at most, the coordinator. A simulation has a thread to itself.
+    static DOORS_OPEN: Cell<usize> = const { Cell::new(0) };
+}
+
 /// Where connections come in from the simulated network.
 pub(crate) struct Door(TcpListener);
 
+impl Drop for Door {
+    fn drop(&mut self) {
+        DOORS_OPEN.set(DOORS_OPEN.get() - 1);
+    }
+}
+
 impl Door {
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).await.map(Self)
+        let listener = TcpListener::bind(address).await?;
+        DOORS_OPEN.set(DOORS_OPEN.get() + 1);
+        Ok(Self(listener))
     }
 }
 

@@ -184,7 +184,10 @@ impl Submission {
 async fn persist<T, F: Future<Output = Result<T, CallError>>>(call: impl Fn() -> F) -> Result<T, CallError> {
     loop {
         match timeout(PATIENCE, call()).await {
-            Err(_) | Ok(Err(CallError::Unreachable(_) | CallError::Full(_) | CallError::Failed(_))) => {}
+            Err(_)
+            | Ok(Err(
+                CallError::Unreachable(_) | CallError::Down(_) | CallError::Full(_) | CallError::Failed(_),
+            )) => {}
             Ok(answer) => return answer,
         }
         sleep(Duration::from_millis(rand::random_range(1..PAUSE_MS_MAX))).await;

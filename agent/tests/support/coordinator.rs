@@ -290,6 +290,16 @@ impl Agents for AgentsService {
         Ok(Response::new(v1::GetCheckpointManifestResponse { manifest }))
     }
 
+    async fn offer_checkpoint(
+        &self,
+        request: Request<v1::OfferCheckpointRequest>,
+    ) -> Result<Response<v1::OfferCheckpointResponse>, Status> {
+        let v1::OfferCheckpointRequest { epoch, step, .. } = request.into_inner();
+        let fences = self.0.fences.load(Ordering::Relaxed);
+        let declined = fences.then(|| format!("step {step} of epoch {epoch} is no further"));
+        Ok(Response::new(v1::OfferCheckpointResponse { declined }))
+    }
+
     async fn commit_checkpoint(
         &self,
         request: Request<v1::CommitCheckpointRequest>,

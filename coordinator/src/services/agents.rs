@@ -6,7 +6,7 @@ use hatchery_common::{
     checkpoint::CheckpointManifest,
     faults,
     field::FieldError,
-    id::{CertificateId, CheckpointId, DatasetId, Name, NodeId},
+    id::{CertificateId, CheckpointId, DatasetId, Epoch, Name, NodeId},
     tls::{Identity, JoinSecret, Role},
 };
 use hatchery_proto::{convert, v1};
@@ -132,6 +132,23 @@ impl v1::agents_server::Agents for AgentsService {
         let checkpoint = checkpoint.ok_or(Refusal::from(Rejected::NotFound { what: "checkpoint", id }))?;
         let manifest = convert::checkpoint_manifest_bytes(&checkpoint.manifest);
         Ok(Response::new(v1::GetCheckpointManifestResponse { manifest }))
+    }
+
+    async fn offer_checkpoint(
+        &self,
+        request: Request<v1::OfferCheckpointRequest>,
+    ) -> Result<Response<v1::OfferCheckpointResponse>, Status> {
+        let node = Caller::node_of(&request)?;
+        let v1::OfferCheckpointRequest { job, epoch, step } = request.into_inner();
+        let job = job.parse().map_err(Refusal::Field)?;
+        if faults::strikes("mutant::fencing") {
+            return Ok(Response::new(v1::OfferCheckpointResponse { declined: None }));
+        }
+        let offer = Change::OfferCheckpoint { node, job, epoch: Epoch(epoch), step };
+        match self.house.mailbox.request(offer).await.map_err(Refusal::from)? {
+            Outcome::Offered { declined } => Ok(Response::new(v1::OfferCheckpointResponse { declined })),
+            other => Err(Refusal::Internal(format!("the answer was {other:?}")).into()),
+        }
     }
 
     async fn commit_checkpoint(

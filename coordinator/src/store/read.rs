@@ -9,8 +9,8 @@ use hatchery_common::{
     trainer::Metrics,
 };
 use hatchery_scheduler::{
-    Certificate, Checkpoint, Cluster, Dataset, Failure, Job, JobPhase, JoinToken, Lease, MeasuredSpeed, Node,
-    Rollout, SpeedKey, Workload,
+    Certificate, Checkpoint, Cluster, Dataset, Failure, Holder, Job, JobPhase, JoinToken, Lease,
+    MeasuredSpeed, Node, Rollout, SpeedKey, Workload,
 };
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
@@ -67,8 +67,11 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
         Ok(())
     })?;
     Table { name: "checkpoints", ..table }.each("SELECT * FROM checkpoints", |row| {
-        let checkpoint =
-            Checkpoint { manifest: row.json("manifest")?, committed_at: row.time("committed_at")? };
+        let checkpoint = Checkpoint {
+            manifest: row.json("manifest")?,
+            committed_at: row.time("committed_at")?,
+            late: row.number("late")? != 0,
+        };
         cluster.checkpoints.insert(row.parse("id")?, checkpoint);
         Ok(())
     })?;
@@ -103,7 +106,7 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
     Ok(cluster)
 }
 
-/// Jobs with their leases (the open attempts) and their failures.
+/// Jobs with their leases (the open attempts), the nodes of their attempts and their failures.
 fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
     let mut leases: BTreeMap<JobId, Lease> = BTreeMap::new();
     let table = Table { database, name: "attempts" };
@@ -138,10 +141,18 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
             checkpoint_step: row.number("checkpoint_step")?,
             metrics: committed.map_or_else(Metrics::default, |checkpoint| checkpoint.manifest.metrics),
             spec,
+            holders: Vec::new(),
             failures: Vec::new(),
             not_before: row.optional_time("not_before")?,
         };
         cluster.jobs.insert(id, job);
+        Ok(())
+    })?;
+    table.each("SELECT job, epoch, node FROM attempts ORDER BY job, epoch", |row| {
+        let holder = Holder { epoch: Epoch(row.number("epoch")?), node: row.parse("node")? };
+        if let Some(job) = cluster.jobs.get_mut(&row.parse("job")?) {
+            job.remember_holder(holder);
+        }
         Ok(())
     })?;
     let sql = "SELECT job, epoch, node, device, cause, message, at

@@ -115,6 +115,8 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
             let sql = "UPDATE jobs SET epoch = ?1 WHERE ended_at IS NULL AND epoch < ?1";
             database.execute(sql, params![epoch_floor.0 as i64]).map(drop)
         }
+        // It stands in the events.
+        Change::CheckpointDeclined { .. } => Ok(()),
         Change::JobSubmitted { .. }
         | Change::LeaseGranted { .. }
         | Change::LeaseEnded { .. }
@@ -255,11 +257,11 @@ impl Write<'_> {
                     params![job.to_string(), phase.name(), why, time(*at)],
                 )
             }
-            Change::CheckpointCommitted { manifest, at } => {
+            Change::CheckpointCommitted { manifest, late, at } => {
                 let (id, job) = (manifest.id().to_string(), manifest.job.to_string());
                 self.one(
-                    "INSERT INTO checkpoints (id, job, epoch, step, parent, size_bytes, manifest, committed_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    "INSERT INTO checkpoints (id, job, epoch, step, parent, size_bytes, manifest, committed_at, late)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         id,
                         job,
@@ -268,12 +270,22 @@ impl Write<'_> {
                         manifest.parent.map(|parent| parent.to_string()),
                         manifest.size_bytes() as i64,
                         json(manifest),
-                        time(*at)
+                        time(*at),
+                        late
                     ],
                 )?;
+                // In time: the attempt has the lease. Late: it is over, and its job is not.
+                let of_attempt = if *late {
+                    "ended_at IS NULL AND EXISTS (SELECT 1 FROM attempts
+                        WHERE attempts.job = ?1 AND attempts.epoch = ?2 AND attempts.ended_at IS NOT NULL)"
+                } else {
+                    "epoch = ?2 AND phase IN ('running', 'cancelling')"
+                };
                 self.one(
-                    "UPDATE jobs SET checkpoint = ?3, checkpoint_step = ?4
-                     WHERE id = ?1 AND epoch = ?2 AND phase IN ('running', 'cancelling') AND checkpoint_step < ?4",
+                    &format!(
+                        "UPDATE jobs SET checkpoint = ?3, checkpoint_step = ?4
+                         WHERE id = ?1 AND checkpoint_step < ?4 AND {of_attempt}"
+                    ),
                     params![job, manifest.epoch.0 as i64, id, manifest.step as i64],
                 )
             }

@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use hatchery_common::{
-    id::Epoch,
+    id::{Epoch, JobId},
     session::{AgentMessage, AttemptPhase, ReplicaReport, ReplicaState},
     trainer::{Ending, FailureCause, LossPoint, Metrics, Progress, Validation},
     view::{JobView, NodeState},
@@ -163,8 +163,50 @@ async fn only_the_holder_of_the_lease_counts() {
     let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase == "running").await;
     assert_eq!(job.failures.len(), 1);
     assert!(job.failures[0].message.contains("the last line"), "{:?}", job.failures[0]);
-    let error = one.commit(&job, &attempt, 10, None).await.unwrap_err();
-    assert!(matches!(&error, CallError::Refused(text) if text.contains("epoch 1")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_counts_if_it_is_further() {
+    let house = House::start().await;
+    let (one, two) = (Agent::join(&house, "one").await, Agent::join(&house, "two").await);
+    let mut session = one.session().await;
+    session.report(vec![], vec![]).await;
+    let job = house.submit().await;
+    let old = session.attempt().await;
+    let failed = Ending::Failed { cause: FailureCause::Crashed, message: "signal 9".into() };
+    session.report_blindly(vec![ended(&old, failed)]).await;
+    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase == "running").await;
+    let next = session.assignment(|now| now.attempts.iter().any(|one| one.epoch == Epoch(2))).await;
+
+    let offer = |agent: &Agent, epoch: u64, step: u64| {
+        let client = agent.client.clone();
+        async move { soon(client.offer_checkpoint(job.id, Epoch(epoch), step)).await.unwrap() }
+    };
+    assert_eq!(offer(&one, 1, 10).await, Ok(()));
+    let late = one.commit(&job, &old, 10, None).await.unwrap();
+    assert_eq!(house.job_when(job.id, |job| job.checkpoint_step == 10).await.checkpoint, Some(late));
+    assert_eq!(offer(&one, 1, 10).await, Ok(()), "it is taken already, and the same again is an answer");
+    assert!(offer(&two, 1, 20).await.unwrap_err().contains("has no lease"), "that was another node's");
+    one.commit(&job, &next.attempts[0], 20, None).await.unwrap();
+    assert_eq!(offer(&one, 1, 15).await, Err("the newest is of step 20".to_owned()));
+    let error = one.commit(&job, &old, 15, None).await.unwrap_err();
+    assert!(matches!(&error, CallError::Refused(text) if text.contains("must be above 20")), "{error:?}");
+
+    let unknown = soon(one.client.offer_checkpoint(JobId::random(), Epoch(1), 1)).await;
+    assert!(matches!(unknown, Err(CallError::NotFound(_))), "{unknown:?}");
+
+    // The history tells both, also when the coordinator is started again.
+    let mut house = house;
+    house.restart().await;
+    let id = job.id.to_string();
+    let events = soon(house.fleet().await.events(0, false, Some(&id))).await.unwrap();
+    let said: Vec<String> = soon(events.map(|event| event.unwrap().text).collect()).await;
+    let tells = |text: &str| said.iter().any(|line| line.contains(text));
+    assert!(tells("at step 10, which attempt 1 brought late"), "{said:#?}");
+    assert!(
+        tells("attempt 1 of demo") && tells("came too late from one with a checkpoint of step 15"),
+        "{said:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use hatchery_common::{
     checkpoint::CheckpointManifest,
     dataset::DatasetManifest,
     field::FieldError,
-    id::{CheckpointId, DatasetId, Name, NodeId},
+    id::{CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
     recipe::Labels,
     session::{AgentMessage, CoordinatorMessage},
     tls::{CertificateRequest, Credentials, JoinString, KeyHash, client_config_pinned},
@@ -143,8 +143,21 @@ impl AgentsClient {
         Ok(manifest)
     }
 
-    /// Commits a checkpoint whose blobs have been put. [`CallError::Refused`]: blobs are missing, or the epoch is no
-    /// longer the job's current one.
+    /// Whether a checkpoint of this attempt and step is wanted; if not, why. [`CallError::NotFound`]: the coordinator knows
+    /// no such job.
+    pub async fn offer_checkpoint(
+        &self,
+        job: JobId,
+        epoch: Epoch,
+        step: u64,
+    ) -> Result<Result<(), String>, CallError> {
+        let request = v1::OfferCheckpointRequest { job: job.to_string(), epoch: epoch.0, step };
+        let response = answer(self.calls().offer_checkpoint(request)).await?;
+        Ok(response.declined.map_or(Ok(()), Err))
+    }
+
+    /// Commits a checkpoint whose blobs have been put. [`CallError::Refused`]: blobs are missing, the epoch was not this
+    /// node's, or the job has come further meanwhile.
     pub async fn commit_checkpoint(&self, manifest: &CheckpointManifest) -> Result<CheckpointId, CallError> {
         let request = v1::CommitCheckpointRequest { manifest: checkpoint_manifest_bytes(manifest) };
         let response = answer(self.calls().commit_checkpoint(request)).await?;

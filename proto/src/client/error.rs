@@ -13,6 +13,9 @@ pub enum CallError {
     /// No coordinator answered, or the connection was lost on the way; the same call may work later.
     #[error("{0}")]
     Unreachable(String),
+    /// Where the coordinator should be there is a machine that says of itself that nobody listens: it is down.
+    #[error("{0}")]
+    Down(String),
     /// What was named is not there.
     #[error("{0}")]
     NotFound(String),
@@ -33,7 +36,7 @@ pub enum CallError {
 impl CallError {
     /// Whether the same call may work later. Calls that change something carry a request id or are harmless twice.
     pub fn is_retriable(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Down(_))
     }
 
     pub(crate) fn failed(error: impl fmt::Display) -> Self {
@@ -51,9 +54,10 @@ impl CallError {
 impl From<ConnectError> for CallError {
     fn from(error: ConnectError) -> Self {
         match &error {
-            ConnectError::NobodyListens { address } => Self::Unreachable(format!(
+            ConnectError::NobodyListens { address } => Self::Down(format!(
                 "no coordinator answers at {address}: start one with `hatchery up`, or point to another with --coordinator"
             )),
+            _ if error.is_refusal_by_the_machine() => Self::Down(format!("no coordinator answers: {error}")),
             _ if error.is_absence() => Self::Unreachable(format!("no coordinator answers: {error}")),
             ConnectError::WrongAuthority { .. } | ConnectError::CertificateRefused { .. } => {
                 Self::Denied(error.to_string())

@@ -89,6 +89,16 @@ impl ConnectError {
         }
     }
 
+    /// Whether the machine itself said, at every address, that nobody listens there. That is not how a broken network
+    /// answers: it answers nothing at all, or says so in other words.
+    pub fn is_refusal_by_the_machine(&self) -> bool {
+        match self {
+            Self::NobodyListens { .. } => true,
+            Self::Several(errors) => !errors.is_empty() && errors.iter().all(Self::is_refusal_by_the_machine),
+            _ => false,
+        }
+    }
+
     /// Takes the failure of a TCP connection.
     pub(super) fn of_dial(address: &str, error: &io::Error) -> Self {
         let address = address.to_owned();

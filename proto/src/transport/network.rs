@@ -62,9 +62,25 @@ impl Network for Tcp {
         if found.is_empty() {
             return Err(not_found("it has no address".to_owned()));
         }
-        // Given a list, this tries each in turn.
-        let stream = TcpStream::connect(&found[..]).await;
-        let stream = stream.map_err(|error| ConnectError::of_dial(address, &error))?;
+        let mut problem = None;
+        let mut connected = None;
+        for each in found {
+            match TcpStream::connect(each).await {
+                Ok(stream) => {
+                    connected = Some(stream);
+                    break;
+                }
+                // That nobody listens at one of them says little where another one cannot even be reached.
+                Err(error) => {
+                    let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+                    if problem.as_ref().is_none_or(refused) {
+                        problem = Some(error);
+                    }
+                }
+            }
+        }
+        let gone = || problem.unwrap_or_else(|| io::ErrorKind::NotFound.into());
+        let stream = connected.ok_or_else(|| ConnectError::of_dial(address, &gone()))?;
         stream.set_nodelay(true).map_err(|error| ConnectError::of_dial(address, &error))?;
         Ok(Box::new(stream))
     }

@@ -110,7 +110,11 @@ impl World {
     fn check_wait(&self, job: &Job, wait: &Wait) {
         let free = self.free_devices(job);
         match wait {
-            Wait::BackingOff { .. } => assert!(job.not_before.is_some_and(|until| until > self.now.wall)),
+            Wait::BackingOff { .. } => assert!(
+                job.not_before.is_some_and(|until| until > self.now.wall)
+                    || self.now.boot < self.observed.started_at + LEASE
+                        && job.holders.last().is_none_or(|last| last.epoch != job.epoch)
+            ),
             Wait::Busy { node, device, instead, .. } | Wait::Behind { node, device, instead, .. } => {
                 let awaited = self.cluster.nodes.values().find(|known| known.name == *node).unwrap();
                 let taken =

@@ -26,6 +26,8 @@ struct Job {
     steps: u64,
     /// Nodes on which its trainer crashed.
     crashes: Vec<String>,
+    /// Epochs that were granted, and are over.
+    over: BTreeSet<u64>,
 }
 
 /// Calls `look` with each event and the jobs as they were before it.
@@ -54,6 +56,7 @@ fn apply(event: &Event, jobs: &mut BTreeMap<String, Job>) {
         }
         "lease_ended" => {
             "queued".clone_into(&mut job.phase);
+            job.over.insert(job.epoch);
             let lease = job.lease.take();
             if change["why"]["cause"] == "crashed" {
                 job.crashes.extend(lease.map(|(node, _)| node));
@@ -98,8 +101,17 @@ pub(super) fn only_the_current_epoch_counts(evidence: &Evidence) -> Vec<Finding>
                 let before = manifest["job"].as_str().and_then(|job| jobs.get(job)).unwrap_or(&none);
                 let (epoch, step) =
                     (manifest["epoch"].as_u64().unwrap_or(0), manifest["step"].as_u64().unwrap_or(0));
-                if epoch != before.epoch || before.lease.is_none() {
-                    found(format!("a checkpoint of epoch {epoch} was committed in epoch {}", before.epoch));
+                let is_late = event.change["late"] == true;
+                let in_time = epoch == before.epoch && before.lease.is_some();
+                // One that comes late counts if it is further than all that came since.
+                if is_late != before.over.contains(&epoch) || !is_late && !in_time {
+                    found(format!(
+                        "a checkpoint of epoch {epoch} was committed in epoch {}, late: {is_late}",
+                        before.epoch
+                    ));
+                }
+                if is_terminal(&before.phase) {
+                    found(format!("a checkpoint was committed for a job that is {}", before.phase));
                 }
                 if step <= before.step || step > before.steps {
                     found(format!(

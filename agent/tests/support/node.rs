@@ -1,0 +1,139 @@
+//! An agent as a test starts, stops and kills it, and what it says in short.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use hatchery_agent::{AgentSettings, run};
+use hatchery_common::{
+    device::Device,
+    durable::FolderLock,
+    id::{CheckpointId, DatasetId, Epoch, JobId},
+    session::{AssignedAttempt, AttemptPhase, ReplicaState},
+    trainer::{AttemptOrder, Ending},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::{
+    PATIENCE,
+    coordinator::{Coordinator, Notes},
+    fake_trainer, small_job,
+};
+
+pub struct Node {
+    pub state: tempfile::TempDir,
+    pub trainer: PathBuf,
+    pub calibrate: bool,
+    pub free_disk_bytes_min: u64,
+    pub outage_secs_max: u64,
+    pub running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Node {
+    pub fn new() -> Self {
+        Self {
+            state: tempfile::tempdir().unwrap(),
+            trainer: fake_trainer(),
+            calibrate: false,
+            free_disk_bytes_min: 0,
+            outage_secs_max: AgentSettings::default().outage_secs_max,
+            running: None,
+        }
+    }
+
+    pub fn started(coordinator: &Coordinator) -> Self {
+        let mut node = Self::new();
+        node.start(coordinator);
+        node
+    }
+
+    pub fn start(&mut self, coordinator: &Coordinator) {
+        let settings = AgentSettings {
+            state: self.state.path().to_owned(),
+            trainer: Some(self.trainer.clone()),
+            calibrate: self.calibrate,
+            free_disk_bytes_min: self.free_disk_bytes_min,
+            outage_secs_max: self.outage_secs_max,
+            ..AgentSettings::default()
+        };
+        until_unlocked(self.state.path());
+        let (stop, stopped) = oneshot::channel();
+        let credentials = coordinator.credentials();
+        let running = tokio::spawn(async move {
+            let shutdown = async { drop(stopped.await) };
+            run(settings, credentials, shutdown).await.unwrap();
+        });
+        self.running = Some((stop, running));
+    }
+
+    /// As on SIGTERM.
+    pub async fn leave(&mut self) {
+        let (stop, running) = self.running.take().unwrap();
+        stop.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, running).await.expect("it leaves").unwrap();
+    }
+
+    /// As on SIGKILL, but that its trainer dies with it.
+    pub async fn crash(&mut self) {
+        let (_stop, running) = self.running.take().unwrap();
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+    }
+
+    pub fn attempt_folder(&self, epoch: u64) -> PathBuf {
+        self.state.path().join("attempts").join(format!("{JOB}-{epoch}"))
+    }
+
+    pub fn order(&self, epoch: u64) -> AttemptOrder {
+        serde_json::from_slice(&fs::read(self.attempt_folder(epoch).join("order.json")).unwrap()).unwrap()
+    }
+
+    pub fn process(&self) -> Option<u32> {
+        let text = fs::read(self.attempt_folder(1).join("process.json")).ok()?;
+        Some(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["id"].as_u64().unwrap() as u32)
+    }
+}
+
+pub const JOB: JobId = JobId::from_bytes([3; 16]);
+
+pub fn attempt(dataset: DatasetId) -> AssignedAttempt {
+    AssignedAttempt {
+        job: JOB,
+        epoch: Epoch(1),
+        spec: small_job(dataset),
+        device: Device::CPU,
+        resume_from: None,
+        stop: false,
+    }
+}
+
+pub fn ending(notes: &Notes) -> Option<&Ending> {
+    match &notes.attempt(0)?.phase {
+        AttemptPhase::Ended { ending, .. } => Some(ending),
+        _ => None,
+    }
+}
+
+pub fn running(notes: &Notes) -> bool {
+    notes.attempt(0).is_some_and(|attempt| attempt.phase == AttemptPhase::Running)
+}
+
+pub fn ready(notes: &Notes, id: CheckpointId) -> bool {
+    matches!(notes.replica(id), Some(ReplicaState::Ready { .. }))
+}
+
+pub fn steps(notes: &Notes) -> Vec<u64> {
+    notes.commits.iter().map(|manifest| manifest.step).collect()
+}
+
+/// All agents of these tests share one process: while it starts a trainer, the trainer-to-be holds copies of their locks,
+/// for the moment until it is a program of its own.
+fn until_unlocked(folder: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while FolderLock::acquire(folder).is_err() {
+        assert!(Instant::now() < deadline, "{} stays locked", folder.display());
+        std::thread::yield_now();
+    }
+}
