@@ -171,7 +171,7 @@ fn a_newer_format_is_left_alone() {
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path).err().unwrap();
     assert!(matches!(error, StoreError::TooNew { found: 99, .. }), "{error:?}");
-    assert!(error.to_string().contains("format 99, and this version knows formats up to 2"), "{error}");
+    assert!(error.to_string().contains("format 99, and this version knows formats up to 3"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 

@@ -1,16 +1,22 @@
 //! What must hold, whatever happened.
 
-use std::{collections::BTreeMap, fs, path::Path, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::SystemTime,
+};
 
 use anyhow::{Result, bail, ensure};
 use hatchery_common::{
     blob::{BlobLimits, BlobStore},
     checkpoint::{CheckpointManifest, OPTIMIZER_FILE},
     id::{BlobId, CheckpointId, Epoch, JobId},
+    node::NodeMode,
     time::BootTime,
 };
 use hatchery_coordinator::store::{SqliteStore, Store};
-use hatchery_scheduler::{Change, JobPhase};
+use hatchery_scheduler::{Change, HandOver, JobPhase};
 use serde_json::Value;
 
 use crate::{
@@ -76,7 +82,8 @@ pub(crate) fn at_the_end(world: &World) {
     {
         lock(&world.history).problem(error.to_string());
     }
-    for problem in broken_epochs(world).into_iter().chain(ended_twice(world)).chain(disturbed(world)) {
+    let problems = [broken_epochs(world), ended_twice(world), unwished(world), disturbed(world)];
+    for problem in problems.into_iter().flatten() {
         lock(&world.history).problem(problem);
     }
     if let Err(error) = enough_happened(world) {
@@ -189,6 +196,32 @@ fn ended_twice(world: &World) -> Vec<String> {
         }
         if let Change::JobEnded { phase, .. } = change {
             ended.insert(job, phase);
+        }
+    }
+    problems
+}
+
+/// I4: nothing is granted to a paused job, nor on a node that was closed.
+fn unwished(world: &World) -> Vec<String> {
+    let (mut pausing, mut paused, mut closed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut problems = Vec::new();
+    for (at, change) in &lock(&world.history).commits {
+        match change {
+            Change::JobPaused { job, .. } => drop(paused.insert(*job)),
+            Change::HandOverRequested { job, why: HandOver::Pause { .. }, .. } => drop(pausing.insert(*job)),
+            Change::HandOverRequested { job, .. } | Change::CancelRequested { job, .. } => {
+                pausing.remove(job);
+            }
+            Change::LeaseEnded { job, .. } if pausing.remove(job) => drop(paused.insert(*job)),
+            Change::JobResumed { job, .. } => drop(paused.remove(job)),
+            Change::NodeModeChanged { node, mode: NodeMode::Open, .. } => drop(closed.remove(node)),
+            Change::NodeModeChanged { node, .. } => drop(closed.insert(*node)),
+            Change::LeaseGranted { job, lease, .. }
+                if paused.contains(job) || closed.contains(&lease.node) =>
+            {
+                problems.push(format!("I4: at {at:?} job {} was granted: {lease:?}", job.short()));
+            }
+            _ => {}
         }
     }
     problems

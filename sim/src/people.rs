@@ -1,4 +1,5 @@
-//! The people: they put the fleet together, submit jobs, send the same twice and late, and cancel some.
+//! The people: they put the fleet together, submit jobs, send the same twice and late, cancel, pause, resume and requeue
+//! some, and drain nodes.
 
 use std::{
     path::PathBuf,
@@ -16,7 +17,8 @@ use hatchery_common::{
     dataset::{DatasetFile, DatasetManifest},
     id::{DatasetId, JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
-    recipe::{DeviceWishes, JobSpec, Labels, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    node::NodeMode,
+    recipe::{DeviceWishes, JobSpec, Labels, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
     tls::{Credentials, JoinString},
 };
 use hatchery_proto::{
@@ -33,7 +35,7 @@ use crate::{
     clock,
     history::{History, lock},
     network::Wires,
-    plan::{AGENTS, PEOPLE},
+    plan::{AGENTS, PEOPLE, is_quiet},
 };
 
 /// Jobs of a run.
@@ -87,6 +89,7 @@ impl People {
         for number in 0..JOBS {
             let spec = spec(number, dataset, random.random_range(STEPS.0..=STEPS.1))?;
             let submission = Submission {
+                seed: self.seed,
                 request: RequestId::random(),
                 spec,
                 fleet: fleet.clone(),
@@ -117,6 +120,7 @@ impl People {
 
 /// One person with one job.
 struct Submission {
+    seed: u64,
     request: RequestId,
     spec: JobSpec,
     fleet: FleetClient,
@@ -141,15 +145,43 @@ impl Submission {
         if self.random.random_bool(0.2) {
             self.pause(8_000).await;
             let job = job.to_string();
-            match persist(|| self.fleet.cancel(&job)).await {
-                // It has ended already.
-                Ok(_) | Err(CallError::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+            unless_ended(persist(|| self.fleet.cancel(&job)).await)?;
+        }
+        if !is_quiet(self.seed) {
+            self.control(&job.to_string()).await?;
         }
         if self.random.random_bool(0.4) {
             self.pause(15_000).await;
             self.submit().await?;
+        }
+        Ok(())
+    }
+
+    /// Does with the job what people do who change their minds.
+    async fn control(&mut self, job: &str) -> Result<()> {
+        if self.random.random_bool(0.3) {
+            self.pause(8_000).await;
+            unless_ended(persist(|| self.fleet.pause(job)).await)?;
+            self.pause(4_000).await;
+            unless_ended(persist(|| self.fleet.resume(job)).await)?;
+        }
+        if self.random.random_bool(0.2) {
+            self.pause(6_000).await;
+            unless_ended(persist(|| self.fleet.requeue(job)).await)?;
+        }
+        if self.random.random_bool(0.2) {
+            let priority = Priority::new(self.random.random_range(0..=100))?;
+            unless_ended(persist(|| self.fleet.set_priority(job, priority)).await)?;
+        }
+        if self.random.random_bool(0.2) {
+            self.pause(6_000).await;
+            let nodes = persist(|| self.fleet.nodes()).await?;
+            let Some(node) = nodes.get(self.random.random_range(0..AGENTS)) else { return Ok(()) };
+            let (name, drain) = (node.name.as_str(), self.random.random_bool(0.7));
+            let mode = if drain { NodeMode::Draining } else { NodeMode::Cordoned };
+            persist(|| self.fleet.set_node_mode(name, mode)).await?;
+            self.pause(5_000).await;
+            persist(|| self.fleet.set_node_mode(name, NodeMode::Open)).await?;
         }
         Ok(())
     }
@@ -191,6 +223,14 @@ async fn persist<T, F: Future<Output = Result<T, CallError>>>(call: impl Fn() ->
             Ok(answer) => return answer,
         }
         sleep(Duration::from_millis(rand::random_range(1..PAUSE_MS_MAX))).await;
+    }
+}
+
+/// What is refused came too late: the job has ended, or is about to.
+fn unless_ended<T>(answer: Result<T, CallError>) -> Result<()> {
+    match answer {
+        Ok(_) | Err(CallError::Refused(_)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

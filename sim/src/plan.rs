@@ -86,9 +86,14 @@ pub(crate) struct Plan {
 /// Of so many runs one is quiet.
 const QUIET_EVERY: u64 = 10;
 
+/// Whether the run of a seed is quiet.
+pub(crate) const fn is_quiet(seed: u64) -> bool {
+    seed.is_multiple_of(QUIET_EVERY)
+}
+
 impl Plan {
     pub(crate) fn draw(seed: u64, random: &mut SmallRng) -> Self {
-        let is_quiet = seed.is_multiple_of(QUIET_EVERY);
+        let is_quiet = is_quiet(seed);
         let drift_ppm = std::array::from_fn(|_| random.random_range(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX));
         let mut acts = if is_quiet { quiet(random) } else { faults(random) };
         acts.sort_by_key(|(at, _)| *at);

@@ -145,6 +145,7 @@ async fn the_fleet_goes_on_with_the_restored_one_and_old_epochs_are_refused() {
         // The agent comes with the certificate that it has.
         busy.agent.move_to(&house).await;
         let mut session = busy.agent.session().await;
+        session.report(vec![], vec![]).await;
         let attempt = session.assignment(|now| now.attempts.iter().any(|one| one.job == busy.job.id)).await;
         let attempt = attempt.attempts.into_iter().find(|one| one.job == busy.job.id).unwrap();
         assert!(attempt.epoch > floor && floor > busy.attempt.epoch);

@@ -207,7 +207,7 @@ pub fn submitter(
         let work = Work::draw(&mut dice, 1000 * who + number);
         let request = dice.uuid();
         let Some(job) = submit(site, &work, &request, over)? else { continue };
-        match dice.between(0, 5) {
+        match dice.between(0, 8) {
             0 => drop(submit_once(site, &work, &request, PATIENCE)?),
             1 => {
                 let other = Work { name: format!("{}-changed", work.name), ..work };
@@ -226,10 +226,48 @@ pub fn submitter(
                     site.history.records().answers += 1;
                 }
             }
+            4 => {
+                thread::sleep(Duration::from_millis(dice.between(0, 2000)));
+                if site.type_in(&["pause", &job], PATIENCE).code == Some(0) {
+                    site.history.records().pauses += 1;
+                }
+                thread::sleep(Duration::from_millis(dice.between(0, 2000)));
+                // Whether the pause was taken or not is not always known; nothing may stay paused.
+                until_done(|| site.type_in(&["resume", &job], PATIENCE));
+            }
+            5 => {
+                thread::sleep(Duration::from_millis(dice.between(0, 2000)));
+                site.type_in(&["requeue", &job], PATIENCE);
+            }
+            6 => {
+                let priority = dice.between(0, 100).to_string();
+                site.type_in(&["job", &job, "--priority", &priority], PATIENCE);
+            }
+            7 if dice.one_in(2) => {
+                let agents = site.agents();
+                let node = agents[dice.between(0, agents.len() as u64 - 1) as usize].name.as_str();
+                if site.type_in(&["node", node, "--drain"], PATIENCE).code == Some(0) {
+                    site.history.records().drains += 1;
+                }
+                thread::sleep(Duration::from_millis(dice.between(0, 3000)));
+                until_done(|| site.type_in(&["node", node, "--open"], PATIENCE));
+            }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Types it again until there is an answer that another try would not change.
+fn until_done(mut type_in: impl FnMut() -> Typed) {
+    for _ in 0..TRIES_MAX {
+        let said = type_in();
+        // Refused: it has ended.
+        if said.code == Some(0) || said.stderr.contains("has already") || said.stderr.contains("cannot be") {
+            return;
+        }
+        thread::sleep(AGAIN_AFTER);
+    }
 }
 
 /// Looks at all jobs, again and again until it is over.

@@ -81,6 +81,10 @@ pub struct Records {
     pub unexpected_ends: Vec<String>,
     /// Answers of models.
     pub answers: u64,
+    /// Pauses that were answered OK.
+    pub pauses: u64,
+    /// Nodes that were drained, with an OK.
+    pub drains: u64,
 }
 
 /// Records from several threads.

@@ -28,6 +28,8 @@ struct Job {
     crashes: Vec<String>,
     /// Epochs that were granted, and are over.
     over: BTreeSet<u64>,
+    /// Whether its attempt stops because it is to be paused.
+    pausing: bool,
 }
 
 /// Calls `look` with each event and the jobs as they were before it.
@@ -55,14 +57,21 @@ fn apply(event: &Event, jobs: &mut BTreeMap<String, Job>) {
             job.lease = Some(device_of(change));
         }
         "lease_ended" => {
-            "queued".clone_into(&mut job.phase);
+            let phase = if std::mem::take(&mut job.pausing) { "paused" } else { "queued" };
+            phase.clone_into(&mut job.phase);
             job.over.insert(job.epoch);
             let lease = job.lease.take();
             if change["why"]["cause"] == "crashed" {
                 job.crashes.extend(lease.map(|(node, _)| node));
             }
         }
-        "cancel_requested" => "cancelling".clone_into(&mut job.phase),
+        "hand_over_requested" => job.pausing = change["why"]["why"] == "pause",
+        "job_paused" => "paused".clone_into(&mut job.phase),
+        "job_resumed" => "queued".clone_into(&mut job.phase),
+        "cancel_requested" => {
+            "cancelling".clone_into(&mut job.phase);
+            job.pausing = false;
+        }
         "job_ended" => {
             change["phase"]["phase"].as_str().unwrap_or_default().clone_into(&mut job.phase);
             if job.phase == "poisoned" {
@@ -138,8 +147,9 @@ pub(super) fn only_legal_transitions(evidence: &Evidence) -> Vec<Finding> {
         let phase = jobs.get(event.text("job")).map_or("", |job| job.phase.as_str());
         let legal = match event.kind.as_str() {
             "job_submitted" => phase.is_empty(),
-            "lease_granted" => phase == "queued",
-            "lease_ended" | "cancel_requested" => phase == "running",
+            "lease_granted" | "job_paused" => phase == "queued",
+            "job_resumed" => phase == "paused",
+            "lease_ended" | "cancel_requested" | "hand_over_requested" => phase == "running",
             "job_ended" => {
                 !phase.is_empty()
                     && !is_terminal(phase)
@@ -163,6 +173,24 @@ pub(super) fn every_job_ends(evidence: &Evidence) -> Vec<Finding> {
     let open = evidence.jobs.iter().filter(|(_, job)| !is_terminal(&phase(job)));
     open.map(|(id, job)| Finding::new("liveness", format!("job {id} is {}: {}", phase(job), job["why"])))
         .collect()
+}
+
+/// A node that was closed to new work gets none.
+pub(super) fn closed_nodes_get_nothing(evidence: &Evidence) -> Vec<Finding> {
+    let (mut closed, mut findings) = (BTreeSet::new(), Vec::new());
+    for event in &evidence.events {
+        let node = event.text("node").to_owned();
+        match event.kind.as_str() {
+            "node_mode_changed" if event.change["mode"] == "open" => drop(closed.remove(&node)),
+            "node_mode_changed" => drop(closed.insert(node)),
+            "lease_granted" if closed.contains(&device_of(&event.change).0) => {
+                let text = format!("event {}: {} was given a closed node", event.number, event.text("job"));
+                findings.push(Finding::new("I4", text));
+            }
+            _ => {}
+        }
+    }
+    findings
 }
 
 /// A device has one lease at a time.

@@ -39,7 +39,7 @@ impl fmt::Display for Finding {
 pub type Check = fn(&Evidence) -> Vec<Finding>;
 
 /// Every check, with what it keeps.
-pub const CHECKS: [(&str, Check); 18] = [
+pub const CHECKS: [(&str, Check); 19] = [
     ("I1 acknowledged submissions are there", answers::acknowledged_submissions_are_there),
     ("I1 what was seen stays true", answers::what_was_seen_stays_true),
     ("I2 one request makes one job", answers::one_request_makes_one_job),
@@ -47,6 +47,7 @@ pub const CHECKS: [(&str, Check); 18] = [
     ("I3 a checkpoint is its epoch's own", trainers::checkpoints_are_their_epochs_own),
     ("I4 only legal transitions", events::only_legal_transitions),
     ("I4 no device is given twice", events::no_device_is_given_twice),
+    ("I4 closed nodes get nothing", events::closed_nodes_get_nothing),
     ("I5 a restart gives every lease its term", events::restarts_give_every_lease_its_term),
     ("I6 nobody trains after the lease", trainers::nobody_trains_after_the_lease),
     ("I7 acknowledged checkpoints are whole", disks::acknowledged_checkpoints_are_whole),

@@ -31,6 +31,11 @@ fn committed(job: &str, epoch: u64, step: u64) -> Value {
     json!({"change": "checkpoint_committed", "manifest": {"job": job, "epoch": epoch, "step": step}})
 }
 
+fn brought_late(job: &str, epoch: u64, step: u64) -> Value {
+    json!({"change": "checkpoint_committed", "late": true,
+        "manifest": {"job": job, "epoch": epoch, "step": step}})
+}
+
 fn job_ended(job: &str, phase: &str) -> Value {
     json!({"change": "job_ended", "job": job, "phase": {"phase": phase}})
 }
@@ -100,7 +105,30 @@ fn epochs_that_do_not_count_and_phases_that_lead_nowhere_are_found() {
     let lost = json!({"why": "stopped"});
     assert_eq!(invariants(&with(begun(), [committed("b", 2, 10)])), ["I3"]);
     assert_eq!(invariants(&with(begun(), [committed("b", 1, 10), committed("b", 1, 10)])), ["I3"]);
+    let moved = || with(begun(), [ended("b", 1, lost.clone()), granted("b", 2)]);
+    let over = job_ended("b", "cancelled");
+    assert_eq!(all(&with(moved(), [brought_late("b", 1, 10), committed("b", 2, 20), over.clone()])), []);
+    for wrong in [committed("b", 1, 10), brought_late("b", 2, 10), brought_late("b", 3, 10)] {
+        assert_eq!(invariants(&with(moved(), [wrong, over.clone()])), ["I3"]);
+    }
+    assert_eq!(
+        invariants(&with(moved(), [committed("b", 2, 10), brought_late("b", 1, 10), over.clone()])),
+        ["I3"]
+    );
+    assert_eq!(invariants(&with(moved(), [over, brought_late("b", 1, 10)])), ["I3"]);
     assert_eq!(invariants(&with(begun(), [ended("b", 1, lost.clone()), granted("b", 1)])), ["I3"]);
+    let pauses = json!({"change": "hand_over_requested", "job": "b", "why": {"why": "pause", "by": "ann"}});
+    let handed_over = json!({"why": "handed_over"});
+    let paused = [submitted("b"), granted("b", 1), pauses, ended("b", 1, handed_over)];
+    let resumed = json!({"change": "job_resumed", "job": "b"});
+    let last = job_ended("b", "cancelled");
+    assert_eq!(all(&with(with(sound(), paused.clone()), [resumed, granted("b", 2), last.clone()])), []);
+    assert_eq!(invariants(&with(with(sound(), paused), [granted("b", 2), last.clone()])), ["I4"]);
+    let mode = |mode: &str| json!({"change": "node_mode_changed", "node": "n", "mode": mode});
+    let closed = [mode("draining"), submitted("b"), granted("b", 1), last.clone()];
+    assert_eq!(invariants(&with(sound(), closed)), ["I4"]);
+    let open = [mode("cordoned"), mode("open"), submitted("b"), granted("b", 1), last];
+    assert_eq!(all(&with(sound(), open)), []);
     assert_eq!(invariants(&with(sound(), [job_ended("a", "cancelled")])), ["I4"]);
     assert_eq!(
         invariants(&with(begun(), [ended("b", 1, lost), submitted("c"), granted("c", 1), granted("b", 2)])),
