@@ -13,6 +13,7 @@
 //! | `faults`, `dice` | what is done to it |
 //! | `history`, `evidence` | what is known of a run |
 //! | `check/` | what must hold |
+//! | `recovery` | how long jobs stood still |
 
 pub mod check;
 pub mod clients;
@@ -24,6 +25,7 @@ pub mod faults;
 pub mod history;
 pub mod member;
 pub mod proxy;
+mod recovery;
 mod runner;
 pub mod site;
 

@@ -20,6 +20,7 @@ use super::{
     evidence::{Event, Evidence},
     faults::{self, Fault, TO_PROCESSES, TO_THE_NETWORK},
     history::{Records, Submission},
+    recovery,
     site::{Site, SiteSettings},
 };
 
@@ -298,6 +299,9 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{:>8}  MiB of memory at most", self.evidence.records.memory_bytes_max >> 20)?;
         writeln!(f, "{:>8}  seconds from the last fault until all was well", self.settled_in.as_secs())?;
+        for gaps in recovery::gaps(&self.evidence) {
+            writeln!(f, "{gaps}")?;
+        }
         for (name, count) in &self.evidence.records.faults {
             writeln!(f, "{count:>8}  {name}")?;
         }
