@@ -76,6 +76,11 @@ impl Attempts {
         Ok(Self { folder: folder.to_owned(), workshop, updates, known, stop_by: None })
     }
 
+    /// Says how many threads a trainer has on the processor; 0: as many as there are cores.
+    pub(crate) fn use_cpu_threads(&mut self, threads: u32) {
+        self.workshop.cpu_threads = threads;
+    }
+
     /// The folders of all attempts known.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
         self.known.keys().map(|key| self.folder.join(folder_name(*key))).collect()

@@ -102,6 +102,7 @@ impl CalibrationCache {
 /// Measures one device after the other, whenever the machine has nothing else to do.
 pub(crate) struct Calibrator {
     ground: Arc<dyn Ground>,
+    cpu_threads: u32,
     cache: CalibrationCache,
     results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
     at_work: Option<AbortOnDropHandle<()>>,
@@ -112,10 +113,11 @@ pub(crate) struct Calibrator {
 impl Calibrator {
     pub(crate) fn new(
         ground: Arc<dyn Ground>,
+        cpu_threads: u32,
         cache: CalibrationCache,
         results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
     ) -> Self {
-        Self { ground, cache, results, at_work: None, given_up: BTreeSet::new() }
+        Self { ground, cpu_threads, cache, results, at_work: None, given_up: BTreeSet::new() }
     }
 
     /// Begins with the next device that has no measurement, if none is being measured.
@@ -127,8 +129,9 @@ impl Calibrator {
         }
         if let Some(device) = inventory.devices.iter().find(unknown).map(|found| found.device) {
             let (ground, results) = (Arc::clone(&self.ground), self.results.clone());
+            let threads = self.cpu_threads;
             self.at_work = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let measured = ground.calibrate(device).await;
+                let measured = ground.calibrate(device, threads).await;
                 // Nobody listens any more only when the agent ends.
                 let _nobody = results.send((device, measured)).await;
             })));

@@ -54,8 +54,13 @@ pub trait Ground: Debug + Send + Sync {
     /// The program of the trainer.
     fn trainer(&self) -> &Path;
 
-    /// How fast a device is. Dropping the future ends the measurement.
-    fn calibrate(&self, device: Device) -> BoxFuture<'_, Result<Calibration, TrainerToolError>>;
+    /// How fast a device is, the processor with so many threads (0: as many as there are cores). Dropping the future ends the
+    /// measurement.
+    fn calibrate(
+        &self,
+        device: Device,
+        cpu_threads: u32,
+    ) -> BoxFuture<'_, Result<Calibration, TrainerToolError>>;
 
     /// Starts a trainer by the order in the file `order`, which lies in its attempt's folder. What it says for people
     /// goes to `log`, and `grew` is called when it did.
@@ -96,8 +101,12 @@ impl Ground for Machine {
         &self.trainer
     }
 
-    fn calibrate(&self, device: Device) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
-        trainer_tool::calibrate(&self.trainer, device).boxed()
+    fn calibrate(
+        &self,
+        device: Device,
+        cpu_threads: u32,
+    ) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
+        trainer_tool::calibrate(&self.trainer, device, cpu_threads).boxed()
     }
 
     fn start_trainer(

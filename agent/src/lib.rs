@@ -39,6 +39,7 @@ mod models;
 mod nvidia;
 mod obtain;
 mod orphan;
+mod processor;
 pub mod reconcile;
 mod replica;
 mod restock;
@@ -212,7 +213,7 @@ pub async fn run_on(
         ground: Arc::clone(&ground),
         obtainer: obtainer.clone(),
         corpora,
-        cpu_threads: settings.cpu_threads,
+        cpu_threads: 0,
         queue_limits: QueueLimits {
             free_disk_bytes_min: settings.free_disk_bytes_min,
             undelivered_bytes_max: settings.undelivered_bytes_max,
@@ -220,7 +221,7 @@ pub async fn run_on(
         output_grew: Arc::clone(&output_grew),
     };
     let attempts_folder = folder(ATTEMPTS_FOLDER)?;
-    let table = Attempts::open(&attempts_folder, workshop, attempt_updates)
+    let mut table = Attempts::open(&attempts_folder, workshop, attempt_updates)
         .map_err(|error| FileError::new("read", &attempts_folder, error))?;
     let (wished, wished_receiver) = watch::channel(BTreeSet::new());
     let _restocking = AbortOnDropHandle::new(tokio::spawn(restock::run(obtainer.clone(), wished_receiver)));
@@ -235,8 +236,12 @@ pub async fn run_on(
         ((), seen) = async { tokio::join!(end_orphans(&*ground, &table), look(&*ground, &settings)) } => seen,
         () = &mut shutdown => return Ok(()),
     };
+    let cpu_threads =
+        processor::threads(settings.cpu_threads, processor::trainers(settings.cpu_trainers, &seen), &seen);
+    table.use_cpu_threads(cpu_threads);
     let calibrator = Calibrator::new(
         Arc::clone(&ground),
+        cpu_threads,
         CalibrationCache::open(&settings.state, ground.trainer()),
         results,
     );
@@ -294,6 +299,7 @@ async fn look(ground: &dyn Ground, settings: &AgentSettings) -> Inventory {
     // The state folder may not be there yet; its file system is that of the nearest folder above it.
     let existing = settings.state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let mut inventory = ground.look(existing).await;
+    processor::divide(settings.cpu_trainers, &mut inventory);
     CalibrationCache::open(&settings.state, ground.trainer()).fill(&mut inventory);
     inventory
 }

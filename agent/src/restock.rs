@@ -7,28 +7,51 @@ use hatchery_common::{
     id::{BlobId, CheckpointId},
 };
 use hatchery_proto::{disk::blocking, transfer::TransferError};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{link::Clients, obtain::Obtainer};
 
 /// How often the coordinator is asked what it lacks, beside the start of each session.
 const RESTOCK_EVERY: Duration = Duration::from_mins(10);
 
-/// Asks at the start of each session and then now and then, for as long as the agent lives.
-pub(crate) async fn run(obtainer: Obtainer, wished: watch::Receiver<BTreeSet<CheckpointId>>) {
+/// Asks at the start of each session and then now and then, for as long as the agent lives; and for what is newly wished at
+/// once, since a session begins before its first assignment.
+pub(crate) async fn run(obtainer: Obtainer, mut wished: watch::Receiver<BTreeSet<CheckpointId>>) {
     loop {
         let mut session = obtainer.link().next_session();
         let clients = obtainer.link().clients().await;
-        let ids = wished.borrow().clone();
-        for id in ids {
-            if let Err(error) = restock(&obtainer, &clients, id).await {
-                forget_damaged(&obtainer, &error).await;
-                tracing::debug!(checkpoint = %id.short(), %error, "cannot see what the coordinator lacks");
-                break;
+        let until = Instant::now() + RESTOCK_EVERY;
+        let mut asked = BTreeSet::new();
+        loop {
+            let now_wished = wished.borrow_and_update().clone();
+            let well = restock_all(&obtainer, &clients, &now_wished, &mut asked).await;
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = session.wait(left) => break,
+                // The sender goes when the agent ends, and this work with it.
+                Ok(()) = wished.changed(), if well => {}
             }
         }
-        session.wait(RESTOCK_EVERY).await;
     }
+}
+
+/// Asks for each of `wished` that is not among those `asked` for; false if it has to be tried again later.
+async fn restock_all(
+    obtainer: &Obtainer,
+    clients: &Clients,
+    wished: &BTreeSet<CheckpointId>,
+    asked: &mut BTreeSet<CheckpointId>,
+) -> bool {
+    let new: Vec<CheckpointId> = wished.difference(asked).copied().collect();
+    for id in new {
+        if let Err(error) = restock(obtainer, clients, id).await {
+            forget_damaged(obtainer, &error).await;
+            tracing::debug!(checkpoint = %id.short(), %error, "cannot see what the coordinator lacks");
+            return false;
+        }
+        asked.insert(id);
+    }
+    true
 }
 
 /// What is found damaged here when it is to be sent is fetched again, once somebody else has brought it.

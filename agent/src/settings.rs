@@ -12,6 +12,8 @@ use hatchery_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::processor::CPU_TRAINERS_MAX;
+
 /// The environment variable that names the trainer.
 pub const TRAINER_VARIABLE: &str = "HATCHERY_TRAINER";
 /// The trainer's file name.
@@ -49,7 +51,9 @@ pub struct AgentSettings {
     pub models_loaded_max: u32,
     /// Answers made at the same time; more wait in a queue.
     pub generations_at_once: u32,
-    /// Threads of a trainer on the processor; 0: as many as there are cores.
+    /// Trainers that the processor runs at once; 0: one for each eight cores, if there is memory for it.
+    pub cpu_trainers: u32,
+    /// Threads of a trainer on the processor; 0: as many as there are cores, divided by the trainers.
     pub cpu_threads: u32,
 }
 
@@ -66,6 +70,7 @@ impl Default for AgentSettings {
             outage_secs_max: 3600,
             models_loaded_max: 2,
             generations_at_once: 2,
+            cpu_trainers: 0,
             cpu_threads: 0,
         }
     }
@@ -79,6 +84,7 @@ impl AgentSettings {
         }
         check_range("models_loaded_max", self.models_loaded_max, 1, MODELS_LOADED_MAX)?;
         check_range("generations_at_once", self.generations_at_once, 1, GENERATIONS_AT_ONCE_MAX)?;
+        check_range("cpu_trainers", self.cpu_trainers, 0, CPU_TRAINERS_MAX)?;
         check_range("cpu_threads", self.cpu_threads, 0, CPU_THREADS_MAX)?;
         Ok(())
     }

@@ -70,10 +70,16 @@ pub async fn doctor(program: &Path) -> Result<DoctorReport, TrainerToolError> {
     ask(program, &["doctor", "--output", "json"], DOCTOR_TIMEOUT).await
 }
 
-/// How fast a device is. Dropping the future ends the measurement.
-pub async fn calibrate(program: &Path, device: Device) -> Result<Calibration, TrainerToolError> {
-    let device = device.to_string();
-    ask(program, &["calibrate", "--device", &device, "--output", "json"], CALIBRATE_TIMEOUT).await
+/// How fast a device is, the processor with so many threads (0: as many as there are cores). Dropping the future ends the
+/// measurement.
+pub async fn calibrate(
+    program: &Path,
+    device: Device,
+    cpu_threads: u32,
+) -> Result<Calibration, TrainerToolError> {
+    let (device, threads) = (device.to_string(), cpu_threads.to_string());
+    let arguments = ["calibrate", "--device", &device, "--threads", &threads, "--output", "json"];
+    ask(program, &arguments, CALIBRATE_TIMEOUT).await
 }
 
 async fn ask<T: DeserializeOwned>(

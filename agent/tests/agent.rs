@@ -11,11 +11,12 @@ use std::{
 
 use hatchery_agent::{AgentSettings, run};
 use hatchery_common::{
+    device::Device,
     digest::Digest,
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{CheckpointId, DatasetId, Epoch, RequestId},
+    id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
     node::{Inventory, TrainerState},
     session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
     trainer::{Ending, FailureCause},
@@ -109,6 +110,33 @@ async fn an_attempt_runs_its_checkpoints_arrive_and_the_model_answers() {
     }
     node.leave().await;
     assert_eq!(coordinator.notes().goodbyes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_trains_as_many_jobs_at_once_as_it_is_divided_between() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("wait");
+    let mut node = Node { cpu_trainers: 2, ..Node::new() };
+    node.start(&coordinator);
+    coordinator.until("it says hello", |notes| !notes.hellos.is_empty()).await;
+    let memory_bytes = {
+        let hello = &coordinator.notes().hellos[0];
+        let devices: Vec<Device> = hello.devices.iter().map(|found| found.device).collect();
+        assert_eq!(devices, [Device::CPU, Device::cpu(1)]);
+        assert!(hello.devices.iter().all(|found| found.memory_bytes == hello.memory_bytes / 2));
+        hello.memory_bytes
+    };
+    assert!(memory_bytes > 0);
+    let other =
+        AssignedAttempt { job: JobId::from_bytes([4; 16]), device: Device::cpu(1), ..attempt(dataset) };
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset), other]);
+    let both = |notes: &Notes| {
+        notes.report.attempts.iter().filter(|attempt| attempt.phase == AttemptPhase::Running).count() == 2
+    };
+    coordinator.until("both run", both).await;
+    let cores = std::thread::available_parallelism().unwrap().get() as u32;
+    assert_eq!(node.order(1).threads, (cores / 2).max(1), "the cores are divided");
+    node.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,7 +140,7 @@ async fn garbage_and_floods_are_survived() {
 async fn the_trainer_answers_questions_and_its_failures_are_understood() {
     let report = trainer_tool::doctor(&fake_trainer()).await.unwrap();
     assert_eq!(report.devices[0].device, Device::CPU);
-    assert!(trainer_tool::calibrate(&fake_trainer(), Device::CPU).await.unwrap().steps_per_sec > 0.0);
+    assert!(trainer_tool::calibrate(&fake_trainer(), Device::CPU, 0).await.unwrap().steps_per_sec > 0.0);
 
     let said = |error: trainer_tool::TrainerToolError| error.to_string();
     let missing = said(trainer_tool::doctor(Path::new("/nowhere/hatchery-trainer")).await.unwrap_err());

@@ -32,6 +32,16 @@ impl DeviceKind {
     }
 }
 
+impl DeviceKind {
+    const fn index_max(self) -> u32 {
+        match self {
+            Self::Cuda => Device::INDEX_MAX,
+            Self::Mps => 0,
+            Self::Cpu => Device::CPU_INDEX_MAX,
+        }
+    }
+}
+
 impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -49,23 +59,32 @@ impl FromStr for DeviceKind {
     }
 }
 
-/// One device of a node: `cuda:0`, `mps` or `cpu`.
+/// One device of a node: `cuda:0`, `mps` or `cpu`. A processor of many cores counts as several: `cpu`, `cpu:1`, ...
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Device {
     /// What it is.
     pub kind: DeviceKind,
-    /// Which of its kind; always 0 for `mps` and `cpu`.
+    /// Which of its kind; always 0 for `mps`.
     pub index: u32,
 }
 
 impl Device {
-    /// The processor.
+    /// The processor, or the first part of it.
     pub const CPU: Self = Self { kind: DeviceKind::Cpu, index: 0 };
     /// The Apple GPU.
     pub const MPS: Self = Self { kind: DeviceKind::Mps, index: 0 };
-    /// Most devices of one kind in a node.
+    /// Most devices of one kind in a node, less one.
     pub const INDEX_MAX: u32 = 63;
+    /// Most parts of a processor, less one.
+    pub const CPU_INDEX_MAX: u32 = 15;
+    /// Most devices in a node.
+    pub const COUNT_MAX: usize = (Self::INDEX_MAX + 1 + Self::CPU_INDEX_MAX + 1 + 1) as usize;
+
+    /// A part of the processor.
+    pub const fn cpu(index: u32) -> Self {
+        Self { kind: DeviceKind::Cpu, index }
+    }
 
     /// The NVIDIA GPU number `index`.
     pub const fn cuda(index: u32) -> Self {
@@ -77,6 +96,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             DeviceKind::Cuda => f.pad(&format!("cuda:{}", self.index)),
+            DeviceKind::Cpu if self.index > 0 => f.pad(&format!("cpu:{}", self.index)),
             kind => f.pad(kind.name()),
         }
     }
@@ -91,12 +111,8 @@ impl FromStr for Device {
             None => (text, Some(0)),
         };
         match (kind.parse::<DeviceKind>(), index) {
-            (Ok(kind), Some(index))
-                if index <= Self::INDEX_MAX && (kind == DeviceKind::Cuda || index == 0) =>
-            {
-                Ok(Self { kind, index })
-            }
-            _ => Err(FieldError::new("device", format!("`{text}` is none of cuda:N, mps, cpu"))),
+            (Ok(kind), Some(index)) if index <= kind.index_max() => Ok(Self { kind, index }),
+            _ => Err(FieldError::new("device", format!("`{text}` is none of cuda:N, mps, cpu, cpu:N"))),
         }
     }
 }
@@ -121,12 +137,13 @@ mod tests {
 
     #[test]
     fn text_round_trips() {
-        for device in [Device::CPU, Device::MPS, Device::cuda(0), Device::cuda(7)] {
+        for device in [Device::CPU, Device::cpu(3), Device::MPS, Device::cuda(0), Device::cuda(7)] {
             assert_eq!(device.to_string().parse::<Device>().unwrap(), device);
         }
-        for wrong in ["gpu", "cpu:1", "cuda:x", "cuda:64", ""] {
+        for wrong in ["gpu", "mps:1", "cpu:16", "cuda:x", "cuda:64", ""] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
         assert_eq!("cuda".parse::<Device>().unwrap(), Device::cuda(0));
+        assert_eq!((Device::cpu(0), Device::cpu(0).to_string()), (Device::CPU, "cpu".to_owned()));
     }
 }

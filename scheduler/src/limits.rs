@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hatchery_common::device::Device;
+
 /// Most nodes in the fleet.
 pub const NODES_MAX: usize = 10_000;
 /// Most jobs waiting in the queue.
@@ -19,7 +21,7 @@ pub const NODES_NAMED_MAX: usize = 1000;
 /// Most jobs that a job can come after.
 pub const AFTER_MAX: usize = 64;
 /// Most devices in one node.
-pub const DEVICES_MAX: usize = 66;
+pub const DEVICES_MAX: usize = Device::COUNT_MAX;
 
 /// Most checkpoints that a node is told to hold: the newest of those that its jobs go on from or that people pushed,
 /// then the newest of the others. A session's message carries 10,000 at most.

@@ -154,7 +154,7 @@ impl Ground for Machine {
         &self.program
     }
 
-    fn calibrate(&self, device: Device) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
+    fn calibrate(&self, device: Device, _: u32) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
         let steps_per_sec = 1.0 / self.step_every.as_secs_f64();
         async move {
             sleep(MEASURE_TAKES).await;

@@ -80,8 +80,12 @@ pub fn find(wanted: Option<Device>) -> Result<TrainerDevice, Failure> {
     let Some(wanted) = wanted else {
         return devices.next().map_or_else(|| unavailable("libtorch has no device at all".into()), Ok);
     };
-    if let Some(found) = devices.find(|found| found.device == wanted) {
-        return Ok(found);
+    // The parts of a processor are the agent's matter: to libtorch it is one, with so many threads.
+    let is_it = |found: &TrainerDevice| {
+        found.device == wanted || (found.device.kind, wanted.kind) == (DeviceKind::Cpu, DeviceKind::Cpu)
+    };
+    if let Some(found) = devices.find(is_it) {
+        return Ok(TrainerDevice { device: wanted, ..found });
     }
     let why = report.unavailable.into_iter().find(|missing| missing.kind == wanted.kind);
     let why = why.map_or_else(|| format!("this machine has no {wanted}"), |missing| missing.why);
@@ -161,4 +165,17 @@ fn cpu_multiplies_bf16() -> bool {
     return std::arch::is_aarch64_feature_detected!("bf16");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     return false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_processor_is_the_processor() {
+        let (whole, part) = (find(Some(Device::CPU)).unwrap(), find(Some(Device::cpu(3))).unwrap());
+        assert_eq!((part.device, part.name), (Device::cpu(3), whole.name));
+        assert_eq!(torch_device(part.device), tch::Device::Cpu);
+        assert!(find(Some(Device::cuda(63))).is_err());
+    }
 }

@@ -28,6 +28,7 @@ pub struct Node {
     pub calibrate: bool,
     pub free_disk_bytes_min: u64,
     pub outage_secs_max: u64,
+    pub cpu_trainers: u32,
     pub running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -39,6 +40,7 @@ impl Node {
             calibrate: false,
             free_disk_bytes_min: 0,
             outage_secs_max: AgentSettings::default().outage_secs_max,
+            cpu_trainers: 1,
             running: None,
         }
     }
@@ -56,6 +58,7 @@ impl Node {
             calibrate: self.calibrate,
             free_disk_bytes_min: self.free_disk_bytes_min,
             outage_secs_max: self.outage_secs_max,
+            cpu_trainers: self.cpu_trainers,
             ..AgentSettings::default()
         };
         until_unlocked(self.state.path());

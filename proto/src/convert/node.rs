@@ -1,6 +1,7 @@
 //! What an agent says of its machine.
 
 use hatchery_common::{
+    device::Device,
     field::FieldError,
     node::{Inventory, NodeDevice, TrainerState},
     trainer::Calibration,
@@ -10,7 +11,7 @@ use super::fields::{at_most, each, missing, optional, parsed};
 use crate::v1::{self, inventory};
 
 /// Most devices of a node.
-pub const DEVICES_MAX: usize = 64;
+pub const DEVICES_MAX: usize = Device::COUNT_MAX;
 /// Most notes about devices that cannot be used.
 pub const NOTES_MAX: usize = 64;
 

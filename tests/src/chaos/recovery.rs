@@ -6,11 +6,11 @@ use super::evidence::Evidence;
 
 /// The gaps of one cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gaps {
+pub(super) struct Gaps {
     /// Why the attempts ended: `node_lost`, `failed`, `stopped`, `handed_over`.
-    pub cause: String,
+    pub(super) cause: String,
     /// How long each job stood still, shortest first.
-    pub each_ms: Vec<u64>,
+    pub(super) each_ms: Vec<u64>,
 }
 
 impl Gaps {
@@ -38,7 +38,7 @@ impl fmt::Display for Gaps {
 }
 
 /// All gaps by cause. Whatever a job waited for counts, a device as well; a pause that somebody wished for does not.
-pub fn gaps(evidence: &Evidence) -> Vec<Gaps> {
+pub(super) fn gaps(evidence: &Evidence) -> Vec<Gaps> {
     let mut steps: BTreeMap<(&str, u64), (u64, u64)> = BTreeMap::new();
     for step in &evidence.steps {
         let (first, last) = steps.entry((&step.job, step.epoch)).or_insert((step.wall_ms, step.wall_ms));
