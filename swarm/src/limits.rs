@@ -1,0 +1,48 @@
+//! How much of everything there may be.
+
+use std::time::Duration;
+
+/// Most asks that a child has open at one parent, what is being sent to it aside.
+pub const ASKS_PER_CHILD_MAX: usize = 32;
+/// How many pieces a node sends at once of one blob, if nothing else is said.
+pub const SENDS_AT_ONCE: usize = 4;
+/// How many pieces a node that has had the whole blob from the start sends at once: more than the others, so that its
+/// share of its children's downlinks is enough to keep its uplink full.
+pub const SENDS_AT_ONCE_SOURCE: usize = 8;
+
+/// Most parents of a receiver.
+pub const PARENTS_MAX: usize = 8;
+/// Most children of a node whose uplink is like the others'.
+pub const CHILDREN_TYPICAL: usize = 8;
+/// Most children of any node.
+pub const CHILDREN_MAX: usize = 64;
+
+/// Times the expected time of a piece after which a silent parent counts as stalled.
+pub const STALL_FACTOR: f64 = 3.0;
+/// A parent is not called stalled sooner than this.
+pub const STALL_MIN: Duration = Duration::from_millis(250);
+/// How long a parent may be silent as long as nothing is known of any parent's speed.
+pub const STALL_UNKNOWN: Duration = Duration::from_secs(10);
+/// A stalled parent is asked again after this; the time doubles each time, up to [`REST_MAX`].
+pub const REST_MIN: Duration = Duration::from_secs(1);
+/// See [`REST_MIN`].
+pub const REST_MAX: Duration = Duration::from_secs(30);
+/// A receiver whose parents have had nothing for it for so long asks for other parents.
+pub const STARVED_AFTER: Duration = Duration::from_secs(1);
+
+/// Fewest parents that a slow receiver should have.
+pub const PARENTS_MIN: usize = 2;
+/// Fewest upload slots of a node that serves what it has not as a whole.
+pub const CHILDREN_MIN: usize = 2;
+/// Fewest upload slots of a node that has the whole blob.
+pub const CHILDREN_MIN_COMPLETE: usize = 4;
+/// Parents that stalled and that a receiver is not given again until so many others have.
+pub const AVOIDED_MAX: usize = 8;
+/// So many receivers that were sent wrong bytes by a node make it nobody's parent.
+pub const BARRED_BY: usize = 2;
+/// Most receivers that are remembered to have said so of one node.
+pub const SUSPECTS_TOLD_MAX: usize = 16;
+/// Members that are drawn when a parent is looked for.
+pub const DRAWS_MAX: usize = 24;
+/// Receivers that want more parents and are looked after on one occasion.
+pub const SERVED_HUNGRY_MAX: usize = 16;

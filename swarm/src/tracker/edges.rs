@@ -1,0 +1,235 @@
+//! Edges between parents and children: drawn at random, spread evenly, never more than there are upload slots.
+//!
+//! A receiver takes free slots first. If there are none, and it can serve itself, it goes between a parent and one of its
+//! children, so that the graph stays one in which everybody has as many children as parents and, drawn at random, no part
+//! lies apart. If it cannot serve, it is given a parent of somebody who has at least two more than it has.
+
+use hatchery_common::id::{BlobId, NodeId};
+
+use super::{Tracker, swarm::Member};
+use crate::limits::{DRAWS_MAX, SERVED_HUNGRY_MAX};
+
+impl Tracker {
+    /// Whether `receiver` may have this member as a parent at all.
+    pub(super) fn can_serve(&self, node: NodeId, member: &Member, receiver: &Member) -> bool {
+        let slots = self.nodes.get(&node).map(|known| known.children_max(member.is_complete, &self.typical));
+        slots.is_some_and(|slots| slots > 0) && !receiver.has_banned(node)
+    }
+
+    /// Gives a receiver the parents it lacks, as far as there are any.
+    pub(super) fn fill(&mut self, blob: BlobId, receiver: NodeId) {
+        loop {
+            let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&receiver)) else { return };
+            let Some(known) = self.nodes.get(&receiver) else { return };
+            if member.is_complete || member.parents.len() >= known.parents_max(&self.typical) {
+                return;
+            }
+            let parent = self.draw(blob, receiver, |tracker, parent| tracker.has_free_slot(blob, parent));
+            if let Some(parent) = parent {
+                self.link(blob, parent, receiver);
+            } else if !self.split(blob, receiver) && !self.take_over(blob, receiver) {
+                if let Some(swarm) = self.swarms.get_mut(&blob) {
+                    swarm.queue(receiver);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Looks after some of those who want more parents.
+    pub(super) fn serve_hungry(&mut self, blob: BlobId) {
+        for _ in 0..SERVED_HUNGRY_MAX {
+            let Some(swarm) = self.swarms.get_mut(&blob) else { return };
+            let Some(receiver) = swarm.hungry.pop_front() else { return };
+            let Some(member) = swarm.members.get_mut(&receiver) else { continue };
+            member.is_hungry = false;
+            let before = member.parents.len();
+            self.fill(blob, receiver);
+            let swarm = self.swarms.get(&blob);
+            let after = swarm.and_then(|swarm| swarm.members.get(&receiver)).map(|member| member.parents.len());
+            if after == Some(before) {
+                return;
+            }
+        }
+    }
+
+    /// Puts another parent in the place of one, if there is another.
+    pub(super) fn replace(&mut self, blob: BlobId, receiver: NodeId, parent: NodeId) {
+        let free = |tracker: &Self, other: NodeId| tracker.has_free_slot(blob, other);
+        if let Some(other) = self.draw(blob, receiver, free) {
+            self.unlink(blob, parent, receiver);
+            self.link(blob, other, receiver);
+        } else if self.split(blob, receiver) || self.take_over(blob, receiver) {
+            self.unlink(blob, parent, receiver);
+        } else if self.parent_count(blob, receiver) > 1 {
+            // Better one parent less than one that keeps silent.
+            self.unlink(blob, parent, receiver);
+            if let Some(swarm) = self.swarms.get_mut(&blob) {
+                swarm.queue(receiver);
+            }
+        }
+    }
+
+    /// Exchanges the parent that has least for one with a free slot, or for somebody else's.
+    pub(super) fn rotate(&mut self, blob: BlobId, receiver: NodeId) {
+        let Some(swarm) = self.swarms.get(&blob) else { return };
+        let Some(member) = swarm.members.get(&receiver) else { return };
+        let held = |node: &NodeId| swarm.members.get(node).map_or(0, |member| member.held);
+        let Some(worst) = self.random.least(member.parents.iter().copied(), held) else {
+            return self.fill(blob, receiver);
+        };
+        if let Some(other) = self.draw(blob, receiver, |tracker, other| tracker.has_free_slot(blob, other)) {
+            self.unlink(blob, worst, receiver);
+            self.link(blob, other, receiver);
+        } else if let Some((other, child)) = self.draw_edge(blob, receiver, |tracker, _, child| {
+            tracker.swarms[&blob].members.get(&child).is_some_and(|child| !child.avoids(worst))
+                && child != worst
+                && !tracker.swarms[&blob].is_parent(worst, child)
+        }) {
+            self.unlink(blob, worst, receiver);
+            self.unlink(blob, other, child);
+            self.link(blob, other, receiver);
+            self.link(blob, worst, child);
+        }
+    }
+
+    /// A node has more or fewer slots than before.
+    pub(super) fn slots_changed(&mut self, node: NodeId) {
+        let Some(known) = self.nodes.get(&node) else { return };
+        for blob in known.blobs.clone() {
+            while let Some((slots, taken)) = self.slots(blob, node)
+                && taken > slots
+                && let Some(child) = self.swarms[&blob].members[&node].children.last().copied()
+            {
+                self.unlink(blob, node, child);
+                self.fill(blob, child);
+            }
+            self.fill(blob, node);
+            self.serve_hungry(blob);
+        }
+    }
+
+    /// Goes between a parent and one of its children.
+    fn split(&mut self, blob: BlobId, receiver: NodeId) -> bool {
+        if !self.has_free_slot(blob, receiver) {
+            return false;
+        }
+        let edge = self.draw_edge(blob, receiver, |tracker, _, child| {
+            let swarm = &tracker.swarms[&blob];
+            !swarm.is_parent(receiver, child)
+                && swarm.members.get(&child).is_some_and(|member| !member.avoids(receiver))
+        });
+        let Some((parent, child)) = edge else { return false };
+        self.unlink(blob, parent, child);
+        self.link(blob, parent, receiver);
+        self.link(blob, receiver, child);
+        true
+    }
+
+    /// Takes a parent over from somebody who has at least two more.
+    fn take_over(&mut self, blob: BlobId, receiver: NodeId) -> bool {
+        let own = self.parent_count(blob, receiver);
+        let edge = self.draw_edge(blob, receiver, |tracker, _, child| tracker.parent_count(blob, child) >= own + 2);
+        let Some((parent, child)) = edge else { return false };
+        self.unlink(blob, parent, child);
+        self.link(blob, parent, receiver);
+        if let Some(swarm) = self.swarms.get_mut(&blob) {
+            swarm.queue(child);
+        }
+        true
+    }
+
+    /// A member that could be a parent of `receiver` and is none yet; those that are not suspected first.
+    fn draw(
+        &mut self,
+        blob: BlobId,
+        receiver: NodeId,
+        suits: impl Fn(&Self, NodeId) -> bool,
+    ) -> Option<NodeId> {
+        let candidates = self.candidates(blob, receiver);
+        let mut last_resort = None;
+        for node in candidates {
+            if suits(self, node) {
+                if self.nodes.get(&node).is_some_and(|known| known.suspected_by.is_empty()) {
+                    return Some(node);
+                }
+                last_resort = Some(node);
+            }
+        }
+        last_resort
+    }
+
+    /// An edge from a member that could be a parent of `receiver` to one of its children.
+    fn draw_edge(
+        &mut self,
+        blob: BlobId,
+        receiver: NodeId,
+        suits: impl Fn(&Self, NodeId, NodeId) -> bool,
+    ) -> Option<(NodeId, NodeId)> {
+        for parent in self.candidates(blob, receiver) {
+            let children = &self.swarms.get(&blob)?.members.get(&parent)?.children;
+            let first = self.random.below(children.len());
+            let mut turned = children[first..].iter().chain(&children[..first]).copied();
+            if let Some(child) = turned.find(|&child| child != receiver && suits(self, parent, child)) {
+                return Some((parent, child));
+            }
+        }
+        None
+    }
+
+    /// Some members that could be parents of `receiver` and are none yet, in random order: all of them if they are few.
+    fn candidates(&mut self, blob: BlobId, receiver: NodeId) -> Vec<NodeId> {
+        let Some(swarm) = self.swarms.get(&blob) else { return Vec::new() };
+        let Some(member) = swarm.members.get(&receiver) else { return Vec::new() };
+        let mut drawn: Vec<NodeId> = if swarm.all.len() <= DRAWS_MAX {
+            swarm.all.clone()
+        } else {
+            (0..DRAWS_MAX).map(|_| swarm.all[self.random.below(swarm.all.len())]).collect()
+        };
+        drawn.retain(|&node| {
+            node != receiver
+                && !member.parents.contains(&node)
+                && !member.avoids(node)
+                && swarm.members.get(&node).is_some_and(|parent| self.can_serve(node, parent, member))
+        });
+        for last in (1..drawn.len()).rev() {
+            drawn.swap(last, self.random.below(last + 1));
+        }
+        drawn
+    }
+
+    fn has_free_slot(&self, blob: BlobId, node: NodeId) -> bool {
+        self.slots(blob, node).is_some_and(|(slots, taken)| taken < slots)
+    }
+
+    fn parent_count(&self, blob: BlobId, receiver: NodeId) -> usize {
+        let swarm = self.swarms.get(&blob);
+        swarm.and_then(|swarm| swarm.members.get(&receiver)).map_or(0, |member| member.parents.len())
+    }
+
+    fn link(&mut self, blob: BlobId, parent: NodeId, receiver: NodeId) {
+        let Some(swarm) = self.swarms.get_mut(&blob) else { return };
+        if !swarm.members.contains_key(&parent) || !swarm.members.contains_key(&receiver) {
+            return;
+        }
+        swarm.member(receiver).parents.push(parent);
+        swarm.member(parent).children.push(receiver);
+        if let Some(known) = self.nodes.get_mut(&parent) {
+            known.children += 1;
+        }
+        self.changed.insert((blob, receiver));
+    }
+
+    pub(super) fn unlink(&mut self, blob: BlobId, parent: NodeId, receiver: NodeId) {
+        let Some(swarm) = self.swarms.get_mut(&blob) else { return };
+        if !swarm.is_parent(parent, receiver) {
+            return;
+        }
+        swarm.member(receiver).parents.retain(|&node| node != parent);
+        swarm.member(parent).children.retain(|&node| node != receiver);
+        if let Some(known) = self.nodes.get_mut(&parent) {
+            known.children -= 1;
+        }
+        self.changed.insert((blob, receiver));
+    }
+}
