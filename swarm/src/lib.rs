@@ -10,6 +10,6 @@ mod tracker;
 pub use mean::DecayingMean;
 pub use message::{AskId, ToChild, ToParent, Wanted};
 pub use random::Random;
-pub use receiver::{Arrival, Pace, Receiver, Step, Trouble};
+pub use receiver::{Arrival, Receiver, Step, Trouble};
 pub use server::{AskRefused, Send, Server};
 pub use tracker::{Because, Direction, Plan, Reach, Suspect, Tracker, Wait};

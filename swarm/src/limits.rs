@@ -4,16 +4,15 @@ use std::time::Duration;
 
 /// Most asks that a child has open at one parent, what is being sent to it aside.
 pub const ASKS_PER_CHILD_MAX: usize = 32;
-/// How many pieces a node sends at once of one blob, if nothing else is said.
-pub const SENDS_AT_ONCE: usize = 4;
-/// How many pieces a node that has had the whole blob from the start sends at once: more than the others, so that its
-/// share of its children's downlinks is enough to keep its uplink full.
-pub const SENDS_AT_ONCE_SOURCE: usize = 8;
+/// Most asks that a child has open at one parent by itself.
+pub const ASKS_OPEN_MAX: usize = 8;
+/// So much of what a parent sends is asked for beyond what is on its way, so that it need not wait for the next ask.
+pub const ASKS_AHEAD: Duration = Duration::from_millis(10);
 
 /// Most parents of a receiver.
-pub const PARENTS_MAX: usize = 8;
+pub const PARENTS_MAX: usize = 6;
 /// Most children of a node whose uplink is like the others'.
-pub const CHILDREN_TYPICAL: usize = 8;
+pub const CHILDREN_TYPICAL: usize = 6;
 /// Most children of any node.
 pub const CHILDREN_MAX: usize = 64;
 
@@ -30,11 +29,7 @@ pub const REST_MAX: Duration = Duration::from_secs(30);
 /// A receiver whose parents have had nothing for it for so long asks for other parents.
 pub const STARVED_AFTER: Duration = Duration::from_secs(1);
 
-/// Fewest parents that a slow receiver should have.
-pub const PARENTS_MIN: usize = 2;
-/// Fewest upload slots of a node that serves what it has not as a whole.
-pub const CHILDREN_MIN: usize = 2;
-/// Fewest upload slots of a node that has the whole blob.
+/// Upload slots of a node that has the whole blob and a slow uplink; without the whole blob it has none.
 pub const CHILDREN_MIN_COMPLETE: usize = 4;
 /// Parents that stalled and that a receiver is not given again until so many others have.
 pub const AVOIDED_MAX: usize = 8;

@@ -12,18 +12,17 @@ use crate::{
 
 /// What one node has of one blob, and the children that ask it for pieces.
 ///
-/// Children take turns. Of the pieces that a child will have, it is sent the one that was sent least often: a source
-/// thereby sends every piece once before it sends any twice, whoever asks.
+/// Every child is sent one piece at a time, all children at once; how many there are is for the tracker. Of the pieces
+/// that a child will have, it is sent the one that was sent least often: a source thereby sends every piece once before
+/// it sends any twice, whoever asks.
 #[derive(Debug)]
 pub struct Server {
     have: PieceSet,
     /// How often each piece was sent or is being sent to a child that is still here, or has come to have it.
     sent: Vec<u16>,
     children: BTreeMap<NodeId, Child>,
-    /// Children that ask and are not being sent anything, in their turn.
-    turn: VecDeque<NodeId>,
-    sending: usize,
-    sends_at_once_max: usize,
+    /// Children that ask and are not being sent anything, in the order of asking.
+    ready: VecDeque<NodeId>,
     random: Random,
 }
 
@@ -70,11 +69,10 @@ pub enum AskRefused {
 }
 
 impl Server {
-    /// Serves `have`, to so many children at once.
-    pub fn new(have: PieceSet, sends_at_once_max: usize, random: Random) -> Self {
+    /// Serves `have`.
+    pub fn new(have: PieceSet, random: Random) -> Self {
         let sent = vec![0; have.count() as usize];
-        let (children, turn) = (BTreeMap::new(), VecDeque::new());
-        Self { have, sent, children, turn, sending: 0, sends_at_once_max, random }
+        Self { have, sent, children: BTreeMap::new(), ready: VecDeque::new(), random }
     }
 
     /// What there is to serve: the first message to a new child.
@@ -87,9 +85,9 @@ impl Server {
         self.children.keys().copied()
     }
 
-    /// How many pieces are being sent.
+    /// How many pieces are being sent: one to each child that asks.
     pub fn sending(&self) -> usize {
-        self.sending
+        self.children.values().filter(|child| child.sending.is_some()).count()
     }
 
     /// A child has come; one that was here already begins anew.
@@ -112,10 +110,8 @@ impl Server {
     }
 
     fn remove(&mut self, child: NodeId) -> Option<Child> {
-        let gone = self.children.remove(&child)?;
-        self.turn.retain(|&waiting| waiting != child);
-        self.sending -= usize::from(gone.sending.is_some());
-        Some(gone)
+        self.ready.retain(|&waiting| waiting != child);
+        self.children.remove(&child)
     }
 
     /// A piece is here and checked: true if the children are to be told.
@@ -143,7 +139,7 @@ impl Server {
         }
         asking.asks.push_back((ask, wanted));
         if asking.asks.len() == 1 && asking.sending.is_none() {
-            self.turn.push_back(child);
+            self.ready.push_back(child);
         }
         Ok(())
     }
@@ -154,16 +150,13 @@ impl Server {
         let before = asking.asks.len();
         asking.asks.retain(|&(open, _)| open != ask);
         if before > 0 && asking.asks.is_empty() {
-            self.turn.retain(|&waiting| waiting != child);
+            self.ready.retain(|&waiting| waiting != child);
         }
     }
 
     /// The next step, while there is one to take.
     pub fn next_send(&mut self) -> Option<Send> {
-        if self.sending >= self.sends_at_once_max {
-            return None;
-        }
-        let child = self.turn.pop_front()?;
+        let child = self.ready.pop_front()?;
         let asking = self.children.get_mut(&child)?;
         let (ask, wanted) = asking.asks.pop_front()?;
         let index = match wanted {
@@ -176,25 +169,21 @@ impl Server {
         };
         let Some(index) = index else {
             if !asking.asks.is_empty() {
-                self.turn.push_back(child);
+                self.ready.push_back(child);
             }
             return Some(Send::Nothing { child, ask });
         };
         asking.sending = Some((ask, index));
         asking.given.insert(index);
         self.sent[index as usize] += 1;
-        self.sending += 1;
         Some(Send::Piece { child, ask, index })
     }
 
     /// The piece that a child was being sent is through.
     pub fn sent(&mut self, child: NodeId) {
         let Some(asking) = self.children.get_mut(&child) else { return };
-        if asking.sending.take().is_some() {
-            self.sending -= 1;
-            if !asking.asks.is_empty() {
-                self.turn.push_back(child);
-            }
+        if asking.sending.take().is_some() && !asking.asks.is_empty() {
+            self.ready.push_back(child);
         }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) type FlowId = usize;
 struct Flow {
     from: usize,
     to: usize,
+    bytes: f64,
     left_bytes: f64,
     bytes_per_sec: f64,
     /// When `left_bytes` was true.
@@ -31,8 +32,9 @@ struct Ends {
     down: f64,
     out: Vec<FlowId>,
     into: Vec<FlowId>,
-    busy_since: f64,
-    busy_secs: f64,
+    /// Seconds of flows outwards, until when they are counted.
+    flow_secs: f64,
+    counted_at: f64,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl Links {
 
     /// Starts a flow; [`Links::settle`] gives it a rate.
     pub(crate) fn start(&mut self, from: usize, to: usize, bytes: f64, now: f64) -> FlowId {
-        let flow = Flow { from, to, left_bytes: bytes, bytes_per_sec: 0.0, at: now, is_open: true };
+        let flow = Flow { from, to, bytes, left_bytes: bytes, bytes_per_sec: 0.0, at: now, is_open: true };
         let id = if let Some(id) = self.free.pop() {
             self.flows[id] = flow;
             id
@@ -60,9 +62,7 @@ impl Links {
             self.flows.push(flow);
             self.flows.len() - 1
         };
-        if self.nodes[from].out.is_empty() {
-            self.nodes[from].busy_since = now;
-        }
+        self.count(from, now);
         self.nodes[from].out.push(id);
         self.nodes[to].into.push(id);
         self.touched.extend([from, to]);
@@ -74,11 +74,9 @@ impl Links {
         let Flow { from, to, left_bytes, bytes_per_sec, at, .. } = self.flows[id];
         self.flows[id].is_open = false;
         self.free.push(id);
+        self.count(from, now);
         self.nodes[from].out.retain(|&flow| flow != id);
         self.nodes[to].into.retain(|&flow| flow != id);
-        if self.nodes[from].out.is_empty() {
-            self.nodes[from].busy_secs += now - self.nodes[from].busy_since;
-        }
         self.touched.extend([from, to]);
         (left_bytes - bytes_per_sec * (now - at)).max(0.0)
     }
@@ -89,10 +87,24 @@ impl Links {
         self.touched.push(node);
     }
 
-    /// How long a node's uplink was in use.
-    pub(crate) fn busy_secs(&self, node: usize, now: f64) -> f64 {
+    /// Bytes that a node's open flows have brought over, outwards or inwards.
+    pub(crate) fn moved_bytes(&self, node: usize, outwards: bool, now: f64) -> f64 {
+        let flows = if outwards { &self.nodes[node].out } else { &self.nodes[node].into };
+        flows.iter().map(|&id| {
+            let flow = &self.flows[id];
+            flow.bytes - flow.left_bytes + flow.bytes_per_sec * (now - flow.at)
+        }).sum()
+    }
+
+    /// Seconds that a node's flows outwards have taken so far, all together.
+    pub(crate) fn flow_secs(&self, node: usize, now: f64) -> f64 {
         let ends = &self.nodes[node];
-        ends.busy_secs + if ends.out.is_empty() { 0.0 } else { now - ends.busy_since }
+        ends.flow_secs + ends.out.len() as f64 * (now - ends.counted_at)
+    }
+
+    fn count(&mut self, node: usize, now: f64) {
+        self.nodes[node].flow_secs = self.flow_secs(node, now);
+        self.nodes[node].counted_at = now;
     }
 
     /// When a flow will be through as things are; never for one that stands still.

@@ -12,7 +12,7 @@ use hatchery_common::{
     id::{BlobId, NodeId},
 };
 use hatchery_swarm::{
-    Arrival, Direction, Pace, Random, Reach, Receiver, Send, Server, Step, ToChild, ToParent, Tracker,
+    Arrival, Direction, Random, Reach, Receiver, Send, Server, Step, ToChild, ToParent, Tracker,
 };
 
 use crate::{
@@ -23,6 +23,8 @@ use crate::{
 
 /// From one node to another, in seconds.
 const LATENCY_SECS: f64 = 0.001;
+/// An uplink is measured while at least so many pieces are sent at once, as a mean.
+const SENDS_MEASURED: f64 = 3.0;
 /// Simulated seconds after which a run is given up, in floors.
 const FLOORS_MAX: f64 = 60.0;
 
@@ -30,22 +32,13 @@ const FLOORS_MAX: f64 = 60.0;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Policy {
     /// The house's tracker and receivers.
-    House(Tuning),
+    House,
     /// Everybody asks the source.
     Star,
     /// Everybody asks the one before.
     Chain,
     /// The tracker's parents, and any piece that one of them has.
     Random,
-}
-
-/// The knobs of the house.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Tuning {
-    pub(crate) asks_per_parent: usize,
-    pub(crate) asks_at_once: usize,
-    pub(crate) sends_at_once: usize,
-    pub(crate) sends_at_once_source: usize,
 }
 
 /// What came of it.
@@ -163,31 +156,20 @@ pub(crate) fn simulate(case: &Case, policy: Policy, seed: u64) -> Outcome {
 impl<'a> Simulation<'a> {
     fn new(case: &'a Case, policy: Policy, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let tuning = match policy {
-            Policy::House(tuning) => tuning,
-            _ => Tuning::DEFAULT,
-        };
         let pieces = case.piece_count();
         let mut peers = Vec::new();
         for node in 0..case.nodes.len() {
-            let (have, sends) = if node == SOURCE {
-                (PieceSet::full(pieces), tuning.sends_at_once_source)
-            } else {
-                (PieceSet::empty(pieces), tuning.sends_at_once)
-            };
-            let sends = if policy == Policy::Star { usize::MAX } else { sends };
-            let pace =
-                Pace { asks_per_parent: tuning.asks_per_parent, asks_at_once: tuning.asks_at_once };
+            let have = if node == SOURCE { PieceSet::full(pieces) } else { PieceSet::empty(pieces) };
             let fetch = (node != SOURCE).then(|| match policy {
                 Policy::Random => {
                     Fetch::Random(Box::new(RandomFetch::new(pieces, Random::new(random.draw()))))
                 }
-                _ => Fetch::House(Box::new(Receiver::new(have.clone(), pace, Random::new(random.draw())))),
+                _ => Fetch::House(Box::new(Receiver::new(have.clone(), Random::new(random.draw())))),
             });
             peers.push(Peer {
                 id: NodeId::from_bytes((node as u128 + 1).to_be_bytes()),
                 fetch,
-                server: Server::new(have, sends, Random::new(random.draw())),
+                server: Server::new(have, Random::new(random.draw())),
                 is_here: false,
                 is_stopped: false,
                 joined_at: 0.0,
@@ -477,8 +459,9 @@ impl<'a> Simulation<'a> {
         if peer.is_stopped {
             return;
         }
-        let (sent, busy) = (peer.sent_bytes, self.links.busy_secs(node, self.now));
-        let (received, held) = (peer.received_bytes, peer.server.have().held());
+        let moved = |outwards| self.links.moved_bytes(node, outwards, self.now);
+        let (sent, busy) = (peer.sent_bytes + moved(true), self.links.flow_secs(node, self.now));
+        let (received, held) = (peer.received_bytes + moved(false), peer.server.have().held());
         let told = peer.told;
         self.peers[node].told = (sent, busy, received, self.now);
         let is_done = self.outcome.done_secs[node].is_some();
@@ -487,8 +470,9 @@ impl<'a> Simulation<'a> {
         self.track(
             |tracker, blob, id| {
                 tracker.progressed(blob, id, held);
-                if busy - told.1 > 0.5 * (now - told.3) {
-                    tracker.measured(id, Direction::Up, (sent - told.0) / (busy - told.1));
+                // Only while several children wait does it show what the uplink can do.
+                if busy - told.1 > SENDS_MEASURED * (now - told.3) {
+                    tracker.measured(id, Direction::Up, (sent - told.0) / (now - told.3));
                 }
                 if !is_done {
                     tracker.measured(id, Direction::Down, (received - told.2) / (now - told.3));
@@ -594,9 +578,4 @@ impl<'a> Simulation<'a> {
         self.numbers += 1;
         self.dues.push(Due { at, number: self.numbers, event });
     }
-}
-
-impl Tuning {
-    pub(crate) const DEFAULT: Self =
-        Self { asks_per_parent: 2, asks_at_once: 6, sends_at_once: 4, sends_at_once_source: 8 };
 }

@@ -24,7 +24,7 @@ impl Receiver {
     }
 
     fn choose(&mut self) -> Option<(usize, Wanted)> {
-        if !self.parents.iter().any(|parent| self.has_room(parent)) {
+        if !self.parents.iter().any(Parent::has_room) {
             return None;
         }
         self.from_complete().or_else(|| self.rarest()).or_else(|| self.second_copy())
@@ -32,7 +32,7 @@ impl Receiver {
 
     /// Of those who have everything: first what nobody else here has, and they know best which piece that should be.
     fn from_complete(&mut self) -> Option<(usize, Wanted)> {
-        let complete = |&at: &usize| self.parents[at].is_complete() && self.has_room(&self.parents[at]);
+        let complete = |&at: &usize| self.parents[at].is_complete() && self.parents[at].has_room();
         let complete: Vec<usize> = (0..self.parents.len()).filter(complete).collect();
         if complete.is_empty() {
             return None;
@@ -55,12 +55,8 @@ impl Receiver {
 
     /// Of the others: the piece that the fewest parents have, from the one of them that will have sent it first.
     fn rarest(&mut self) -> Option<(usize, Wanted)> {
-        let partial = || self.parents.iter().filter(|parent| !parent.is_complete());
-        if partial().map(|parent| parent.asks.len()).sum::<usize>() >= self.pace.asks_at_once {
-            return None;
-        }
-        let asked = partial().filter(|parent| self.has_room(parent)).filter_map(|parent| parent.have.as_ref());
-        let offered = asked.cloned().reduce(|all, have| all.union(&have))?;
+        let partial = self.parents.iter().filter(|parent| !parent.is_complete() && parent.has_room());
+        let offered = partial.filter_map(|parent| parent.have.clone()).reduce(|all, have| all.union(&have))?;
         let possible = offered.difference(&self.have).difference(&self.coming);
         let holders = &self.holders;
         let index = self.random.least(possible.indexes(), |&index| holders[index as usize])?;
@@ -89,7 +85,7 @@ impl Receiver {
         let typical = self.typical_secs().unwrap_or(1.0);
         let can = |&at: &usize| {
             let parent = &self.parents[at];
-            self.has_room(parent)
+            parent.has_room()
                 && parent.have.as_ref().is_some_and(|have| have.has(index))
                 && parent.asks.iter().all(|asked| asked.index != Some(index))
         };
@@ -99,9 +95,5 @@ impl Receiver {
             let parent = &parents[at];
             (parent.asks.len() + 1) as f64 * parent.piece_secs.get().unwrap_or(typical)
         })
-    }
-
-    fn has_room(&self, parent: &Parent) -> bool {
-        parent.have.is_some() && !parent.is_resting() && parent.asks.len() < self.pace.asks_per_parent
     }
 }

@@ -14,15 +14,6 @@ use crate::{
 };
 use parent::{Asked, Parent};
 
-/// How a receiver asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Asks open at one parent: one that is answered, and others that wait for their turn.
-    pub asks_per_parent: usize,
-    /// Asks open at all parents that do not have the whole blob.
-    pub asks_at_once: usize,
-}
-
 /// One blob on its way to one node. It says what to ask; what it hears is told to it. Times are since any fixed moment.
 #[derive(Debug)]
 pub struct Receiver {
@@ -39,7 +30,6 @@ pub struct Receiver {
     asks_given: u64,
     /// Since when no parent has had anything that is missing.
     starved_since: Option<Duration>,
-    pace: Pace,
     random: Random,
 }
 
@@ -81,7 +71,7 @@ pub enum Arrival {
 
 impl Receiver {
     /// Begins with what is here already.
-    pub fn new(have: PieceSet, pace: Pace, random: Random) -> Self {
+    pub fn new(have: PieceSet, random: Random) -> Self {
         let count = have.count();
         Self {
             coming: PieceSet::empty(count),
@@ -93,7 +83,6 @@ impl Receiver {
             banned: BTreeSet::new(),
             asks_given: 0,
             starved_since: None,
-            pace,
             random,
         }
     }

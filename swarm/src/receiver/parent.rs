@@ -5,7 +5,7 @@ use std::time::Duration;
 use hatchery_common::{blob::PieceSet, id::NodeId};
 
 use crate::{
-    limits::{REST_MAX, REST_MIN, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN},
+    limits::{ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN},
     mean::DecayingMean,
     message::{AskId, Wanted},
 };
@@ -55,8 +55,10 @@ impl Parent {
         self.have.as_ref().is_some_and(PieceSet::is_full)
     }
 
-    pub(super) fn is_resting(&self) -> bool {
-        self.resting_until.is_some()
+    /// Whether it may be asked for more: for one piece, and for those that come in the time until it hears of the next ask.
+    pub(super) fn has_room(&self) -> bool {
+        let ahead = self.piece_secs.get().map_or(0, |secs| (ASKS_AHEAD.as_secs_f64() / secs) as usize);
+        self.have.is_some() && self.resting_until.is_none() && self.asks.len() < (1 + ahead).min(ASKS_OPEN_MAX)
     }
 
     /// Remembers an ask.
@@ -73,7 +75,7 @@ impl Parent {
 
     /// A piece has come from it: it is not stalled, whatever was thought.
     pub(super) fn delivered(&mut self, now: Duration) {
-        if !self.is_resting() {
+        if self.resting_until.is_none() {
             self.piece_secs.add(now.saturating_sub(self.busy_since).as_secs_f64());
         }
         (self.busy_since, self.resting_until, self.rest) = (now, None, REST_MIN);

@@ -7,12 +7,12 @@
 use hatchery_common::id::{BlobId, NodeId};
 
 use super::{Tracker, swarm::Member};
-use crate::limits::{DRAWS_MAX, SERVED_HUNGRY_MAX};
+use crate::limits::{DRAWS_MAX, PARENTS_MAX, SERVED_HUNGRY_MAX};
 
 impl Tracker {
     /// Whether `receiver` may have this member as a parent at all.
     pub(super) fn can_serve(&self, node: NodeId, member: &Member, receiver: &Member) -> bool {
-        let slots = self.nodes.get(&node).map(|known| known.children_max(member.is_complete, &self.typical));
+        let slots = self.nodes.get(&node).map(|known| known.children_max(member.is_complete));
         slots.is_some_and(|slots| slots > 0) && !receiver.has_banned(node)
     }
 
@@ -20,8 +20,7 @@ impl Tracker {
     pub(super) fn fill(&mut self, blob: BlobId, receiver: NodeId) {
         loop {
             let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&receiver)) else { return };
-            let Some(known) = self.nodes.get(&receiver) else { return };
-            if member.is_complete || member.parents.len() >= known.parents_max(&self.typical) {
+            if member.is_complete || member.parents.len() >= PARENTS_MAX {
                 return;
             }
             let parent = self.draw(blob, receiver, |tracker, parent| tracker.has_free_slot(blob, parent));
@@ -104,8 +103,21 @@ impl Tracker {
                 self.unlink(blob, node, child);
                 self.fill(blob, child);
             }
+            self.leave_complete(blob, node);
             self.fill(blob, node);
             self.serve_hungry(blob);
+        }
+    }
+
+    /// One that serves nobody gives up the parents that have the whole blob, as long as it has two others.
+    fn leave_complete(&mut self, blob: BlobId, node: NodeId) {
+        let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&node)) else { return };
+        let (unwanted, others): (Vec<_>, Vec<_>) =
+            member.parents.iter().copied().partition(|&parent| self.reluctance(blob, parent, node) == 1);
+        if others.len() >= 2 {
+            for parent in unwanted {
+                self.unlink(blob, parent, node);
+            }
         }
     }
 
@@ -139,24 +151,26 @@ impl Tracker {
         true
     }
 
-    /// A member that could be a parent of `receiver` and is none yet; those that are not suspected first.
+    /// A member that could be a parent of `receiver`, is none yet and suits; see [`Tracker::reluctance`].
     fn draw(
         &mut self,
         blob: BlobId,
         receiver: NodeId,
         suits: impl Fn(&Self, NodeId) -> bool,
     ) -> Option<NodeId> {
-        let candidates = self.candidates(blob, receiver);
-        let mut last_resort = None;
-        for node in candidates {
-            if suits(self, node) {
-                if self.nodes.get(&node).is_some_and(|known| known.suspected_by.is_empty()) {
-                    return Some(node);
-                }
-                last_resort = Some(node);
-            }
-        }
-        last_resort
+        let candidates = self.candidates(blob, receiver).into_iter();
+        let suitable = candidates.filter(|&node| suits(self, node));
+        suitable.min_by_key(|&node| self.reluctance(blob, node, receiver))
+    }
+
+    /// How much one would rather have somebody else as a parent: most if it is suspected of wrong bytes. To one that
+    /// serves nobody, whoever has the whole blob gives what others wait for, so it should have what they have.
+    fn reluctance(&self, blob: BlobId, parent: NodeId, receiver: NodeId) -> u8 {
+        let is_suspected = self.nodes.get(&parent).is_some_and(|known| !known.suspected_by.is_empty());
+        let is_leaf = self.nodes.get(&receiver).is_some_and(|known| known.is_leaf());
+        let has_all = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&parent));
+        let has_all = has_all.is_some_and(|member| member.is_complete);
+        2 * u8::from(is_suspected) + u8::from(is_leaf && has_all)
     }
 
     /// An edge from a member that could be a parent of `receiver` to one of its children.
@@ -166,7 +180,9 @@ impl Tracker {
         receiver: NodeId,
         suits: impl Fn(&Self, NodeId, NodeId) -> bool,
     ) -> Option<(NodeId, NodeId)> {
-        for parent in self.candidates(blob, receiver) {
+        let mut parents = self.candidates(blob, receiver);
+        parents.sort_by_key(|&parent| self.reluctance(blob, parent, receiver));
+        for parent in parents {
             let children = &self.swarms.get(&blob)?.members.get(&parent)?.children;
             let first = self.random.below(children.len());
             let mut turned = children[first..].iter().chain(&children[..first]).copied();

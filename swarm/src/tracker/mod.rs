@@ -253,7 +253,7 @@ impl Tracker {
     pub fn slots(&self, blob: BlobId, node: NodeId) -> Option<(usize, usize)> {
         let known = self.nodes.get(&node)?;
         let member = self.swarms.get(&blob)?.members.get(&node)?;
-        Some((known.children_max(member.is_complete, &self.typical), known.children))
+        Some((known.children_max(member.is_complete), known.children))
     }
 
     fn enters(&mut self, blob: BlobId, node: NodeId) -> bool {

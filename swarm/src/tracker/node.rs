@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use hatchery_common::id::{BlobId, NodeId};
 
 use crate::{
-    limits::{
-        BARRED_BY, CHILDREN_MAX, CHILDREN_MIN, CHILDREN_MIN_COMPLETE, CHILDREN_TYPICAL, PARENTS_MAX, PARENTS_MIN,
-    },
+    limits::{BARRED_BY, CHILDREN_MAX, CHILDREN_MIN_COMPLETE, CHILDREN_TYPICAL},
     mean::DecayingMean,
 };
 
@@ -37,20 +35,18 @@ const CHANGED_SHARE: f64 = 0.25;
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) reach: Reach,
-    up: Link,
-    down: Link,
+    up: DecayingMean,
+    down: DecayingMean,
+    /// The uplink as it was last planned with.
+    planned_with: Option<f64>,
+    /// That uplink beside the typical one of that moment; 1 until it is known.
+    share: f64,
     /// Children at all blobs together.
     pub(super) children: usize,
     /// The blobs that it has or receives.
     pub(super) blobs: BTreeSet<BlobId>,
     /// Who was sent a wrong byte by it.
     pub(super) suspected_by: BTreeSet<NodeId>,
-}
-
-#[derive(Debug, Default)]
-struct Link {
-    bytes_per_sec: DecayingMean,
-    planned_with: Option<f64>,
 }
 
 /// The typical uplink: the geometric mean, which a few very fast or very slow nodes do not move far.
@@ -81,8 +77,10 @@ impl Node {
     pub(super) fn new(reach: Reach) -> Self {
         Self {
             reach,
-            up: Link::default(),
-            down: Link::default(),
+            up: DecayingMean::default(),
+            down: DecayingMean::default(),
+            planned_with: None,
+            share: 1.0,
             children: 0,
             blobs: BTreeSet::new(),
             suspected_by: BTreeSet::new(),
@@ -91,40 +89,36 @@ impl Node {
 
     /// Takes a measurement; true if plans may change by it.
     pub(super) fn measured(&mut self, direction: Direction, bytes_per_sec: f64, typical: &mut Typical) -> bool {
-        let link = match direction {
-            Direction::Up => &mut self.up,
-            Direction::Down => &mut self.down,
-        };
-        link.bytes_per_sec.add(bytes_per_sec);
-        let (Some(now), old) = (link.bytes_per_sec.get(), link.planned_with) else { return false };
+        match direction {
+            Direction::Up => self.up.add(bytes_per_sec),
+            Direction::Down => self.down.add(bytes_per_sec),
+        }
+        let (Some(now), old) = (self.up.get(), self.planned_with) else { return false };
         if old.is_some_and(|old| (now - old).abs() <= CHANGED_SHARE * old) {
             return false;
         }
-        link.planned_with = Some(now);
-        if direction == Direction::Up {
-            typical.replace(old, Some(now));
-        }
+        self.planned_with = Some(now);
+        typical.replace(old, Some(now));
+        self.share = typical.bytes_per_sec().map_or(1.0, |typical| now / typical);
         true
     }
 
     /// It counts no more.
     pub(super) fn forget(&self, typical: &mut Typical) {
-        typical.replace(self.up.planned_with, None);
+        typical.replace(self.planned_with, None);
     }
 
     /// Bytes per second, as a decaying mean of what was measured.
     pub(super) fn bytes_per_sec(&self, direction: Direction) -> Option<f64> {
         match direction {
-            Direction::Up => self.up.bytes_per_sec.get(),
-            Direction::Down => self.down.bytes_per_sec.get(),
+            Direction::Up => self.up.get(),
+            Direction::Down => self.down.get(),
         }
     }
 
-    fn share(link: &Link, typical: &Typical) -> f64 {
-        match (link.planned_with, typical.bytes_per_sec()) {
-            (Some(own), Some(typical)) => own / typical,
-            _ => 1.0,
-        }
+    /// Whether nobody fetches from it as long as it does not have the whole blob.
+    pub(super) fn is_leaf(&self) -> bool {
+        self.children_max(false) == 0
     }
 
     /// Whether nobody is to have it as a parent.
@@ -133,23 +127,13 @@ impl Node {
     }
 
     /// Its upload slots: the most children it should have, for blobs that it has as a whole or not.
-    pub(super) fn children_max(&self, is_complete: bool, typical: &Typical) -> usize {
-        let share = Self::share(&self.up, typical);
-        if !self.reach.can_be_dialled || self.is_barred() || (share < SLOW_SHARE && !is_complete) {
+    pub(super) fn children_max(&self, is_complete: bool) -> usize {
+        if !self.reach.can_be_dialled || self.is_barred() || (self.share < SLOW_SHARE && !is_complete) {
             return 0;
         }
-        let min = if is_complete { CHILDREN_MIN_COMPLETE } else { CHILDREN_MIN };
-        let slots = (CHILDREN_TYPICAL as f64 * share).round() as usize;
+        // In whole multiples of the typical: an uplink is not measured so well that one child more or less meant anything.
+        let slots = CHILDREN_TYPICAL * self.share.round() as usize;
+        let min = if is_complete { CHILDREN_MIN_COMPLETE } else { CHILDREN_TYPICAL };
         slots.clamp(min, CHILDREN_MAX).min(self.reach.children_max.unwrap_or(CHILDREN_MAX))
-    }
-
-    /// How many parents it should have: few if it is slow, so that it holds up few of them.
-    pub(super) fn parents_max(&self, typical: &Typical) -> usize {
-        let link = if self.down.planned_with.is_some() { &self.down } else { &self.up };
-        let share = Self::share(link, typical);
-        if share >= SLOW_SHARE {
-            return PARENTS_MAX;
-        }
-        ((PARENTS_MAX as f64 * share).round() as usize).clamp(PARENTS_MIN, PARENTS_MAX)
     }
 }
