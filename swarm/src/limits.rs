@@ -11,6 +11,8 @@ pub const ASKS_AHEAD: Duration = Duration::from_millis(10);
 
 /// Most parents of a receiver.
 pub const PARENTS_MAX: usize = 6;
+/// So many parents are enough for one that serves nobody, if there would only be the source beside them.
+pub const PARENTS_ENOUGH: usize = 2;
 /// Most children of a node whose uplink is like the others'.
 pub const CHILDREN_TYPICAL: usize = 6;
 /// Most children of any node.
@@ -18,10 +20,12 @@ pub const CHILDREN_MAX: usize = 64;
 
 /// Times the expected time of a piece after which a silent parent counts as stalled.
 pub const STALL_FACTOR: f64 = 3.0;
+/// Times the typical time of a piece after which a parent counts as slow.
+pub const SLOW_FACTOR: f64 = 2.0;
 /// A parent is not called stalled sooner than this.
 pub const STALL_MIN: Duration = Duration::from_millis(250);
-/// How long a parent may be silent as long as nothing is known of any parent's speed.
-pub const STALL_UNKNOWN: Duration = Duration::from_secs(10);
+/// How long a parent may be silent that has not sent anything yet.
+pub const STALL_UNKNOWN: Duration = Duration::from_secs(30);
 /// A stalled parent is asked again after this; the time doubles each time, up to [`REST_MAX`].
 pub const REST_MIN: Duration = Duration::from_secs(1);
 /// See [`REST_MIN`].

@@ -492,8 +492,7 @@ impl<'a> Simulation<'a> {
             |tracker, blob, id| {
                 tracker.node_came(id, Reach { can_be_dialled: link.can_be_dialled, children_max: None });
                 if knows {
-                    tracker.measured(id, Direction::Up, link.up);
-                    tracker.measured(id, Direction::Down, link.down);
+                    tracker.link_is(id, link.up, link.down);
                 }
                 if node == SOURCE { tracker.has_all(blob, id) } else { tracker.wants(blob, id, 0) }
             },
@@ -501,7 +500,7 @@ impl<'a> Simulation<'a> {
         );
         let fixed = match self.policy {
             Policy::Star => Some(SOURCE),
-            Policy::Chain => Some(node.saturating_sub(1)),
+            Policy::Chain => (0..node).rev().find(|&before| self.case.nodes[before].can_be_dialled),
             _ => None,
         };
         if let Some(parent) = fixed.filter(|_| node != SOURCE) {

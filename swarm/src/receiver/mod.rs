@@ -52,6 +52,8 @@ pub enum Step {
 pub enum Trouble {
     /// A parent is silent for three times as long as a piece should take.
     Stalled(NodeId),
+    /// A parent takes much longer for a piece than the others.
+    Slow(NodeId),
     /// A parent has sent a piece that is not what its hash says; it is banned here.
     Wrong(NodeId),
     /// No parent has anything that is missing.
@@ -210,6 +212,7 @@ impl Receiver {
             return steps;
         }
         self.look_for_stalls(now, &mut steps);
+        self.look_for_slow(&mut steps);
         self.cancel_superfluous(&mut steps);
         self.ask(now, &mut steps);
         self.look_for_hunger(now, &mut steps);
@@ -243,6 +246,12 @@ impl Receiver {
             }
             steps.push(Step::Report(Trouble::Stalled(node)));
         }
+    }
+
+    fn look_for_slow(&mut self, steps: &mut Vec<Step>) {
+        let Some(typical) = self.typical_secs() else { return };
+        let slow = self.parents.iter_mut().filter_map(|parent| parent.is_slow(typical).then_some(parent.node));
+        steps.extend(slow.map(|node| Step::Report(Trouble::Slow(node))));
     }
 
     /// Takes back asks for what has come from elsewhere.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hatchery_common::{blob::PieceSet, id::NodeId};
 
 use crate::{
-    limits::{ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN},
+    limits::{ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, SLOW_FACTOR, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN},
     mean::DecayingMean,
     message::{AskId, Wanted},
 };
@@ -22,6 +22,8 @@ pub(super) struct Parent {
     pub(super) piece_secs: DecayingMean,
     /// When it was last heard with a piece, or first asked after it had nothing to do.
     busy_since: Duration,
+    /// Whether it was said to be slow.
+    is_called_slow: bool,
     /// Until when it is not asked, after a stall, and how long the next rest is.
     resting_until: Option<Duration>,
     rest: Duration,
@@ -45,6 +47,7 @@ impl Parent {
             asks: Vec::new(),
             piece_secs: DecayingMean::default(),
             busy_since: Duration::ZERO,
+            is_called_slow: false,
             resting_until: None,
             rest: REST_MIN,
         }
@@ -81,12 +84,19 @@ impl Parent {
         (self.busy_since, self.resting_until, self.rest) = (now, None, REST_MIN);
     }
 
+    /// Whether it is found out just now that it takes much longer than is typical.
+    pub(super) fn is_slow(&mut self, typical_secs: f64) -> bool {
+        let is_slow = self.piece_secs.get().is_some_and(|secs| secs > SLOW_FACTOR * typical_secs);
+        is_slow && !std::mem::replace(&mut self.is_called_slow, true)
+    }
+
     /// When it counts as stalled, unless something comes before.
     pub(super) fn stalls_at(&self, typical_secs: Option<f64>) -> Option<Duration> {
         if self.asks.is_empty() {
             return None;
         }
-        let expected = self.piece_secs.get().into_iter().chain(typical_secs).reduce(f64::max);
+        // Of one that has not sent anything yet nobody knows how it compares with the others.
+        let expected = self.piece_secs.get().map(|secs| secs.max(typical_secs.unwrap_or(secs)));
         let patience = expected.map_or(STALL_UNKNOWN, |secs| {
             Duration::try_from_secs_f64(STALL_FACTOR * secs).unwrap_or(STALL_UNKNOWN).max(STALL_MIN)
         });

@@ -6,8 +6,8 @@
 
 use hatchery_common::id::{BlobId, NodeId};
 
-use super::{Tracker, swarm::Member};
-use crate::limits::{DRAWS_MAX, PARENTS_MAX, SERVED_HUNGRY_MAX};
+use super::{Tracker, node::Node, swarm::Member};
+use crate::limits::{DRAWS_MAX, PARENTS_ENOUGH, PARENTS_MAX, SERVED_HUNGRY_MAX};
 
 impl Tracker {
     /// Whether `receiver` may have this member as a parent at all.
@@ -109,12 +109,12 @@ impl Tracker {
         }
     }
 
-    /// One that serves nobody gives up the parents that have the whole blob, as long as it has two others.
+    /// One that serves nobody gives up the parents that have the whole blob, as long as it has others enough.
     fn leave_complete(&mut self, blob: BlobId, node: NodeId) {
         let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&node)) else { return };
         let (unwanted, others): (Vec<_>, Vec<_>) =
-            member.parents.iter().copied().partition(|&parent| self.reluctance(blob, parent, node) == 1);
-        if others.len() >= 2 {
+            member.parents.iter().copied().partition(|&parent| self.wastes(blob, parent, node));
+        if others.len() >= PARENTS_ENOUGH {
             for parent in unwanted {
                 self.unlink(blob, parent, node);
             }
@@ -163,14 +163,17 @@ impl Tracker {
         suitable.min_by_key(|&node| self.reluctance(blob, node, receiver))
     }
 
-    /// How much one would rather have somebody else as a parent: most if it is suspected of wrong bytes. To one that
-    /// serves nobody, whoever has the whole blob gives what others wait for, so it should have what they have.
+    /// How much one would rather have somebody else as a parent: most if it is suspected of wrong bytes.
     fn reluctance(&self, blob: BlobId, parent: NodeId, receiver: NodeId) -> u8 {
         let is_suspected = self.nodes.get(&parent).is_some_and(|known| !known.suspected_by.is_empty());
-        let is_leaf = self.nodes.get(&receiver).is_some_and(|known| known.is_leaf());
-        let has_all = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&parent));
-        let has_all = has_all.is_some_and(|member| member.is_complete);
-        2 * u8::from(is_suspected) + u8::from(is_leaf && has_all)
+        2 * u8::from(is_suspected) + u8::from(self.wastes(blob, parent, receiver))
+    }
+
+    /// Whether the parent is one of few that have the whole blob, and the receiver passes nothing on.
+    fn wastes(&self, blob: BlobId, parent: NodeId, receiver: NodeId) -> bool {
+        let is_leaf = self.nodes.get(&receiver).is_some_and(Node::is_leaf);
+        let swarm = self.swarms.get(&blob).filter(|swarm| is_leaf && swarm.is_rare());
+        swarm.and_then(|swarm| swarm.members.get(&parent)).is_some_and(|member| member.is_complete)
     }
 
     /// An edge from a member that could be a parent of `receiver` to one of its children.
@@ -202,8 +205,10 @@ impl Tracker {
         } else {
             (0..DRAWS_MAX).map(|_| swarm.all[self.random.below(swarm.all.len())]).collect()
         };
+        let has_enough = member.parents.len() >= PARENTS_ENOUGH;
         drawn.retain(|&node| {
             node != receiver
+                && !(has_enough && self.wastes(blob, node, receiver))
                 && !member.parents.contains(&node)
                 && !member.avoids(node)
                 && swarm.members.get(&node).is_some_and(|parent| self.can_serve(node, parent, member))

@@ -140,9 +140,8 @@ impl Tracker {
             return;
         }
         let Some(swarm) = self.swarms.get_mut(&blob) else { return };
-        let member = swarm.member(node);
-        if !std::mem::replace(&mut member.is_complete, true) {
-            for parent in member.parents.clone() {
+        if swarm.set_complete(node, true) {
+            for parent in swarm.member(node).parents.clone() {
                 self.unlink(blob, parent, node);
             }
             self.serve_hungry(blob);
@@ -155,8 +154,8 @@ impl Tracker {
             return;
         }
         let Some(swarm) = self.swarms.get_mut(&blob) else { return };
-        let member = swarm.member(node);
-        (member.held, member.is_complete) = (held, false);
+        swarm.member(node).held = held;
+        swarm.set_complete(node, false);
         self.changed.insert((blob, node));
         self.fill(blob, node);
         self.serve_hungry(blob);
@@ -204,6 +203,15 @@ impl Tracker {
         }
     }
 
+    /// A node's link was measured before this tracker began, or somebody has said how fast it is.
+    pub fn link_is(&mut self, node: NodeId, up_bytes_per_sec: f64, down_bytes_per_sec: f64) {
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        known.knows_down(down_bytes_per_sec);
+        if known.knows_up(up_bytes_per_sec, &mut self.typical) {
+            self.slots_changed(node);
+        }
+    }
+
     /// What is known of a node's link, in bytes per second.
     pub fn bytes_per_sec(&self, node: NodeId, direction: Direction) -> Option<f64> {
         self.nodes.get(&node)?.bytes_per_sec(direction)
@@ -219,6 +227,11 @@ impl Tracker {
                 self.replace(blob, receiver, parent);
             }
             Trouble::Stalled(_) => {}
+            Trouble::Slow(parent) => {
+                if let Some(known) = self.nodes.get_mut(&parent) {
+                    known.is_called_slow = true;
+                }
+            }
             Trouble::Wrong(parent) => {
                 member.ban(parent);
                 self.unlink(blob, parent, receiver);

@@ -41,6 +41,8 @@ pub(super) struct Node {
     planned_with: Option<f64>,
     /// That uplink beside the typical one of that moment; 1 until it is known.
     share: f64,
+    /// Whether a child has had less from it than from others.
+    pub(super) is_called_slow: bool,
     /// Children at all blobs together.
     pub(super) children: usize,
     /// The blobs that it has or receives.
@@ -81,18 +83,30 @@ impl Node {
             down: DecayingMean::default(),
             planned_with: None,
             share: 1.0,
+            is_called_slow: false,
             children: 0,
             blobs: BTreeSet::new(),
             suspected_by: BTreeSet::new(),
         }
     }
 
-    /// Takes a measurement; true if plans may change by it.
+    /// Takes a measurement; true if plans may change by it. That little was sent may be for those who received it, so an
+    /// uplink counts as slow only if a child has said so.
     pub(super) fn measured(&mut self, direction: Direction, bytes_per_sec: f64, typical: &mut Typical) -> bool {
-        match direction {
-            Direction::Up => self.up.add(bytes_per_sec),
-            Direction::Down => self.down.add(bytes_per_sec),
+        if direction == Direction::Down {
+            self.down.add(bytes_per_sec);
+            return false;
         }
+        let believed = self.up.get().or(typical.bytes_per_sec());
+        if believed.is_some_and(|believed| bytes_per_sec < SLOW_SHARE * believed) && !self.is_called_slow {
+            return false;
+        }
+        self.knows_up(bytes_per_sec, typical)
+    }
+
+    /// Takes an uplink's rate for granted; true if plans may change by it.
+    pub(super) fn knows_up(&mut self, bytes_per_sec: f64, typical: &mut Typical) -> bool {
+        self.up.add(bytes_per_sec);
         let (Some(now), old) = (self.up.get(), self.planned_with) else { return false };
         if old.is_some_and(|old| (now - old).abs() <= CHANGED_SHARE * old) {
             return false;
@@ -101,6 +115,11 @@ impl Node {
         typical.replace(old, Some(now));
         self.share = typical.bytes_per_sec().map_or(1.0, |typical| now / typical);
         true
+    }
+
+    /// Takes a downlink's rate for granted.
+    pub(super) fn knows_down(&mut self, bytes_per_sec: f64) {
+        self.down.add(bytes_per_sec);
     }
 
     /// It counts no more.

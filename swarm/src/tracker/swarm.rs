@@ -6,6 +6,9 @@ use hatchery_common::id::NodeId;
 
 use crate::limits::AVOIDED_MAX;
 
+/// A blob is rare while less than one member in so many has the whole of it.
+const RARE_FACTOR: usize = 4;
+
 #[derive(Debug, Default)]
 pub(super) struct Swarm {
     pub(super) members: BTreeMap<NodeId, Member>,
@@ -13,6 +16,8 @@ pub(super) struct Swarm {
     pub(super) all: Vec<NodeId>,
     /// Receivers with fewer parents than they should have, in the order in which they are looked after.
     pub(super) hungry: VecDeque<NodeId>,
+    /// How many members have the whole blob.
+    pub(super) complete: usize,
 }
 
 #[derive(Debug, Default)]
@@ -69,10 +74,27 @@ impl Swarm {
     /// Takes a member out, whose edges are gone already.
     pub(super) fn remove(&mut self, node: NodeId) {
         let Some(member) = self.members.remove(&node) else { return };
+        self.complete -= usize::from(member.is_complete);
         self.all.swap_remove(member.place);
         if let Some(moved) = self.all.get(member.place).and_then(|moved| self.members.get_mut(moved)) {
             moved.place = member.place;
         }
+    }
+
+    /// Notes whether a member has the whole blob; false if that was known.
+    pub(super) fn set_complete(&mut self, node: NodeId, is_complete: bool) -> bool {
+        let member = self.member(node);
+        if member.is_complete == is_complete {
+            return false;
+        }
+        member.is_complete = is_complete;
+        if is_complete { self.complete += 1 } else { self.complete -= 1 }
+        true
+    }
+
+    /// Whether only few have the whole blob, so that what they send must not go to those who pass nothing on.
+    pub(super) fn is_rare(&self) -> bool {
+        RARE_FACTOR * self.complete < self.members.len()
     }
 
     pub(super) fn is_parent(&self, parent: NodeId, receiver: NodeId) -> bool {
