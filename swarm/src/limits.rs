@@ -44,4 +44,6 @@ pub const SUSPECTS_TOLD_MAX: usize = 16;
 /// Members that are drawn when a parent is looked for.
 pub const DRAWS_MAX: usize = 24;
 /// Receivers that want more parents and are looked after on one occasion.
-pub const SERVED_HUNGRY_MAX: usize = 16;
+pub const HUNGRY_SERVED_MAX: usize = 16;
+/// After so many of them for whom there is none, the others wait for the next occasion.
+pub const HUNGRY_IN_VAIN_MAX: usize = 2;

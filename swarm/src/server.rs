@@ -99,7 +99,8 @@ impl Server {
 
     /// A child is gone, and with it what it was sent.
     pub fn child_left(&mut self, child: NodeId) {
-        for index in self.remove(child).into_iter().flat_map(|gone| gone.given.indexes().collect::<Vec<_>>()) {
+        for index in self.remove(child).into_iter().flat_map(|gone| gone.given.indexes().collect::<Vec<_>>())
+        {
             self.sent[index as usize] -= 1;
         }
     }

@@ -14,9 +14,10 @@ const MBIT: f64 = 1e6 / 8.0;
 const LINK: Link = Link { up: 60.0 * MBIT, down: 60.0 * MBIT, can_be_dialled: true };
 /// More nodes than this share their links in the simpler way.
 const MAX_MIN_NODES: usize = 130;
-/// A small checkpoint, and a large one.
-const SMALL_BYTES: u64 = 13_000_000;
-const LARGE_BYTES: u64 = 100_000_000;
+/// A small checkpoint.
+pub(crate) const SMALL_BYTES: u64 = 13_000_000;
+/// A large one.
+pub(crate) const LARGE_BYTES: u64 = 100_000_000;
 
 /// A node's link, in bytes per second.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,8 @@ impl Case {
 
     /// Nodes that are not alike, eight or sixteen of them.
     fn unlike(size_bytes: u64) -> Vec<Self> {
-        let named = |name: &str, receivers| Self { name: name.to_owned(), ..Self::equal(receivers, size_bytes) };
+        let named =
+            |name: &str, receivers| Self { name: name.to_owned(), ..Self::equal(receivers, size_bytes) };
         let mut slow = named("one at a quarter of the rate", 8);
         slow.nodes[3] = Link { up: LINK.up / 4.0, down: LINK.down / 4.0, ..LINK };
         slow.apart = vec![3];
@@ -125,7 +127,8 @@ impl Case {
             ..Self::equal(8, size_bytes)
         };
         let late = Self { apart: vec![8], ..with("one joins at half", (half, Incident::Joins(8))) };
-        let flips = Self { name: "one flips bytes".to_owned(), flipping: Some(3), ..Self::equal(8, size_bytes) };
+        let flips =
+            Self { name: "one flips bytes".to_owned(), flipping: Some(3), ..Self::equal(8, size_bytes) };
         vec![
             with("one dies at half", (half, Incident::Dies(3))),
             with("one falls silent at half", (half, Incident::Stops(3))),
@@ -133,6 +136,36 @@ impl Case {
             late,
             flips,
         ]
+    }
+
+    /// A fleet of any kind, to which things happen that leave one copy within reach.
+    pub(crate) fn wild(random: &mut Random) -> Self {
+        let receivers = 2 + random.below(24);
+        let size_bytes = 1 + random.below(20_000_000) as u64;
+        let mut case = Self { name: "wild".to_owned(), ..Self::equal(receivers, size_bytes) };
+        case.rates_are_known = random.below(2) == 0;
+        let source_dies = random.below(4) == 0;
+        for (node, link) in case.nodes.iter_mut().enumerate() {
+            let mut rate = || MBIT * 10_f64.powf(1.0 + random.below(1001) as f64 / 1000.0);
+            (link.up, link.down) = (rate(), rate());
+            link.can_be_dialled = node == SOURCE || source_dies || random.below(4) > 0;
+        }
+        if source_dies {
+            // What only one node has must not be lost then.
+            case.incidents.push((When::OneCopyIsOut, Incident::Dies(SOURCE)));
+            return case;
+        }
+        case.flipping = (random.below(3) == 0).then(|| 1 + random.below(receivers));
+        for node in 1..=receivers {
+            let when = When::AtFloorShare(random.below(1000) as f64 / 1000.0);
+            match random.below(10) {
+                0 => case.incidents.push((when, Incident::Dies(node))),
+                1 => case.incidents.push((when, Incident::Stops(node))),
+                2 => case.incidents.push((when, Incident::Joins(node))),
+                _ => {}
+            }
+        }
+        case
     }
 
     fn piece_size(&self) -> u64 {
@@ -189,7 +222,7 @@ impl Case {
 
     /// The least time in which the receivers of the first group can have everything.
     pub(crate) fn floor_secs(&self) -> f64 {
-        self.groups()[0].floor_secs
+        self.groups()[0].floor_secs.max(self.size_bytes as f64 / self.nodes[SOURCE].up)
     }
 
     /// F/u_source, F/min(down) or N F/(u_source + sum(u)), whichever is most. Who cannot be dialled sends nothing.

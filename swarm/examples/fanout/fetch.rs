@@ -141,7 +141,14 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn piece(&mut self, node: NodeId, ask: AskId, index: u32, good: bool, now: Duration) -> Arrival {
+    pub(crate) fn piece(
+        &mut self,
+        node: NodeId,
+        ask: AskId,
+        index: u32,
+        good: bool,
+        now: Duration,
+    ) -> Arrival {
         match self {
             Self::House(house) => house.piece(node, ask, index, good, now),
             Self::Random(_) if !good => Arrival::Refused,

@@ -90,10 +90,13 @@ impl Links {
     /// Bytes that a node's open flows have brought over, outwards or inwards.
     pub(crate) fn moved_bytes(&self, node: usize, outwards: bool, now: f64) -> f64 {
         let flows = if outwards { &self.nodes[node].out } else { &self.nodes[node].into };
-        flows.iter().map(|&id| {
-            let flow = &self.flows[id];
-            flow.bytes - flow.left_bytes + flow.bytes_per_sec * (now - flow.at)
-        }).sum()
+        flows
+            .iter()
+            .map(|&id| {
+                let flow = &self.flows[id];
+                flow.bytes - flow.left_bytes + flow.bytes_per_sec * (now - flow.at)
+            })
+            .sum()
     }
 
     /// Seconds that a node's flows outwards have taken so far, all together.
@@ -124,7 +127,9 @@ impl Links {
             Sharing::EqualShares => {
                 touched.sort_unstable();
                 touched.dedup();
-                let ids = touched.iter().flat_map(|&node| self.nodes[node].out.iter().chain(&self.nodes[node].into));
+                let ids = touched
+                    .iter()
+                    .flat_map(|&node| self.nodes[node].out.iter().chain(&self.nodes[node].into));
                 let share = |&id: &FlowId| {
                     let Flow { from, to, .. } = self.flows[id];
                     let (from, to) = (&self.nodes[from], &self.nodes[to]);

@@ -1,4 +1,4 @@
-//! The table.
+//! The tables.
 
 use std::fmt;
 
@@ -7,7 +7,15 @@ use serde::Serialize;
 use crate::{
     cases::{Case, Group, SOURCE},
     simulation::{Outcome, Policy, simulate},
+    upkeep::Upkeep,
 };
+
+/// All that was found.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) cases: Vec<Row>,
+    pub(crate) upkeep: Vec<Upkeep>,
+}
 
 /// What came of one case, over some seeds: the worst of each.
 #[derive(Clone, Debug, Serialize)]
@@ -58,8 +66,10 @@ impl Row {
         let group = |group: Group| GroupRow {
             who: group.name,
             floor_secs: group.floor_secs,
-            last: worst_of(&outcomes, |outcome| outcome.last_secs(&group)).map(|secs| secs / group.floor_secs),
-            mean: worst_of(&outcomes, |outcome| outcome.mean_secs(&group)).map(|secs| secs / group.floor_secs),
+            last: worst_of(&outcomes, |outcome| outcome.last_secs(&group))
+                .map(|secs| secs / group.floor_secs),
+            mean: worst_of(&outcomes, |outcome| outcome.mean_secs(&group))
+                .map(|secs| secs / group.floor_secs),
             others: (others.iter())
                 .map(|outcomes| worst_of(outcomes, |outcome| outcome.last_secs(&group)))
                 .map(|secs| secs.map(|secs| secs / group.floor_secs))
@@ -99,37 +109,64 @@ impl Outcome {
     }
 }
 
-/// Rows under a head.
-pub(crate) struct Table<'a>(pub(crate) &'a [Row]);
-
-impl fmt::Display for Table<'_> {
+impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:>63}  {:^20}  {:^28}", "", "last/floor", "last/floor of others")?;
-        write!(f, "{:36}{:>6}{:>5}  {:7}{:>7}", "case", "N", "MB", "who", "floor s")?;
-        write!(f, "  {:>6}{:>14}", "last", "mean/floor")?;
-        for (name, _) in OTHERS {
-            write!(f, "  {name:>7}")?;
+        self.write_head(f)?;
+        for row in &self.cases {
+            row.write(f)?;
         }
-        writeln!(f, "  {:>8}{:>7}{:>7}{:>8}", "source/F", "dup %", "wrong", "us/node")?;
-        for row in self.0 {
-            for (at, group) in row.groups.iter().enumerate() {
-                let name = if at == 0 { &row.case } else { "" };
+        if !self.upkeep.is_empty() {
+            write!(f, "\n{:36}{:>6}{:>12}", "tracker alone: a node", "N", "bytes/node")?;
+            writeln!(f, "{:>12}{:>14}", "us/event", "plans/event")?;
+        }
+        for upkeep in &self.upkeep {
+            for (at, (name, each_us, plans)) in upkeep.events.iter().enumerate() {
                 write!(f, "{name:36}")?;
-                let megabytes = row.size_bytes / 1_000_000;
-                let [count, size] = [row.receivers as u64, megabytes].map(|number| number.to_string());
-                let [count, size] = if at == 0 { [count, size] } else { [String::new(), String::new()] };
-                write!(f, "{count:>6}{size:>5}  {:7}{:>7.2}", group.who, group.floor_secs)?;
-                write!(f, "  {:>6}{:>14}", Ratio(group.last), Ratio(group.mean))?;
-                for place in 0..OTHERS.len() {
-                    let other = group.others.get(place).copied().flatten();
-                    write!(f, "  {:>7}", if group.others.is_empty() { "".into() } else { Ratio(other).to_string() })?;
+                match at {
+                    0 => write!(f, "{:>6}{:>12.0}", upkeep.receivers, upkeep.bytes_per_node)?,
+                    _ => write!(f, "{:18}", "")?,
                 }
-                if at == 0 {
-                    write!(f, "  {:>8.3}{:>7.2}", row.source_copies, 100.0 * row.duplicates_share)?;
-                    write!(f, "{:>7}{:>8.1}", row.refused, row.tracker_us_per_node)?;
-                }
-                writeln!(f)?;
+                writeln!(f, "{each_us:>12.1}{plans:>14.2}")?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:36}{:>6}{:>5}  {:7}{:>8}", "", "", "", "", "")?;
+        writeln!(f, "  {:14}  {}", "the house", "others, last/floor")?;
+        write!(f, "{:36}{:>6}{:>5}  {:7}{:>8}", "case", "N", "MB", "who", "floor s")?;
+        write!(f, "  {:>6}  {:>6}", "last", "mean")?;
+        for (name, _) in OTHERS {
+            write!(f, "  {name:>6}")?;
+        }
+        writeln!(f, "  {:>8}  {:>5}  {:>5}  {:>9}", "source/F", "dup %", "wrong", "tracker us")
+    }
+}
+
+impl Row {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, group) in self.groups.iter().enumerate() {
+            let megabytes = self.size_bytes / 1_000_000;
+            match at {
+                0 => write!(f, "{:36}{:>6}{megabytes:>5}", self.case, self.receivers)?,
+                _ => write!(f, "{:47}", "")?,
+            }
+            write!(f, "  {:7}{:>8.2}", group.who, group.floor_secs)?;
+            write!(f, "  {:>6}  {:>6}", Ratio(group.last), Ratio(group.mean))?;
+            for place in 0..OTHERS.len() {
+                match group.others.get(place) {
+                    Some(&other) => write!(f, "  {:>6}", Ratio(other))?,
+                    None => write!(f, "  {:6}", "")?,
+                }
+            }
+            if at == 0 {
+                write!(f, "  {:>8.3}  {:>5.2}", self.source_copies, 100.0 * self.duplicates_share)?;
+                write!(f, "  {:>5}  {:>10.1}", self.refused, self.tracker_us_per_node)?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

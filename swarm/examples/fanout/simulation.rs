@@ -65,7 +65,9 @@ enum Message {
     /// A child comes.
     Connect,
     /// A child goes; it has everything, or not.
-    Disconnect { finished: bool },
+    Disconnect {
+        finished: bool,
+    },
     ToParent(ToParent),
     ToChild(ToChild),
     /// The connection to a parent is gone.
@@ -236,9 +238,12 @@ impl<'a> Simulation<'a> {
                 When::AtFloorShare(share) => share * self.case.floor_secs() <= self.now,
                 When::OneCopyIsOut => true,
             })
-            && self.peers.iter().skip(1).zip(self.outcome.done_secs.iter().skip(1)).all(|(peer, done)| {
-                done.is_some() || !peer.is_here || peer.is_stopped
-            })
+            && self
+                .peers
+                .iter()
+                .skip(1)
+                .zip(self.outcome.done_secs.iter().skip(1))
+                .all(|(peer, done)| done.is_some() || !peer.is_here || peer.is_stopped)
     }
 
     fn handle(&mut self, event: Event) {
@@ -266,7 +271,11 @@ impl<'a> Simulation<'a> {
             Message::Disconnect { finished } => {
                 self.drop_flows(|sending| sending.from == to && sending.to == from);
                 let server = &mut self.peers[to].server;
-                if finished { server.child_finished(id) } else { server.child_left(id) }
+                if finished {
+                    server.child_finished(id)
+                } else {
+                    server.child_left(id)
+                }
                 self.serve(to);
             }
             Message::ToParent(ToParent::Ask { ask, wanted }) => {
@@ -392,7 +401,8 @@ impl<'a> Simulation<'a> {
                         self.sendings.resize(flow + 1, None);
                     }
                     let number = self.numbers;
-                    self.sendings[flow] = Some(Sending { number, from: node, to, ask, index, due: f64::INFINITY });
+                    self.sendings[flow] =
+                        Some(Sending { number, from: node, to, ask, index, due: f64::INFINITY });
                     self.tell(node, to, Message::ToChild(ToChild::Begins { ask, index }));
                 }
             }
@@ -561,7 +571,8 @@ impl<'a> Simulation<'a> {
         for plan in plans {
             for &(parent, _) in &plan.parents {
                 if let Some((slots, taken)) = self.tracker.slots(self.blob, parent) {
-                    self.outcome.slots_over_max = self.outcome.slots_over_max.max(taken.saturating_sub(slots));
+                    self.outcome.slots_over_max =
+                        self.outcome.slots_over_max.max(taken.saturating_sub(slots));
                 }
             }
             let parents = plan.parents.into_iter().map(|(node, _)| node).collect();

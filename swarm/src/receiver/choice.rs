@@ -56,7 +56,8 @@ impl Receiver {
     /// Of the others: the piece that the fewest parents have, from the one of them that will have sent it first.
     fn rarest(&mut self) -> Option<(usize, Wanted)> {
         let partial = self.parents.iter().filter(|parent| !parent.is_complete() && parent.has_room());
-        let offered = partial.filter_map(|parent| parent.have.clone()).reduce(|all, have| all.union(&have))?;
+        let offered =
+            partial.filter_map(|parent| parent.have.clone()).reduce(|all, have| all.union(&have))?;
         let possible = offered.difference(&self.have).difference(&self.coming);
         let holders = &self.holders;
         let index = self.random.least(possible.indexes(), |&index| holders[index as usize])?;

@@ -119,7 +119,9 @@ impl Receiver {
 
     /// A parent is connected, and says what it has. False if these are pieces of another blob, or it is no parent.
     pub fn parent_has_all(&mut self, node: NodeId, have: PieceSet) -> bool {
-        let Some(at) = self.position(node).filter(|_| have.count() == self.have.count()) else { return false };
+        let Some(at) = self.position(node).filter(|_| have.count() == self.have.count()) else {
+            return false;
+        };
         self.disconnect(at);
         for index in have.indexes() {
             self.holders[index as usize] += 1;
@@ -250,7 +252,8 @@ impl Receiver {
 
     fn look_for_slow(&mut self, steps: &mut Vec<Step>) {
         let Some(typical) = self.typical_secs() else { return };
-        let slow = self.parents.iter_mut().filter_map(|parent| parent.is_slow(typical).then_some(parent.node));
+        let slow =
+            self.parents.iter_mut().filter_map(|parent| parent.is_slow(typical).then_some(parent.node));
         steps.extend(slow.map(|node| Step::Report(Trouble::Slow(node))));
     }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use hatchery_common::{blob::PieceSet, id::NodeId};
 
 use crate::{
-    limits::{ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, SLOW_FACTOR, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN},
+    limits::{
+        ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, SLOW_FACTOR, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN,
+    },
     mean::DecayingMean,
     message::{AskId, Wanted},
 };
@@ -61,7 +63,9 @@ impl Parent {
     /// Whether it may be asked for more: for one piece, and for those that come in the time until it hears of the next ask.
     pub(super) fn has_room(&self) -> bool {
         let ahead = self.piece_secs.get().map_or(0, |secs| (ASKS_AHEAD.as_secs_f64() / secs) as usize);
-        self.have.is_some() && self.resting_until.is_none() && self.asks.len() < (1 + ahead).min(ASKS_OPEN_MAX)
+        self.have.is_some()
+            && self.resting_until.is_none()
+            && self.asks.len() < (1 + ahead).min(ASKS_OPEN_MAX)
     }
 
     /// Remembers an ask.

@@ -7,7 +7,7 @@
 use hatchery_common::id::{BlobId, NodeId};
 
 use super::{Tracker, node::Node, swarm::Member};
-use crate::limits::{DRAWS_MAX, PARENTS_ENOUGH, PARENTS_MAX, SERVED_HUNGRY_MAX};
+use crate::limits::{DRAWS_MAX, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, PARENTS_ENOUGH, PARENTS_MAX};
 
 impl Tracker {
     /// Whether `receiver` may have this member as a parent at all.
@@ -19,7 +19,9 @@ impl Tracker {
     /// Gives a receiver the parents it lacks, as far as there are any.
     pub(super) fn fill(&mut self, blob: BlobId, receiver: NodeId) {
         loop {
-            let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&receiver)) else { return };
+            let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&receiver)) else {
+                return;
+            };
             if member.is_complete || member.parents.len() >= PARENTS_MAX {
                 return;
             }
@@ -35,18 +37,21 @@ impl Tracker {
         }
     }
 
-    /// Looks after some of those who want more parents.
+    /// Looks after some of those who want more parents, until a few have found none.
     pub(super) fn serve_hungry(&mut self, blob: BlobId) {
-        for _ in 0..SERVED_HUNGRY_MAX {
+        let mut in_vain = 0;
+        for _ in 0..HUNGRY_SERVED_MAX {
             let Some(swarm) = self.swarms.get_mut(&blob) else { return };
             let Some(receiver) = swarm.hungry.pop_front() else { return };
             let Some(member) = swarm.members.get_mut(&receiver) else { continue };
             member.is_hungry = false;
+            if member.is_complete {
+                continue;
+            }
             let before = member.parents.len();
             self.fill(blob, receiver);
-            let swarm = self.swarms.get(&blob);
-            let after = swarm.and_then(|swarm| swarm.members.get(&receiver)).map(|member| member.parents.len());
-            if after == Some(before) {
+            in_vain += usize::from(self.parent_count(blob, receiver) == before);
+            if in_vain == HUNGRY_IN_VAIN_MAX {
                 return;
             }
         }
@@ -141,7 +146,8 @@ impl Tracker {
     /// Takes a parent over from somebody who has at least two more.
     fn take_over(&mut self, blob: BlobId, receiver: NodeId) -> bool {
         let own = self.parent_count(blob, receiver);
-        let edge = self.draw_edge(blob, receiver, |tracker, _, child| tracker.parent_count(blob, child) >= own + 2);
+        let edge =
+            self.draw_edge(blob, receiver, |tracker, _, child| tracker.parent_count(blob, child) >= own + 2);
         let Some((parent, child)) = edge else { return false };
         self.unlink(blob, parent, child);
         self.link(blob, parent, receiver);

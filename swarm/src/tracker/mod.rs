@@ -8,9 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hatchery_common::id::{BlobId, NodeId};
 
-use crate::{limits::SUSPECTS_TOLD_MAX, random::Random, receiver::Trouble};
-use node::{Node, Typical};
+use crate::{
+    limits::{BARRED_BY, SUSPECTS_TOLD_MAX},
+    random::Random,
+    receiver::Trouble,
+};
 pub use node::{Direction, Reach};
+use node::{Node, Typical};
 use swarm::Swarm;
 
 /// The tracker of all blobs of a fleet. It is told what happens, and gives the plans that change by it.
@@ -18,6 +22,8 @@ use swarm::Swarm;
 pub struct Tracker {
     nodes: BTreeMap<NodeId, Node>,
     swarms: BTreeMap<BlobId, Swarm>,
+    /// Suspected nodes that are gone, and by whom they are.
+    gone_suspects: BTreeMap<NodeId, BTreeSet<NodeId>>,
     typical: Typical,
     changed: BTreeSet<(BlobId, NodeId)>,
     random: Random,
@@ -71,13 +77,14 @@ impl Tracker {
         Self {
             nodes: BTreeMap::new(),
             swarms: BTreeMap::new(),
+            gone_suspects: BTreeMap::new(),
             typical: Typical::default(),
             changed: BTreeSet::new(),
             random,
         }
     }
 
-    /// The plans that have changed since this was last asked.
+    /// The plans whose parents have changed since this was last asked. That a reason is another one now is not told.
     pub fn take_plans(&mut self) -> Vec<Plan> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().filter_map(|(blob, receiver)| self.plan(blob, receiver)).collect()
@@ -95,9 +102,9 @@ impl Tracker {
         let can_serve = |(node, other): (&NodeId, &swarm::Member)| {
             *node != receiver && (other.is_complete || other.held > 0) && self.can_serve(*node, other, member)
         };
-        let waits = parents.is_empty().then(|| {
-            if swarm.members.iter().any(can_serve) { Wait::NoSlot } else { Wait::NoHolder }
-        });
+        let waits = parents
+            .is_empty()
+            .then(|| if swarm.members.iter().any(can_serve) { Wait::NoSlot } else { Wait::NoHolder });
         Some(Plan { blob, receiver, parents, waits })
     }
 
@@ -105,7 +112,9 @@ impl Tracker {
     pub fn node_came(&mut self, node: NodeId, reach: Reach) {
         match self.nodes.get_mut(&node) {
             None => {
-                self.nodes.insert(node, Node::new(reach));
+                let mut new = Node::new(reach);
+                new.suspected_by = self.gone_suspects.remove(&node).unwrap_or_default();
+                self.nodes.insert(node, new);
             }
             Some(known) if known.reach != reach => {
                 known.reach = reach;
@@ -124,13 +133,9 @@ impl Tracker {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         known.forget(&mut self.typical);
         let suspected_by = std::mem::take(&mut known.suspected_by);
-        if suspected_by.is_empty() {
-            self.nodes.remove(&node);
-        } else {
-            // Out of reach until it comes again.
-            let mut gone = Node::new(Reach { can_be_dialled: false, children_max: None });
-            gone.suspected_by = suspected_by;
-            self.nodes.insert(node, gone);
+        self.nodes.remove(&node);
+        if !suspected_by.is_empty() {
+            self.gone_suspects.insert(node, suspected_by);
         }
     }
 
@@ -155,7 +160,9 @@ impl Tracker {
         }
         let Some(swarm) = self.swarms.get_mut(&blob) else { return };
         swarm.member(node).held = held;
-        swarm.set_complete(node, false);
+        if swarm.set_complete(node, false) {
+            self.slots_changed(node);
+        }
         self.changed.insert((blob, node));
         self.fill(blob, node);
         self.serve_hungry(blob);
@@ -220,7 +227,9 @@ impl Tracker {
     /// A receiver reports trouble.
     pub fn trouble(&mut self, blob: BlobId, receiver: NodeId, trouble: Trouble) {
         let Some(swarm) = self.swarms.get_mut(&blob) else { return };
-        let Some(member) = swarm.members.get_mut(&receiver).filter(|member| !member.is_complete) else { return };
+        let Some(member) = swarm.members.get_mut(&receiver).filter(|member| !member.is_complete) else {
+            return;
+        };
         match trouble {
             Trouble::Stalled(parent) if member.parents.contains(&parent) => {
                 member.avoid(parent);
@@ -245,17 +254,20 @@ impl Tracker {
 
     /// The nodes that were said to have sent wrong bytes.
     pub fn suspects(&self) -> Vec<Suspect> {
-        let suspected = self.nodes.iter().filter(|(_, known)| !known.suspected_by.is_empty());
-        let suspect = |(&node, known): (&NodeId, &Node)| Suspect {
+        let here = self.nodes.iter().map(|(&node, known)| (node, &known.suspected_by));
+        let gone = self.gone_suspects.iter().map(|(&node, suspected_by)| (node, suspected_by));
+        let suspected = here.chain(gone).filter(|(_, suspected_by)| !suspected_by.is_empty());
+        let suspect = |(node, suspected_by): (NodeId, &BTreeSet<NodeId>)| Suspect {
             node,
-            reported_by: known.suspected_by.iter().copied().collect(),
-            is_barred: known.is_barred(),
+            reported_by: suspected_by.iter().copied().collect(),
+            is_barred: suspected_by.len() >= BARRED_BY,
         };
         suspected.map(suspect).collect()
     }
 
     /// Somebody has looked at a node, and it is to be trusted again.
     pub fn cleared(&mut self, node: NodeId) {
+        self.gone_suspects.remove(&node);
         if let Some(known) = self.nodes.get_mut(&node) {
             known.suspected_by.clear();
             self.slots_changed(node);

@@ -92,7 +92,12 @@ impl Node {
 
     /// Takes a measurement; true if plans may change by it. That little was sent may be for those who received it, so an
     /// uplink counts as slow only if a child has said so.
-    pub(super) fn measured(&mut self, direction: Direction, bytes_per_sec: f64, typical: &mut Typical) -> bool {
+    pub(super) fn measured(
+        &mut self,
+        direction: Direction,
+        bytes_per_sec: f64,
+        typical: &mut Typical,
+    ) -> bool {
         if direction == Direction::Down {
             self.down.add(bytes_per_sec);
             return false;

@@ -88,7 +88,11 @@ impl Swarm {
             return false;
         }
         member.is_complete = is_complete;
-        if is_complete { self.complete += 1 } else { self.complete -= 1 }
+        if is_complete {
+            self.complete += 1
+        } else {
+            self.complete -= 1
+        }
         true
     }
 
