@@ -33,16 +33,18 @@ pub const REST_MAX: Duration = Duration::from_secs(30);
 /// A receiver whose parents have had nothing for it for so long asks for other parents.
 pub const STARVED_AFTER: Duration = Duration::from_secs(1);
 
-/// Upload slots of a node that has the whole blob and a slow uplink; without the whole blob it has none.
-pub const CHILDREN_MIN_COMPLETE: usize = 4;
+/// Upload slots of a node that has a slow uplink and the whole blob, or where nobody has the whole blob; else it has none.
+pub const CHILDREN_MIN: usize = 4;
 /// Parents that stalled and that a receiver is not given again until so many others have.
 pub const AVOIDED_MAX: usize = 8;
 /// So many receivers that were sent wrong bytes by a node make it nobody's parent.
 pub const BARRED_BY: usize = 2;
 /// Most receivers that are remembered to have said so of one node.
 pub const SUSPECTS_TOLD_MAX: usize = 16;
-/// Members that are drawn when a parent is looked for.
-pub const DRAWS_MAX: usize = 24;
+/// In a swarm of so many members all of them are looked at when a parent is looked for.
+pub const LOOKED_AT_MAX: usize = 24;
+/// In a larger one so many are drawn.
+pub const DRAWN: usize = 8;
 /// Receivers that want more parents and are looked after on one occasion.
 pub const HUNGRY_SERVED_MAX: usize = 16;
 /// After so many of them for whom there is none, the others wait for the next occasion.

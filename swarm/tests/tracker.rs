@@ -117,7 +117,7 @@ impl World {
         for plan in self.tracker.take_plans() {
             self.plans.insert((plan.blob, plan.receiver), plan);
         }
-        let mut children: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut children: BTreeMap<(BlobId, NodeId), usize> = BTreeMap::new();
         for (&(of, receiver), &has_all) in &self.members {
             let plan = self.tracker.plan(of, receiver);
             assert_eq!(plan.is_none(), has_all, "who has everything has no plan, everybody else has one");
@@ -130,7 +130,7 @@ impl World {
             assert!(distinct.len() <= limits::PARENTS_MAX);
             assert_eq!(plan.waits.is_some(), distinct.is_empty());
             for &(parent, because) in &plan.parents {
-                *children.entry(parent).or_default() += 1;
+                *children.entry((of, parent)).or_default() += 1;
                 assert_ne!(parent, receiver);
                 assert!(self.dialled[&parent], "a parent that cannot be dialled");
                 assert!(!self.banned.contains(&(of, receiver, parent)), "a banned parent");
@@ -145,10 +145,13 @@ impl World {
             }
         }
         for &(of, member) in self.members.keys() {
-            let (slots, taken) = self.tracker.slots(of, member).expect("a member has slots, or none");
-            assert_eq!(taken, children.get(&member).copied().unwrap_or(0));
-            let is_complete_elsewhere = self.members.iter().any(|(&(_, other), &all)| other == member && all);
-            assert!(taken <= slots || is_complete_elsewhere, "{taken} children and {slots} slots");
+            let slots = |of| self.tracker.slots(of, member).map_or(0, |(slots, _)| slots);
+            let children = |of| children.get(&(of, member)).copied().unwrap_or(0);
+            let taken: usize = [0, 1].map(|number| children(blob(number))).iter().sum();
+            let most = [0, 1].map(|number| slots(blob(number))).into_iter().max();
+            assert_eq!(self.tracker.slots(of, member).map(|(_, taken)| taken), Some(taken));
+            assert!(Some(taken) <= most, "{taken} children and {most:?} slots");
+            assert!(slots(of) > 0 || children(of) == 0, "{} children and no slot", children(of));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::links::Sharing;
 /// The node that has the blob.
 pub(crate) const SOURCE: usize = 0;
 /// Bytes per second.
-const MBIT: f64 = 1e6 / 8.0;
+pub(crate) const MBIT: f64 = 1e6 / 8.0;
 /// The link of a node of which nothing else is said: sixteen such share a gigabit.
 const LINK: Link = Link { up: 60.0 * MBIT, down: 60.0 * MBIT, can_be_dialled: true };
 /// More nodes than this share their links in the simpler way.
@@ -56,7 +56,7 @@ pub(crate) struct Case {
     /// Whether the tracker has measured all links before.
     pub(crate) rates_are_known: bool,
     /// Receivers whose end is looked at apart from the others'.
-    apart: Vec<usize>,
+    pub(crate) apart: Vec<usize>,
 }
 
 /// Receivers that are looked at together.
@@ -136,36 +136,6 @@ impl Case {
             late,
             flips,
         ]
-    }
-
-    /// A fleet of any kind, to which things happen that leave one copy within reach.
-    pub(crate) fn wild(random: &mut Random) -> Self {
-        let receivers = 2 + random.below(24);
-        let size_bytes = 1 + random.below(20_000_000) as u64;
-        let mut case = Self { name: "wild".to_owned(), ..Self::equal(receivers, size_bytes) };
-        case.rates_are_known = random.below(2) == 0;
-        let source_dies = random.below(4) == 0;
-        for (node, link) in case.nodes.iter_mut().enumerate() {
-            let mut rate = || MBIT * 10_f64.powf(1.0 + random.below(1001) as f64 / 1000.0);
-            (link.up, link.down) = (rate(), rate());
-            link.can_be_dialled = node == SOURCE || source_dies || random.below(4) > 0;
-        }
-        if source_dies {
-            // What only one node has must not be lost then.
-            case.incidents.push((When::OneCopyIsOut, Incident::Dies(SOURCE)));
-            return case;
-        }
-        case.flipping = (random.below(3) == 0).then(|| 1 + random.below(receivers));
-        for node in 1..=receivers {
-            let when = When::AtFloorShare(random.below(1000) as f64 / 1000.0);
-            match random.below(10) {
-                0 => case.incidents.push((when, Incident::Dies(node))),
-                1 => case.incidents.push((when, Incident::Stops(node))),
-                2 => case.incidents.push((when, Incident::Joins(node))),
-                _ => {}
-            }
-        }
-        case
     }
 
     fn piece_size(&self) -> u64 {

@@ -7,13 +7,14 @@
 use hatchery_common::id::{BlobId, NodeId};
 
 use super::{Tracker, node::Node, swarm::Member};
-use crate::limits::{DRAWS_MAX, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, PARENTS_ENOUGH, PARENTS_MAX};
+use crate::limits::{
+    DRAWN, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, LOOKED_AT_MAX, PARENTS_ENOUGH, PARENTS_MAX,
+};
 
 impl Tracker {
-    /// Whether `receiver` may have this member as a parent at all.
-    pub(super) fn can_serve(&self, node: NodeId, member: &Member, receiver: &Member) -> bool {
-        let slots = self.nodes.get(&node).map(|known| known.children_max(member.is_complete));
-        slots.is_some_and(|slots| slots > 0) && !receiver.has_banned(node)
+    /// Whether `receiver` may have this node as a parent at all.
+    pub(super) fn can_serve(&self, blob: BlobId, node: NodeId, receiver: &Member) -> bool {
+        self.slots(blob, node).is_some_and(|(slots, _)| slots > 0) && !receiver.has_banned(node)
     }
 
     /// Gives a receiver the parents it lacks, as far as there are any.
@@ -94,6 +95,15 @@ impl Tracker {
             self.unlink(blob, other, child);
             self.link(blob, other, receiver);
             self.link(blob, worst, child);
+        }
+    }
+
+    /// Takes children from those in the swarm who have fewer slots now.
+    pub(super) fn shed(&mut self, blob: BlobId) {
+        let Some(swarm) = self.swarms.get(&blob) else { return };
+        let is_over = |&node: &NodeId| self.slots(blob, node).is_some_and(|(slots, taken)| taken > slots);
+        for node in swarm.all.iter().copied().filter(is_over).collect::<Vec<_>>() {
+            self.slots_changed(node);
         }
     }
 
@@ -206,10 +216,10 @@ impl Tracker {
     fn candidates(&mut self, blob: BlobId, receiver: NodeId) -> Vec<NodeId> {
         let Some(swarm) = self.swarms.get(&blob) else { return Vec::new() };
         let Some(member) = swarm.members.get(&receiver) else { return Vec::new() };
-        let mut drawn: Vec<NodeId> = if swarm.all.len() <= DRAWS_MAX {
+        let mut drawn: Vec<NodeId> = if swarm.all.len() <= LOOKED_AT_MAX {
             swarm.all.clone()
         } else {
-            (0..DRAWS_MAX).map(|_| swarm.all[self.random.below(swarm.all.len())]).collect()
+            (0..DRAWN).map(|_| swarm.all[self.random.below(swarm.all.len())]).collect()
         };
         let has_enough = member.parents.len() >= PARENTS_ENOUGH;
         drawn.retain(|&node| {
@@ -217,7 +227,7 @@ impl Tracker {
                 && !(has_enough && self.wastes(blob, node, receiver))
                 && !member.parents.contains(&node)
                 && !member.avoids(node)
-                && swarm.members.get(&node).is_some_and(|parent| self.can_serve(node, parent, member))
+                && self.can_serve(blob, node, member)
         });
         for last in (1..drawn.len()).rev() {
             drawn.swap(last, self.random.below(last + 1));

@@ -100,7 +100,7 @@ impl Tracker {
         };
         let parents: Vec<_> = member.parents.iter().map(because).collect();
         let can_serve = |(node, other): (&NodeId, &swarm::Member)| {
-            *node != receiver && (other.is_complete || other.held > 0) && self.can_serve(*node, other, member)
+            *node != receiver && (other.is_complete || other.held > 0) && self.can_serve(blob, *node, member)
         };
         let waits = parents
             .is_empty()
@@ -148,6 +148,9 @@ impl Tracker {
         if swarm.set_complete(node, true) {
             for parent in swarm.member(node).parents.clone() {
                 self.unlink(blob, parent, node);
+            }
+            if self.swarms.get(&blob).is_some_and(|swarm| swarm.complete == 1) {
+                self.shed(blob);
             }
             self.serve_hungry(blob);
         }
@@ -277,8 +280,11 @@ impl Tracker {
     /// The upload slots of a node in the swarm of a blob, and how many of them are taken by children of any blob.
     pub fn slots(&self, blob: BlobId, node: NodeId) -> Option<(usize, usize)> {
         let known = self.nodes.get(&node)?;
-        let member = self.swarms.get(&blob)?.members.get(&node)?;
-        Some((known.children_max(member.is_complete), known.children))
+        let swarm = self.swarms.get(&blob)?;
+        let member = swarm.members.get(&node)?;
+        // When nobody has the whole blob any more, what is missing may be where one would rather not fetch it.
+        let must_serve = member.is_complete || swarm.complete == 0;
+        Some((known.children_max(must_serve), known.children))
     }
 
     fn enters(&mut self, blob: BlobId, node: NodeId) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hatchery_common::id::{BlobId, NodeId};
 
 use crate::{
-    limits::{BARRED_BY, CHILDREN_MAX, CHILDREN_MIN_COMPLETE, CHILDREN_TYPICAL},
+    limits::{BARRED_BY, CHILDREN_MAX, CHILDREN_MIN, CHILDREN_TYPICAL},
     mean::DecayingMean,
 };
 
@@ -140,7 +140,7 @@ impl Node {
         }
     }
 
-    /// Whether nobody fetches from it as long as it does not have the whole blob.
+    /// Whether nobody fetches from it as long as others serve.
     pub(super) fn is_leaf(&self) -> bool {
         self.children_max(false) == 0
     }
@@ -150,14 +150,14 @@ impl Node {
         self.suspected_by.len() >= BARRED_BY
     }
 
-    /// Its upload slots: the most children it should have, for blobs that it has as a whole or not.
-    pub(super) fn children_max(&self, is_complete: bool) -> usize {
-        if !self.reach.can_be_dialled || self.is_barred() || (self.share < SLOW_SHARE && !is_complete) {
+    /// Its upload slots: the most children it should have. One that is slow has none unless it must serve.
+    pub(super) fn children_max(&self, must_serve: bool) -> usize {
+        if !self.reach.can_be_dialled || self.is_barred() || (self.share < SLOW_SHARE && !must_serve) {
             return 0;
         }
         // In whole multiples of the typical: an uplink is not measured so well that one child more or less meant anything.
         let slots = CHILDREN_TYPICAL * self.share.round() as usize;
-        let min = if is_complete { CHILDREN_MIN_COMPLETE } else { CHILDREN_TYPICAL };
+        let min = if must_serve { CHILDREN_MIN } else { CHILDREN_TYPICAL };
         slots.clamp(min, CHILDREN_MAX).min(self.reach.children_max.unwrap_or(CHILDREN_MAX))
     }
 }
