@@ -51,6 +51,8 @@ enum Heard {
     Passes {
         millis: u16,
     },
+    /// What was written is not what the disk gives back.
+    Damaged(u32),
 }
 
 fn heard() -> impl Strategy<Value = Heard> {
@@ -65,6 +67,7 @@ fn heard() -> impl Strategy<Value = Heard> {
         1 => parent.clone().prop_map(Heard::Nothing),
         1 => (parent, any::<u64>(), 0..PIECES + 2).prop_map(|(parent, ask, index)| Heard::Stray { parent, ask, index }),
         2 => any::<u16>().prop_map(|millis| Heard::Passes { millis }),
+        1 => (0..PIECES).prop_map(Heard::Damaged),
     ]
 }
 
@@ -146,6 +149,10 @@ proptest! {
                     receiver.nothing(node(parent), AskId(ask | 1 << 63));
                 }
                 Heard::Passes { millis } => now += Duration::from_millis(millis.into()),
+                Heard::Damaged(index) => {
+                    receiver.lost(index);
+                    have.remove(&index);
+                }
             }
             for step in receiver.next(now) {
                 let Step::Tell { parent, message } = step else { continue };
@@ -210,7 +217,10 @@ proptest! {
                     server.sent(child);
                     busy.remove(&child);
                 }
-                4 => server.cancelled(child, AskId(number.saturating_sub(3) as u64)),
+                4 => {
+                    server.cancelled(child, AskId(number.saturating_sub(3) as u64));
+                    pieces.iter().take(1).for_each(|&index| server.lost(index));
+                }
                 5 => {
                     let refused = server.asked(child, ask, Wanted::One(PIECES));
                     prop_assert_eq!(refused, Err(if is_child { AskRefused::NotThisBlob } else { AskRefused::NotAChild }));

@@ -97,6 +97,7 @@ impl PieceSet {
     }
 
     /// The pieces that are not in the set.
+    #[must_use]
     pub fn missing(&self) -> Self {
         Self::full(self.count).difference(self)
     }
@@ -183,7 +184,7 @@ mod tests {
             prop_assert_eq!(listed(&a.missing()), within(&(0..count).collect::<BTreeSet<_>>() - &one));
             for set in [&a, &b, &a.union(&b), &a.missing()] {
                 prop_assert_eq!(set.held() as usize, listed(set).len());
-                prop_assert_eq!(PieceSet::from_bytes(count, &set.to_bytes()).as_ref(), Some(set));
+                prop_assert_eq!(PieceSet::from_bytes(count, &set.to_bytes()), Some(set.clone()));
             }
             let mut rest = a.clone();
             for index in 0..count {

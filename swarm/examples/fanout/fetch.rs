@@ -15,9 +15,15 @@ pub(crate) enum Fetch {
 pub(crate) struct RandomFetch {
     have: PieceSet,
     coming: PieceSet,
-    parents: Vec<(NodeId, Option<PieceSet>, Vec<(AskId, u32)>)>,
+    parents: Vec<Parent>,
     asks_given: u64,
     random: Random,
+}
+
+struct Parent {
+    node: NodeId,
+    have: Option<PieceSet>,
+    asks: Vec<(AskId, u32)>,
 }
 
 /// Asks open at one parent.
@@ -30,11 +36,11 @@ impl RandomFetch {
     }
 
     fn forget(&mut self, node: NodeId, stays: bool) {
-        let Some(at) = self.parents.iter().position(|parent| parent.0 == node) else { return };
-        for (_, index) in std::mem::take(&mut self.parents[at].2) {
+        let Some(at) = self.parents.iter().position(|parent| parent.node == node) else { return };
+        for (_, index) in std::mem::take(&mut self.parents[at].asks) {
             self.coming.remove(index);
         }
-        self.parents[at].1 = None;
+        self.parents[at].have = None;
         if !stays {
             self.parents.swap_remove(at);
         }
@@ -42,7 +48,7 @@ impl RandomFetch {
 
     fn next(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
-        for (node, have, asks) in &mut self.parents {
+        for Parent { node, have, asks } in &mut self.parents {
             while let Some(have) = have.as_ref().filter(|_| asks.len() < ASKS_PER_PARENT) {
                 let possible = have.difference(&self.have).difference(&self.coming);
                 let Some(index) = self.random.least(possible.indexes(), |_| 0) else { break };
@@ -58,8 +64,8 @@ impl RandomFetch {
     }
 
     fn piece(&mut self, node: NodeId, ask: AskId, index: u32) -> Arrival {
-        if let Some((.., asks)) = self.parents.iter_mut().find(|parent| parent.0 == node) {
-            asks.retain(|open| open.0 != ask);
+        if let Some(parent) = self.parents.iter_mut().find(|parent| parent.node == node) {
+            parent.asks.retain(|open| open.0 != ask);
         }
         self.coming.remove(index);
         if self.have.insert(index) { Arrival::New } else { Arrival::Duplicate }
@@ -77,7 +83,7 @@ impl Fetch {
     pub(crate) fn parents(&self) -> Vec<NodeId> {
         match self {
             Self::House(house) => house.parents().collect(),
-            Self::Random(random) => random.parents.iter().map(|parent| parent.0).collect(),
+            Self::Random(random) => random.parents.iter().map(|parent| parent.node).collect(),
         }
     }
 
@@ -86,12 +92,12 @@ impl Fetch {
         match self {
             Self::House(house) => house.set_parents(nodes),
             Self::Random(random) => {
-                let known: Vec<NodeId> = random.parents.iter().map(|parent| parent.0).collect();
+                let known: Vec<NodeId> = random.parents.iter().map(|parent| parent.node).collect();
                 for gone in known.iter().filter(|node| !nodes.contains(node)) {
                     random.forget(*gone, false);
                 }
                 let new: Vec<_> = nodes.iter().filter(|node| !known.contains(node)).copied().collect();
-                random.parents.extend(new.iter().map(|&node| (node, None, Vec::new())));
+                random.parents.extend(new.iter().map(|&node| Parent { node, have: None, asks: Vec::new() }));
                 new
             }
         }
@@ -103,8 +109,8 @@ impl Fetch {
                 house.parent_has_all(node, have);
             }
             Self::Random(random) => {
-                if let Some(parent) = random.parents.iter_mut().find(|parent| parent.0 == node) {
-                    parent.1 = Some(have);
+                if let Some(parent) = random.parents.iter_mut().find(|parent| parent.node == node) {
+                    parent.have = Some(have);
                 }
             }
         }
@@ -114,8 +120,8 @@ impl Fetch {
         match self {
             Self::House(house) => house.parent_has(node, index),
             Self::Random(random) => {
-                let parent = random.parents.iter_mut().find(|parent| parent.0 == node);
-                if let Some(have) = parent.and_then(|parent| parent.1.as_mut()) {
+                let parent = random.parents.iter_mut().find(|parent| parent.node == node);
+                if let Some(have) = parent.and_then(|parent| parent.have.as_mut()) {
                     have.insert(index);
                 }
             }

@@ -111,7 +111,7 @@ impl Outcome {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_head(f)?;
+        Self::write_head(f)?;
         for row in &self.cases {
             row.write(f)?;
         }
@@ -134,9 +134,9 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_head(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:36}{:>6}{:>5}  {:7}{:>8}", "", "", "", "", "")?;
-        writeln!(f, "  {:14}  {}", "the house", "others, last/floor")?;
+        writeln!(f, "  {:14}  others, last/floor", "the house")?;
         write!(f, "{:36}{:>6}{:>5}  {:7}{:>8}", "case", "N", "MB", "who", "floor s")?;
         write!(f, "  {:>6}  {:>6}", "last", "mean")?;
         for (name, _) in OTHERS {

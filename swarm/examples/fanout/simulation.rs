@@ -272,9 +272,9 @@ impl<'a> Simulation<'a> {
                 self.drop_flows(|sending| sending.from == to && sending.to == from);
                 let server = &mut self.peers[to].server;
                 if finished {
-                    server.child_finished(id)
+                    server.child_finished(id);
                 } else {
-                    server.child_left(id)
+                    server.child_left(id);
                 }
                 self.serve(to);
             }
@@ -284,7 +284,7 @@ impl<'a> Simulation<'a> {
                 self.serve(to);
             }
             Message::ToParent(ToParent::Cancel { ask }) => self.peers[to].server.cancelled(id, ask),
-            Message::ToChild(message) => self.from_parent(from, to, message),
+            Message::ToChild(message) => self.hear_parent(from, to, message),
             Message::ParentGone => {
                 if let Some(fetch) = &mut self.peers[to].fetch {
                     fetch.parent_lost(id);
@@ -295,7 +295,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn from_parent(&mut self, from: usize, to: usize, message: ToChild) {
+    fn hear_parent(&mut self, from: usize, to: usize, message: ToChild) {
         let (id, now) = (self.peers[from].id, Duration::from_secs_f64(self.now));
         let Some(fetch) = &mut self.peers[to].fetch else { return };
         match message {
@@ -337,7 +337,7 @@ impl<'a> Simulation<'a> {
             for parent in fetch.parents() {
                 self.tell(node, self.by_id[&parent], Message::Disconnect { finished: true });
             }
-            self.track(|tracker, blob, id| tracker.has_all(blob, id), node);
+            self.track(Tracker::has_all, node);
         }
         if !self.waiting_incidents.is_empty() && self.holders.iter().all(|&holders| holders > 0) {
             for number in std::mem::take(&mut self.waiting_incidents) {

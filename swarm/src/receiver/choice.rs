@@ -27,11 +27,11 @@ impl Receiver {
         if !self.parents.iter().any(Parent::has_room) {
             return None;
         }
-        self.from_complete().or_else(|| self.rarest()).or_else(|| self.second_copy())
+        self.of_complete().or_else(|| self.rarest()).or_else(|| self.second_copy())
     }
 
     /// Of those who have everything: first what nobody else here has, and they know best which piece that should be.
-    fn from_complete(&mut self) -> Option<(usize, Wanted)> {
+    fn of_complete(&mut self) -> Option<(usize, Wanted)> {
         let complete = |&at: &usize| self.parents[at].is_complete() && self.parents[at].has_room();
         let complete: Vec<usize> = (0..self.parents.len()).filter(complete).collect();
         if complete.is_empty() {

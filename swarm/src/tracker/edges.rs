@@ -221,10 +221,11 @@ impl Tracker {
         } else {
             (0..DRAWN).map(|_| swarm.all[self.random.below(swarm.all.len())]).collect()
         };
-        let has_enough = member.parents.len() >= PARENTS_ENOUGH;
+        if member.parents.len() >= PARENTS_ENOUGH {
+            drawn.retain(|&node| !self.wastes(blob, node, receiver));
+        }
         drawn.retain(|&node| {
             node != receiver
-                && !(has_enough && self.wastes(blob, node, receiver))
                 && !member.parents.contains(&node)
                 && !member.avoids(node)
                 && self.can_serve(blob, node, member)

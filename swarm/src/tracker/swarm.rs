@@ -89,9 +89,9 @@ impl Swarm {
         }
         member.is_complete = is_complete;
         if is_complete {
-            self.complete += 1
+            self.complete += 1;
         } else {
-            self.complete -= 1
+            self.complete -= 1;
         }
         true
     }
