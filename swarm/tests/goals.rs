@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "a part of the simulation")]
 #[path = "../examples/fanout/cases.rs"]
 mod cases;
+#[path = "../examples/fanout/events.rs"]
+mod events;
 #[allow(dead_code, reason = "a part of the simulation")]
 #[path = "../examples/fanout/fetch.rs"]
 mod fetch;

@@ -3,6 +3,7 @@
 //! The house's own tracker, receivers and servers stand beside a star, a chain and pieces drawn at random.
 
 mod cases;
+mod events;
 mod fetch;
 mod links;
 mod report;

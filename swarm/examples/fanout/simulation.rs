@@ -1,7 +1,6 @@
 //! A fan-out from beginning to end: the house's tracker, receivers and servers on simulated links.
 
 use std::{
-    cmp::Ordering,
     collections::{BinaryHeap, HashMap},
     time::{Duration, Instant},
 };
@@ -17,6 +16,7 @@ use hatchery_swarm::{
 
 use crate::{
     cases::{Case, Incident, SOURCE, When},
+    events::{Due, Event, Message, Sending},
     fetch::{Fetch, RandomFetch},
     links::{FlowId, Links},
 };
@@ -58,67 +58,6 @@ pub(crate) struct Outcome {
     pub(crate) tracker_secs: f64,
     /// Events simulated.
     pub(crate) events: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Message {
-    /// A child comes.
-    Connect,
-    /// A child goes; it has everything, or not.
-    Disconnect {
-        finished: bool,
-    },
-    ToParent(ToParent),
-    ToChild(ToChild),
-    /// The connection to a parent is gone.
-    ParentGone,
-    /// From the tracker.
-    Parents(Vec<NodeId>),
-}
-
-enum Event {
-    Deliver { from: usize, to: usize, message: Message },
-    FlowEnds { flow: FlowId, number: u64 },
-    Tick { node: usize },
-    Incident(usize),
-}
-
-struct Due {
-    at: f64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    /// The soonest is the greatest, since a heap gives that first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.at.total_cmp(&self.at).then(other.number.cmp(&self.number))
-    }
-}
-
-/// A piece on its way.
-#[derive(Clone, Copy)]
-struct Sending {
-    number: u64,
-    from: usize,
-    to: usize,
-    ask: hatchery_swarm::AskId,
-    index: u32,
-    due: f64,
 }
 
 struct Peer {
