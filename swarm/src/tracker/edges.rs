@@ -8,7 +8,7 @@ use hatchery_common::id::{BlobId, NodeId};
 
 use super::{Tracker, node::Node, swarm::Member};
 use crate::limits::{
-    DRAWN, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, LOOKED_AT_MAX, PARENTS_ENOUGH, PARENTS_MAX,
+    DRAWN, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, LOOKED_AT_MAX, PARENTS_ENOUGH, PARENTS_FEW, PARENTS_MAX,
 };
 
 impl Tracker {
@@ -153,9 +153,12 @@ impl Tracker {
         true
     }
 
-    /// Takes a parent over from somebody who has at least two more.
+    /// Takes a parent over from somebody who has at least two more, as long as it has very few.
     fn take_over(&mut self, blob: BlobId, receiver: NodeId) -> bool {
         let own = self.parent_count(blob, receiver);
+        if own >= PARENTS_FEW {
+            return false;
+        }
         let edge =
             self.draw_edge(blob, receiver, |tracker, _, child| tracker.parent_count(blob, child) >= own + 2);
         let Some((parent, child)) = edge else { return false };
