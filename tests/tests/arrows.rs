@@ -8,9 +8,10 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
+    ("hatchery-swarm", &["hatchery-common"]),
     ("hatchery-proto", &["hatchery-common"]),
     ("hatchery-bdh", &["hatchery-common"]),
     ("hatchery-coordinator", &["hatchery-common", "hatchery-proto", "hatchery-scheduler"]),

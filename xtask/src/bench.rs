@@ -23,6 +23,13 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// A checkpoint's way to all nodes: how near to the floor it comes (`--simulate`)
+    #[command(disable_help_flag = true)]
+    Fanout {
+        /// Handed on, such as `--simulate --large`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The scheduler's plans: how good they are beside FIFO, greedy and the optimum, and how long they take
     #[command(disable_help_flag = true)]
     Scheduler {
@@ -37,9 +44,10 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let (program, arguments): (&[&str], _) = match bench {
         Bench::Train { arguments } => (&["hatchery-trainer", "--", "bench", "train"], arguments),
         Bench::Generate { arguments } => (&["hatchery-trainer", "--", "bench", "generate"], arguments),
+        Bench::Fanout { arguments } => (&["hatchery-swarm", "--example", "fanout", "--"], arguments),
         Bench::Scheduler { arguments } => (&["hatchery-scheduler", "--example", "bench", "--"], arguments),
     };
-    if !matches!(bench, Bench::Scheduler { .. }) {
+    if !matches!(bench, Bench::Scheduler { .. } | Bench::Fanout { .. }) {
         setup::run(&setup::Options::default())?;
     }
     let mut command = vec!["run", "--quiet", "--release", "--package"];

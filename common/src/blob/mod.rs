@@ -17,7 +17,7 @@ mod error;
 mod folder;
 mod layout;
 mod manifest;
-mod progress;
+mod piece_set;
 mod reader;
 mod scan;
 mod store;
@@ -30,6 +30,7 @@ pub use manifest::{
     BLOB_BYTES_MAX, MANIFEST_BYTES_MAX, ManifestError, PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES_MAX,
     PieceManifest,
 };
+pub use piece_set::PieceSet;
 pub use reader::BlobReader;
 pub use store::{BlobInfo, BlobLimits, BlobStore};
 pub use writer::BlobWriter;

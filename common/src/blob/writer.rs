@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    blob::{BlobError, BlobStore, PieceManifest, layout, progress::Progress},
+    blob::{BlobError, BlobStore, PieceManifest, PieceSet, layout},
     durable::{self, Context, FileError},
     id::BlobId,
 };
@@ -28,7 +28,7 @@ pub struct BlobWriter {
 
 #[derive(Debug)]
 struct Collected {
-    progress: Progress,
+    progress: PieceSet,
     /// Bytes written since progress was last saved.
     unsaved_bytes: u64,
     finished: bool,
@@ -49,10 +49,11 @@ impl BlobWriter {
         let count = manifest.piece_count();
         let progress = if length == manifest.size_bytes() {
             let claims = durable::read_limited(&place.have, count.div_ceil(8).into()).unwrap_or_default();
-            check_claims(&file, &manifest, Progress::claimed(count, claims)).context("read", &place.data)?
+            let claims = PieceSet::from_bytes(count, &claims).unwrap_or_else(|| PieceSet::empty(count));
+            check_claims(&file, &manifest, claims).context("read", &place.data)?
         } else {
             layout::preallocate(&file, manifest.size_bytes()).context("write", &place.data)?;
-            Progress::empty(count)
+            PieceSet::empty(count)
         };
         let collected = Mutex::new(Collected { progress, unsaved_bytes: 0, finished: false });
         Ok(Self { store, id, manifest, file, collected })
@@ -91,7 +92,7 @@ impl BlobWriter {
 
     /// The pieces that are missing still, in order.
     pub fn missing(&self) -> Vec<u32> {
-        self.collected().progress.missing()
+        self.collected().progress.missing().indexes().collect()
     }
 
     /// Whether piece `index` is there.
@@ -101,7 +102,7 @@ impl BlobWriter {
 
     /// How many pieces are there.
     pub fn have_count(&self) -> u32 {
-        self.collected().progress.have()
+        self.collected().progress.held()
     }
 
     /// Reads a piece back, for others who want it before the blob is whole; none if it is not there yet.
@@ -132,7 +133,7 @@ impl BlobWriter {
         let progress = check_claims(&self.file, &self.manifest, collected.progress.clone());
         collected.progress = progress.context("read", &place.data)?;
         let length = self.file.metadata().context("look at", &place.data)?.len();
-        let missing = self.manifest.piece_count() - collected.progress.have();
+        let missing = self.manifest.piece_count() - collected.progress.held();
         if missing > 0 || length != self.manifest.size_bytes() {
             let count = self.manifest.piece_count();
             return Err(BlobError::Incomplete { id: self.id, missing, count });
@@ -149,7 +150,7 @@ impl BlobWriter {
         let place = self.store.layout().partial_place(self.id);
         // Data before claims: what the file of claims says was on the disk when it was written.
         durable::sync_file(&self.file, &place.data)
-            .and_then(|()| durable::write_atomically(&place.have, collected.progress.bytes()))
+            .and_then(|()| durable::write_atomically(&place.have, &collected.progress.to_bytes()))
             .map_err(|error| self.explain_full(error))?;
         collected.unsaved_bytes = 0;
         Ok(())
@@ -182,7 +183,7 @@ impl Drop for BlobWriter {
 }
 
 /// Leaves of the claimed pieces only those that the file really holds.
-fn check_claims(file: &File, manifest: &PieceManifest, mut claims: Progress) -> std::io::Result<Progress> {
+fn check_claims(file: &File, manifest: &PieceManifest, mut claims: PieceSet) -> std::io::Result<PieceSet> {
     for index in claims.clone().indexes() {
         if layout::read_piece(file, manifest, index)?.is_err() {
             claims.remove(index);

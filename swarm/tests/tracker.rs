@@ -1,0 +1,221 @@
+//! What the tracker's plans always are, whatever it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hatchery_common::{
+    digest::Digest,
+    id::{BlobId, NodeId},
+};
+use hatchery_swarm::{Because, Direction, Plan, Random, Reach, Tracker, Trouble, Wait, limits};
+use proptest::prelude::*;
+
+const NODES: u8 = 40;
+
+#[derive(Clone, Debug)]
+enum Told {
+    Came { node: u8, can_be_dialled: bool },
+    Left { node: u8 },
+    HasAll { node: u8, blob: u8 },
+    Wants { node: u8, blob: u8 },
+    Leaves { node: u8, blob: u8 },
+    Rate { node: u8, mbit: u16, is_sure: bool },
+    Trouble { node: u8, blob: u8, parent: u8, kind: u8 },
+}
+
+fn told() -> impl Strategy<Value = Told> {
+    let (node, blob) = (0..NODES, 0..2_u8);
+    prop_oneof![
+        4 => (node.clone(), prop::bool::weighted(0.8)).prop_map(|(node, can_be_dialled)| Told::Came { node, can_be_dialled }),
+        1 => node.clone().prop_map(|node| Told::Left { node }),
+        2 => (node.clone(), blob.clone()).prop_map(|(node, blob)| Told::HasAll { node, blob }),
+        6 => (node.clone(), blob.clone()).prop_map(|(node, blob)| Told::Wants { node, blob }),
+        1 => (node.clone(), blob.clone()).prop_map(|(node, blob)| Told::Leaves { node, blob }),
+        2 => (node.clone(), 1..1000_u16, any::<bool>()).prop_map(|(node, mbit, is_sure)| Told::Rate { node, mbit, is_sure }),
+        3 => (node, blob, any::<u8>(), 0..4_u8)
+            .prop_map(|(node, blob, parent, kind)| Told::Trouble { node, blob, parent, kind }),
+    ]
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId::from_bytes(u128::from(number).to_be_bytes())
+}
+
+fn blob(number: u8) -> BlobId {
+    BlobId(Digest::of(&[number]))
+}
+
+/// The tracker, and what one knows without it.
+struct World {
+    tracker: Tracker,
+    dialled: BTreeMap<NodeId, bool>,
+    /// True: it has everything.
+    members: BTreeMap<(BlobId, NodeId), bool>,
+    banned: BTreeSet<(BlobId, NodeId, NodeId)>,
+    plans: BTreeMap<(BlobId, NodeId), Plan>,
+}
+
+impl World {
+    fn tell(&mut self, told: &Told) {
+        let tracker = &mut self.tracker;
+        match *told {
+            Told::Came { node: number, can_be_dialled } => {
+                tracker.node_came(node(number), Reach { can_be_dialled, children_max: None });
+                self.dialled.insert(node(number), can_be_dialled);
+            }
+            Told::Left { node: number } => {
+                tracker.node_left(node(number));
+                self.dialled.remove(&node(number));
+                self.members.retain(|(_, member), _| *member != node(number));
+                self.banned.retain(|(_, receiver, _)| *receiver != node(number));
+            }
+            Told::HasAll { node: number, blob: which } => {
+                tracker.has_all(blob(which), node(number));
+                if self.dialled.contains_key(&node(number)) {
+                    self.members.insert((blob(which), node(number)), true);
+                }
+            }
+            Told::Wants { node: number, blob: which } => {
+                tracker.wants(blob(which), node(number), 1);
+                if self.dialled.contains_key(&node(number)) {
+                    self.members.insert((blob(which), node(number)), false);
+                }
+            }
+            Told::Leaves { node: number, blob: which } => {
+                tracker.leaves(blob(which), node(number));
+                self.members.remove(&(blob(which), node(number)));
+                self.banned.retain(|(of, receiver, _)| (*of, *receiver) != (blob(which), node(number)));
+            }
+            Told::Rate { node: number, mbit, is_sure } => {
+                let rate = f64::from(mbit) * 125_000.0;
+                if is_sure {
+                    tracker.link_is(node(number), rate, rate);
+                } else {
+                    tracker.measured(node(number), Direction::Up, rate);
+                }
+            }
+            Told::Trouble { node: number, blob: which, parent, kind } => {
+                let plan = tracker.plan(blob(which), node(number));
+                let parents = plan.map(|plan| plan.parents).unwrap_or_default();
+                let Some(&(parent, _)) = parents.get(usize::from(parent) % parents.len().max(1)) else {
+                    return;
+                };
+                let trouble = match kind {
+                    0 => Trouble::Stalled(parent),
+                    1 => Trouble::Slow(parent),
+                    2 => Trouble::Starved,
+                    _ => {
+                        self.banned.insert((blob(which), node(number), parent));
+                        Trouble::Wrong(parent)
+                    }
+                };
+                tracker.trouble(blob(which), node(number), trouble);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        for plan in self.tracker.take_plans() {
+            self.plans.insert((plan.blob, plan.receiver), plan);
+        }
+        let mut children: BTreeMap<(BlobId, NodeId), usize> = BTreeMap::new();
+        for (&(of, receiver), &has_all) in &self.members {
+            let plan = self.tracker.plan(of, receiver);
+            assert_eq!(plan.is_none(), has_all, "who has everything has no plan, everybody else has one");
+            let Some(plan) = plan else { continue };
+            let nodes = |plan: &Plan| plan.parents.iter().map(|&(parent, _)| parent).collect::<Vec<_>>();
+            let told = self.plans.get(&(of, receiver)).map(nodes);
+            assert_eq!(told, Some(nodes(&plan)), "a plan has changed and was not told");
+            let distinct: BTreeSet<NodeId> = plan.parents.iter().map(|&(parent, _)| parent).collect();
+            assert_eq!(distinct.len(), plan.parents.len());
+            assert!(distinct.len() <= limits::PARENTS_MAX);
+            assert_eq!(plan.waits.is_some(), distinct.is_empty());
+            for &(parent, because) in &plan.parents {
+                *children.entry((of, parent)).or_default() += 1;
+                assert_ne!(parent, receiver);
+                assert!(self.dialled[&parent], "a parent that cannot be dialled");
+                assert!(!self.banned.contains(&(of, receiver, parent)), "a banned parent");
+                assert_eq!(self.members[&(of, parent)], because == Because::HasAll);
+            }
+            if plan.waits == Some(Wait::NoHolder) {
+                let source = self.members.iter().find(|&(&(other, holder), &has_all)| {
+                    let slots = self.tracker.slots(of, holder).map_or(0, |(slots, _)| slots);
+                    other == of && has_all && slots > 0 && !self.banned.contains(&(of, receiver, holder))
+                });
+                assert_eq!(source, None, "there is one who has it");
+            }
+        }
+        for &(of, member) in self.members.keys() {
+            let slots = |of| self.tracker.slots(of, member).map_or(0, |(slots, _)| slots);
+            let children = |of| children.get(&(of, member)).copied().unwrap_or(0);
+            let taken: usize = [0, 1].map(|number| children(blob(number))).iter().sum();
+            let most = [0, 1].map(|number| slots(blob(number))).into_iter().max();
+            assert_eq!(self.tracker.slots(of, member).map(|(_, taken)| taken), Some(taken));
+            assert!(Some(taken) <= most, "{taken} children and {most:?} slots");
+            assert!(slots(of) > 0 || children(of) == 0, "{} children and no slot", children(of));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn plans_keep_to_the_rules(seed in any::<u64>(), story in prop::collection::vec(told(), 1..300)) {
+        let tracker = Tracker::new(Random::new(seed));
+        let mut world = World {
+            tracker,
+            dialled: BTreeMap::new(),
+            members: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            plans: BTreeMap::new(),
+        };
+        for told in &story {
+            world.tell(told);
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn two_who_say_so_bar_a_node() {
+    let mut tracker = Tracker::new(Random::new(1));
+    let reach = Reach { can_be_dialled: true, children_max: None };
+    for number in 0..5 {
+        tracker.node_came(node(number), reach);
+        if number == 0 { tracker.has_all(blob(0), node(0)) } else { tracker.wants(blob(0), node(number), 0) }
+    }
+    let is_parent = |tracker: &Tracker, receiver| {
+        let plan = tracker.plan(blob(0), node(receiver)).expect("it receives");
+        plan.parents.iter().any(|&(parent, _)| parent == node(4))
+    };
+    assert!((1..=3).all(|receiver| is_parent(&tracker, receiver)));
+    tracker.trouble(blob(0), node(1), Trouble::Wrong(node(4)));
+    assert!(!is_parent(&tracker, 1) && is_parent(&tracker, 2) && is_parent(&tracker, 3));
+    assert!(!tracker.suspects()[0].is_barred);
+    tracker.trouble(blob(0), node(2), Trouble::Wrong(node(4)));
+    assert!(!is_parent(&tracker, 3), "nobody fetches from it any more");
+    assert!(tracker.suspects()[0].is_barred && tracker.suspects()[0].node == node(4));
+    tracker.node_left(node(4));
+    assert_eq!(tracker.suspects().len(), 1, "it is not forgotten");
+    tracker.node_came(node(4), reach);
+    tracker.wants(blob(0), node(4), 0);
+    assert!(!is_parent(&tracker, 3));
+    tracker.cleared(node(4));
+    assert!(tracker.suspects().is_empty() && is_parent(&tracker, 3), "{:?}", tracker.plan(blob(0), node(3)));
+}
+
+#[test]
+fn who_cannot_be_had_is_waited_for() {
+    let mut tracker = Tracker::new(Random::new(1));
+    tracker.node_came(node(0), Reach { can_be_dialled: false, children_max: None });
+    tracker.node_came(node(1), Reach { can_be_dialled: true, children_max: Some(1) });
+    for number in 2..4 {
+        tracker.node_came(node(number), Reach { can_be_dialled: false, children_max: None });
+        tracker.wants(blob(0), node(number), 0);
+    }
+    tracker.has_all(blob(0), node(0));
+    let waits = |tracker: &Tracker, number| tracker.plan(blob(0), node(number)).and_then(|plan| plan.waits);
+    assert_eq!([2, 3].map(|number| waits(&tracker, number)), [Some(Wait::NoHolder); 2]);
+    tracker.has_all(blob(0), node(1));
+    assert_eq!([2, 3].map(|number| waits(&tracker, number)), [None, Some(Wait::NoSlot)], "one slot");
+    tracker.has_all(blob(0), node(2));
+    assert_eq!(waits(&tracker, 3), None, "its turn");
+}
