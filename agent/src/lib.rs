@@ -17,11 +17,13 @@
 //! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
 //! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
 //! | `inference`, `models` | answers |
+//! | `availability` | when the machine is its owner's |
 //! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
 
 mod agent;
 mod attempt;
 mod attempts;
+mod availability;
 mod backoff;
 mod calibration;
 mod checkpoint_store;
@@ -66,6 +68,7 @@ use crate::{
     agent::{Agent, Inbox},
     attempt::Workshop,
     attempts::Attempts,
+    availability::Watcher,
     calibration::{CalibrationCache, Calibrator},
     checkpoint_store::{CheckpointStore, CheckpointStoreError},
     corpora::Corpora,
@@ -77,6 +80,7 @@ use crate::{
     replica::ReplicaMaker,
     session::SessionKeeper,
 };
+pub use availability::{AvailabilitySettings, Hours, HoursError, Judgement, Usage};
 pub use ground::{Ground, Machine, Trainer};
 pub use settings::AgentSettings;
 
@@ -241,6 +245,9 @@ pub async fn run_on(
     let finder =
         find_trainer(Arc::clone(&ground), settings.clone(), inventory_receiver.clone(), inventory_updates);
     let _finder = AbortOnDropHandle::new(tokio::spawn(finder));
+    let watcher = Watcher::begin(Arc::clone(&ground), settings.availability.clone()).await;
+    let (shown, away) = watch::channel(watcher.away());
+    let _watcher = AbortOnDropHandle::new(tokio::spawn(watcher.run(shown)));
     let farewell = CancellationToken::new();
     let keeper = SessionKeeper {
         network: ground.network(),
@@ -254,7 +261,7 @@ pub async fn run_on(
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
     let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
-    agent.run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew }, shutdown).await;
+    agent.run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown).await;
     Ok(())
 }
 
@@ -290,5 +297,8 @@ async fn look(ground: &dyn Ground, settings: &AgentSettings) -> Inventory {
     let existing = settings.state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let mut inventory = ground.look(existing).await;
     CalibrationCache::open(&settings.state, ground.trainer()).fill(&mut inventory);
+    if settings.availability.looks() {
+        inventory.notes.extend(ground.usage(&settings.availability).await.problems);
+    }
     inventory
 }

@@ -12,6 +12,8 @@ use hatchery_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::availability::AvailabilitySettings;
+
 /// The environment variable that names the trainer.
 pub const TRAINER_VARIABLE: &str = "HATCHERY_TRAINER";
 /// The trainer's file name.
@@ -45,6 +47,8 @@ pub struct AgentSettings {
     pub generations_at_once: u32,
     /// Threads of a trainer on the processor; 0: as many as there are cores.
     pub cpu_threads: u32,
+    /// When the machine's devices are the fleet's, and when its owner's.
+    pub availability: AvailabilitySettings,
 }
 
 impl Default for AgentSettings {
@@ -59,6 +63,7 @@ impl Default for AgentSettings {
             models_loaded_max: 2,
             generations_at_once: 2,
             cpu_threads: 0,
+            availability: AvailabilitySettings::default(),
         }
     }
 }
@@ -72,7 +77,7 @@ impl AgentSettings {
         check_range("models_loaded_max", self.models_loaded_max, 1, MODELS_LOADED_MAX)?;
         check_range("generations_at_once", self.generations_at_once, 1, GENERATIONS_AT_ONCE_MAX)?;
         check_range("cpu_threads", self.cpu_threads, 0, CPU_THREADS_MAX)?;
-        Ok(())
+        self.availability.check().map_err(|error| error.within("availability"))
     }
 
     /// Where the trainer should be. Whether it is there, and runs, is for the inventory to find out.

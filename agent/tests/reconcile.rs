@@ -53,7 +53,7 @@ fn assignment(attempts: Vec<AssignedAttempt>, checkpoints: Vec<CheckpointId>) ->
 }
 
 fn fresh(assignment: &Assignment) -> Wish<'_> {
-    Wish { assignment: Some(assignment), fresh: true, leaving: false }
+    Wish { assignment: Some(assignment), fresh: true, leaving: false, away: false }
 }
 
 const NOW: BootTime = BootTime(1_000_000);
@@ -68,7 +68,7 @@ fn an_assigned_attempt_starts_once_and_only_under_a_live_lease() {
         assert_eq!(reconcile(fresh(&wished), &nothing, lease, NOW), vec![]);
     }
     for (is_fresh, leaving) in [(false, false), (true, true)] {
-        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving };
+        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving, away: false };
         assert_eq!(reconcile(wish, &nothing, LeaseState::Live, NOW), vec![]);
     }
     for phase in [LocalPhase::Active, LocalPhase::Delivering, LocalPhase::Ended] {
@@ -101,7 +101,7 @@ fn trainers_stop_before_the_lease_ends_and_are_killed_when_it_has() {
     let there = Observed { attempts: vec![running], ..Default::default() };
     // Also without a session, and also with an assignment of an earlier one.
     for is_fresh in [true, false] {
-        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving: false };
+        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving: false, away: false };
         assert_eq!(reconcile(wish, &there, LeaseState::Live, NOW), vec![]);
         let stop = vec![Step::StopAttempt(running.key, StopReason::LeaseEnds)];
         assert_eq!(reconcile(wish, &there, LeaseState::Closing, NOW), stop);
@@ -254,7 +254,7 @@ proptest! {
         let mut now = NOW;
         for (wished, lease, is_fresh, finishes) in &rounds {
             now = now + Duration::from_secs(7);
-            let wish = Wish { assignment: Some(wished), fresh: *is_fresh, leaving: false };
+            let wish = Wish { assignment: Some(wished), fresh: *is_fresh, leaving: false, away: false };
             for step in reconcile(wish, &world.observed, *lease, now) {
                 world.apply(&step, now);
             }

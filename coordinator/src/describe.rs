@@ -84,6 +84,7 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             HandOver::Pause { by } => format!("{by} paused {}; its attempt writes a checkpoint", job(id)),
             HandOver::Requeue { by } => format!("{by} sent {} back to the queue", job(id)),
             HandOver::Drain => format!("{} leaves its node, which is being drained", job(id)),
+            HandOver::NodeAway { reason } => format!("{} leaves its node: {reason}", job(id)),
             HandOver::Preempt { by } => format!("{} makes room for {}", job(id), job(by)),
             HandOver::Migrate { to, device, sooner_secs } => format!(
                 "{} moves to {} {device}, where it is to end {} sooner",

@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_agent::{
-    Ground, Trainer, stderr_log::StderrLog, trainer_process::Heard, trainer_tool::TrainerToolError,
+    AvailabilitySettings, Ground, Trainer, Usage, stderr_log::StderrLog, trainer_process::Heard, trainer_tool::TrainerToolError,
 };
 use hatchery_common::{
     device::Device,
@@ -180,6 +180,10 @@ impl Ground for Machine {
         let (trainer, heard) = FakeTrainer::start(id, attempt, order, self.step_every, life, now, history)?;
         processes.running.push(trainer);
         Ok(Box::new(Handle { id, machine: self.clone(), heard }))
+    }
+
+    fn usage<'a>(&'a self, _policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {
+        std::future::ready(Usage::default()).boxed()
     }
 
     fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()> {

@@ -176,7 +176,7 @@ impl Session {
     pub(crate) async fn report(&mut self, attempts: Vec<AttemptReport>, replicas: Vec<ReplicaReport>) {
         self.sequence += 1;
         let sequence = self.sequence;
-        let report = Report { sequence, attempts, replicas, disk_free_bytes: 1 << 30, leaving: false };
+        let report = Report { sequence, attempts, replicas, disk_free_bytes: 1 << 30, ..Report::default() };
         self.send(AgentMessage::Report(report)).await;
         loop {
             if self.next().await == (CoordinatorMessage::ReportReceived { sequence }) {
