@@ -261,7 +261,9 @@ pub async fn run_on(
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
     let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
-    agent.run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown).await;
+    agent
+        .run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown)
+        .await;
     Ok(())
 }
 

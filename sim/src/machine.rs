@@ -9,7 +9,8 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_agent::{
-    AvailabilitySettings, Ground, Trainer, Usage, stderr_log::StderrLog, trainer_process::Heard, trainer_tool::TrainerToolError,
+    AvailabilitySettings, Ground, Trainer, Usage, stderr_log::StderrLog, trainer_process::Heard,
+    trainer_tool::TrainerToolError,
 };
 use hatchery_common::{
     device::Device,

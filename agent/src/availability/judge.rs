@@ -105,7 +105,13 @@ impl Lasting {
 impl Judgement {
     /// What is thought after another look. What cannot be seen does not count against the machine.
     #[must_use]
-    pub fn next(self, policy: &AvailabilitySettings, seen: &Usage, local: &ZonedDateTime, now: BootTime) -> Self {
+    pub fn next(
+        self,
+        policy: &AvailabilitySettings,
+        seen: &Usage,
+        local: &ZonedDateTime,
+        now: BootTime,
+    ) -> Self {
         let on_battery = policy.mains_power_only && seen.on_battery == Some(true);
         let battery = self.battery.next(Some(on_battery), Duration::ZERO, MAINS_FOR, now);
         let busy = match (policy.load_max, seen.others_load) {
@@ -147,7 +153,10 @@ mod tests {
     use super::*;
 
     fn monday_noon() -> ZonedDateTime {
-        date(2024, 2, 26).at(12, 0, 0, 0).to_zoned_datetime(TimeZone::get("Europe/Berlin").unwrap()).unwrap()
+        date(2024, 2, 26)
+            .at(12, 0, 0, 0)
+            .to_zoned_datetime(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap())
+            .unwrap()
     }
 
     /// What is thought at each second, from what is seen at each.
@@ -167,7 +176,8 @@ mod tests {
 
     #[test]
     fn outside_its_hours_it_is_away_until_they_begin() {
-        let policy = AvailabilitySettings { hours: "mon-fri 19:00-07:00".parse().unwrap(), ..Default::default() };
+        let policy =
+            AvailabilitySettings { hours: "mon-fri 19:00-07:00".parse().unwrap(), ..Default::default() };
         let away = Judgement::default().next(&policy, &Usage::default(), &monday_noon(), BootTime(0)).away;
         let said = away.unwrap().to_string();
         assert_eq!(said, "outside its hours, until Mon 19:00 (UTC+01:00)");
@@ -194,7 +204,10 @@ mod tests {
         seen.extend(vec![power(Some(false)); 12]);
         let thought = thought(&policy, &seen);
         let away = thought.iter().filter(|away| **away == Some(AwayReason::OnBattery)).count();
-        assert_eq!((thought[0], thought[1], away, thought[15]), (None, Some(AwayReason::OnBattery), 13, None));
+        assert_eq!(
+            (thought[0], thought[1], away, thought[15]),
+            (None, Some(AwayReason::OnBattery), 13, None)
+        );
     }
 
     #[test]
@@ -219,7 +232,10 @@ mod tests {
         for (wrong, field) in [
             (AvailabilitySettings { load_max: Some(f64::NAN), ..Default::default() }, "load_max"),
             (AvailabilitySettings { load_max: Some(50.0), ..Default::default() }, "load_max"),
-            (AvailabilitySettings { owner_idle_secs_min: Some(1), ..Default::default() }, "owner_idle_secs_min"),
+            (
+                AvailabilitySettings { owner_idle_secs_min: Some(1), ..Default::default() },
+                "owner_idle_secs_min",
+            ),
         ] {
             assert_eq!(wrong.check().unwrap_err().field, field);
         }
@@ -228,7 +244,12 @@ mod tests {
     fn usage() -> impl Strategy<Value = Usage> {
         let idle = prop::option::of((0..200u64).prop_map(Duration::from_secs));
         (prop::option::of(any::<bool>()), prop::option::of(0.0..1.0), idle).prop_map(
-            |(on_battery, others_load, owner_idle)| Usage { on_battery, others_load, owner_idle, problems: vec![] },
+            |(on_battery, others_load, owner_idle)| Usage {
+                on_battery,
+                others_load,
+                owner_idle,
+                problems: vec![],
+            },
         )
     }
 

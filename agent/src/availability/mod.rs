@@ -15,6 +15,6 @@ mod watch;
 
 pub use hours::{Hours, HoursError};
 pub use judge::{AvailabilitySettings, Judgement};
-pub use usage::Usage;
 pub(crate) use usage::Eyes;
+pub use usage::Usage;
 pub(crate) use watch::Watcher;

@@ -71,7 +71,10 @@ impl Eyes {
 }
 
 fn noted<T>(what: &str, seen: Result<T, String>, problems: &mut Vec<String>) -> Option<T> {
-    seen.map_err(|why| problems.push(format!("availability: {what} cannot be seen and counts as fine: {why}"))).ok()
+    seen.map_err(|why| {
+        problems.push(format!("availability: {what} cannot be seen and counts as fine: {why}"))
+    })
+    .ok()
 }
 
 async fn on_battery() -> Result<bool, String> {
@@ -209,7 +212,9 @@ mod tests {
         let why = ask("hatchery-there-is-no-such-program", &[]).await.unwrap_err();
         let mut problems = Vec::new();
         assert_eq!(noted::<()>("power", Err(why), &mut problems), None);
-        assert!(problems[0].starts_with("availability: power cannot be seen and counts as fine: hatchery-there"));
+        assert!(
+            problems[0].starts_with("availability: power cannot be seen and counts as fine: hatchery-there")
+        );
     }
 
     #[tokio::test]

@@ -52,7 +52,8 @@ impl Watcher {
         if !self.policy.limits() {
             return;
         }
-        let usage = if self.policy.looks() { self.ground.usage(&self.policy).await } else { Default::default() };
+        let usage =
+            if self.policy.looks() { self.ground.usage(&self.policy).await } else { Default::default() };
         for problem in &usage.problems {
             if self.said.insert(problem.clone()) {
                 tracing::warn!("{problem}");

@@ -9,8 +9,8 @@ use hatchery_common::{
     session::Report,
 };
 use hatchery_scheduler::{
-    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment, desired_nodes,
-    plan, violations,
+    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment,
+    desired_nodes, plan, violations,
 };
 
 use super::{LEASE, MEMORY_BYTES, World};
