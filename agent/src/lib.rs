@@ -24,7 +24,7 @@ mod agent;
 mod attempt;
 mod attempts;
 mod availability;
-mod backoff;
+pub mod backoff;
 mod calibration;
 mod checkpoint_store;
 mod corpora;

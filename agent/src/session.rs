@@ -26,9 +26,6 @@ use crate::{backoff::Backoff, link::Clients};
 
 /// Messages to the coordinator that may wait. Whoever cannot add one waits, or leaves it out.
 pub(crate) const OUTBOX_MAX: usize = 64;
-/// First and longest wait before dialling again.
-const DIAL_FIRST: Duration = Duration::from_millis(200);
-const DIAL_LONGEST: Duration = Duration::from_secs(10);
 /// How long the coordinator may take to welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the certificate's age is looked at while a session stands.
@@ -83,7 +80,7 @@ enum Closing {
 impl SessionKeeper {
     /// Dials until nobody listens to the events any more.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(DIAL_FIRST, DIAL_LONGEST);
+        let mut backoff = Backoff::of_dials();
         let mut complaint = String::new();
         while !self.events.is_closed() {
             let mut welcomed = false;
