@@ -5,7 +5,8 @@ use std::time::Duration;
 
 /// First and longest wait before the coordinator is dialled again.
 const DIAL_FIRST: Duration = Duration::from_millis(200);
-const DIAL_LONGEST: Duration = Duration::from_secs(10);
+/// After a long absence a fleet is back within this time, and little more for handshakes that wait for one another.
+const DIAL_LONGEST: Duration = Duration::from_secs(5);
 
 /// The next wait after so many failures in a row.
 #[derive(Clone, Debug)]

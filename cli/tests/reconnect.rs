@@ -31,20 +31,21 @@ use hatchery_common::{
     time::BootTime,
     tls::{Credentials, JoinString},
 };
-use hatchery_coordinator::{CoordinatorSettings, RunError, run};
+use hatchery_coordinator::{CoordinatorSettings, run};
 use hatchery_proto::{
     client::{AgentsClient, CallError, FleetClient, TokenCall},
     transfer::BlobClient,
 };
 use tokio::{
+    runtime::Runtime,
     sync::{mpsc, oneshot, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-/// Agents in `cargo test`; `RECONNECT_AGENTS` asks for more.
+/// Agents in `cargo test`; `RECONNECT_AGENTS` asks for more, and `RECONNECT_GONE_SECS` for a longer absence.
 const AGENTS: usize = 120;
 /// The term of a lease, as coordinators have it unless told otherwise.
 const LEASE_SECS: u64 = 15;
@@ -59,8 +60,8 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 struct House {
     settings: CoordinatorSettings,
     home: tempfile::TempDir,
-    shutdown: CancellationToken,
-    running: JoinHandle<Result<(), RunError>>,
+    /// Of its own, so that everything of it ends at once.
+    runtime: Runtime,
 }
 
 impl House {
@@ -69,16 +70,19 @@ impl House {
         let listen = "127.0.0.1:0".to_owned();
         let settings =
             CoordinatorSettings { listen, lease_secs: LEASE_SECS, ..CoordinatorSettings::default() };
-        let (address, shutdown, running) = begin(&settings, home.path()).await;
+        let (runtime, address) = begin(&settings, home.path()).await;
         let settings = CoordinatorSettings { listen: address, ..settings };
-        Self { settings, home, shutdown, running }
+        Self { settings, home, runtime }
     }
 
-    /// Is gone, and comes back at the same address.
-    async fn restart(&mut self) {
-        self.shutdown.cancel();
-        (&mut self.running).await.unwrap().unwrap();
-        (_, self.shutdown, self.running) = begin(&self.settings, self.home.path()).await;
+    /// Is gone as by a SIGKILL, for so long, and comes back at the same address.
+    async fn restart(&mut self, gone: Duration) {
+        // Another one for the moment, in which nothing runs.
+        let killed = std::mem::replace(&mut self.runtime, Runtime::new().unwrap());
+        end(killed).await;
+        tokio::time::sleep(gone).await;
+        let (runtime, _) = begin(&self.settings, self.home.path()).await;
+        std::mem::replace(&mut self.runtime, runtime).shutdown_background();
     }
 
     async fn fleet(&self) -> FleetClient {
@@ -100,15 +104,20 @@ impl House {
     }
 }
 
-async fn begin(
-    settings: &CoordinatorSettings,
-    home: &Path,
-) -> (String, CancellationToken, JoinHandle<Result<(), RunError>>) {
+async fn begin(settings: &CoordinatorSettings, home: &Path) -> (Runtime, String) {
     let settings = settings.clone().check(home).unwrap();
-    let (shutdown, (on_ready, ready)) = (CancellationToken::new(), oneshot::channel());
-    let running = tokio::spawn(run(settings, shutdown.clone(), on_ready));
-    let ready = timeout(PATIENCE, ready).await.unwrap().expect("it starts");
-    (ready.address.to_string(), shutdown, running)
+    let (on_ready, ready) = oneshot::channel();
+    let runtime = Runtime::new().unwrap();
+    let running = runtime.spawn(run(settings, CancellationToken::new(), on_ready));
+    match timeout(PATIENCE, ready).await.expect("it takes too long to start") {
+        Ok(ready) => (runtime, ready.address.to_string()),
+        Err(_) => panic!("it does not start: {:?}", running.await),
+    }
+}
+
+/// Ends all tasks, and waits for the store's thread, which holds the database.
+async fn end(runtime: Runtime) {
+    tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
 }
 
 /// What the agents have seen, together.
@@ -282,8 +291,9 @@ async fn all(standings: &mut [watch::Receiver<Standing>], what: &str, holds: imp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_agents_are_back_at_once_and_no_lease_has_run_out() {
-    let asked = std::env::var("RECONNECT_AGENTS").ok().and_then(|agents| agents.parse().ok());
-    let count: usize = asked.unwrap_or(AGENTS);
+    let asked = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let count = asked("RECONNECT_AGENTS").map_or(AGENTS, |agents| agents as usize);
+    let gone_for = Duration::from_secs(asked("RECONNECT_GONE_SECS").unwrap_or(0));
     let (began, mut house) = (Instant::now(), House::start().await);
     let (fleet, dataset) = (house.fleet().await, house.dataset().await);
     let joining = stream::iter((0..count).map(|number| join(fleet.clone(), number)));
@@ -312,21 +322,22 @@ async fn all_agents_are_back_at_once_and_no_lease_has_run_out() {
     counted(&seen.dials);
 
     let gone = Instant::now();
-    house.restart().await;
+    house.restart(gone_for).await;
     let (back, began) = (gone.elapsed(), Instant::now());
     for (standing, session) in standings.iter_mut().zip(sessions) {
         let again = standing.wait_for(|standing| standing.session > session && standing.heard);
         assert!(timeout(PATIENCE, again).await.is_ok(), "an agent is not back");
     }
+    let over = counted(&seen.over);
     println!(
         "the coordinator was gone for {:.1} s; {count} agents were back and heard {:.1} s later, after {} dials; {} \
          trainers had stopped meanwhile",
         back.as_secs_f64(),
         began.elapsed().as_secs_f64(),
         counted(&seen.dials),
-        counted(&seen.closing),
+        counted(&seen.closing) + over,
     );
-    assert_eq!(counted(&seen.over), 0, "no agent saw its lease run out");
+    assert!(over == 0 || !gone_for.is_zero(), "{over} agents saw their leases run out");
     let jobs = fleet.jobs(false).await.unwrap();
     let running = jobs.iter().filter(|job| job.phase == "running" && job.epoch.0 == 1).count();
     assert_eq!((running, jobs.len()), (count, count), "every attempt goes on");
@@ -334,6 +345,5 @@ async fn all_agents_are_back_at_once_and_no_lease_has_run_out() {
     let kinds: BTreeSet<String> = events.map_ok(|event| event.kind).try_collect().await.unwrap();
     assert!(!kinds.contains("lease_ended"), "{kinds:?}");
     agents.shutdown().await;
-    house.shutdown.cancel();
-    house.running.await.unwrap().unwrap();
+    end(house.runtime).await;
 }

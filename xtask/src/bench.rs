@@ -35,13 +35,16 @@ pub(crate) enum Bench {
         /// How many agents
         #[arg(long, default_value_t = 1000)]
         agents: usize,
+        /// For how many seconds the coordinator is gone
+        #[arg(long, default_value_t = 0)]
+        gone_secs: u64,
     },
 }
 
 /// Builds what is measured, and measures it.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     let (program, arguments): (&[&str], _) = match bench {
-        Bench::Reconnect { agents } => return reconnect(*agents),
+        Bench::Reconnect { agents, gone_secs } => return reconnect(*agents, *gone_secs),
         Bench::Train { arguments } => (&["hatchery-trainer", "--", "bench", "train"], arguments),
         Bench::Generate { arguments } => (&["hatchery-trainer", "--", "bench", "generate"], arguments),
         Bench::Scheduler { arguments } => (&["hatchery-scheduler", "--example", "bench", "--"], arguments),
@@ -56,7 +59,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 }
 
 /// It is a test, of more agents than there are otherwise.
-fn reconnect(agents: usize) -> Result<()> {
+fn reconnect(agents: usize, gone_secs: u64) -> Result<()> {
     let arguments = [
         "test",
         "--quiet",
@@ -68,7 +71,9 @@ fn reconnect(agents: usize) -> Result<()> {
         "--",
         "--nocapture",
     ];
-    let status = cargo::command(&arguments).env("RECONNECT_AGENTS", agents.to_string()).status();
+    let mut command = cargo::command(&arguments);
+    command.env("RECONNECT_AGENTS", agents.to_string()).env("RECONNECT_GONE_SECS", gone_secs.to_string());
+    let status = command.status();
     ensure!(status.context("cannot start cargo")?.success(), "not all agents were back in time");
     Ok(())
 }
