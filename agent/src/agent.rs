@@ -270,14 +270,13 @@ impl Agent {
     }
 
     fn on_away(&mut self, away: Option<Away>) -> bool {
-        match away {
-            Some(away) => tracing::info!("away: {away}; trainers write a checkpoint and stop"),
-            None => tracing::info!("back: trainers may run here again"),
+        if let Some(away) = away {
+            tracing::info!("away: {away}; trainers write a checkpoint and stop");
+            self.calibrator.stop();
+        } else {
+            tracing::info!("back: trainers may run here again");
         }
         self.away = away;
-        if away.is_some() {
-            self.calibrator.stop();
-        }
         true
     }
 

@@ -109,10 +109,10 @@ async fn begin(settings: &CoordinatorSettings, home: &Path) -> (Runtime, String)
     let (on_ready, ready) = oneshot::channel();
     let runtime = Runtime::new().unwrap();
     let running = runtime.spawn(run(settings, CancellationToken::new(), on_ready));
-    match timeout(PATIENCE, ready).await.expect("it takes too long to start") {
-        Ok(ready) => (runtime, ready.address.to_string()),
-        Err(_) => panic!("it does not start: {:?}", running.await),
-    }
+    let Ok(ready) = timeout(PATIENCE, ready).await.expect("it takes too long to start") else {
+        panic!("it does not start: {:?}", running.await);
+    };
+    (runtime, ready.address.to_string())
 }
 
 /// Ends all tasks, and waits for the store's thread, which holds the database.

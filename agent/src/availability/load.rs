@@ -9,7 +9,7 @@ use std::{
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Between two looks so far apart lies no load but a sleep of the machine.
-const LOOKS_APART_MAX: Duration = Duration::from_secs(60);
+const LOOKS_APART_MAX: Duration = Duration::from_mins(1);
 
 /// Measures from one look to the next.
 #[derive(Default)]

@@ -71,10 +71,13 @@ impl Eyes {
 }
 
 fn noted<T>(what: &str, seen: Result<T, String>, problems: &mut Vec<String>) -> Option<T> {
-    seen.map_err(|why| {
-        problems.push(format!("availability: {what} cannot be seen and counts as fine: {why}"))
-    })
-    .ok()
+    match seen {
+        Ok(seen) => Some(seen),
+        Err(why) => {
+            problems.push(format!("availability: {what} cannot be seen and counts as fine: {why}"));
+            None
+        }
+    }
 }
 
 async fn on_battery() -> Result<bool, String> {

@@ -6,7 +6,7 @@ use hatchery_common::{availability::Away, time::BootTime};
 use jiff::ZonedDateTime;
 use tokio::sync::watch;
 
-use super::{AvailabilitySettings, Judgement};
+use super::{AvailabilitySettings, Judgement, Usage};
 use crate::ground::Ground;
 
 /// How often the machine and its clock are looked at.
@@ -26,7 +26,9 @@ impl Watcher {
     /// A watcher that has looked once.
     pub(crate) async fn begin(ground: Arc<dyn Ground>, policy: AvailabilitySettings) -> Self {
         let mut watcher = Self { ground, policy, judgement: Judgement::default(), said: BTreeSet::new() };
-        watcher.look().await;
+        if watcher.policy.limits() {
+            watcher.look().await;
+        }
         watcher
     }
 
@@ -49,11 +51,8 @@ impl Watcher {
     }
 
     async fn look(&mut self) {
-        if !self.policy.limits() {
-            return;
-        }
         let usage =
-            if self.policy.looks() { self.ground.usage(&self.policy).await } else { Default::default() };
+            if self.policy.looks() { self.ground.usage(&self.policy).await } else { Usage::default() };
         for problem in &usage.problems {
             if self.said.insert(problem.clone()) {
                 tracing::warn!("{problem}");
