@@ -181,7 +181,9 @@ mod tests {
         let supply = |name: &str, says: &[(&str, &str)]| {
             let supply = folder.path().join(name);
             fs::create_dir_all(&supply).unwrap();
-            says.iter().for_each(|(file, word)| fs::write(supply.join(file), format!("{word}\n")).unwrap());
+            for (file, word) in says {
+                fs::write(supply.join(file), format!("{word}\n")).unwrap();
+            }
         };
         let on_battery = || supplies_on_battery(folder.path());
         assert_eq!(supplies_on_battery(&folder.path().join("none")), Ok(false));
