@@ -5,6 +5,7 @@
 use std::{future::Future, pin::pin, time::Duration};
 
 use hatchery_common::{
+    availability::Away,
     device::Device,
     faults,
     id::CheckpointId,
@@ -54,6 +55,7 @@ pub(crate) struct Inbox {
     pub(crate) inventories: mpsc::Receiver<Inventory>,
     pub(crate) measured: mpsc::Receiver<(Device, Result<Calibration, TrainerToolError>)>,
     pub(crate) output_grew: std::sync::Arc<tokio::sync::Notify>,
+    pub(crate) away: watch::Receiver<Option<Away>>,
 }
 
 /// One thing that happened.
@@ -64,6 +66,7 @@ enum Event {
     Inventory(Box<Inventory>),
     Measured(Device, Result<Calibration, TrainerToolError>),
     OutputGrew,
+    Away(Option<Away>),
     Tick,
 }
 
@@ -74,6 +77,7 @@ impl Inbox {
             biased;
             Some(event) = self.session.recv() => Event::Session(event),
             _ = tick.tick() => Event::Tick,
+            Ok(()) = self.away.changed() => Event::Away(*self.away.borrow_and_update()),
             Some((key, update)) = self.attempts.recv() => Event::Attempt(key, update),
             Some((id, state)) = self.checkpoints.recv() => Event::Checkpoint(id, state),
             Some(inventory) = self.inventories.recv() => Event::Inventory(Box::new(inventory)),
@@ -109,6 +113,8 @@ pub(crate) struct Agent {
     assignment: Option<Assignment>,
     session: Option<Session>,
     leaving: bool,
+    /// Why the devices are the owner's for now.
+    away: Option<Away>,
 }
 
 impl Agent {
@@ -133,6 +139,7 @@ impl Agent {
             assignment: None,
             session: None,
             leaving: false,
+            away: None,
         }
     }
 
@@ -140,6 +147,10 @@ impl Agent {
     pub(crate) async fn run(mut self, mut inbox: Inbox, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         let mut tick = interval(TICK);
+        let away = *inbox.away.borrow_and_update();
+        if away.is_some() {
+            self.on_away(away);
+        }
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -202,6 +213,7 @@ impl Agent {
                 }
                 false
             }
+            Event::Away(away) => self.on_away(away),
             Event::OutputGrew | Event::Tick => false,
         };
         if let Some(session) = &mut self.session {
@@ -263,6 +275,17 @@ impl Agent {
         }
     }
 
+    fn on_away(&mut self, away: Option<Away>) -> bool {
+        if let Some(away) = away {
+            tracing::info!("away: {away}; trainers write a checkpoint and stop");
+            self.calibrator.stop();
+        } else {
+            tracing::info!("back: trainers may run here again");
+        }
+        self.away = away;
+        true
+    }
+
     fn on_inventory(&mut self, inventory: Inventory) {
         self.inventory.send_replace(inventory.clone());
         if let Some(session) = &self.session {
@@ -280,7 +303,7 @@ impl Agent {
             checkpoints: self.holdings.observe(assignment, &self.attempts.in_use(), now),
         };
         let fresh = self.session.as_ref().is_some_and(|session| session.assigned);
-        let wish = Wish { assignment, fresh, leaving: self.leaving };
+        let wish = Wish { assignment, fresh, leaving: self.leaving, away: self.away.is_some() };
         let steps = reconcile(wish, &observed, self.lease.state(now), now);
         let at_rest = fresh && steps.is_empty() && !self.attempts.any_active() && self.holdings.all_ready();
         for step in steps {
@@ -302,7 +325,8 @@ impl Agent {
         if at_rest {
             self.holdings.discard_unfinished();
         }
-        if self.settings.calibrate && fresh && !self.leaving && !self.attempts.any_active() {
+        let idle = !self.leaving && self.away.is_none() && !self.attempts.any_active();
+        if self.settings.calibrate && fresh && idle {
             self.calibrator.work(&self.inventory.borrow());
         }
     }
@@ -322,6 +346,7 @@ impl Agent {
             replicas: self.holdings.reports(),
             disk_free_bytes: disk(&self.settings.state).1,
             leaving: self.leaving,
+            away: self.away,
         };
         // The lease runs from before the sending.
         let now = BootTime::now();

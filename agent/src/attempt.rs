@@ -411,7 +411,7 @@ fn obey(process: &dyn Trainer, before: Orders, now: Orders) {
 /// How a run ended, from its own words, its exit, and what it was told.
 fn ending_of(said: Option<Ending>, status: ExitStatus, orders: Orders) -> Ending {
     match said {
-        Some(Ending::Stopped) if orders.stop == Some(StopReason::LeaseEnds) => Ending::LeaseExpired,
+        Some(Ending::Stopped) if orders.stop.is_some() => stopped_ending(orders),
         Some(said) => said,
         None if orders.kill || orders.stop.is_some() => stopped_ending(orders),
         None => {
@@ -423,6 +423,7 @@ fn ending_of(said: Option<Ending>, status: ExitStatus, orders: Orders) -> Ending
 fn stopped_ending(orders: Orders) -> Ending {
     match orders.stop {
         Some(StopReason::Asked | StopReason::Leaving) => Ending::Stopped,
+        Some(StopReason::NodeAway) => Ending::NodeAway,
         Some(StopReason::LeaseEnds) | None => Ending::LeaseExpired,
     }
 }

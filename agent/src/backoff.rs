@@ -3,9 +3,16 @@
 
 use std::time::Duration;
 
+/// First and longest wait before the coordinator is dialled again.
+const DIAL_FIRST: Duration = Duration::from_millis(200);
+/// After a long absence a fleet is back within this time, and little more for handshakes that wait for one another.
+const DIAL_LONGEST: Duration = Duration::from_secs(5);
+/// Dials in a lease at the least.
+const DIALS_PER_LEASE_MIN: u32 = 5;
+
 /// The next wait after so many failures in a row.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
@@ -13,19 +20,25 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Waits of up to `first`, doubling up to `longest`.
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+    pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }
 
+    /// The waits between dials of the coordinator. There are several of them in a `lease`: whether the coordinator is down
+    /// is to be known before it ends.
+    pub fn of_dials(lease: Duration) -> Self {
+        Self::new(DIAL_FIRST, (lease / DIALS_PER_LEASE_MIN).clamp(DIAL_FIRST, DIAL_LONGEST))
+    }
+
     /// Draws the next wait.
-    pub(crate) fn next_wait(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let ceiling = self.ceiling();
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(rand::random::<f64>())
     }
 
     /// Begins anew after a success.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 

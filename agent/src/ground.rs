@@ -19,6 +19,7 @@ use hatchery_proto::{
 };
 
 use crate::{
+    availability::{AvailabilitySettings, Eyes, Usage},
     inventory, orphan,
     stderr_log::StderrLog,
     trainer_process::{Heard, TrainerProcess},
@@ -71,6 +72,9 @@ pub trait Ground: Debug + Send + Sync {
         grew: Box<dyn Fn() + Send>,
     ) -> io::Result<Box<dyn Trainer>>;
 
+    /// How the machine is used beside: what `policy` asks for.
+    fn usage<'a>(&'a self, policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage>;
+
     /// Waits for the trainer that an earlier agent left in an attempt's folder, and ends it if it takes too long.
     fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()>;
 }
@@ -79,12 +83,13 @@ pub trait Ground: Debug + Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Machine {
     trainer: PathBuf,
+    eyes: Eyes,
 }
 
 impl Machine {
     /// This machine, with the program of its trainer.
     pub fn new(trainer: PathBuf) -> Self {
-        Self { trainer }
+        Self { trainer, eyes: Eyes::default() }
     }
 }
 
@@ -122,6 +127,10 @@ impl Ground for Machine {
             tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
         }
         Ok(Box::new(process))
+    }
+
+    fn usage<'a>(&'a self, policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {
+        self.eyes.look(policy).boxed()
     }
 
     fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()> {

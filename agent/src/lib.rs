@@ -17,12 +17,14 @@
 //! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
 //! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
 //! | `inference`, `models` | answers |
+//! | `availability` | when the machine is its owner's |
 //! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
 
 mod agent;
 mod attempt;
 mod attempts;
-mod backoff;
+mod availability;
+pub mod backoff;
 mod calibration;
 mod checkpoint_store;
 mod corpora;
@@ -67,6 +69,7 @@ use crate::{
     agent::{Agent, Inbox},
     attempt::Workshop,
     attempts::Attempts,
+    availability::Watcher,
     calibration::{CalibrationCache, Calibrator},
     checkpoint_store::{CheckpointStore, CheckpointStoreError},
     corpora::Corpora,
@@ -79,6 +82,7 @@ use crate::{
     replica::ReplicaMaker,
     session::SessionKeeper,
 };
+pub use availability::{AvailabilitySettings, Hours, HoursError, Judgement, Usage};
 pub use ground::{Ground, Machine, Trainer};
 pub use settings::AgentSettings;
 
@@ -250,6 +254,9 @@ pub async fn run_on(
     let finder =
         find_trainer(Arc::clone(&ground), settings.clone(), inventory_receiver.clone(), inventory_updates);
     let _finder = AbortOnDropHandle::new(tokio::spawn(finder));
+    let watcher = Watcher::begin(Arc::clone(&ground), settings.availability.clone()).await;
+    let (shown, away) = watch::channel(watcher.away());
+    let _watcher = AbortOnDropHandle::new(tokio::spawn(watcher.run(shown)));
     let farewell = CancellationToken::new();
     let keeper = SessionKeeper {
         network: ground.network(),
@@ -260,11 +267,13 @@ pub async fn run_on(
         events: session_sender,
         leaving: farewell.clone(),
         renewed_at: None,
-        dial_longest: session::DIAL_LONGEST,
+        lease: Duration::MAX,
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
     let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
-    agent.run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew }, shutdown).await;
+    agent
+        .run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown)
+        .await;
     Ok(())
 }
 
@@ -301,5 +310,8 @@ async fn look(ground: &dyn Ground, settings: &AgentSettings) -> Inventory {
     let mut inventory = ground.look(existing).await;
     processor::divide(settings.cpu_trainers, &mut inventory);
     CalibrationCache::open(&settings.state, ground.trainer()).fill(&mut inventory);
+    if settings.availability.looks() {
+        inventory.notes.extend(ground.usage(&settings.availability).await.problems);
+    }
     inventory
 }

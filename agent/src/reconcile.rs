@@ -46,6 +46,8 @@ pub struct Wish<'a> {
     pub fresh: bool,
     /// Whether the agent itself is about to end.
     pub leaving: bool,
+    /// Whether the devices are the owner's for now: nothing runs on them. Checkpoints come and go as ever.
+    pub away: bool,
 }
 
 /// What is there.
@@ -134,6 +136,8 @@ pub enum StopReason {
     LeaseEnds,
     /// The agent ends.
     Leaving,
+    /// The machine's owner needs it.
+    NodeAway,
 }
 
 /// One thing to do.
@@ -162,7 +166,7 @@ pub fn reconcile(wish: Wish<'_>, observed: &Observed, lease: LeaseState, now: Bo
         steps.extend(settle_attempt(wish, attempt, lease, now));
     }
     if let Some(assignment) = wish.assignment.filter(|_| wish.fresh && !wish.leaving) {
-        start_attempts(assignment, observed, lease, &mut steps);
+        start_attempts(assignment, observed, lease, wish.away, &mut steps);
         fetch_checkpoints(assignment, observed, now, &mut steps);
         drop_checkpoints(assignment, observed, now, &mut steps);
     }
@@ -194,6 +198,7 @@ fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now
             let reason = match lease {
                 _ if asked => Some(StopReason::Asked),
                 _ if wish.leaving => Some(StopReason::Leaving),
+                _ if wish.away => Some(StopReason::NodeAway),
                 LeaseState::Closing => Some(StopReason::LeaseEnds),
                 LeaseState::Live | LeaseState::Over => None,
             };
@@ -202,7 +207,13 @@ fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now
     }
 }
 
-fn start_attempts(assignment: &Assignment, observed: &Observed, lease: LeaseState, steps: &mut Vec<Step>) {
+fn start_attempts(
+    assignment: &Assignment,
+    observed: &Observed,
+    lease: LeaseState,
+    away: bool,
+    steps: &mut Vec<Step>,
+) {
     if lease != LeaseState::Live {
         return;
     }
@@ -221,7 +232,7 @@ fn start_attempts(assignment: &Assignment, observed: &Observed, lease: LeaseStat
             _ => {}
         }
         // One that only delivers what is left of it needs no device.
-        if assigned.stop || taken.insert(assigned.device) {
+        if assigned.stop || !away && taken.insert(assigned.device) {
             known += usize::from(local.is_none());
             steps.push(Step::StartAttempt(Box::new(assigned.clone())));
         }

@@ -26,11 +26,6 @@ use crate::{backoff::Backoff, link::Clients};
 
 /// Messages to the coordinator that may wait. Whoever cannot add one waits, or leaves it out.
 pub(crate) const OUTBOX_MAX: usize = 64;
-/// First and longest wait before dialling again.
-const DIAL_FIRST: Duration = Duration::from_millis(200);
-pub(crate) const DIAL_LONGEST: Duration = Duration::from_secs(10);
-/// Into how many waits a lease is divided at the least: that the coordinator is down is to be known before it ends.
-const DIALS_PER_LEASE: u32 = 5;
 /// How long the coordinator may take to welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the certificate's age is looked at while a session stands.
@@ -77,8 +72,8 @@ pub(crate) struct SessionKeeper {
     pub(crate) leaving: CancellationToken,
     /// When the credentials were renewed last.
     pub(crate) renewed_at: Option<BootTime>,
-    /// The longest wait before dialling again.
-    pub(crate) dial_longest: Duration,
+    /// A lease's length, as the coordinator last said.
+    pub(crate) lease: Duration,
 }
 
 /// How a session ended.
@@ -92,14 +87,14 @@ enum Closing {
 impl SessionKeeper {
     /// Dials until nobody listens to the events any more.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(DIAL_FIRST, self.dial_longest);
+        let mut backoff = Backoff::of_dials(self.lease);
         let mut complaint = String::new();
         while !self.events.is_closed() {
             let mut welcomed = false;
             let dialled = BootTime::now();
             let closing = self.hold(&mut welcomed).await;
             if welcomed {
-                backoff = Backoff::new(DIAL_FIRST, self.dial_longest);
+                backoff = Backoff::of_dials(self.lease);
                 complaint.clear();
                 // Nobody listens any more only when the agent ends.
                 let _nobody = self.events.send(SessionEvent::Closed).await;
@@ -161,7 +156,7 @@ impl SessionKeeper {
                 answer = answers.next() => match answer.transpose()? {
                     Some(message) => {
                         if let CoordinatorMessage::Assignment(assignment) = &message {
-                            self.dial_longest = (assignment.lease / DIALS_PER_LEASE).clamp(DIAL_FIRST, DIAL_LONGEST);
+                            self.lease = assignment.lease;
                         }
                         if self.events.send(SessionEvent::Message(message)).await.is_err() {
                             return Ok(Closing::Ended);

@@ -53,7 +53,7 @@ fn assignment(attempts: Vec<AssignedAttempt>, checkpoints: Vec<CheckpointId>) ->
 }
 
 fn fresh(assignment: &Assignment) -> Wish<'_> {
-    Wish { assignment: Some(assignment), fresh: true, leaving: false }
+    Wish { assignment: Some(assignment), fresh: true, leaving: false, away: false }
 }
 
 const NOW: BootTime = BootTime(1_000_000);
@@ -68,7 +68,7 @@ fn an_assigned_attempt_starts_once_and_only_under_a_live_lease() {
         assert_eq!(reconcile(fresh(&wished), &nothing, lease, NOW), vec![]);
     }
     for (is_fresh, leaving) in [(false, false), (true, true)] {
-        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving };
+        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving, away: false };
         assert_eq!(reconcile(wish, &nothing, LeaseState::Live, NOW), vec![]);
     }
     for phase in [LocalPhase::Active, LocalPhase::Delivering, LocalPhase::Ended] {
@@ -128,12 +128,32 @@ fn trainers_stop_before_the_lease_ends_and_are_killed_when_it_has() {
     let there = Observed { attempts: vec![running], ..Default::default() };
     // Also without a session, and also with an assignment of an earlier one.
     for is_fresh in [true, false] {
-        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving: false };
+        let wish = Wish { assignment: Some(&wished), fresh: is_fresh, leaving: false, away: false };
         assert_eq!(reconcile(wish, &there, LeaseState::Live, NOW), vec![]);
         let stop = vec![Step::StopAttempt(running.key, StopReason::LeaseEnds)];
         assert_eq!(reconcile(wish, &there, LeaseState::Closing, NOW), stop);
         assert_eq!(reconcile(wish, &there, LeaseState::Over, NOW), vec![Step::KillAttempt(running.key)]);
     }
+}
+
+#[test]
+fn while_the_owner_needs_the_machine_nothing_runs_and_checkpoints_still_come() {
+    let stop = AssignedAttempt { stop: true, ..assigned(2, 1, Device::cuda(0)) };
+    let wished = assignment(vec![assigned(1, 1, Device::CPU), stop.clone()], vec![checkpoint(1)]);
+    let away = Wish { away: true, ..fresh(&wished) };
+    let only_ends = [Step::StartAttempt(Box::new(stop)), Step::FetchCheckpoint(checkpoint(1))];
+    assert_eq!(reconcile(away, &Observed::default(), LeaseState::Live, NOW), only_ends);
+    let running = local(1, 1, Device::CPU, LocalPhase::Active);
+    let there = Observed { attempts: vec![running], ..Default::default() };
+    // Also while the coordinator is away, and before it has said anything.
+    for wish in [Wish { fresh: false, ..away }, Wish { assignment: None, fresh: false, ..away }] {
+        let steps = reconcile(wish, &there, LeaseState::Live, NOW);
+        assert_eq!(steps, [Step::StopAttempt(running.key, StopReason::NodeAway)]);
+    }
+    let stopping = LocalAttempt { phase: LocalPhase::Stopping { since: NOW }, ..running };
+    let there = Observed { attempts: vec![stopping], ..Default::default() };
+    let steps = reconcile(Wish { fresh: false, ..away }, &there, LeaseState::Live, NOW + STOP_GRACE);
+    assert_eq!(steps, [Step::KillAttempt(running.key)], "the owner need not wait for ever");
 }
 
 #[test]
@@ -285,18 +305,18 @@ proptest! {
     #[test]
     fn any_history_stays_sound_and_comes_to_rest(
         rounds in prop::collection::vec(
-            (assignments(), leases(), any::<bool>(), any::<bool>(), prop::option::weighted(0.2, any::<bool>())),
+            (assignments(), leases(), any::<[bool; 3]>(), prop::option::weighted(0.2, any::<bool>())),
             1..8,
         ),
     ) {
         let mut world = World::default();
         let mut now = NOW;
-        for (wished, lease, is_fresh, finishes, restarts) in &rounds {
+        for (wished, lease, [is_fresh, finishes, away], restarts) in &rounds {
             if let Some(undelivered) = restarts {
                 world.restart(*undelivered);
             }
             now = now + Duration::from_secs(7);
-            let wish = Wish { assignment: Some(wished), fresh: *is_fresh, leaving: false };
+            let wish = Wish { assignment: Some(wished), fresh: *is_fresh, leaving: false, away: *away };
             for step in reconcile(wish, &world.observed, *lease, now) {
                 world.apply(&step, now);
             }
@@ -304,6 +324,10 @@ proptest! {
             if *lease == LeaseState::Over {
                 let runs = |attempt: &LocalAttempt| matches!(attempt.phase, LocalPhase::Active | LocalPhase::Stopping { .. });
                 prop_assert!(!world.observed.attempts.iter().any(runs), "runs past its deadline");
+            }
+            if *away {
+                let active = |attempt: &LocalAttempt| attempt.phase == LocalPhase::Active;
+                prop_assert!(!world.observed.attempts.iter().any(active), "trains on what is its owner's");
             }
             if *finishes {
                 world.finish_work();

@@ -122,6 +122,26 @@ pub(crate) struct UpArgs {
     /// Name of this node [default: the machine's own].
     #[arg(long)]
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) availability: AvailabilityArgs,
+}
+
+/// When a machine's devices are the fleet's.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "When this machine trains; else it stops within seconds, through a checkpoint")]
+pub(crate) struct AvailabilityArgs {
+    /// Only in these hours, by its own clock: 'mon-fri 19:00-07:00, sat-sun' [default: always].
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) hours: Option<String>,
+    /// Not while it runs on its battery.
+    #[arg(long)]
+    pub(crate) mains_power_only: bool,
+    /// Only while other programs use at most this part of all cores, such as 0.3.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) load_max: Option<f64>,
+    /// Only while nobody has touched keyboard or mouse for so many seconds, such as 300.
+    #[arg(long, value_name = "SECS")]
+    pub(crate) owner_idle_secs_min: Option<u32>,
 }
 
 /// `hatchery coordinator`.
@@ -167,6 +187,8 @@ pub(crate) struct AgentArgs {
     /// The trainer [default: hatchery-trainer beside this program].
     #[arg(long, value_name = "FILE", env = "HATCHERY_TRAINER")]
     pub(crate) trainer: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) availability: AvailabilityArgs,
     /// Settings file, TOML [default: agent.toml in the home folder, if it is there].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -2,6 +2,7 @@
 //! material. No async runtime, no wire format, no libtorch.
 
 pub mod access;
+pub mod availability;
 pub mod blob;
 pub mod checkpoint;
 pub mod cursor;

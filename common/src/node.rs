@@ -29,7 +29,7 @@ pub struct Inventory {
     pub trainer: TrainerState,
     /// The devices that the trainer can use.
     pub devices: Vec<NodeDevice>,
-    /// Devices that are there and cannot be used, each with the reason.
+    /// Devices that are there and cannot be used, and what else cannot be seen or had here, each with the reason.
     pub notes: Vec<String>,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    availability::Away,
     device::Device,
     generate::{GenerationFinished, GenerationOrder},
     id::{CheckpointId, Epoch, JobId, Name, RequestId},
@@ -54,6 +55,8 @@ pub struct Report {
     pub disk_free_bytes: u64,
     /// Whether the agent is about to stop and takes no new attempts.
     pub leaving: bool,
+    /// Why its devices are its owner's for now; none: they are the fleet's.
+    pub away: Option<Away>,
 }
 
 /// How one attempt stands.

@@ -207,6 +207,8 @@ pub enum Ending {
     Stopped,
     /// The lease ran out; a checkpoint is written, if any step was done.
     LeaseExpired,
+    /// The node's owner needs it; a checkpoint is written, if any step was done. Agents say this, trainers never do.
+    NodeAway,
     /// It cannot go on.
     Failed {
         /// Why, as a class that decides whether another attempt makes sense.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::Scope,
+    availability::Away,
     checkpoint::CheckpointManifest,
     device::Device,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
@@ -132,6 +133,8 @@ pub struct NodeView {
     pub replicas_wanted: u32,
     /// Whether it is given work.
     pub mode: NodeMode,
+    /// Why its devices are its owner's for now, as it last said.
+    pub away: Option<Away>,
     /// The jobs that wait for its devices, each device's in their order.
     pub waiting: Vec<WaitingView>,
 }

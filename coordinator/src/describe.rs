@@ -87,6 +87,7 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             HandOver::Overtaken { step } => {
                 format!("{} goes on from step {step}, which a node that was cut off has brought", job(id))
             }
+            HandOver::NodeAway { reason } => format!("{} leaves its node: {reason}", job(id)),
             HandOver::Preempt { by } => format!("{} makes room for {}", job(id), job(by)),
             HandOver::Migrate { to, device, sooner_secs } => format!(
                 "{} moves to {} {device}, where it is to end {} sooner",

@@ -93,6 +93,7 @@ fn handing_over(snapshot: &Snapshot, why: &HandOver) -> String {
         HandOver::Requeue { by } => format!("{by} sent it back to the queue"),
         HandOver::Drain => "its node is being drained".to_owned(),
         HandOver::Overtaken { step } => format!("a node that was cut off has brought step {step}"),
+        HandOver::NodeAway { reason } => format!("its node is away: {reason}"),
         HandOver::Preempt { by } => {
             let name = cluster.jobs.get(by).map_or_else(|| by.short(), |job| job.spec.name.to_string());
             format!("{name} has a higher priority")
@@ -157,6 +158,7 @@ pub(crate) fn node(snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView 
         replicas_wanted: wanted.len() as u32,
         mode: node.mode,
         waiting: waiting(snapshot, node),
+        away: heard.and_then(|heard| heard.report.away),
     }
 }
 

@@ -2,8 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 use std::{
+    io,
     net::SocketAddr,
-    sync::{Arc, LazyLock, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -12,13 +18,14 @@ use hatchery_common::{
     tls::{Authority, Identity, Role, client_config, client_config_pinned, install_provider, server_config},
 };
 use hatchery_proto::transport::{
-    ConnectError, HANDSHAKE_TIMEOUT, Peer, Profile, TlsIncoming, connect, connect_error, server_builder,
+    ConnectError, Connection, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Listener, Peer, Profile, TlsIncoming,
+    connect, connect_error, server_builder,
 };
 use rustls::{ClientConfig, ServerConfig};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 use tonic::{
@@ -222,6 +229,92 @@ async fn one_that_says_nothing_is_dropped_and_delays_nobody() {
         let _ = ended.await.expect("the server closes it");
     }
     server.connect(client_of(&FLEET, &operator())).await.unwrap();
+}
+
+/// Notes how many of its connections stand at once.
+struct Counted {
+    listener: TcpListener,
+    standing: watch::Sender<usize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct CountedConnection {
+    stream: TcpStream,
+    standing: watch::Sender<usize>,
+}
+
+#[tonic::async_trait]
+impl Listener for Counted {
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
+        let (stream, remote) = self.listener.accept().await?;
+        self.standing.send_modify(|standing| *standing += 1);
+        self.most.fetch_max(*self.standing.borrow(), Ordering::Relaxed);
+        Ok((Box::new(CountedConnection { stream, standing: self.standing.clone() }), remote))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.standing.send_modify(|standing| *standing -= 1);
+    }
+}
+
+impl AsyncRead for CountedConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for CountedConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[tokio::test]
+async fn handshakes_at_once_are_bounded_and_whoever_waits_gets_in_after_them() {
+    const SILENT: usize = HANDSHAKES_MAX + 50;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (standing, mut shown) = watch::channel(0);
+    let most = Arc::<AtomicUsize>::default();
+    let counted = Counted { listener, standing, most: Arc::clone(&most) };
+    let limit = Duration::from_secs(2);
+    let incoming = TlsIncoming::with_handshake_timeout(counted, fleet_server_config(), limit);
+    let server = server_builder().add_routes(Routes::default()).serve_with_incoming(incoming);
+    let served = tokio::spawn(server);
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    shown.wait_for(|standing| *standing == HANDSHAKES_MAX).await.unwrap();
+    // It comes last, and stands in the system's queue until the first have had their time.
+    let config = client_of(&FLEET, &operator());
+    let member = connect(&[address.to_string()], config, Profile::Control).await.unwrap();
+    assert_eq!(call(member).await.code(), tonic::Code::Unimplemented);
+    assert_eq!(most.load(Ordering::Relaxed), HANDSHAKES_MAX, "of all that dialled at once");
+    served.abort();
 }
 
 #[tokio::test]

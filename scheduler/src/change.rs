@@ -314,7 +314,7 @@ pub enum LeaseEnd {
     NodeLost,
     /// The agent stopped the trainer cleanly: it is shutting down, or the lease ran out on its side. Not the job's fault.
     Stopped,
-    /// The attempt gave its device back, as it was asked to.
+    /// The attempt gave its device back, as it was asked to, or because its node's owner needs it. Not the job's fault.
     HandedOver,
     /// The attempt failed; counts towards I10 if the trainer crashed.
     Failed {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hatchery_common::{
     access::Scope,
+    availability::AwayReason,
     checkpoint::CheckpointManifest,
     dataset::DatasetManifest,
     device::Device,
@@ -239,6 +240,11 @@ pub enum HandOver {
     },
     /// Its node is being drained.
     Drain,
+    /// Its node's owner needs it.
+    NodeAway {
+        /// What for.
+        reason: AwayReason,
+    },
     /// A job of higher priority needs the device.
     Preempt {
         /// Which.

@@ -63,6 +63,8 @@ pub(crate) fn ended(
         Ending::Stopped if job.hand_over.is_some() => {
             return interrupted(job, LeaseEnd::HandedOver, None, at);
         }
+        // The agent does not wait to be asked.
+        Ending::NodeAway => return interrupted(job, LeaseEnd::HandedOver, None, at),
         Ending::Stopped | Ending::LeaseExpired => return interrupted(job, LeaseEnd::Stopped, None, at),
     };
     let told = told(&message, last_output);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hatchery_common::{
+    availability::Away,
     device::Device,
     id::{JobId, Name, NodeId},
     node::NodeMode,
@@ -67,6 +68,11 @@ pub enum Verdict {
     },
     /// The node is closed to new work.
     Cordoned,
+    /// The node's devices are its owner's for now.
+    NodeAway {
+        /// Why, and until when.
+        away: Away,
+    },
     /// The node is not connected.
     NotConnected,
 }
@@ -84,6 +90,7 @@ impl Verdict {
             Self::Excluded => "excluded",
             Self::TooLittleMemory { .. } => "too_little_memory",
             Self::Cordoned => "cordoned",
+            Self::NodeAway { .. } => "node_away",
             Self::NotConnected => "not_connected",
         }
     }
@@ -103,6 +110,7 @@ impl std::fmt::Display for Verdict {
                 write!(f, "too little memory: it needs at least {} MiB", least_bytes.div_ceil(1 << 20))
             }
             Self::Cordoned => f.write_str("closed to new work"),
+            Self::NodeAway { away } => write!(f, "away: {away}"),
             Self::NotConnected => f.write_str("not connected"),
         }
     }
@@ -182,8 +190,11 @@ fn unusable(slot: &Slot<'_>, needs: &Needs<'_>) -> Option<Verdict> {
         Some(Unfit::Unwished) => Some(Verdict::Unwished),
         Some(Unfit::Excluded) => Some(Verdict::Excluded),
         Some(Unfit::Memory { least_bytes }) => Some(Verdict::TooLittleMemory { least_bytes }),
-        None if slot.reach == Reach::Away => Some(Verdict::NotConnected),
+        None if slot.reach == Reach::Lost => Some(Verdict::NotConnected),
         None if slot.node.mode != NodeMode::Open => Some(Verdict::Cordoned),
-        None => None,
+        None => match slot.reach {
+            Reach::Away(away) => Some(Verdict::NodeAway { away }),
+            _ => None,
+        },
     }
 }

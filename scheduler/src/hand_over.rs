@@ -1,4 +1,4 @@
-//! Which attempt is to hand its device over next: because its node is drained, because a job of higher priority needs the
+//! Which attempt is to hand its device over next: because its node is drained or its owner needs it, because a job of higher priority needs the
 //! device, or because the job would end much sooner elsewhere.
 
 use std::collections::BTreeMap;
@@ -54,11 +54,15 @@ fn steady<'a, 'p>(draft: &'p Draft<'a>) -> impl Iterator<Item = Leased<'a, 'p>> 
 }
 
 fn drained(draft: &Draft<'_>) -> Option<(JobId, HandOver)> {
-    let drains = |leased: &Leased<'_, '_>| {
-        let node = draft.cluster.nodes.get(&leased.lease.node);
-        node.is_some_and(|node| node.mode == NodeMode::Draining)
+    let why = |leased: &Leased<'_, '_>| {
+        let node = leased.lease.node;
+        if draft.cluster.nodes.get(&node).is_some_and(|node| node.mode == NodeMode::Draining) {
+            return Some(HandOver::Drain);
+        }
+        let away = draft.observed.nodes.get(&node)?.report.away?;
+        Some(HandOver::NodeAway { reason: away.reason })
     };
-    steady(draft).find(drains).map(|leased| (leased.job.id, HandOver::Drain))
+    steady(draft).find_map(|leased| Some((leased.job.id, why(&leased)?)))
 }
 
 /// An attempt that is further behind than a checkpoint which came late, from a node that was cut off, so that going on from

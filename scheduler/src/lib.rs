@@ -45,4 +45,4 @@ pub use request::{Rejected, Request};
 pub use restore::restored;
 pub use speed::Known;
 pub use violations::{Violation, violations};
-pub use wait::{Because, Fleet, FleetNode, Instead, Rough, Wait};
+pub use wait::{AwayNode, Because, Fleet, FleetNode, Instead, Rough, Wait};

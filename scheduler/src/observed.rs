@@ -53,6 +53,13 @@ pub struct ObservedNode {
     pub report: Report,
 }
 
+impl ObservedNode {
+    /// Whether it has reported since the coordinator started.
+    pub fn has_reported(&self) -> bool {
+        self.last_heard != BootTime::default()
+    }
+}
+
 impl Observed {
     /// Nothing heard yet.
     pub fn new(started_at: BootTime, lease: Duration) -> Self {

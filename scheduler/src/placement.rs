@@ -10,6 +10,7 @@ use std::{
 };
 
 use hatchery_common::{
+    availability::Away,
     id::{CheckpointId, JobId, Name, NodeId},
     node::{NodeDevice, NodeMode, TrainerState},
     recipe::DeviceWishes,
@@ -25,7 +26,7 @@ use crate::{
     schedule::{Problem, Task},
     speed::{self, Shape, Speed, duration},
     urgency::{self, Shares},
-    wait::{Fleet, Instead, Wait},
+    wait::{AwayNode, Fleet, Instead, Wait},
 };
 
 /// How long an attempt that was told to stop is expected to need for its last checkpoint.
@@ -38,23 +39,27 @@ const LINK_BYTES_PER_SEC: f64 = 12.5e6;
 const FAILED_HERE_SECS: f64 = 600.0;
 
 /// Whether a node can be given work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// Its session is open and it was heard from within the lease.
     Connected,
     /// The coordinator has just started and the node has not been heard from; it has until then to come back: I5.
     Unknown { until: BootTime },
+    /// It is there, and its devices are its owner's for now.
+    Away(Away),
     /// It was lost, or has said goodbye.
-    Away,
+    Lost,
 }
 
 impl Reach {
     pub(crate) fn of(node: NodeId, observed: &Observed, now: Now) -> Self {
         let until = observed.lease_until(node);
         match observed.nodes.get(&node) {
-            _ if until <= now.boot => Self::Away,
-            Some(node) if node.connected && !node.report.leaving => Self::Connected,
-            Some(_) => Self::Away,
+            _ if until <= now.boot => Self::Lost,
+            Some(node) if !node.connected || node.report.leaving => Self::Lost,
+            // It has only just dialled; whether it can be given work stands in its first report.
+            Some(node) if !node.has_reported() => Self::Unknown { until },
+            Some(node) => node.report.away.map_or(Self::Connected, Self::Away),
             None => Self::Unknown { until },
         }
     }
@@ -97,7 +102,8 @@ impl Slot<'_> {
 
     /// Whether it may be given a job, now or later.
     pub(crate) fn is_open(&self) -> bool {
-        self.reach != Reach::Away && self.node.mode == NodeMode::Open
+        let comes = matches!(self.reach, Reach::Connected | Reach::Unknown { .. });
+        comes && self.node.mode == NodeMode::Open
     }
 
     pub(crate) fn free_in_secs(&self) -> f64 {
@@ -390,7 +396,17 @@ impl<'a> Placement<'a> {
             let names: BTreeSet<Name> = slots.map(|slot| slot.node.name.clone()).collect();
             names.into_iter().collect()
         };
-        let nodes = names(&mut fit.iter().filter(|slot| slot.reach != Reach::Away));
+        let open = fit.iter().filter(|slot| slot.node.mode == NodeMode::Open);
+        let away = open.filter_map(|slot| match slot.reach {
+            Reach::Away(away) => Some((slot.node.name.clone(), away)),
+            _ => None,
+        });
+        let away: BTreeMap<Name, Away> = away.collect();
+        if !away.is_empty() {
+            let nodes = away.into_iter().map(|(name, away)| AwayNode { name, away });
+            return Wait::NodeAway { nodes: nodes.collect() };
+        }
+        let nodes = names(&mut fit.iter().filter(|slot| slot.reach != Reach::Lost));
         if nodes.is_empty() {
             Wait::NodeNotConnected { nodes: names(&mut fit.iter()) }
         } else {
@@ -421,7 +437,7 @@ fn slots<'a>(draft: &Draft<'a>) -> Vec<Slot<'a>> {
         let reach = Reach::of(node.id, observed, now);
         let back_in_secs = match reach {
             Reach::Unknown { until } => until.since(now.boot).as_secs_f64(),
-            Reach::Connected | Reach::Away => 0.0,
+            Reach::Connected | Reach::Away(_) | Reach::Lost => 0.0,
         };
         for device in &node.inventory.devices {
             places.insert((node.id, device.device), slots.len());

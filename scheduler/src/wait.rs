@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use hatchery_common::{
+    availability::Away,
     device::Device,
     id::{Epoch, Name},
     node::TrainerState,
@@ -42,6 +43,11 @@ pub enum Wait {
     NodeCordoned {
         /// Which, sorted.
         nodes: Vec<Name>,
+    },
+    /// All nodes that could run it are their owners' for now.
+    NodeAway {
+        /// Which, sorted.
+        nodes: Vec<AwayNode>,
     },
     /// It comes after other jobs.
     After {
@@ -95,6 +101,21 @@ pub enum Wait {
         /// After what.
         because: Option<Because>,
     },
+}
+
+/// A node that is its owner's for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwayNode {
+    /// Its name.
+    pub name: Name,
+    /// Why, and until when.
+    pub away: Away,
+}
+
+impl fmt::Display for AwayNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is away ({})", self.name, self.away)
+    }
 }
 
 /// A device that a waiting job could have at once, and does not take because it would end later there.
@@ -169,6 +190,7 @@ impl Wait {
             Self::NodeNotConnected { .. } => "node_not_connected",
             Self::TooLittleMemory { .. } => "too_little_memory",
             Self::NodeCordoned { .. } => "node_cordoned",
+            Self::NodeAway { .. } => "node_away",
             Self::After { .. } => "after",
             Self::SubmitterAtLimit { .. } => "submitter_at_limit",
             Self::NodeUnknown { .. } => "node_unknown",
@@ -204,6 +226,10 @@ impl fmt::Display for Wait {
                 write!(f, "{}, which could run this, {verb} closed to new work", listed(nodes, "and"))?;
                 f.write_str("; `hatchery node NAME --open` changes that")
             }
+            Self::NodeAway { nodes } => match &nodes[..] {
+                [AwayNode { name, away }] => write!(f, "{name}, which could run this, is away: {away}"),
+                nodes => write!(f, "of the nodes that could run this, {}", listed(nodes, "and")),
+            },
             Self::After { jobs } => write!(f, "it comes after {}", listed(jobs, "and")),
             Self::SubmitterAtLimit { submitter, limit } => {
                 write!(f, "{submitter} has {limit} running already, as many as one person may have")

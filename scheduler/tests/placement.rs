@@ -8,6 +8,7 @@ mod world;
 use std::time::Duration;
 
 use hatchery_common::{
+    availability::{Away, AwayReason},
     device::{Device, DeviceKind},
     id::{JobId, NodeId},
     node::NodeMode,
@@ -214,6 +215,71 @@ fn pause_resume_requeue_and_priority() {
     world.ask(Request::Cancel { job: urgent, by: by() }).unwrap();
     assert_eq!(world.job(urgent).phase, JobPhase::Cancelled);
     assert!(world.ask(Request::Resume { job: urgent, by: by() }).is_err());
+}
+
+#[test]
+fn a_node_whose_owner_needs_it_empties_at_once_and_is_given_work_when_it_is_back() {
+    let (mut world, [gpu, mac, cpu]) = trio();
+    let job = world.submit(10_000, any());
+    world.plan();
+    assert_eq!(node_of(&world, job), Some(gpu));
+    let owner = |world: &mut World, here: bool| {
+        let away = Away { reason: AwayReason::OwnerActive, until: None };
+        world.hear(gpu);
+        world.observed.nodes.get_mut(&gpu).unwrap().report.away = here.then_some(away);
+    };
+    owner(&mut world, true);
+    let reason = AwayReason::OwnerActive;
+    let why = HandOver::NodeAway { reason };
+    assert_eq!(world.plan().changes, [Change::HandOverRequested { job, why, at: world.now.wall }]);
+    let only = world.submit(5, DeviceWishes { kinds: vec![DeviceKind::Cuda], ..any() });
+    assert_eq!(world.plan().waits[&only].code(), "node_away");
+    let verdict = |world: &World, job, node| {
+        let candidates = explain(&world.cluster, &world.observed, world.now, job);
+        let found = candidates.into_iter().find(|candidate| candidate.node == node).unwrap();
+        assert_eq!((found.start_in, found.end_in), (None, None));
+        found.verdict
+    };
+    let away = Away { reason, until: None };
+    assert_eq!(verdict(&world, only, gpu), Verdict::NodeAway { away });
+    assert_eq!(verdict(&world, only, gpu).to_string(), "away: its owner is using it");
+
+    // It goes on elsewhere, from its checkpoint; nobody is to blame.
+    commit(&mut world, job, 100);
+    end(&mut world, job, Ending::NodeAway);
+    let ended = world.batches.last().unwrap();
+    assert!(matches!(ended[..], [Change::LeaseEnded { why: LeaseEnd::HandedOver, not_before: None, .. }]));
+    world.plan();
+    let place = node_of(&world, job);
+    assert!(place == Some(mac) || place == Some(cpu), "{place:?}");
+    assert_eq!(world.job(job).lease.as_ref().unwrap().resume_from, world.job(job).checkpoint);
+    assert_eq!(world.job(job).failures, []);
+
+    owner(&mut world, false);
+    world.plan();
+    assert_eq!(node_of(&world, only), Some(gpu));
+}
+
+#[test]
+fn an_attempt_that_its_node_ended_by_itself_counts_as_handed_over_whatever_was_asked_of_it() {
+    let (mut world, [gpu, ..]) = trio();
+    let [job, paused, cancelled] = [DeviceKind::Cuda, DeviceKind::Mps, DeviceKind::Cpu]
+        .map(|kind| world.submit(10_000, DeviceWishes { kinds: vec![kind], ..any() }));
+    world.plan();
+    assert_eq!(node_of(&world, job), Some(gpu));
+    // It was away and is back, all while nobody heard of it.
+    end(&mut world, job, Ending::NodeAway);
+    let ended = world.batches.last().unwrap();
+    assert!(matches!(ended[..], [Change::LeaseEnded { why: LeaseEnd::HandedOver, .. }]), "{ended:?}");
+    world.plan();
+    assert_eq!((node_of(&world, job), world.job(job).epoch.0), (Some(gpu), 2));
+    let by = || name("ann");
+    world.ask(Request::Pause { job: paused, by: by() }).unwrap();
+    end(&mut world, paused, Ending::NodeAway);
+    assert_eq!(world.job(paused).phase, JobPhase::Paused);
+    world.ask(Request::Cancel { job: cancelled, by: by() }).unwrap();
+    end(&mut world, cancelled, Ending::NodeAway);
+    assert_eq!(world.job(cancelled).phase, JobPhase::Cancelled);
 }
 
 #[test]

@@ -8,11 +8,13 @@ mod world;
 use std::time::Duration;
 
 use hatchery_common::{
+    availability::{Away, AwayReason, LocalTime},
     device::{Device, DeviceKind},
     id::JobId,
-    node::{Inventory, TrainerState},
+    node::{Inventory, NodeMode, TrainerState},
     recipe::DeviceWishes,
     session::{AttemptPhase, AttemptReport},
+    time::{BootTime, Timestamp},
     trainer::{Ending, FailureCause, Progress},
 };
 use hatchery_scheduler::{Observed, Request, Wait};
@@ -77,6 +79,43 @@ fn with_no_such_device() {
         "{text}"
     );
     assert!(text.ends_with("n7 without devices; 2 more nodes"), "{text}");
+}
+
+#[test]
+fn with_the_owner_there() {
+    let mut world = World::new();
+    let [one, two] = ["workstation", "laptop"].map(|name| world.join(name, &[(Device::cuda(0), None)]));
+    let closed = world.join("server", &[(Device::cuda(0), None)]);
+    world.ask(Request::SetNodeMode { node: closed, mode: NodeMode::Cordoned, by: name("ann") }).unwrap();
+    let job = world.submit(10, DeviceWishes { nodes: vec![name("workstation"), name("server")], ..cuda() });
+    let both = world.submit(10, cuda());
+    let takes = |world: &mut World, node, reason, until| {
+        world.observed.nodes.get_mut(&node).unwrap().report.away = Some(Away { reason, until });
+    };
+    takes(&mut world, one, AwayReason::OwnerActive, None);
+    // 2024-02-29 12:34 UTC, a Thursday.
+    let until = LocalTime { at: Timestamp(1_709_210_096_000), utc_offset_secs: 3600 };
+    takes(&mut world, two, AwayReason::OutsideHours, Some(until));
+    assert_eq!(
+        sentence(&mut world, job),
+        "waiting: workstation, which could run this, is away: its owner is using it"
+    );
+    assert_eq!(
+        sentence(&mut world, both),
+        "waiting: of the nodes that could run this, laptop is away (outside its hours, until Thu 13:34 (UTC+01:00)) \
+         and workstation is away (its owner is using it)"
+    );
+}
+
+#[test]
+fn with_a_node_that_has_only_just_dialled() {
+    let mut world = World::new();
+    let node = world.join("workstation", &[(Device::CPU, None)]);
+    let job = world.submit(10, DeviceWishes::default());
+    world.observed.nodes.get_mut(&node).unwrap().last_heard = BootTime::default();
+    assert_eq!(world.plan().waits[&job].code(), "node_unknown", "its first report may say that it is away");
+    world.hear(node);
+    assert_eq!(world.plan().changes.len(), 1);
 }
 
 #[test]

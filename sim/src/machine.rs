@@ -9,7 +9,8 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_agent::{
-    Ground, Trainer, stderr_log::StderrLog, trainer_process::Heard, trainer_tool::TrainerToolError,
+    AvailabilitySettings, Ground, Trainer, Usage, stderr_log::StderrLog, trainer_process::Heard,
+    trainer_tool::TrainerToolError,
 };
 use hatchery_common::{
     device::Device,
@@ -29,6 +30,8 @@ use crate::{
 /// How long an orphan may go on before it is killed; as the agent's own.
 const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// So long after its owner has sat down a machine begins nothing any more: it looks each second.
+const OWNER_NOTICED_WITHIN: Duration = Duration::from_secs(2);
 const MEASURE_TAKES: Duration = Duration::from_millis(300);
 
 /// A machine.
@@ -49,6 +52,8 @@ struct Processes {
     running: Vec<FakeTrainer>,
     /// Trainers outlive the agent that goes now.
     agent_crashes: bool,
+    /// Since when its owner has been there.
+    owner_since: Option<Duration>,
 }
 
 impl Machine {
@@ -95,6 +100,11 @@ impl Machine {
         if let Some(trainer) = lock(&self.processes).running.first_mut() {
             trainer.is_deaf = true;
         }
+    }
+
+    /// The owner sits down here, or leaves.
+    pub(crate) fn owner_is_there(&self, is_there: bool) {
+        lock(&self.processes).owner_since = is_there.then(clock::now);
     }
 
     fn kill(&self, id: u32) {
@@ -172,6 +182,12 @@ impl Ground for Machine {
         let attempt = order.parent().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let order: AttemptOrder = serde_json::from_slice(&std::fs::read(order)?)?;
         let now = clock::now();
+        let owner_since = lock(&self.processes).owner_since;
+        if owner_since.is_some_and(|since| now > since + OWNER_NOTICED_WITHIN) {
+            let (job, number) = (order.job.short(), self.number);
+            let problem = format!("a trainer of {job} begins on machine {number}, which its owner is using");
+            lock(&self.history).problem(problem);
+        }
         let life = lock(&self.history).began(order.job, order.epoch, self.number);
         let mut processes = lock(&self.processes);
         processes.last_id += 1;
@@ -180,6 +196,12 @@ impl Ground for Machine {
         let (trainer, heard) = FakeTrainer::start(id, attempt, order, self.step_every, life, now, history)?;
         processes.running.push(trainer);
         Ok(Box::new(Handle { id, machine: self.clone(), heard }))
+    }
+
+    fn usage<'a>(&'a self, _policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {
+        let is_used = lock(&self.processes).owner_since.is_some();
+        let idle = if is_used { Duration::ZERO } else { Duration::from_hours(1) };
+        std::future::ready(Usage { owner_idle: Some(idle), ..Usage::default() }).boxed()
     }
 
     fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()> {

@@ -70,6 +70,8 @@ pub(crate) enum Act {
     TrainerCrash { machine: usize },
     /// A trainer hangs, and pays no heed to anything.
     TrainerDeaf { machine: usize },
+    /// A machine's owner sits down at it, or leaves it.
+    Owner { machine: usize, is_there: bool },
 }
 
 /// What happens in a run.
@@ -120,7 +122,7 @@ fn faults(random: &mut SmallRng) -> Vec<(Duration, Act)> {
         let until = |random: &mut SmallRng, max_ms: u64| (at + ms(random, 100..max_ms)).min(HEALED_AT);
         let machine = random.random_range(1..=AGENTS);
         let anyone = random.random_range(1..=PEOPLE);
-        match random.random_range(0..20) {
+        match random.random_range(0..22) {
             0 | 1 => acts.extend([
                 (at, Act::Cut { machine: anyone }),
                 (until(random, 15_000), Act::Mend { machine: anyone }),
@@ -185,6 +187,10 @@ fn faults(random: &mut SmallRng) -> Vec<(Duration, Act)> {
             ]),
             17 => acts.push((at, Act::AnswersLost { count: random.random_range(1..4) })),
             18 => acts.push((at, Act::DiskBroken)),
+            20 | 21 => acts.extend([
+                (at, Act::Owner { machine, is_there: true }),
+                (until(random, 12_000), Act::Owner { machine, is_there: false }),
+            ]),
             19 if random.random_bool(0.5) => acts.push((at, Act::TrainerCrash { machine })),
             // A trainer that nothing but its agent can end: then agents are not killed.
             _ if !acts.iter().any(|(_, act)| matches!(act, Act::KillAgent { .. })) => {

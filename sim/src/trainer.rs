@@ -129,6 +129,7 @@ impl FakeTrainer {
             Ending::Completed => "completed",
             Ending::Stopped => "stopped",
             Ending::LeaseExpired => "lease expired",
+            Ending::NodeAway => "node away",
             Ending::Failed { .. } => "failed",
         };
         self.say(TrainerEvent::Ended(ending));

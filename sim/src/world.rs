@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use hatchery_agent::AgentSettings;
+use hatchery_agent::{AgentSettings, AvailabilitySettings};
 use hatchery_common::{id::Name, tls::JoinString};
 use hatchery_coordinator::CoordinatorSettings;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -210,6 +210,7 @@ impl World {
             Act::DiskBroken => lock(&self.disk).broken = true,
             Act::TrainerCrash { machine } => self.machine(machine).trainer_crashes(),
             Act::TrainerDeaf { machine } => self.machine(machine).trainer_turns_deaf(),
+            Act::Owner { machine, is_there } => self.machine(machine).owner_is_there(is_there),
         }
     }
 
@@ -225,6 +226,7 @@ impl World {
         for machine in 0..=AGENTS {
             self.carry_out(Act::Start { machine }, sim);
         }
+        self.machines.iter().for_each(|machine| machine.owner_is_there(false));
     }
 
     fn machine(&self, number: usize) -> &Machine {
@@ -296,6 +298,7 @@ impl AgentHost {
             name: Some(Name::from_lossy(&host(number))),
             free_disk_bytes_min: 0,
             cpu_threads: 1,
+            availability: AvailabilitySettings { owner_idle_secs_min: Some(60), ..Default::default() },
             ..AgentSettings::default()
         };
         let credentials = match hatchery_agent::load_credentials(&settings)? {

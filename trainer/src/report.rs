@@ -113,6 +113,9 @@ impl<W: Write> Reporter for Text<W> {
                 writeln!(self.out, "stopped; it can go on from its last checkpoint")
             }
             TrainerEvent::Ended(Ending::LeaseExpired) => writeln!(self.out, "stopped: the lease ran out"),
+            TrainerEvent::Ended(Ending::NodeAway) => {
+                writeln!(self.out, "stopped: the machine's owner needs it")
+            }
             TrainerEvent::Ended(Ending::Failed { message, .. }) => writeln!(self.out, "failed: {message}"),
         }
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: measurements beside others, on this machine, from an optimised build.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 use crate::cargo;
@@ -37,11 +37,21 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// A fleet that loses its coordinator and finds it again, all agents at once
+    Reconnect {
+        /// How many agents
+        #[arg(long, default_value_t = 1000)]
+        agents: usize,
+        /// For how many seconds the coordinator is gone
+        #[arg(long, default_value_t = 0)]
+        gone_secs: u64,
+    },
 }
 
 /// Builds what is measured, and measures it.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     let (program, arguments): (&[&str], _) = match bench {
+        Bench::Reconnect { agents, gone_secs } => return reconnect(*agents, *gone_secs),
         Bench::Train { arguments } => (&["hatchery-trainer", "--", "bench", "train"], arguments),
         Bench::Generate { arguments } => (&["hatchery-trainer", "--", "bench", "generate"], arguments),
         Bench::Fanout { arguments } => (&["hatchery-swarm", "--example", "fanout", "--"], arguments),
@@ -54,4 +64,24 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     command.extend(program);
     command.extend(arguments.iter().map(String::as_str));
     cargo::run(&command)
+}
+
+/// It is a test, of more agents than there are otherwise.
+fn reconnect(agents: usize, gone_secs: u64) -> Result<()> {
+    let arguments = [
+        "test",
+        "--quiet",
+        "--release",
+        "--package",
+        "hatchery-cli",
+        "--test",
+        "reconnect",
+        "--",
+        "--nocapture",
+    ];
+    let mut command = cargo::command(&arguments);
+    command.env("RECONNECT_AGENTS", agents.to_string()).env("RECONNECT_GONE_SECS", gone_secs.to_string());
+    let status = command.status();
+    ensure!(status.context("cannot start cargo")?.success(), "not all agents were back in time");
+    Ok(())
 }

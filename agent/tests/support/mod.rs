@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "helpers of tests may stop the test")]
 
 pub mod coordinator;
+pub mod inhabited;
 pub mod node;
 
 use std::{path::PathBuf, time::Duration};

@@ -1,9 +1,10 @@
 //! `nodes`, `node`.
 
 use hatchery_common::{
+    availability::Away,
     device::Device,
     node::{NodeMode, TrainerState},
-    view::NodeView,
+    view::{NodeState, NodeView},
 };
 
 use crate::{
@@ -81,10 +82,15 @@ fn rows(node: &NodeView) -> Vec<Vec<String>> {
 
 /// Whether it is there, and whether it is given work.
 fn state(node: &NodeView) -> String {
-    match node.mode {
-        NodeMode::Open => node.state.name().to_owned(),
-        mode => format!("{}, {}", node.state.name(), mode.name()),
-    }
+    let mut words = vec![node.state.name().to_owned()];
+    words.extend((node.mode != NodeMode::Open).then(|| node.mode.name().to_owned()));
+    words.extend(here_and_away(node).map(|away| format!("away: {away}")));
+    words.join(", ")
+}
+
+/// Why its devices are its owner's, while it is there to say so.
+fn here_and_away(node: &NodeView) -> Option<Away> {
+    node.away.filter(|_| node.state == NodeState::Connected)
 }
 
 /// The first job that waits for a device, and how many more.

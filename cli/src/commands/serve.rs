@@ -85,6 +85,7 @@ pub(crate) async fn up(args: UpArgs, home: &Home) -> Outcome {
             name: args.name,
             labels: vec![],
             trainer: None,
+            availability: args.availability,
             config: None,
             print_config: false,
         },
@@ -152,6 +153,7 @@ fn coordinator_settings(
 }
 
 fn agent_settings(args: &AgentArgs, home: &Home) -> Result<Resolved<AgentSettings>, Failure> {
+    let when = &args.availability;
     let trainer = args.trainer.as_ref().map(|path| path.display().to_string());
     let labels: toml::Table =
         args.labels.iter().map(|(key, value)| (key.to_string(), value.to_string().into())).collect();
@@ -161,6 +163,18 @@ fn agent_settings(args: &AgentArgs, home: &Home) -> Result<Resolved<AgentSetting
             .flag("--name", "name", args.name.clone())
             .flag("--trainer", "trainer", trainer)
             .flag("--label", "labels", (!labels.is_empty()).then_some(labels))
+            .flag("--hours", "availability.hours", when.hours.clone())
+            .flag(
+                "--mains-power-only",
+                "availability.mains_power_only",
+                when.mains_power_only.then_some(true),
+            )
+            .flag("--load-max", "availability.load_max", when.load_max)
+            .flag(
+                "--owner-idle-secs-min",
+                "availability.owner_idle_secs_min",
+                when.owner_idle_secs_min.map(i64::from),
+            )
             .resolve()
             .map_err(Failure::usage)?;
     // One folder for everything on this machine, unless somebody said otherwise.

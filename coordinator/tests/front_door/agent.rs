@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use hatchery_common::{
     access::Scope,
+    availability::Away,
     blob::{BlobLimits, BlobStore},
     checkpoint::CheckpointManifest,
     device::Device,
@@ -97,8 +98,15 @@ impl Agent {
         self.client = soon(AgentsClient::connect(&self.credentials)).await.unwrap();
     }
 
-    /// Opens a session: says hello and takes the welcome.
+    /// Opens a session: says hello, takes the welcome, and reports that nothing runs.
     pub(crate) async fn session(&self) -> Session {
+        let mut session = self.dial().await;
+        session.report_blindly(vec![]).await;
+        session
+    }
+
+    /// The same without a report.
+    pub(crate) async fn dial(&self) -> Session {
         let mut session = self.raw_session().await.unwrap();
         session.send(AgentMessage::Hello(Box::new(inventory()))).await;
         let welcome = session.next().await;
@@ -176,13 +184,21 @@ impl Session {
     pub(crate) async fn report(&mut self, attempts: Vec<AttemptReport>, replicas: Vec<ReplicaReport>) {
         self.sequence += 1;
         let sequence = self.sequence;
-        let report = Report { sequence, attempts, replicas, disk_free_bytes: 1 << 30, leaving: false };
+        let report = Report { sequence, attempts, replicas, disk_free_bytes: 1 << 30, ..Report::default() };
         self.send(AgentMessage::Report(report)).await;
         loop {
             if self.next().await == (CoordinatorMessage::ReportReceived { sequence }) {
                 return;
             }
         }
+    }
+
+    /// Reports, of everything, whether the node is its owner's, and waits for the receipt.
+    pub(crate) async fn report_away(&mut self, away: Option<Away>, attempts: Vec<AttemptReport>) {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.send(AgentMessage::Report(Report { sequence, attempts, away, ..Report::default() })).await;
+        while self.next().await != (CoordinatorMessage::ReportReceived { sequence }) {}
     }
 
     /// Reports without waiting for anything.

@@ -7,6 +7,7 @@ mod access;
 mod agent;
 mod answers;
 mod attempts;
+mod away;
 mod backup;
 mod blobs;
 mod events;

@@ -1,9 +1,11 @@
 //! What an agent says of its machine.
 
 use hatchery_common::{
+    availability::{Away, LocalTime},
     device::Device,
-    field::FieldError,
+    field::{FieldError, check_range},
     node::{Inventory, NodeDevice, TrainerState},
+    time::Timestamp,
     trainer::Calibration,
 };
 
@@ -14,6 +16,8 @@ use crate::v1::{self, inventory};
 pub const DEVICES_MAX: usize = Device::COUNT_MAX;
 /// Most notes about devices that cannot be used.
 pub const NOTES_MAX: usize = 64;
+/// No clock is further from UTC, in seconds.
+const UTC_OFFSET_SECS_MAX: i32 = 26 * 3600;
 
 impl From<Calibration> for v1::Calibration {
     fn from(calibration: Calibration) -> Self {
@@ -129,5 +133,35 @@ impl TryFrom<v1::Inventory> for Inventory {
             devices: each("devices", inventory.devices, DEVICES_MAX)?,
             notes: inventory.notes,
         })
+    }
+}
+
+impl From<Away> for v1::Away {
+    fn from(away: Away) -> Self {
+        Self { reason: away.reason.name().to_owned(), until: away.until.map(Into::into) }
+    }
+}
+
+impl TryFrom<v1::Away> for Away {
+    type Error = FieldError;
+
+    fn try_from(away: v1::Away) -> Result<Self, FieldError> {
+        Ok(Self { reason: parsed("reason", &away.reason)?, until: optional("until", away.until)? })
+    }
+}
+
+impl From<LocalTime> for v1::LocalTime {
+    fn from(time: LocalTime) -> Self {
+        Self { at_ms: time.at.0, utc_offset_secs: time.utc_offset_secs }
+    }
+}
+
+impl TryFrom<v1::LocalTime> for LocalTime {
+    type Error = FieldError;
+
+    fn try_from(time: v1::LocalTime) -> Result<Self, FieldError> {
+        let (low, high) = (-UTC_OFFSET_SECS_MAX, UTC_OFFSET_SECS_MAX);
+        let utc_offset_secs = check_range("utc_offset_secs", time.utc_offset_secs, low, high)?;
+        Ok(Self { at: Timestamp(time.at_ms), utc_offset_secs })
     }
 }

@@ -19,6 +19,7 @@ impl From<Report> for v1::Report {
             replicas: report.replicas.into_iter().map(Into::into).collect(),
             disk_free_bytes: report.disk_free_bytes,
             leaving: report.leaving,
+            away: report.away.map(Into::into),
         }
     }
 }
@@ -33,6 +34,7 @@ impl TryFrom<v1::Report> for Report {
             replicas: each("replicas", report.replicas, REPLICAS_MAX)?,
             disk_free_bytes: report.disk_free_bytes,
             leaving: report.leaving,
+            away: optional("away", report.away)?,
         })
     }
 }

@@ -96,6 +96,7 @@ impl From<Ending> for v1::Ending {
             Ending::Completed => ending::How::Completed(ending::Completed {}),
             Ending::Stopped => ending::How::Stopped(ending::Stopped {}),
             Ending::LeaseExpired => ending::How::LeaseExpired(ending::LeaseExpired {}),
+            Ending::NodeAway => ending::How::NodeAway(ending::NodeAway {}),
             Ending::Failed { cause, message } => {
                 let message = head(message, OUTPUT_BYTES_MAX);
                 ending::How::Failed(ending::Failed { cause: cause.number(), message })
@@ -113,6 +114,7 @@ impl TryFrom<v1::Ending> for Ending {
             ending::How::Completed(_) => Self::Completed,
             ending::How::Stopped(_) => Self::Stopped,
             ending::How::LeaseExpired(_) => Self::LeaseExpired,
+            ending::How::NodeAway(_) => Self::NodeAway,
             ending::How::Failed(failed) => Self::Failed {
                 cause: FailureCause::read("failed.cause", failed.cause)?,
                 message: short_text("failed.message", failed.message, OUTPUT_BYTES_MAX)?,

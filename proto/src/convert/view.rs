@@ -161,6 +161,7 @@ impl From<NodeView> for v1::Node {
             replicas_wanted: node.replicas_wanted,
             mode: node.mode.name().to_owned(),
             waiting: node.waiting.into_iter().map(Into::into).collect(),
+            away: node.away.map(Into::into),
         }
     }
 }
@@ -191,6 +192,7 @@ impl TryFrom<v1::Node> for NodeView {
             replicas_wanted: node.replicas_wanted,
             mode: parsed("mode", &node.mode)?,
             waiting: each("waiting", node.waiting, ENTRIES_MAX)?,
+            away: optional("away", node.away)?,
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hatchery_common::{
+    availability::{Away, AwayReason, LocalTime},
     checkpoint::{CheckpointFile, CheckpointManifest},
     device::{Device, DeviceKind},
     digest::Digest,
@@ -242,6 +243,7 @@ fn ending() -> impl Strategy<Value = Ending> {
         Just(Ending::Completed),
         Just(Ending::Stopped),
         Just(Ending::LeaseExpired),
+        Just(Ending::NodeAway),
         (cause(), text()).prop_map(|(cause, message)| Ending::Failed { cause, message }),
     ]
 }
@@ -278,15 +280,23 @@ fn replica_state() -> impl Strategy<Value = ReplicaState> {
 pub(crate) fn report() -> impl Strategy<Value = Report> {
     let replica = (checkpoint_id(), replica_state())
         .prop_map(|(checkpoint, state)| ReplicaReport { checkpoint, state });
-    (any::<u64>(), vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>(), any::<bool>()).prop_map(
-        |(sequence, attempts, replicas, disk_free_bytes, leaving)| Report {
+    let seen = (vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>());
+    (any::<u64>(), seen, any::<bool>(), option::of(away())).prop_map(
+        |(sequence, (attempts, replicas, disk_free_bytes), leaving, away)| Report {
             sequence,
             attempts,
             replicas,
             disk_free_bytes,
             leaving,
+            away,
         },
     )
+}
+
+fn away() -> impl Strategy<Value = Away> {
+    let until = (any::<u64>(), -93_600..=93_600)
+        .prop_map(|(at, utc_offset_secs)| LocalTime { at: Timestamp(at), utc_offset_secs });
+    (select(AwayReason::ALL.to_vec()), option::of(until)).prop_map(|(reason, until)| Away { reason, until })
 }
 
 pub(crate) fn assignment() -> impl Strategy<Value = Assignment> {
@@ -414,9 +424,9 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
     let mode = select(vec![NodeMode::Open, NodeMode::Cordoned, NodeMode::Draining]);
     let state = select(vec![NodeState::Connected, NodeState::Disconnected, NodeState::Unknown]);
     let head = (node_id(), name(), labels(), inventory(), time());
-    let work = (vec(running, 0..3), mode, vec(waiting, 0..3));
+    let work = (vec(running, 0..3), (mode, option::of(away())), vec(waiting, 0..3));
     (head, state, option::of(any::<u64>()), work, any::<(u32, u32)>()).prop_map(
-        |(head, state, last_heard_ms_ago, (running, mode, waiting), replicas)| NodeView {
+        |(head, state, last_heard_ms_ago, (running, (mode, away), waiting), replicas)| NodeView {
             id: head.0,
             name: head.1,
             labels: head.2,
@@ -428,6 +438,7 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
             replicas_ready: replicas.0,
             replicas_wanted: replicas.1,
             mode,
+            away,
             waiting,
         },
     )

@@ -6,10 +6,11 @@ use hatchery_common::{
     device::Device,
     id::{JobId, NodeId},
     node::{NodeMode, TrainerState},
+    session::Report,
 };
 use hatchery_scheduler::{
-    Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment, desired_nodes,
-    plan,
+    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment,
+    desired_nodes, plan,
 };
 
 use super::{LEASE, MEMORY_BYTES, World};
@@ -71,6 +72,10 @@ impl World {
                     other => panic!("a plan makes no {other:?}"),
                 })
                 .collect();
+        for change in &made.changes {
+            let Change::LeaseGranted { lease, .. } = change else { continue };
+            assert!(self.is_connected(lease.node), "what is lost or its owner's is given nothing");
+        }
         let due: BTreeSet<_> =
             self.cluster.jobs.values().filter(|job| expired(job)).map(|job| job.id).collect();
         assert!(ended.is_superset(&due), "{ended:?} but {due:?}");
@@ -92,6 +97,11 @@ impl World {
                 let lost = before.phase.is_terminal() && before.phase != JobPhase::Completed;
                 assert!(!lost, "what it comes after is {:?}", before.phase);
             }
+        }
+        for job in self.cluster.jobs.values().filter(|job| job.phase == JobPhase::Running) {
+            let heard = job.lease.as_ref().and_then(|lease| self.observed.nodes.get(&lease.node));
+            let away = heard.is_some_and(|heard| heard.report.away.is_some());
+            assert!(!away || job.hand_over.is_some(), "{} stays with a node that is its owner's", job.id);
         }
         // Nothing to do until the plan said to look again.
         let rest = again.wake_at.map_or(3_600_000, |at| at.0 - self.now.boot.0 - 1);
@@ -144,6 +154,14 @@ impl World {
             | Wait::NodeNotConnected { .. }
             | Wait::TooLittleMemory { .. }
             | Wait::NodeCordoned { .. } => assert_eq!(free, [], "{wait}"),
+            Wait::NodeAway { nodes } => {
+                assert_eq!(free, [], "{wait}");
+                assert!(!nodes.is_empty(), "{wait}");
+                for AwayNode { name, away } in nodes {
+                    let node = self.cluster.nodes.values().find(|node| node.name == *name).unwrap();
+                    assert_eq!(self.observed.nodes[&node.id].report.away, Some(*away));
+                }
+            }
             Wait::After { jobs } => assert_eq!(
                 jobs.len(),
                 job.spec.queue.after.iter().filter(|id| !self.job(**id).phase.is_terminal()).count()
@@ -166,7 +184,8 @@ impl World {
     }
 
     fn is_connected(&self, node: NodeId) -> bool {
-        let heard = self.observed.nodes.get(&node).is_some_and(|node| node.connected && !node.report.leaving);
+        let given = |report: &Report| !report.leaving && report.away.is_none();
+        let heard = self.observed.nodes.get(&node).is_some_and(|node| node.connected && given(&node.report));
         heard && self.observed.lease_until(node) > self.now.boot
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hatchery_common::{
     access::Scope,
+    availability::{Away, AwayReason, LocalTime},
     dataset::DatasetManifest,
     device::{Device, DeviceKind},
     digest::Digest,
@@ -35,6 +36,7 @@ pub(crate) enum Step {
     Cancel(u8),
     Control { job: u8, what: u8 },
     Mode { node: u8, mode: u8 },
+    Owner { node: u8, what: u8 },
     Commit { job: u8, stray: Stray, far: u8 },
     CommitAgain(u8),
     CommitLate { job: u8, holder: u8, far: u8 },
@@ -79,6 +81,7 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         2 => small.clone().prop_map(Step::Cancel),
         5 => (small.clone(), 0..7u8).prop_map(|(job, what)| Step::Control { job, what }),
         2 => (small.clone(), 0..3u8).prop_map(|(node, mode)| Step::Mode { node, mode }),
+        4 => (small.clone(), 0..6u8).prop_map(|(node, what)| Step::Owner { node, what }),
         8 => (small.clone(), stray.clone(), 0..4u8).prop_map(|(job, stray, far)| Step::Commit { job, stray, far }),
         1 => small.clone().prop_map(Step::CommitAgain),
         4 => (small.clone(), small.clone(), 0..4u8)
@@ -153,6 +156,7 @@ impl World {
                     assert_eq!(self.ask(set).unwrap().changes, []);
                 }
             }
+            Step::Owner { node, what } => self.step_owner(*node, *what),
             Step::Commit { job, stray, far } => self.step_commit(*job, *stray, *far),
             Step::CommitAgain(which) => self.step_commit_again(*which),
             Step::CommitLate { job, holder, far } => self.step_commit_late(*job, *holder, *far),
@@ -397,7 +401,7 @@ impl World {
         let ending = match ending {
             0..=2 => Ending::Completed,
             3 => Ending::Stopped,
-            4 => Ending::LeaseExpired,
+            4 => [Ending::LeaseExpired, Ending::NodeAway][usize::from(which) % 2].clone(),
             5 => failed(FailureCause::OutOfMemory),
             6 => failed(FailureCause::Storage),
             7 => failed(FailureCause::Unavailable),
@@ -455,6 +459,16 @@ impl World {
         if possible {
             assert_eq!(self.ask(request).unwrap().changes, []);
         }
+    }
+
+    /// A node's owner takes it, or gives it back.
+    fn step_owner(&mut self, which: u8, what: u8) {
+        let Some(node) = self.pick_node(which) else { return };
+        let until = LocalTime { at: self.now.wall + LEASE, utc_offset_secs: 3600 };
+        let reason = AwayReason::ALL.get(usize::from(what));
+        let away = reason.map(|reason| Away { reason: *reason, until: (what == 0).then_some(until) });
+        self.hear(node);
+        self.observed.nodes.get_mut(&node).unwrap().report.away = away;
     }
 
     fn step_push(&mut self, which: u8, to: u8) {

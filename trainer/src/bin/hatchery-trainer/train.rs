@@ -130,7 +130,7 @@ fn refuse_old_checkpoints(out: &Path) -> anyhow::Result<()> {
 
 fn exit_code(ending: &Ending) -> ExitCode {
     match ending {
-        Ending::Completed | Ending::Stopped | Ending::LeaseExpired => ExitCode::SUCCESS,
+        Ending::Completed | Ending::Stopped | Ending::LeaseExpired | Ending::NodeAway => ExitCode::SUCCESS,
         Ending::Failed { .. } => ExitCode::from(FAILED),
     }
 }

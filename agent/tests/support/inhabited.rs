@@ -1,0 +1,89 @@
+//! This machine with an owner whose hands the test moves.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use hatchery_agent::{
+    AvailabilitySettings, Ground, Machine, Trainer, Usage, stderr_log::StderrLog,
+    trainer_tool::TrainerToolError,
+};
+use hatchery_common::{device::Device, node::Inventory, trainer::Calibration};
+use hatchery_proto::transport::Network;
+
+/// The owner.
+#[derive(Clone, Debug, Default)]
+pub struct Owner(Arc<AtomicBool>);
+
+impl Owner {
+    /// Sits down at the machine, or has been gone for an hour.
+    pub fn is_there(&self, there: bool) {
+        self.0.store(there, Ordering::Relaxed);
+    }
+
+    /// Wants to be alone there.
+    pub fn policy() -> AvailabilitySettings {
+        AvailabilitySettings { owner_idle_secs_min: Some(60), ..AvailabilitySettings::default() }
+    }
+}
+
+#[derive(Debug)]
+pub struct Inhabited {
+    machine: Machine,
+    owner: Owner,
+}
+
+impl Inhabited {
+    pub fn new(trainer: PathBuf, owner: Owner) -> Self {
+        Self { machine: Machine::new(trainer), owner }
+    }
+}
+
+impl Ground for Inhabited {
+    fn network(&self) -> Arc<dyn Network> {
+        self.machine.network()
+    }
+
+    fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory> {
+        self.machine.look(state)
+    }
+
+    fn trainer(&self) -> &Path {
+        self.machine.trainer()
+    }
+
+    fn calibrate(
+        &self,
+        device: Device,
+        cpu_threads: u32,
+    ) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
+        self.machine.calibrate(device, cpu_threads)
+    }
+
+    fn start_trainer(
+        &self,
+        order: &Path,
+        log: &StderrLog,
+        grew: Box<dyn Fn() + Send>,
+    ) -> io::Result<Box<dyn Trainer>> {
+        self.machine.start_trainer(order, log, grew)
+    }
+
+    fn usage<'a>(&'a self, _policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {
+        let idle =
+            if self.owner.0.load(Ordering::Relaxed) { Duration::ZERO } else { Duration::from_hours(1) };
+        let problems = vec!["availability: a test sees nothing else".to_owned()];
+        std::future::ready(Usage { owner_idle: Some(idle), problems, ..Usage::default() }).boxed()
+    }
+
+    fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()> {
+        self.machine.end_orphan(attempt)
+    }
+}
