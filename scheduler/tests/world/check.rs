@@ -9,8 +9,8 @@ use hatchery_common::{
     session::Report,
 };
 use hatchery_scheduler::{
-    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, Plan, Wait, assignment,
-    desired_nodes, plan,
+    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, ObservedNode, Plan, Wait,
+    assignment, desired_nodes, plan,
 };
 
 use super::{LEASE, MEMORY_BYTES, World};
@@ -146,7 +146,8 @@ impl World {
             }
             Wait::NodeUnknown { instead, node, .. } => {
                 let awaited = self.cluster.nodes.values().find(|known| known.name == *node).unwrap();
-                assert!(!self.observed.nodes.contains_key(&awaited.id), "{wait}");
+                let heard = self.observed.nodes.get(&awaited.id);
+                assert!(heard.is_none_or(|heard| !heard.has_reported()), "{wait}");
                 self.check_instead(&free, instead.as_ref(), wait);
             }
             Wait::NoNodes => assert!(self.cluster.nodes.is_empty()),
@@ -185,7 +186,8 @@ impl World {
 
     fn is_connected(&self, node: NodeId) -> bool {
         let given = |report: &Report| !report.leaving && report.away.is_none();
-        let heard = self.observed.nodes.get(&node).is_some_and(|node| node.connected && given(&node.report));
+        let there = |node: &ObservedNode| node.connected && node.has_reported() && given(&node.report);
+        let heard = self.observed.nodes.get(&node).is_some_and(there);
         heard && self.observed.lease_until(node) > self.now.boot
     }
 
