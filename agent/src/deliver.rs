@@ -307,8 +307,8 @@ mod tests {
         };
         let all: VecDeque<Finished> = (1..=6).map(finished).collect();
         let limits = |undelivered_bytes_max, free_disk_bytes_min| QueueLimits {
-            undelivered_bytes_max,
             free_disk_bytes_min,
+            undelivered_bytes_max,
         };
         for (free_bytes, limits, left) in [
             (1000, limits(600, 1000), vec![1, 2, 3, 4, 5, 6]),

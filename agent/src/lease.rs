@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_coordinator_that_is_down_gives_nothing_away() {
-        const OUTAGE_MAX: Duration = Duration::from_secs(60);
+        const OUTAGE_MAX: Duration = Duration::from_mins(1);
         let mut lease = lease();
         assert!(!lease.coordinator_was_down(BootTime(1), OUTAGE_MAX), "nothing was granted");
         lease.report_sent(1, BootTime(1000));

@@ -225,7 +225,7 @@ impl World {
             }
             Step::StopAttempt(key, _) => phase_of(attempts, key, LocalPhase::Stopping { since: now }),
             Step::KillAttempt(key) | Step::OfferLeftovers(key) => {
-                phase_of(attempts, key, LocalPhase::Delivering)
+                phase_of(attempts, key, LocalPhase::Delivering);
             }
             Step::ForgetAttempt(key) => attempts.retain(|attempt| attempt.key != *key),
             Step::FetchCheckpoint(id) => {

@@ -24,7 +24,7 @@ use hatchery_scheduler::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -45,6 +45,8 @@ const TICK_EVERY_MAX: Duration = Duration::from_secs(5);
 const TICK_EVERY_MIN: Duration = Duration::from_millis(5);
 /// If the loop has not come round for this part of a lease longer than it meant to, it was deaf for that time.
 const DEAF_AFTER_LEASE_SHARE: u32 = 4;
+/// If it slept for this part of a lease, it was deaf too; agents' margin is twice that.
+const ASLEEP_LEASE_SHARE: u32 = 10;
 /// The pause before planning again after a commit has failed.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// So many of the last events are read at the start, for the devices of jobs that have ended.
@@ -140,7 +142,7 @@ impl EventLoop {
     /// Handles events until [`Event::Shutdown`], then those that are queued still.
     pub(crate) async fn run(mut self) -> Result<(), LoopError> {
         let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
-        let mut listened = BootTime::now();
+        let mut listened = (BootTime::now(), Instant::now());
         loop {
             match timeout(self.tick_in, self.events.recv_many(&mut batch, BATCH_EVENTS_MAX)).await {
                 Ok(0) => return Ok(()),
@@ -149,7 +151,7 @@ impl EventLoop {
             }
             let now = Now { wall: Timestamp::now(), boot: BootTime::now() };
             self.note_deafness(listened, now);
-            listened = now.boot;
+            listened = (now.boot, Instant::now());
             for event in batch.drain(..) {
                 self.take(event, now);
             }
@@ -158,10 +160,12 @@ impl EventLoop {
     }
 
     /// While a commit hung or the machine slept, reports may have come in vain.
-    fn note_deafness(&mut self, listened: BootTime, now: Now) {
-        let slack = self.observations.draft().observed.lease / DEAF_AFTER_LEASE_SHARE;
+    fn note_deafness(&mut self, (listened, awake_at): (BootTime, Instant), now: Now) {
+        let lease = self.observations.draft().observed.lease;
         let away = now.boot.since(listened);
-        if away > self.tick_in + slack {
+        // A short sleep falls within the wait that was meant; the clock that stops in a sleep tells it.
+        let asleep = away.saturating_sub(awake_at.elapsed());
+        if away > self.tick_in + lease / DEAF_AFTER_LEASE_SHARE || asleep > lease / ASLEEP_LEASE_SHARE {
             tracing::warn!(away_ms = away.as_millis() as u64, "stood still; all leases start anew");
             self.observations.step(Sighting::Deaf { until: now.boot });
         }

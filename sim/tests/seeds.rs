@@ -9,7 +9,10 @@ use hatchery_sim::{Runs, SEEDS_AT_ONCE};
 /// Seeds of the suite.
 const SEEDS: u64 = 200;
 /// Seeds that failed once, each with the reason in a line of its own; what they found stays found.
-const FAILED_ONCE: [u64; 0] = [];
+const FAILED_ONCE: [u64; 1] = [
+    // The coordinator slept for less than it meant to wait, and took its own silence for an agent's.
+    149,
+];
 
 fn runs() -> Runs {
     Runs::by(env!("CARGO_BIN_EXE_hatchery-sim"))

@@ -102,7 +102,7 @@ mod tests {
             ..Evidence::default()
         };
         let lost = Gaps { cause: "node_lost".to_owned(), each_ms: vec![1000, 3000] };
-        assert_eq!(gaps(&evidence), [lost.clone()]);
+        assert_eq!(gaps(&evidence), std::slice::from_ref(&lost));
         assert!(lost.to_string().ends_with("median 3.0 s, worst 3.0 s"), "{lost}");
     }
 }
