@@ -10,7 +10,7 @@ const SEED: u64 = 20_261_126;
 
 #[test]
 fn three_minutes_of_chaos_break_nothing() {
-    let plan = Plan { time: Duration::from_mins(3), seed: SEED, points: String::new() };
+    let plan = Plan { time: Duration::from_mins(3), seed: SEED, points: String::new(), only: String::new() };
     let report = run(plan, &|line| eprintln!("{line}")).unwrap();
     println!("{report}");
     assert!(report.findings.is_empty(), "{report}");

@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// The same seed does the same things in the same order [default: drawn, and printed]
     #[arg(long)]
     seed: Option<u64>,
+    /// Only faults that have this word in their names, as `killed` or `cut off`
+    #[arg(long, requires = "seed")]
+    only: Option<String>,
 }
 
 /// Builds what it takes, and runs it; fails if anything is found that must not be.
@@ -41,6 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let mut command = Command::new(&runner);
         command.arg((options.minutes * 60).to_string());
         command.args(options.seed.map(|seed| seed.to_string()));
+        command.args(&options.only);
         let status = command.status().with_context(|| format!("cannot start {}", runner.display()))?;
         if !status.success() {
             bail!("the house did not keep what it promises; the same seed does the same things again");

@@ -1,4 +1,4 @@
-//! `hatchery-chaos SECONDS [SEED]`: a run by hand; `cargo xtask chaos` builds what it needs and starts it.
+//! `hatchery-chaos SECONDS [SEED [WORD]]`: a run by hand, of all faults or of those that have a word in their names; `cargo xtask chaos` builds what it needs and starts it.
 
 use std::{
     process::ExitCode,
@@ -9,17 +9,18 @@ use hatchery_tests::chaos::{Plan, run};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let numbers: Option<Vec<u64>> = arguments.iter().map(|text| text.parse().ok()).collect();
+    let numbers: Option<Vec<u64>> = arguments.iter().take(2).map(|text| text.parse().ok()).collect();
+    let only = arguments.get(2).cloned().unwrap_or_default();
     let (secs, seed) = match numbers.as_deref() {
         Some([secs]) => (*secs, drawn()),
-        Some([secs, seed]) => (*secs, *seed),
+        Some([secs, seed]) if arguments.len() <= 3 => (*secs, *seed),
         _ => {
-            eprintln!("usage: hatchery-chaos SECONDS [SEED]");
+            eprintln!("usage: hatchery-chaos SECONDS [SEED [WORD]]");
             return ExitCode::from(2);
         }
     };
     eprintln!("seed {seed}");
-    let plan = Plan { time: Duration::from_secs(secs), seed, points: String::new() };
+    let plan = Plan { time: Duration::from_secs(secs), seed, points: String::new(), only };
     match run(plan, &|line| eprintln!("{line}")) {
         Ok(report) => {
             println!("{report}");

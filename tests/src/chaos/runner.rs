@@ -50,6 +50,14 @@ pub struct Plan {
     pub seed: u64,
     /// Fault points that are armed all the time: mutants.
     pub points: String,
+    /// Only faults are done whose names have this in them: `killed`.
+    pub only: String,
+}
+
+impl Plan {
+    fn does(&self, fault: &Fault) -> bool {
+        fault.name.contains(&self.only)
+    }
 }
 
 /// What came of a run.
@@ -88,7 +96,7 @@ pub fn run(plan: Plan, tell: &(dyn Fn(&str) + Sync)) -> io::Result<Report> {
     let gathered = settled.and_then(|settled_in| Ok((settled_in, Evidence::gather(&site)?)));
     let (settled_in, evidence) = gathered.inspect_err(|_| tell(&format!("see {}", site.keep().display())))?;
     let mut findings = check::all(&evidence);
-    findings.extend(too_little_traffic(&evidence, plan.time));
+    findings.extend(too_little_traffic(&evidence, &plan));
     let kept = (!findings.is_empty()).then(|| site.keep());
     Ok(Report { plan, evidence, findings, unmounted, settled_in, kept })
 }
@@ -103,7 +111,8 @@ fn hurt(site: &Site, plan: &Plan, dice: &mut Dice, tell: &(dyn Fn(&str) + Sync))
         loop {
             // Beyond its time it does only what was not done often enough.
             let is_late = || started.elapsed() >= plan.time;
-            let mut deck: Vec<&Fault> = faults.iter().filter(|fault| !is_late() || lacks(fault)).collect();
+            let mut deck: Vec<&Fault> =
+                faults.iter().filter(|fault| plan.does(fault) && (!is_late() || lacks(fault))).collect();
             if deck.is_empty() {
                 return Ok(());
             }
@@ -220,10 +229,11 @@ fn times_least(time: Duration) -> u64 {
 }
 
 /// What a run must have come to, so that its silence means something.
-fn too_little_traffic(evidence: &Evidence, time: Duration) -> Vec<Finding> {
-    let minutes = time.as_secs() / 60;
+fn too_little_traffic(evidence: &Evidence, plan: &Plan) -> Vec<Finding> {
+    let minutes = plan.time.as_secs() / 60;
     let mut findings = Vec::new();
-    for figure in figures(evidence) {
+    // What a run comes to in which only some faults are done depends on which.
+    for figure in figures(evidence).into_iter().filter(|_| plan.only.is_empty()) {
         if figure.count < figure.least_a_minute * minutes {
             let text = format!(
                 "{} {}; at least {} a minute make a run",
@@ -232,9 +242,9 @@ fn too_little_traffic(evidence: &Evidence, time: Duration) -> Vec<Finding> {
             findings.push(Finding { invariant: "traffic", text });
         }
     }
-    for fault in TO_PROCESSES.iter().chain(&TO_THE_NETWORK) {
+    for fault in TO_PROCESSES.iter().chain(&TO_THE_NETWORK).filter(|fault| plan.does(fault)) {
         let count = times_done(&evidence.records, fault);
-        if count < times_least(time) {
+        if count < times_least(plan.time) {
             findings
                 .push(Finding { invariant: "traffic", text: format!("{}: only {count} times", fault.name) });
         }
