@@ -154,6 +154,7 @@ impl Attempt {
         let ending =
             if self.assigned.stop { Ending::Stopped } else { self.train(&delivery, newest_leftover).await };
         self.tell(AttemptUpdate::Delivering).await;
+        delivery.add_unannounced(&self.checkpoints());
         delivery.close();
         if delivering.await.is_err() {
             tracing::error!(job = %self.assigned.job, "the delivery of checkpoints broke off");

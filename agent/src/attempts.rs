@@ -127,8 +127,13 @@ impl Attempts {
         let folder = self.folder.join(folder_name(key));
         let log = durable::create_folder(&folder)
             .map_err(|error| error.to_string())
-            .and_then(|()| Attempt::write_assigned(&folder, &assigned).map_err(|error| error.to_string()))
             .and_then(|()| StderrLog::open(&folder).map_err(|error| error.to_string()));
+        // One that only delivers was noted when it began. Without the note its checkpoints are lost if the agent is too.
+        if !assigned.stop
+            && let Err(error) = Attempt::write_assigned(&folder, &assigned)
+        {
+            tracing::warn!(%error, "what an attempt was assigned cannot be noted");
+        }
         match log {
             Ok(log) => {
                 let (orders, receiver) =

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hatchery_common::{
-    device::Device,
+    device::{Device, DeviceKind},
     durable::{self, FileError},
     node::{Inventory, NodeDevice, TrainerState},
     trainer::Calibration,
@@ -34,6 +34,9 @@ struct Conditions {
     memory_bytes: u64,
     driver: Option<String>,
     cores: u32,
+    /// Of a processor, those it was measured with; 0: as many as there are cores.
+    #[serde(default)]
+    threads: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,16 +50,17 @@ struct Kept {
 pub(crate) struct CalibrationCache {
     path: PathBuf,
     trainer: PathBuf,
+    cpu_threads: u32,
     kept: BTreeMap<String, Kept>,
 }
 
 impl CalibrationCache {
     /// Reads what is kept in the agent's folder. A file that cannot be understood counts as none.
-    pub(crate) fn open(state: &Path, trainer: &Path) -> Self {
+    pub(crate) fn open(state: &Path, trainer: &Path, cpu_threads: u32) -> Self {
         let path = state.join(FILE);
         let text = durable::read_limited(&path, FILE_BYTES_MAX).ok();
         let kept = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Self { path, trainer: trainer.to_owned(), kept }
+        Self { path, trainer: trainer.to_owned(), cpu_threads, kept }
     }
 
     /// Gives each device the measurement that still holds for it.
@@ -95,6 +99,7 @@ impl CalibrationCache {
             memory_bytes: device.memory_bytes,
             driver: device.driver.clone(),
             cores: inventory.cores,
+            threads: if device.device.kind == DeviceKind::Cpu { self.cpu_threads } else { 0 },
         })
     }
 }
@@ -192,10 +197,10 @@ mod tests {
             Inventory { trainer: ready, devices: vec![device], cores: 2, ..Default::default() };
         let calibration =
             Calibration { device: Device::CPU, steps_per_sec: 3.0, flops_per_sec: 1e9, version: 1 };
-        let mut cache = CalibrationCache::open(folder.path(), &trainer);
+        let mut cache = CalibrationCache::open(folder.path(), &trainer, 0);
         cache.keep(&inventory, calibration.clone()).unwrap();
 
-        let cache = CalibrationCache::open(folder.path(), &trainer);
+        let cache = CalibrationCache::open(folder.path(), &trainer, 0);
         cache.fill(&mut inventory);
         assert_eq!(inventory.devices[0].calibration, Some(calibration));
         let mut other = Inventory { cores: 4, ..inventory.clone() };
@@ -206,6 +211,6 @@ mod tests {
         assert_eq!(inventory.devices[0].calibration, None, "another trainer");
 
         fs::write(folder.path().join(FILE), "{").unwrap();
-        assert!(CalibrationCache::open(folder.path(), &trainer).kept.is_empty());
+        assert!(CalibrationCache::open(folder.path(), &trainer, 0).kept.is_empty());
     }
 }

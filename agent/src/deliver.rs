@@ -93,6 +93,8 @@ pub(crate) struct Delivery {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Finished>,
+    /// The highest step that was added.
+    newest_step: Option<u64>,
     closed: bool,
     /// The folder that the trainer goes on from: it stays.
     kept: Option<PathBuf>,
@@ -141,12 +143,20 @@ impl Delivery {
         Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), limits, log }
     }
 
+    /// Adds what lies in a folder and was not added yet: a trainer that is killed may not have come to announce its last.
+    pub(crate) fn add_unannounced(&self, folder: &Path) {
+        let newest = self.queue.lock().unwrap_or_else(PoisonError::into_inner).newest_step;
+        let unannounced = Finished::in_folder(folder).into_iter().filter(|found| Some(found.step) > newest);
+        unannounced.for_each(|found| self.add(found));
+    }
+
     /// Adds a finished checkpoint.
     pub(crate) fn add(&self, finished: Finished) {
         // Without a figure the disk counts as full enough to be careful.
         let free_bytes = self.obtainer.store().blobs().free_bytes().unwrap_or(0);
         let superseded = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.newest_step = queue.newest_step.max(Some(finished.step));
             queue.waiting.push_back(finished);
             queue.make_room(free_bytes, self.limits)
         };

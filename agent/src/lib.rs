@@ -240,13 +240,12 @@ pub async fn run_on(
         ((), seen) = async { tokio::join!(end_orphans(&*ground, &table), look(&*ground, &settings)) } => seen,
         () = &mut shutdown => return Ok(()),
     };
-    let cpu_threads =
-        processor::threads(settings.cpu_threads, processor::trainers(settings.cpu_trainers, &seen), &seen);
+    let cpu_threads = processor::threads(settings.cpu_threads, settings.cpu_trainers, &seen);
     table.use_cpu_threads(cpu_threads);
     let calibrator = Calibrator::new(
         Arc::clone(&ground),
         cpu_threads,
-        CalibrationCache::open(&settings.state, ground.trainer()),
+        CalibrationCache::open(&settings.state, ground.trainer(), cpu_threads),
         results,
     );
     let (inventory, inventory_receiver) = watch::channel(seen);
@@ -309,7 +308,8 @@ async fn look(ground: &dyn Ground, settings: &AgentSettings) -> Inventory {
     let existing = settings.state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let mut inventory = ground.look(existing).await;
     processor::divide(settings.cpu_trainers, &mut inventory);
-    CalibrationCache::open(&settings.state, ground.trainer()).fill(&mut inventory);
+    let cpu_threads = processor::threads(settings.cpu_threads, settings.cpu_trainers, &inventory);
+    CalibrationCache::open(&settings.state, ground.trainer(), cpu_threads).fill(&mut inventory);
     if settings.availability.looks() {
         inventory.notes.extend(ground.usage(&settings.availability).await.problems);
     }

@@ -26,8 +26,9 @@ pub(crate) fn trainers(wished: u32, machine: &Inventory) -> u32 {
     count.clamp(1, CPU_TRAINERS_MAX)
 }
 
-/// Threads of each of them; `threads`, unless that is 0.
-pub(crate) fn threads(threads: u32, trainers: u32, machine: &Inventory) -> u32 {
+/// Threads of each of as many trainers as are `wished` for; `threads`, unless that is 0.
+pub(crate) fn threads(threads: u32, wished: u32, machine: &Inventory) -> u32 {
+    let trainers = trainers(wished, machine);
     if threads == 0 && trainers > 1 { (machine.cores / trainers).max(1) } else { threads }
 }
 

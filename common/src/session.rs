@@ -210,6 +210,6 @@ pub enum CoordinatorMessage {
 /// Most bytes of stderr in one message.
 pub const LOG_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Most attempts in one report.
-pub const ATTEMPTS_MAX: usize = 64;
+pub const ATTEMPTS_MAX: usize = 2 * Device::COUNT_MAX;
 /// Most replicas in one report.
 pub const REPLICAS_MAX: usize = 10_000;

@@ -20,7 +20,7 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
 };
 use hatchery_scheduler::{
-    Change, Cluster, InLine, Now, Observed, Outcome, Policy, Rejected, Request, Wait, decide, plan,
+    Change, Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide, plan,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -92,6 +92,8 @@ pub(crate) struct EventLoop {
     /// Answers that wait for the commit.
     replies: Vec<(Reply, Result<Outcome, Rejected>)>,
     tick_in: Duration,
+    /// Nobody can be heard any more, so nothing is given away.
+    is_stopping: bool,
     snapshots: watch::Sender<Arc<Snapshot>>,
     last_event: watch::Sender<u64>,
 }
@@ -133,6 +135,7 @@ impl EventLoop {
             sessions: BTreeMap::new(),
             replies: Vec::new(),
             tick_in: Duration::ZERO,
+            is_stopping: false,
             snapshots,
             last_event,
         };
@@ -143,6 +146,8 @@ impl EventLoop {
     pub(crate) async fn run(mut self) -> Result<(), LoopError> {
         let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
         let mut listened = (BootTime::now(), Instant::now());
+        // Between loading and listening nobody could be heard: leases run from here.
+        self.observations.step(Sighting::Deaf { until: listened.0 });
         loop {
             match timeout(self.tick_in, self.events.recv_many(&mut batch, BATCH_EVENTS_MAX)).await {
                 Ok(0) => return Ok(()),
@@ -198,6 +203,7 @@ impl EventLoop {
                 }
             }
             Event::Tick => {}
+            Event::Stopping => self.is_stopping = true,
             Event::Shutdown => self.events.close(),
         }
     }
@@ -234,7 +240,11 @@ impl EventLoop {
 
     /// Plans, commits, shows and answers.
     async fn settle(&mut self, now: Now) -> Result<(), LoopError> {
-        let plan = plan(self.cluster.draft(), &self.observations.draft().observed, now);
+        let plan = if self.is_stopping {
+            Plan::default()
+        } else {
+            plan(self.cluster.draft(), &self.observations.draft().observed, now)
+        };
         plan.changes.into_iter().for_each(|change| self.cluster.step(change));
         self.tick_in = plan
             .wake_at

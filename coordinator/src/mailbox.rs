@@ -25,6 +25,8 @@ pub(crate) enum Event {
     SessionClosed { node: NodeId, session: SessionNumber },
     /// Time has passed.
     Tick,
+    /// No more is heard from here on: answer what is asked, and give nothing away.
+    Stopping,
     /// Finish what is queued, then end.
     Shutdown,
 }

@@ -182,6 +182,8 @@ async fn serve(
         ended = &mut event_loop => Err(end_of(ended)),
         ended = &mut server => Err(end_of(ended)),
     };
+    // The loop may have ended already.
+    let _ended = mailbox.send(Event::Stopping).await;
     stopping.cancel();
     if !server.is_finished() && timeout(STOP_WITHIN, &mut server).await.is_err() {
         tracing::warn!("some calls did not finish in {} s and are cut off", STOP_WITHIN.as_secs());

@@ -13,7 +13,9 @@ use hatchery_common::{
     id::{CheckpointId, Epoch, JobId, RequestId},
     node::Inventory,
     recipe::JobSpec,
-    session::{AgentMessage, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
+    session::{
+        ATTEMPTS_MAX, AgentMessage, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, Report,
+    },
     trainer::{Ending, FailureCause},
     view::{CertificateView, CheckpointView, EventView, JobView, NodeView},
 };
@@ -235,9 +237,9 @@ fn lists_and_texts_have_limits() {
         validation: None,
         running_on: None,
     };
-    let report = Report { attempts: vec![attempt(); 65], ..Report::default() };
+    let report = Report { attempts: vec![attempt(); ATTEMPTS_MAX + 1], ..Report::default() };
     let error = Report::try_from(v1::Report::from(report)).unwrap_err();
-    assert_eq!(error.to_string(), "attempts: has 65 entries, more than the limit of 64");
+    assert_eq!(error.to_string(), "attempts: has 163 entries, more than the limit of 162");
 
     let inventory = Inventory { notes: vec![String::new(); 65], ..Inventory::default() };
     let error = Inventory::try_from(v1::Inventory::from(inventory)).unwrap_err();

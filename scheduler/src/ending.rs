@@ -58,6 +58,10 @@ pub(crate) fn ended(
 ) -> Change {
     let (cause, message) = match ending {
         Ending::Failed { cause, message } => (*cause, message.clone()),
+        // It may have ended early, behind a checkpoint that came late from another attempt: the next one goes on from that.
+        Ending::Completed if is_overtaken(cluster, job) => {
+            return interrupted(job, LeaseEnd::HandedOver, None, at);
+        }
         // An end is reported only once its delivery is over: what is not here by now never comes.
         Ending::Completed => (FailureCause::Storage, never_came(job)),
         Ending::Stopped if job.hand_over.is_some() => {
@@ -137,6 +141,12 @@ fn backoff(cluster: &Cluster, job: &Job) -> Duration {
     let base = BACKOFF_MIN.saturating_mul(1 << fruitless.min(16)).min(BACKOFF_MAX);
     let dice = Digest::of(format!("{} {}", job.id, job.epoch).as_bytes()).as_bytes()[0];
     base + base / 4 * u32::from(dice) / 255
+}
+
+/// Whether the newest checkpoint came late, from another attempt than the present one.
+fn is_overtaken(cluster: &Cluster, job: &Job) -> bool {
+    let newest = job.checkpoint.and_then(|id| cluster.checkpoints.get(&id));
+    newest.is_some_and(|newest| newest.late && newest.manifest.epoch != job.epoch)
 }
 
 fn never_came(job: &Job) -> String {

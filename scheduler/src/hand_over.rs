@@ -7,6 +7,7 @@ use hatchery_common::{id::JobId, node::NodeMode};
 
 use crate::{
     cluster::{HandOver, Job, JobPhase},
+    observed::ObservedNode,
     placement::{HAND_OVER_SECS, Needs, Placement, Reach, Slot},
     plan::{Draft, Leased},
     urgency,
@@ -77,10 +78,12 @@ fn overtaken(draft: &Draft<'_>, placement: &Placement<'_>) -> Option<(JobId, Han
         };
         let begun = leased.lease.resume_from.and_then(|id| draft.cluster.checkpoints.get(&id));
         let begun = begun.map_or(job.start_step, |checkpoint| checkpoint.manifest.step);
+        // A coordinator that has just started does not know how far an attempt is.
+        let heard = draft.observed.nodes.get(&leased.lease.node).is_some_and(ObservedNode::has_reported);
         let done = leased.progress.map_or(begun, |progress| progress.step);
         let speed = draft.speeds.speeds(job).at(slot.node.id, slot.device);
         let gain = late.manifest.step.saturating_sub(done) as f64 * speed.secs_per_step;
-        job.end_is_committed() || gain > HAND_OVER_SECS + placement.move_secs(job)
+        job.end_is_committed() || heard && gain > HAND_OVER_SECS + placement.move_secs(job)
     };
     let (leased, ..) = running(draft, placement).find(shortens)?;
     Some((leased.job.id, HandOver::Overtaken { step: leased.job.checkpoint_step }))

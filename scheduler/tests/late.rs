@@ -13,7 +13,7 @@ use hatchery_common::{
     recipe::DeviceWishes,
     trainer::Ending,
 };
-use hatchery_scheduler::{Change, HandOver, JobPhase, LeaseEnd, Outcome, Rejected, Request};
+use hatchery_scheduler::{Change, HandOver, JobPhase, LeaseEnd, Observed, Outcome, Rejected, Request};
 use world::{LEASE, World, checkpoint, name};
 
 /// A world in which a job of 300 steps was committed at step 100 by a node that then fell silent, and runs on another one.
@@ -90,6 +90,19 @@ fn an_attempt_that_is_close_behind_goes_on() {
     assert_eq!(offer(&mut world, other, job, 2, 110), (Some("the newest is of step 125".into()), 0));
     bring(&mut world, other, job, 2, 200).unwrap();
     assert_eq!(world.job(job).checkpoint_step, 200);
+}
+
+#[test]
+fn a_restart_takes_no_attempt_for_one_that_is_behind() {
+    let (mut world, job, silent, _) = taken_over();
+    bring(&mut world, silent, job, 1, 125).unwrap();
+    world.advance(Duration::from_secs(11));
+    world.report(|_| (250, 1.0));
+    world.plan();
+    world.observed = Observed::new(world.now.boot, LEASE);
+    assert_eq!(world.plan().changes, [], "nobody has said yet how far it is");
+    world.report(|_| (251, 1.0));
+    assert_eq!(world.plan().changes, []);
 }
 
 #[test]

@@ -74,7 +74,9 @@ pub(super) fn offer(
         Err(error) => Some(error.to_string()),
     };
     let was_held = job.was_held(epoch, node);
-    let declined_late = declined.is_some() && was_held && !matches!(standing, Ok(Standing::Current));
+    let is_possible = (1..=job.spec.train.raw().steps).contains(&step);
+    let declined_late =
+        declined.is_some() && was_held && is_possible && !matches!(standing, Ok(Standing::Current));
     let change = Change::CheckpointDeclined { job: id, epoch, node, step, at };
     Ok(Decision {
         changes: declined_late.then_some(change).into_iter().collect(),
