@@ -8,10 +8,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use hatchery_agent::{AgentSettings, run_on};
 use hatchery_common::{
     availability::AwayReason,
-    device::Device,
     generate::{GenerationOrder, SamplingParams, StopStrings},
-    id::{DatasetId, Epoch, JobId, RequestId},
-    session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
+    id::{Epoch, RequestId},
+    session::{AnswerPart, AssignedAttempt, CoordinatorMessage, ReplicaState},
     trainer::{AttemptOrder, Ending},
 };
 use support::{
@@ -19,11 +18,10 @@ use support::{
     coordinator::{Coordinator, Notes},
     fake_trainer,
     inhabited::{Inhabited, Owner},
-    runs, small_job, until,
+    node::{JOB, attempt, ending, running, steps},
+    runs, until,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
-
-const JOB: JobId = JobId::from_bytes([3; 16]);
 
 struct Node {
     state: tempfile::TempDir,
@@ -71,32 +69,6 @@ impl Node {
         let text = std::fs::read(self.attempt_folder(1).join("process.json")).unwrap();
         serde_json::from_slice::<serde_json::Value>(&text).unwrap()["id"].as_u64().unwrap() as u32
     }
-}
-
-fn attempt(dataset: DatasetId) -> AssignedAttempt {
-    AssignedAttempt {
-        job: JOB,
-        epoch: Epoch(1),
-        spec: small_job(dataset),
-        device: Device::CPU,
-        resume_from: None,
-        stop: false,
-    }
-}
-
-fn ending(notes: &Notes) -> Option<&Ending> {
-    match &notes.attempt(0)?.phase {
-        AttemptPhase::Ended { ending, .. } => Some(ending),
-        _ => None,
-    }
-}
-
-fn running(notes: &Notes) -> bool {
-    notes.attempt(0).is_some_and(|attempt| attempt.phase == AttemptPhase::Running)
-}
-
-fn steps(notes: &Notes) -> Vec<u64> {
-    notes.commits.iter().map(|manifest| manifest.step).collect()
 }
 
 fn is_away(notes: &Notes) -> bool {
