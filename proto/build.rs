@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "hatchery/v1/types.proto",
     "hatchery/v1/fleet.proto",
     "hatchery/v1/agents.proto",
     "hatchery/v1/blobs.proto",
+    "hatchery/v1/peers.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .btree_map(".") // so that equal messages have equal bytes
         .bytes(".hatchery.v1.Piece.bytes") // so that a received piece is not copied
+        .bytes(".hatchery.v1.SwarmPiece.bytes")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -28,6 +28,7 @@ use crate::{
     inference::Inference,
     inventory::disk,
     lease::Lease,
+    peers::Peers,
     reconcile::{AttemptKey, Observed, Step, Wish, reconcile},
     session::{OUTBOX_MAX, SessionEvent},
     settings::AgentSettings,
@@ -109,6 +110,7 @@ pub(crate) struct Agent {
     pub(crate) inventory: watch::Sender<Inventory>,
     /// Tells the session's keeper that its end is wanted.
     pub(crate) farewell: CancellationToken,
+    pub(crate) peers: Option<Peers>,
     lease: Lease,
     assignment: Option<Assignment>,
     session: Option<Session>,
@@ -126,6 +128,7 @@ impl Agent {
         calibrator: Calibrator,
         inventory: watch::Sender<Inventory>,
         farewell: CancellationToken,
+        peers: Option<Peers>,
     ) -> Self {
         Self {
             settings,
@@ -135,6 +138,7 @@ impl Agent {
             calibrator,
             inventory,
             farewell,
+            peers,
             lease: Lease::default(),
             assignment: None,
             session: None,
@@ -272,6 +276,8 @@ impl Agent {
                 self.inference.answer(request, order, session.outbox.clone());
             }
             CoordinatorMessage::GenerationCancelled { request } => self.inference.cancel(request),
+            // For the exchange of blobs, which a node may be set up to do without.
+            CoordinatorMessage::FetchPlan(_) | CoordinatorMessage::Revoked(_) => {}
         }
     }
 
@@ -324,6 +330,9 @@ impl Agent {
         }
         if at_rest {
             self.holdings.discard_unfinished();
+        }
+        if let Some(peers) = &self.peers {
+            peers.set_training(self.attempts.any_active());
         }
         let idle = !self.leaving && self.away.is_none() && !self.attempts.any_active();
         if self.settings.calibrate && fresh && idle {

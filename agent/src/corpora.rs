@@ -65,11 +65,13 @@ impl Corpora {
         }
         let manifest = self.obtainer.link().clients().await.agents.dataset_manifest(id).await?;
         let blobs: Vec<BlobId> = manifest.files().iter().map(|file| file.blob).collect();
+        let named: Vec<(BlobId, u64)> =
+            manifest.files().iter().map(|file| (file.blob, file.size_bytes)).collect();
         let pins = self.obtainer.store().pin(blobs.clone());
         let total_bytes = manifest.corpus_bytes();
         let mut done_bytes = 0;
         self.obtainer
-            .blobs(&blobs, |more_bytes| {
+            .blobs(&named, |more_bytes| {
                 done_bytes += more_bytes;
                 on_bytes(done_bytes.min(total_bytes), total_bytes);
             })

@@ -3,6 +3,7 @@
 use std::{
     fmt::Debug,
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,8 +16,9 @@ use hatchery_common::{
 };
 use hatchery_proto::{
     disk::blocking,
-    transport::{Network, Tcp},
+    transport::{Listener, Network, Tcp},
 };
+use tokio::net::TcpListener;
 
 use crate::{
     availability::{AvailabilitySettings, Eyes, Usage},
@@ -48,6 +50,12 @@ pub trait Trainer: Debug + Send + Sync {
 pub trait Ground: Debug + Send + Sync {
     /// The way to the coordinator.
     fn network(&self) -> Arc<dyn Network>;
+
+    /// Begins to listen for other nodes. Where that cannot be, this node serves nobody.
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        let problem = format!("nobody can listen on {address} here");
+        async { Err(io::Error::new(io::ErrorKind::Unsupported, problem)) }.boxed()
+    }
 
     /// What the machine is and has. `state` is a folder on the file system whose size counts.
     fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory>;
@@ -96,6 +104,14 @@ impl Machine {
 impl Ground for Machine {
     fn network(&self) -> Arc<dyn Network> {
         Arc::new(Tcp)
+    }
+
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        async move {
+            let listener: Box<dyn Listener> = Box::new(TcpListener::bind(address).await?);
+            Ok(listener)
+        }
+        .boxed()
     }
 
     fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory> {

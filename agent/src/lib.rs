@@ -16,6 +16,7 @@
 //! | `ground` | what of the machine a simulation puts something else in the place of |
 //! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
 //! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
+//! | `peers` | what is fetched from other nodes, and served to them |
 //! | `inference`, `models` | answers |
 //! | `availability` | when the machine is its owner's |
 //! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
@@ -41,6 +42,7 @@ mod models;
 mod nvidia;
 mod obtain;
 mod orphan;
+mod peers;
 mod processor;
 pub mod reconcile;
 mod replica;
@@ -79,11 +81,13 @@ use crate::{
     link::Link,
     models::Models,
     obtain::Obtainer,
+    peers::Peers,
     replica::ReplicaMaker,
     session::SessionKeeper,
 };
 pub use availability::{AvailabilitySettings, Hours, HoursError, Judgement, Usage};
 pub use ground::{Ground, Machine, Trainer};
+pub use peers::PeerSettings;
 pub use settings::AgentSettings;
 
 /// Updates of one kind that may wait for the loop.
@@ -210,7 +214,8 @@ pub async fn run_on(
     let limits = BlobLimits { free_bytes_min: settings.free_disk_bytes_min, ..BlobLimits::default() };
     let blobs = BlobStore::open(&folder(BLOBS_FOLDER)?, limits)?;
     let store = CheckpointStore::open(&folder(CHECKPOINTS_FOLDER)?, blobs)?;
-    let obtainer = Obtainer::new(store.clone(), link.clone());
+    let peers = Peers::begin(&ground, &settings.peers, store.blobs(), &credentials);
+    let obtainer = Obtainer::new(store.clone(), link.clone(), peers.clone());
     let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone(), settings.free_disk_bytes_min)?;
     let models = Arc::new(Models::new(settings.models_loaded_max as usize));
     let workshop = Workshop {
@@ -267,9 +272,10 @@ pub async fn run_on(
         leaving: farewell.clone(),
         renewed_at: None,
         lease: Duration::MAX,
+        peers: peers.clone(),
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-    let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
+    let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell, peers);
     agent
         .run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown)
         .await;

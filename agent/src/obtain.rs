@@ -9,13 +9,19 @@ use hatchery_common::{
     id::{BlobId, CheckpointId},
     trainer::FailureCause,
 };
-use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError};
+use hatchery_proto::{
+    client::CallError,
+    disk::blocking,
+    swarm::{FetchError, RateLimit, SWARM_SIZE_BYTES_MIN},
+    transfer::TransferError,
+};
 
 use crate::{
     checkpoint_store::{CheckpointStore, CheckpointStoreError},
     corpora::CorpusError,
     keyed_locks::KeyedLocks,
-    link::Link,
+    link::{Clients, Link},
+    peers::Peers,
 };
 
 /// Why something cannot be had now.
@@ -31,6 +37,8 @@ pub(crate) enum ObtainError {
     Description(#[from] FieldError),
     #[error("the corpus cannot be put together: {0}")]
     Corpus(#[from] CorpusError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
 }
 
 impl ObtainError {
@@ -39,14 +47,16 @@ impl ObtainError {
         match self {
             Self::Call(CallError::NotFound(_))
             | Self::Description(_)
+            | Self::Fetch(FetchError::Size { .. })
             | Self::Corpus(CorpusError::Length { .. }) => Some(FailureCause::BadInput),
             Self::Transfer(TransferError::Blob(error))
+            | Self::Fetch(FetchError::Blob(error))
             | Self::Store(CheckpointStoreError::Blob(error))
             | Self::Corpus(CorpusError::Blob(error)) => of_store(error),
             Self::Store(CheckpointStoreError::File(error)) | Self::Corpus(CorpusError::File(error)) => {
                 error.is_full().then_some(FailureCause::Storage)
             }
-            Self::Call(_) | Self::Transfer(_) => None,
+            Self::Call(_) | Self::Transfer(_) | Self::Fetch(_) => None,
         }
     }
 }
@@ -71,12 +81,13 @@ fn of_store(error: &BlobError) -> Option<FailureCause> {
 pub(crate) struct Obtainer {
     store: CheckpointStore,
     link: Link,
+    peers: Option<Peers>,
     checkpoints: KeyedLocks<CheckpointId>,
 }
 
 impl Obtainer {
-    pub(crate) fn new(store: CheckpointStore, link: Link) -> Self {
-        Self { store, link, checkpoints: KeyedLocks::default() }
+    pub(crate) fn new(store: CheckpointStore, link: Link, peers: Option<Peers>) -> Self {
+        Self { store, link, peers, checkpoints: KeyedLocks::default() }
     }
 
     /// Where checkpoints and blobs are kept.
@@ -89,16 +100,61 @@ impl Obtainer {
         &self.link
     }
 
-    /// Makes sure that blobs are here; pin them first. `on_bytes` hears of how many more.
+    /// Makes sure that blobs, each with its size in bytes, are here; pin them first. Large ones come from other nodes,
+    /// the others from the coordinator. `on_bytes` hears of how many more.
     pub(crate) async fn blobs(
         &self,
-        ids: &[BlobId],
-        on_bytes: impl FnMut(u64) + Send,
+        named: &[(BlobId, u64)],
+        mut on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), ObtainError> {
-        if !ids.iter().all(|id| self.store.blobs().has(*id)) {
-            self.link.clients().await.blobs.fetch_all(ids, self.store.blobs(), on_bytes).await?;
+        if named.iter().all(|(blob, _)| self.store.blobs().has(*blob)) {
+            return Ok(());
         }
+        let clients = self.link.clients().await;
+        let mut from_coordinator = Vec::new();
+        for (blob, size_bytes) in named {
+            match self.peers.as_ref().filter(|_| *size_bytes >= SWARM_SIZE_BYTES_MIN) {
+                Some(peers) => {
+                    self.from_peers(peers, &clients, *blob, *size_bytes, &mut on_bytes).await?;
+                }
+                None => from_coordinator.push(*blob),
+            }
+        }
+        clients.blobs.fetch_all(&from_coordinator, self.store.blobs(), on_bytes).await?;
         Ok(())
+    }
+
+    /// One blob from whoever has it; from the coordinator if the others do not bring it.
+    async fn from_peers(
+        &self,
+        peers: &Peers,
+        clients: &Clients,
+        blob: BlobId,
+        size_bytes: u64,
+        mut on_bytes: impl FnMut(u64) + Send,
+    ) -> Result<(), ObtainError> {
+        let mut told_bytes = 0;
+        let limit = RateLimit::new(None);
+        let fetched = peers.exchange().fetch(blob, size_bytes, &clients.blobs, limit, |more_bytes| {
+            told_bytes += more_bytes;
+            on_bytes(more_bytes);
+        });
+        match fetched.await {
+            Ok(()) => Ok(()),
+            Err(error @ (FetchError::Blob(_) | FetchError::Size { .. })) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(blob = %blob.short(), %error, "it is fetched from the coordinator instead");
+                // What has come counts once.
+                let mut known_bytes = told_bytes;
+                let on_more = |more_bytes: u64| {
+                    let known = known_bytes.min(more_bytes);
+                    known_bytes -= known;
+                    on_bytes(more_bytes - known);
+                };
+                clients.blobs.fetch(blob, self.store.blobs(), on_more).await?;
+                Ok(())
+            }
+        }
     }
 
     /// The manifest, from here or from the coordinator.
@@ -121,9 +177,11 @@ impl Obtainer {
         let manifest = self.manifest(id).await?;
         let total_bytes = manifest.size_bytes();
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
-        let _pins = self.store.pin(blobs.clone());
+        let _pins = self.store.pin(blobs);
         let mut done_bytes = 0;
-        self.blobs(&blobs, |more_bytes| {
+        let named: Vec<(BlobId, u64)> =
+            manifest.files.iter().map(|file| (file.blob, file.size_bytes)).collect();
+        self.blobs(&named, |more_bytes| {
             done_bytes += more_bytes;
             on_bytes(done_bytes.min(total_bytes), total_bytes);
         })

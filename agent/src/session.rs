@@ -22,7 +22,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, link::Clients};
+use crate::{backoff::Backoff, link::Clients, peers::Peers};
 
 /// Messages to the coordinator that may wait. Whoever cannot add one waits, or leaves it out.
 pub(crate) const OUTBOX_MAX: usize = 64;
@@ -74,6 +74,8 @@ pub(crate) struct SessionKeeper {
     pub(crate) renewed_at: Option<BootTime>,
     /// A lease's length, as the coordinator last said.
     pub(crate) lease: Duration,
+    /// The exchange of blobs with other nodes.
+    pub(crate) peers: Option<Peers>,
 }
 
 /// How a session ended.
@@ -96,6 +98,9 @@ impl SessionKeeper {
             if welcomed {
                 backoff = Backoff::of_dials(self.lease);
                 complaint.clear();
+                if let Some(peers) = &self.peers {
+                    peers.session_ended();
+                }
                 // Nobody listens any more only when the agent ends.
                 let _nobody = self.events.send(SessionEvent::Closed).await;
             }
@@ -146,6 +151,9 @@ impl SessionKeeper {
         *welcomed = true;
         self.clients.send_replace(Some(Clients { agents: agents.clone(), blobs }));
         let report_every = report_every.clamp(REPORT_EVERY_MIN, REPORT_EVERY_MAX);
+        if let Some(peers) = &self.peers {
+            peers.session_began(outbox.clone());
+        }
         let opened = SessionEvent::Opened { outbox, name, report_every };
         if self.events.send(opened).await.is_err() {
             return Ok(Closing::Ended);
@@ -158,6 +166,11 @@ impl SessionKeeper {
                         if let CoordinatorMessage::Assignment(assignment) = &message {
                             self.lease = assignment.lease;
                         }
+                        let message = match &self.peers {
+                            Some(peers) => peers.take(message),
+                            None => Some(message),
+                        };
+                        let Some(message) = message else { continue };
                         if self.events.send(SessionEvent::Message(message)).await.is_err() {
                             return Ok(Closing::Ended);
                         }
@@ -188,6 +201,9 @@ impl SessionKeeper {
                     return false;
                 }
                 tracing::info!("certificate renewed");
+                if let Some(peers) = &self.peers {
+                    peers.renewed(&renewed);
+                }
                 self.credentials = renewed;
                 self.renewed_at = Some(BootTime::now());
                 true

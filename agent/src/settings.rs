@@ -12,7 +12,7 @@ use hatchery_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{availability::AvailabilitySettings, processor::CPU_TRAINERS_MAX};
+use crate::{availability::AvailabilitySettings, peers::PeerSettings, processor::CPU_TRAINERS_MAX};
 
 /// The environment variable that names the trainer.
 pub const TRAINER_VARIABLE: &str = "HATCHERY_TRAINER";
@@ -55,6 +55,8 @@ pub struct AgentSettings {
     pub cpu_trainers: u32,
     /// Threads of a trainer on the processor; 0: as many as there are cores, divided by the trainers.
     pub cpu_threads: u32,
+    /// How blobs are exchanged with other nodes.
+    pub peers: PeerSettings,
     /// When the machine's devices are the fleet's, and when its owner's.
     pub availability: AvailabilitySettings,
 }
@@ -74,6 +76,7 @@ impl Default for AgentSettings {
             generations_at_once: 2,
             cpu_trainers: 0,
             cpu_threads: 0,
+            peers: PeerSettings::default(),
             availability: AvailabilitySettings::default(),
         }
     }
@@ -89,6 +92,7 @@ impl AgentSettings {
         check_range("generations_at_once", self.generations_at_once, 1, GENERATIONS_AT_ONCE_MAX)?;
         check_range("cpu_trainers", self.cpu_trainers, 0, CPU_TRAINERS_MAX)?;
         check_range("cpu_threads", self.cpu_threads, 0, CPU_THREADS_MAX)?;
+        self.peers.check().map_err(|error| error.within("peers"))?;
         self.availability.check().map_err(|error| error.within("availability"))
     }
 

@@ -19,6 +19,7 @@ pub mod node;
 pub mod recipe;
 pub mod session;
 pub mod settings;
+pub mod swarm;
 pub mod telemetry;
 pub mod time;
 pub mod tls;

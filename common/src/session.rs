@@ -8,9 +8,10 @@ use crate::{
     availability::Away,
     device::Device,
     generate::{GenerationFinished, GenerationOrder},
-    id::{CheckpointId, Epoch, JobId, Name, RequestId},
+    id::{BlobId, CheckpointId, Epoch, JobId, Name, RequestId},
     node::Inventory,
     recipe::JobSpec,
+    swarm::{FetchPlan, Revoked, SwarmReport, Trouble},
     trainer::{Ending, Progress, Validation},
 };
 
@@ -163,6 +164,15 @@ pub enum AgentMessage {
     },
     /// Last, of a clean stop: the leases end at once.
     Goodbye,
+    /// How it stands with the blobs that nodes exchange.
+    Swarm(SwarmReport),
+    /// A node from which it fetches gives trouble.
+    PeerTrouble {
+        /// The blob.
+        blob: BlobId,
+        /// What is wrong.
+        trouble: Trouble,
+    },
 }
 
 /// A part of a node's answer to a [`GenerationOrder`].
@@ -205,6 +215,10 @@ pub enum CoordinatorMessage {
         /// Which request.
         request: RequestId,
     },
+    /// From whom to fetch a blob; replaces the last plan for it.
+    FetchPlan(FetchPlan),
+    /// Whose certificates are worth nothing any more; whole each time.
+    Revoked(Revoked),
 }
 
 /// Most bytes of stderr in one message.

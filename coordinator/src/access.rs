@@ -42,7 +42,7 @@ enum Who {
 }
 
 /// Every call that there is. One that is not here is denied.
-const TABLE: [(&str, Who); 41] = [
+const TABLE: [(&str, Who); 42] = [
     ("/hatchery.v1.Agents/Join", Who::Anyone),
     ("/hatchery.v1.Agents/Renew", Who::Members),
     ("/hatchery.v1.Agents/Session", Who::Agents),
@@ -53,6 +53,7 @@ const TABLE: [(&str, Who); 41] = [
     ("/hatchery.v1.Blobs/Have", Who::AgentsAndOperators),
     ("/hatchery.v1.Blobs/Get", Who::AgentsAndOperators),
     ("/hatchery.v1.Blobs/Put", Who::AgentsAndOperators),
+    ("/hatchery.v1.Peers/Fetch", Who::Agents),
     ("/hatchery.v1.Fleet/GetStatus", Who::People),
     ("/hatchery.v1.Fleet/CreateDataset", Who::Operators),
     ("/hatchery.v1.Fleet/ListDatasets", Who::People),

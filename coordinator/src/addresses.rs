@@ -38,7 +38,8 @@ pub(crate) fn hosts(addresses: &[String]) -> Vec<String> {
     addresses.iter().map(host).collect()
 }
 
-fn join(host: &str, port: u16) -> String {
+/// `host:port`, whatever kind of host it is.
+pub(crate) fn join(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 

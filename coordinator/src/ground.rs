@@ -1,8 +1,11 @@
 //! What a coordinator stands on: this machine, or what a simulation puts in its place.
 
-use std::{fmt::Debug, io, net::SocketAddr, path::Path};
+use std::{fmt::Debug, io, net::SocketAddr, path::Path, sync::Arc};
 
-use hatchery_proto::{disk::blocking, transport::Listener};
+use hatchery_proto::{
+    disk::blocking,
+    transport::{Listener, Network, Tcp},
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
@@ -16,6 +19,9 @@ pub trait Ground: Debug + Send + Sync {
     /// Begins to listen.
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>>;
 
+    /// The way to nodes that serve one another: whether they can be dialled is tried from here.
+    fn network(&self) -> Arc<dyn Network>;
+
     /// Opens the store in the file at `path`, or makes it, and answers `queue` from it. The task ends with the queue.
     async fn open_store(&self, path: &Path, queue: StoreQueue) -> Result<JoinHandle<()>, StoreError>;
 }
@@ -28,6 +34,10 @@ pub struct Machine;
 impl Ground for Machine {
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(TcpListener::bind(address).await?))
+    }
+
+    fn network(&self) -> Arc<dyn Network> {
+        Arc::new(Tcp)
     }
 
     async fn open_store(&self, path: &Path, queue: StoreQueue) -> Result<JoinHandle<()>, StoreError> {

@@ -1,6 +1,6 @@
 //! What the services share.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -13,7 +13,7 @@ use hatchery_scheduler::Certificate;
 
 use crate::{
     generate::Answers, logs::Logs, mailbox::Mailbox, refusal::Refusal, sessions::Sessions,
-    store_thread::StoreCalls,
+    store_thread::StoreCalls, tracking::Tracking,
 };
 
 /// What the services share.
@@ -24,6 +24,7 @@ pub(crate) struct House {
     pub(crate) blobs: BlobStore,
     pub(crate) logs: Logs,
     pub(crate) sessions: Sessions,
+    pub(crate) tracking: Arc<Tracking>,
     pub(crate) answers: Answers,
     pub(crate) authority: Authority,
     /// Where others reach this coordinator, for join strings.

@@ -25,6 +25,7 @@ mod sessions;
 mod settings;
 pub mod store;
 mod store_thread;
+mod tracking;
 mod twin;
 mod view;
 mod watch;

@@ -12,9 +12,13 @@ use hatchery_proto::{
     DESCRIPTORS,
     disk::blocking,
     services,
+    swarm::{PeerService, RateLimit, Shares},
     transfer::BlobService,
     transport::{Listener, TlsIncoming, server_builder},
-    v1::{agents_server::AgentsServer, blobs_server::BlobsServer, fleet_server::FleetServer},
+    v1::{
+        agents_server::AgentsServer, blobs_server::BlobsServer, fleet_server::FleetServer,
+        peers_server::PeersServer,
+    },
 };
 use hatchery_scheduler::violations;
 use tokio::{
@@ -22,7 +26,7 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     access::AccessLayer,
@@ -40,6 +44,7 @@ use crate::{
     settings::Settings,
     store::StoreError,
     store_thread::{self, StoreCalls},
+    tracking::Tracking,
 };
 
 /// Calls under way have so long to finish when the coordinator stops.
@@ -159,20 +164,27 @@ async fn serve(
 
     let mut event_loop = tokio::spawn(event_loop.run());
     local_operator::provide(&settings.client, addresses::local(bound), &authority, &mailbox).await?;
+    let addresses = addresses::advertised(bound, &settings.advertise);
+    let upload_max = settings.upload_bytes_per_sec_max;
+    let shares = Shares::new(blobs.clone(), RateLimit::new((upload_max > 0).then_some(upload_max)));
+    let hosts = addresses::hosts(&addresses);
+    let tracking = Arc::new(Tracking::new(blobs.clone(), shares.clone(), ground.network(), hosts));
+    let _tracking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&tracking).keep_up()));
     let house = Arc::new(House {
         mailbox: mailbox.clone(),
         store: store.clone(),
         blobs,
         logs: Logs::new(settings.state.join("logs"), settings.log_bytes_max),
         sessions: Sessions::default(),
+        tracking,
         answers: Answers::default(),
         authority,
-        addresses: addresses::advertised(bound, &settings.advertise),
+        addresses,
         report_every: settings.report_every,
         started_at: Timestamp::now(),
     });
     let stopping = CancellationToken::new();
-    let mut server = start_server(house, listener, stopping.clone()).await?;
+    let mut server = start_server(house, shares, listener, stopping.clone()).await?;
     tracing::info!(address = %bound, state = %settings.state.display(), "ready");
     // Nobody need be waiting for it.
     drop(on_ready.send(Ready { address: bound, client: settings.client.clone() }));
@@ -207,6 +219,7 @@ fn end_of<E: Into<RunError>>(ended: Result<Result<(), E>, JoinError>) -> RunErro
 
 async fn start_server(
     house: Arc<House>,
+    shares: Shares,
     listener: Box<dyn Listener>,
     stopping: CancellationToken,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, RunError> {
@@ -215,10 +228,12 @@ async fn start_server(
     let fleet = services::fleet(FleetService { house: Arc::clone(&house) });
     let agents = services::agents(AgentsService { house: Arc::clone(&house) });
     let blobs = services::blobs(BlobService::new(house.blobs.clone()));
+    let peers = services::peers(PeerService::new(shares));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<FleetServer<FleetService>>().await;
     reporter.set_serving::<AgentsServer<AgentsService>>().await;
     reporter.set_serving::<BlobsServer<BlobService>>().await;
+    reporter.set_serving::<PeersServer<PeerService>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -231,6 +246,7 @@ async fn start_server(
         .add_service(fleet)
         .add_service(agents)
         .add_service(blobs)
+        .add_service(peers)
         .add_service(health)
         .add_service(reflection().build_v1().map_err(built)?)
         .add_service(reflection().build_v1alpha().map_err(built)?)

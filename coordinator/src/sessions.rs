@@ -2,22 +2,25 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use hatchery_common::{
+    access::Scope,
     id::{Epoch, JobId, NodeId},
     session::{AgentMessage, Assignment, CoordinatorMessage},
+    swarm::{REVOKED_MAX, Revoked},
 };
 use hatchery_proto::{
     disk::blocking,
     v1::{SessionRequest, SessionResponse},
 };
-use hatchery_scheduler::{Request, assignment};
+use hatchery_scheduler::{Cluster, Request, assignment};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -100,11 +103,12 @@ type Outbound = mpsc::Sender<Result<SessionResponse, Status>>;
 pub(crate) async fn serve(
     house: Arc<House>,
     node: NodeId,
+    remote: Option<IpAddr>,
     mut inbound: Streaming<SessionRequest>,
     outbound: Outbound,
 ) {
     let ended = match hello(&house, node, &mut inbound).await {
-        Ok(()) => Session::open(&house, node, inbound, outbound.clone()).serve().await,
+        Ok(()) => Session::open(&house, node, remote, inbound, outbound.clone()).serve().await,
         Err(status) => Err(status),
     };
     if let Err(status) = ended {
@@ -143,6 +147,17 @@ async fn take_inventory(house: &House, request: Request) -> Result<(), Status> {
     }
 }
 
+/// The certificates that nodes must not serve any more; the newest, should there be too many to tell.
+fn revoked_agents(cluster: &Cluster) -> Revoked {
+    let agents = cluster.certificates.values().filter(|certificate| certificate.scope == Scope::Agent);
+    let mut revoked: Vec<_> = agents.filter_map(|one| Some((one.revoked_at?, one.id))).collect();
+    if revoked.len() > REVOKED_MAX {
+        revoked.sort_unstable();
+        revoked.drain(..revoked.len() - REVOKED_MAX);
+    }
+    revoked.into_iter().map(|(_, id)| id).collect()
+}
+
 /// One open session.
 struct Session<'a> {
     house: &'a House,
@@ -155,13 +170,39 @@ struct Session<'a> {
     last_event: watch::Receiver<u64>,
     /// The assignment that the agent has.
     assigned: Option<Assignment>,
+    /// Where the agent dials from.
+    remote: Option<IpAddr>,
+    /// Told when there are plans for the agent.
+    plans_due: Arc<Notify>,
+    /// The revoked certificates that the agent knows of.
+    revoked: Option<Revoked>,
 }
 
 impl<'a> Session<'a> {
-    fn open(house: &'a House, node: NodeId, inbound: Streaming<SessionRequest>, outbound: Outbound) -> Self {
+    fn open(
+        house: &'a House,
+        node: NodeId,
+        remote: Option<IpAddr>,
+        inbound: Streaming<SessionRequest>,
+        outbound: Outbound,
+    ) -> Self {
         let (number, orders, superseded) = house.sessions.open(node);
         let last_event = house.mailbox.last_event.clone();
-        Self { house, node, number, inbound, outbound, orders, superseded, last_event, assigned: None }
+        let plans_due = house.tracking.session_opened(node, number);
+        Self {
+            house,
+            node,
+            number,
+            inbound,
+            outbound,
+            orders,
+            superseded,
+            last_event,
+            assigned: None,
+            remote,
+            plans_due,
+            revoked: None,
+        }
     }
 
     async fn serve(mut self) -> Result<(), Status> {
@@ -174,6 +215,7 @@ impl<'a> Session<'a> {
             () = outbound.closed() => Ok(()),
         };
         self.house.sessions.close(node, session);
+        self.house.tracking.session_closed(node, session);
         self.house.answers.session_closed(session);
         tracing::info!(%node, "session closed");
         // When the event loop has gone there is nobody left to tell.
@@ -212,6 +254,12 @@ impl<'a> Session<'a> {
                     self.send(order).await?;
                     ControlFlow::Continue(())
                 }
+                () = self.plans_due.notified() => {
+                    for plan in self.house.tracking.due(self.node) {
+                        self.send(CoordinatorMessage::FetchPlan(plan)).await?;
+                    }
+                    ControlFlow::Continue(())
+                }
             };
             if flow.is_break() {
                 return Ok(());
@@ -237,6 +285,8 @@ impl<'a> Session<'a> {
             AgentMessage::Generation { request, part } => {
                 self.house.answers.pass_on(self.number, request, part);
             }
+            AgentMessage::Swarm(report) => self.house.tracking.report(node, self.remote, report),
+            AgentMessage::PeerTrouble { blob, trouble } => self.house.tracking.trouble(blob, node, trouble),
             AgentMessage::Goodbye => {
                 self.goodbye().await?;
                 return Ok(ControlFlow::Break(()));
@@ -280,7 +330,12 @@ impl<'a> Session<'a> {
         self.last_event.mark_unchanged();
         let snapshot = self.house.mailbox.snapshot();
         let now = assignment(&snapshot.cluster, self.node, snapshot.observed().lease);
+        let revoked = revoked_agents(&snapshot.cluster);
         drop(snapshot);
+        if self.revoked.as_ref() != Some(&revoked) {
+            self.send(CoordinatorMessage::Revoked(revoked.clone())).await?;
+            self.revoked = Some(revoked);
+        }
         if self.assigned.as_ref() != Some(&now) {
             self.send(CoordinatorMessage::Assignment(now.clone())).await?;
             self.assigned = Some(now);

@@ -43,6 +43,8 @@ pub struct CoordinatorSettings {
     pub disk_free_bytes_min: u64,
     /// Most bytes of blobs; unset: what the disk holds.
     pub blob_bytes_max: Option<u64>,
+    /// Most bytes a second that this machine sends to nodes that fetch blobs; 0: as many as the link takes.
+    pub upload_bytes_per_sec_max: u64,
     /// Most bytes kept of what one attempt wrote to stderr; the newest are kept. 256 KiB to 1 GiB.
     pub log_bytes_max: u64,
     /// Most jobs of one person that run at once; unset: as many as there are devices.
@@ -60,6 +62,7 @@ impl Default for CoordinatorSettings {
             report_every_ms: None,
             disk_free_bytes_min: 256 << 20,
             blob_bytes_max: None,
+            upload_bytes_per_sec_max: 0,
             log_bytes_max: 4 << 20,
             running_per_submitter_max: None,
         }
@@ -97,6 +100,7 @@ impl CoordinatorSettings {
             report_every: Duration::from_millis(report_every_ms),
             disk_free_bytes_min: self.disk_free_bytes_min,
             blob_bytes_max: self.blob_bytes_max,
+            upload_bytes_per_sec_max: self.upload_bytes_per_sec_max,
             log_bytes_max: self.log_bytes_max,
             policy: Policy { running_per_submitter_max },
         })
@@ -114,6 +118,7 @@ pub struct Settings {
     pub(crate) report_every: Duration,
     pub(crate) disk_free_bytes_min: u64,
     pub(crate) blob_bytes_max: Option<u64>,
+    pub(crate) upload_bytes_per_sec_max: u64,
     pub(crate) log_bytes_max: u64,
     pub(crate) policy: Policy,
 }

@@ -5,6 +5,7 @@ pub mod client;
 pub mod convert;
 pub mod disk;
 pub mod services;
+pub mod swarm;
 pub mod transfer;
 pub mod transport;
 

@@ -1,4 +1,4 @@
-//! The three services with the house's limits on messages, for whoever serves them.
+//! The services with the house's limits on messages, for whoever serves them.
 
 use hatchery_common::field::FieldError;
 use tonic::Status;
@@ -10,6 +10,7 @@ use crate::{
         agents_server::{Agents, AgentsServer},
         blobs_server::{Blobs, BlobsServer},
         fleet_server::{Fleet, FleetServer},
+        peers_server::{Peers, PeersServer},
     },
 };
 
@@ -34,6 +35,13 @@ pub fn agents<T: Agents>(service: T) -> AgentsServer<T> {
 pub fn blobs<T: Blobs>(service: T) -> BlobsServer<T> {
     BlobsServer::new(service)
         .max_decoding_message_size(BULK_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX)
+}
+
+/// The service for pieces, from node to node.
+pub fn peers<T: Peers>(service: T) -> PeersServer<T> {
+    PeersServer::new(service)
+        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX)
 }
 

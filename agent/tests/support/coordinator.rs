@@ -206,6 +206,8 @@ impl AgentsService {
             }
             AgentMessage::Generation { part, .. } => notes.parts.push(part.clone()),
             AgentMessage::Goodbye => notes.goodbyes += 1,
+            // Its blobs have one piece each: nodes exchange none of them.
+            AgentMessage::Swarm(_) | AgentMessage::PeerTrouble { .. } => {}
         });
         if let AgentMessage::Report(report) = message
             && self.0.answers.load(Ordering::Relaxed)

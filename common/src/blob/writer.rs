@@ -100,6 +100,11 @@ impl BlobWriter {
         self.collected().progress.has(index)
     }
 
+    /// The pieces that are there.
+    pub fn have(&self) -> PieceSet {
+        self.collected().progress.clone()
+    }
+
     /// How many pieces are there.
     pub fn have_count(&self) -> u32 {
         self.collected().progress.held()
@@ -126,23 +131,33 @@ impl BlobWriter {
 
     /// Checks length and every piece once more as the file holds them, and puts the blob in its place: fsync, rename,
     /// fsync of the folder. With pieces missing, or changed since they were written, the error is
-    /// [`BlobError::Incomplete`]; get a new writer and fetch those.
-    pub fn finish(self) -> Result<BlobId, BlobError> {
+    /// [`BlobError::Incomplete`]; fetch those and call it again. Pieces can be read all the while, and after.
+    pub fn finish(&self) -> Result<BlobId, BlobError> {
         let place = self.store.layout().partial_place(self.id);
-        let mut collected = self.collected();
-        let progress = check_claims(&self.file, &self.manifest, collected.progress.clone());
-        collected.progress = progress.context("read", &place.data)?;
+        let claimed = {
+            let collected = self.collected();
+            if collected.finished {
+                return Ok(self.id);
+            }
+            collected.progress.clone()
+        };
+        let good = check_claims(&self.file, &self.manifest, claimed.clone()).context("read", &place.data)?;
         let length = self.file.metadata().context("look at", &place.data)?.len();
-        let missing = self.manifest.piece_count() - collected.progress.held();
+        let mut collected = self.collected();
+        for damaged in claimed.difference(&good).indexes() {
+            collected.progress.remove(damaged);
+        }
+        let count = self.manifest.piece_count();
+        let missing = count - good.held();
         if missing > 0 || length != self.manifest.size_bytes() {
-            let count = self.manifest.piece_count();
             return Err(BlobError::Incomplete { id: self.id, missing, count });
         }
+        drop(collected);
         let synced = durable::sync_file(&self.file, &place.data);
         synced.map_err(|error| self.explain_full(error))?;
         self.store.install(self.id, &self.manifest, &self.file, &place.data)?;
-        collected.finished = true;
-        drop(collected);
+        self.collected().finished = true;
+        self.store.end_transfer(self.id);
         Ok(self.id)
     }
 
@@ -170,7 +185,6 @@ impl Drop for BlobWriter {
     fn drop(&mut self) {
         let mut collected = self.collected();
         if collected.finished {
-            self.store.end_transfer(self.id);
             return;
         }
         if collected.unsaved_bytes > 0

@@ -9,7 +9,7 @@ use hatchery_common::{
     id::{CertificateId, CheckpointId, DatasetId, Epoch, Name, NodeId},
     tls::{Identity, JoinSecret, Role},
 };
-use hatchery_proto::{convert, v1};
+use hatchery_proto::{convert, transport::Peer, v1};
 use hatchery_scheduler::{Certificate, Outcome, Rejected, Request as Change};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -103,8 +103,10 @@ impl v1::agents_server::Agents for AgentsService {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let node = Caller::node_of(&request)?;
+        let remote = request.extensions().get::<Peer>().map(|peer| peer.remote.ip());
         let (outbound, messages) = mpsc::channel(sessions::OUTBOUND_MAX);
-        tokio::spawn(sessions::serve(Arc::clone(&self.house), node, request.into_inner(), outbound));
+        let house = Arc::clone(&self.house);
+        tokio::spawn(sessions::serve(house, node, remote, request.into_inner(), outbound));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 

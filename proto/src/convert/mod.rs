@@ -13,6 +13,7 @@ mod recipe;
 mod report;
 mod run;
 mod session;
+mod swarm;
 mod view;
 
 pub use enums::{scope, scope_number};

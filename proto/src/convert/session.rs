@@ -10,6 +10,7 @@ use hatchery_common::{
         ATTEMPTS_MAX, AgentMessage, AnswerPart, AssignedAttempt, Assignment, CoordinatorMessage,
         LOG_CHUNK_BYTES_MAX,
     },
+    swarm::{REVOKED_MAX, Trouble},
 };
 
 use super::fields::{
@@ -95,6 +96,10 @@ impl From<AgentMessage> for v1::SessionRequest {
                 })
             }
             AgentMessage::Goodbye => Message::Goodbye(v1::Goodbye {}),
+            AgentMessage::Swarm(report) => Message::SwarmReport(report.into()),
+            AgentMessage::PeerTrouble { blob, trouble } => {
+                Message::PeerTrouble(v1::PeerTrouble { blob: blob.to_string(), trouble: Some(trouble.into()) })
+            }
         };
         Self { message: Some(message) }
     }
@@ -131,6 +136,16 @@ impl TryFrom<v1::SessionRequest> for AgentMessage {
                     .map_err(|error| error.within("generation_part"))?,
             },
             Message::Goodbye(_) => Self::Goodbye,
+            Message::SwarmReport(report) => {
+                Self::Swarm(report.try_into().map_err(|error: FieldError| error.within("swarm_report"))?)
+            }
+            Message::PeerTrouble(v1::PeerTrouble { blob, trouble }) => Self::PeerTrouble {
+                blob: parsed("peer_trouble.blob", &blob)?,
+                trouble: trouble
+                    .ok_or_else(|| missing("trouble"))
+                    .and_then(Trouble::try_from)
+                    .map_err(|error| error.within("peer_trouble"))?,
+            },
         })
     }
 }
@@ -180,6 +195,10 @@ impl From<CoordinatorMessage> for v1::SessionResponse {
             CoordinatorMessage::GenerationCancelled { request } => {
                 Message::GenerationCancelled(v1::GenerationCancelled { request_id: request.to_string() })
             }
+            CoordinatorMessage::FetchPlan(plan) => Message::FetchPlan(plan.into()),
+            CoordinatorMessage::Revoked(certificates) => Message::Revoked(v1::Revoked {
+                certificates: certificates.iter().map(ToString::to_string).collect(),
+            }),
         };
         Self { message: Some(message) }
     }
@@ -206,6 +225,12 @@ impl TryFrom<v1::SessionResponse> for CoordinatorMessage {
             Message::GenerationCancelled(cancelled) => Self::GenerationCancelled {
                 request: parsed("generation_cancelled.request_id", &cancelled.request_id)?,
             },
+            Message::FetchPlan(plan) => {
+                Self::FetchPlan(plan.try_into().map_err(|error: FieldError| error.within("fetch_plan"))?)
+            }
+            Message::Revoked(revoked) => {
+                Self::Revoked(parsed_each("revoked.certificates", &revoked.certificates, REVOKED_MAX)?)
+            }
         })
     }
 }

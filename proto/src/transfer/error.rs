@@ -61,7 +61,7 @@ impl From<ManifestError> for TransferError {
 }
 
 /// What a caller is told of an error of the store.
-pub(super) fn status_of(error: &BlobError) -> Status {
+pub(crate) fn status_of(error: &BlobError) -> Status {
     let said = error.to_string();
     match error {
         BlobError::NotFound { .. } => Status::not_found(said),

@@ -142,6 +142,11 @@ impl BlobClient {
         Err(BlobError::Incomplete { id: blob, missing, count }.into())
     }
 
+    /// A blob's manifest alone, checked to be the blob's.
+    pub async fn manifest(&self, blob: BlobId) -> Result<PieceManifest, TransferError> {
+        self.get(blob, 0, Some(0)).await.map(|(manifest, _)| manifest)
+    }
+
     /// Asks for pieces; the manifest that comes first is checked to be the blob's.
     async fn get(
         &self,

@@ -16,6 +16,7 @@ mod writing;
 pub use client::BlobClient;
 pub use dataset::{HashError, hash_scan};
 pub use error::TransferError;
+pub(crate) use error::status_of;
 pub use service::BlobService;
 
 use std::time::Duration;

@@ -62,9 +62,25 @@ pub async fn connect_over(
     config: Arc<ClientConfig>,
     profile: Profile,
 ) -> Result<Channel, ConnectError> {
+    connect_to(network, SERVER_NAME, addresses, config, profile).await
+}
+
+/// Connects to whoever has a certificate of this name: the coordinator, or a node
+/// ([`node_server_name`](hatchery_common::tls::node_server_name)).
+pub async fn connect_to(
+    network: Arc<dyn Network>,
+    server_name: &str,
+    addresses: &[String],
+    config: Arc<ClientConfig>,
+    profile: Profile,
+) -> Result<Channel, ConnectError> {
     let first = addresses.first().ok_or(ConnectError::NoAddress)?.clone();
     let tls = TlsConnector::from(config);
-    let dialer = Dialer { network, addresses: addresses.into(), tls, last: Last::default() };
+    let server_name = ServerName::try_from(server_name.to_owned()).map_err(|error| ConnectError::Address {
+        address: first.clone(),
+        problem: format!("{server_name}: {error}"),
+    })?;
+    let dialer = Dialer { network, addresses: addresses.into(), tls, server_name, last: Last::default() };
     let last = dialer.last.clone();
     let connector = service_fn(move |_| {
         let dialer = dialer.clone();
@@ -136,6 +152,8 @@ struct Dialer {
     network: Arc<dyn Network>,
     addresses: Arc<[String]>,
     tls: TlsConnector,
+    /// The name that the server's certificate must have.
+    server_name: ServerName<'static>,
     last: Last,
 }
 
@@ -162,8 +180,7 @@ impl Dialer {
 
     async fn dial_one(&self, address: &str) -> Result<TlsStream<Connection>, ConnectError> {
         let connection = self.network.dial(address).await?;
-        let name = ServerName::try_from(SERVER_NAME).expect("the name is a DNS name");
-        self.tls.connect(name, connection).await.map_err(|error| ConnectError::of_tls(address, &error))
+        self.tls.connect(self.server_name.clone(), connection).await.map_err(|error| ConnectError::of_tls(address, &error))
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hatchery_common::blob::{MANIFEST_BYTES_MAX, PIECE_BYTES_MAX};
 
-pub use client::{Profile, connect, connect_over};
+pub use client::{Profile, connect, connect_over, connect_to};
 pub use error::{ConnectError, connect_error};
 pub use network::{Bytes, Connection, Listener, Network, Tcp};
 pub use server::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TlsConnection, TlsIncoming, server_builder};

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::LazyLock};
 
 use hatchery_common::{
-    id::Name,
-    tls::{Authority, Credentials, Identity, Role, install_provider, server_config},
+    id::{Name, NodeId},
+    tls::{Authority, Credentials, Identity, KeyedCertificate, Role, install_provider, server_config},
 };
 use hatchery_proto::transport::{TlsIncoming, server_builder};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -28,6 +28,12 @@ pub(crate) fn credentials(address: SocketAddr) -> Credentials {
     Credentials::new(vec![address.to_string()], FLEET.certificate_pem(), keyed)
 }
 
+/// A node's credentials, for a coordinator at `address`.
+pub(crate) fn credentials_of(identity: &Identity, address: SocketAddr) -> Credentials {
+    let keyed = FLEET.issue_client_with_key(identity).unwrap();
+    Credentials::new(vec![address.to_string()], FLEET.certificate_pem(), keyed)
+}
+
 /// A running server; it stops when it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -41,7 +47,17 @@ impl Server {
     }
 
     pub(crate) async fn start_at(address: SocketAddr, routes: Routes) -> Self {
-        let config = server_config(&FLEET.issue_server(&[]).unwrap(), FLEET.certificate_pem()).unwrap();
+        Self::start_with(address, &FLEET.issue_server(&[]).unwrap(), routes).await
+    }
+
+    /// A node's own server.
+    pub(crate) async fn start_as(node: NodeId, routes: Routes) -> Self {
+        let keyed = FLEET.issue_client_with_key(&Identity::new(Role::Agent(node))).unwrap();
+        Self::start_with("127.0.0.1:0".parse().unwrap(), &keyed, routes).await
+    }
+
+    async fn start_with(address: SocketAddr, keyed: &KeyedCertificate, routes: Routes) -> Self {
+        let config = server_config(keyed, FLEET.certificate_pem()).unwrap();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TlsIncoming::new(listener, config);

@@ -5,7 +5,7 @@ mod parent;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use hatchery_common::{blob::PieceSet, id::NodeId};
+use hatchery_common::{blob::PieceSet, id::NodeId, swarm::Trouble};
 
 use crate::{
     limits::STARVED_AFTER,
@@ -45,19 +45,6 @@ pub enum Step {
     },
     /// Report this to the tracker.
     Report(Trouble),
-}
-
-/// What the tracker should hear of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// A parent is silent for three times as long as a piece should take.
-    Stalled(NodeId),
-    /// A parent takes much longer for a piece than the others.
-    Slow(NodeId),
-    /// A parent has sent a piece that is not what its hash says; it is banned here.
-    Wrong(NodeId),
-    /// No parent has anything that is missing.
-    Starved,
 }
 
 /// What became of a piece that came.
@@ -193,6 +180,11 @@ impl Receiver {
             self.release(&asked);
         }
         if self.have.insert(index) { Arrival::New } else { Arrival::Duplicate }
+    }
+
+    /// A piece is here that came from somebody who is no parent any more; false if it was here already.
+    pub fn found(&mut self, index: u32) -> bool {
+        index < self.have.count() && self.have.insert(index)
     }
 
     /// A parent does not keep to the protocol, or sends bytes that are not what it says: never again.

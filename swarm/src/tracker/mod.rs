@@ -6,12 +6,14 @@ mod swarm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hatchery_common::id::{BlobId, NodeId};
+use hatchery_common::{
+    id::{BlobId, NodeId},
+    swarm::{Trouble, Wait},
+};
 
 use crate::{
     limits::{BARRED_BY, SUSPECTS_TOLD_MAX},
     random::Random,
-    receiver::Trouble,
 };
 pub use node::{Direction, Reach};
 use node::{Node, Typical};
@@ -49,15 +51,6 @@ pub enum Because {
     HasAll,
     /// It receives the blob too, and has an upload slot to give.
     Receives,
-}
-
-/// Why a receiver has no parent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// No node that it may fetch from has anything of the blob.
-    NoHolder,
-    /// All upload slots are taken; it is its turn when one is given back.
-    NoSlot,
 }
 
 /// A node that is suspected of sending wrong bytes.

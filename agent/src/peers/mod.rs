@@ -1,0 +1,228 @@
+//! The node among others: large blobs come from whoever has pieces of them, and go to whoever wants some.
+//!
+//! What is fetched and served is `hatchery_proto::swarm`'s; here it is tied to the session: the coordinator is told what is
+//! here and what is wanted, and its plans are passed on. Without a session, the plans that came before go on.
+
+mod server;
+mod settings;
+
+use std::{sync::Arc, time::Duration};
+
+use hatchery_common::{
+    blob::BlobStore,
+    id::BlobId,
+    session::{AgentMessage, CoordinatorMessage},
+    swarm::{PeerReach, SWARM_BLOBS_MAX, SwarmReport, Trouble},
+    tls::Credentials,
+};
+use hatchery_proto::swarm::{Exchange, PeerService, RateLimit, Shares};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::ground::Ground;
+use server::Server;
+pub use settings::PeerSettings;
+
+/// How often it is looked whether blobs have come or gone.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often progress and rates are told while something is on its way.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Reports of trouble that wait.
+const TROUBLES_AHEAD: usize = 64;
+
+type Outbox = mpsc::Sender<AgentMessage>;
+
+/// The exchange with other nodes. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    exchange: Exchange,
+    service: PeerService,
+    settings: Arc<PeerSettings>,
+    credentials: Arc<watch::Sender<Credentials>>,
+    outbox: Arc<watch::Sender<Option<Outbox>>>,
+    _tasks: Arc<[AbortOnDropHandle<()>; 2]>,
+}
+
+impl Peers {
+    /// Begins to serve what is in `store`, and to tell of it; none if the settings do not want it. They were checked.
+    pub(crate) fn begin(
+        ground: &Arc<dyn Ground>,
+        settings: &PeerSettings,
+        store: &BlobStore,
+        credentials: &Credentials,
+    ) -> Option<Self> {
+        let address = settings.address().ok().filter(|_| settings.enabled)?;
+        let (credentials, known) = watch::channel(credentials.clone());
+        let limit = RateLimit::new(settings.upload_bytes_per_sec_max(false));
+        let shares = Shares::new(store.clone(), limit);
+        let (troubles, told) = mpsc::channel(TROUBLES_AHEAD);
+        let exchange =
+            Exchange::new(store.clone(), shares.clone(), ground.network(), known.clone(), troubles);
+        let service = PeerService::new(shares.clone());
+        let (reach, reached) = watch::channel(PeerReach::default());
+        let server = Server {
+            ground: Arc::clone(ground),
+            settings: settings.clone(),
+            service: service.clone(),
+            credentials: known,
+            reach,
+        };
+        let (outbox, outboxes) = watch::channel(None);
+        let teller = Teller { exchange: exchange.clone(), shares, reached, outboxes, troubles: told };
+        let tasks = [tokio::spawn(server.run(address)), tokio::spawn(teller.run())];
+        Some(Self {
+            exchange,
+            service,
+            settings: Arc::new(settings.clone()),
+            credentials: Arc::new(credentials),
+            outbox: Arc::new(outbox),
+            _tasks: Arc::new(tasks.map(AbortOnDropHandle::new)),
+        })
+    }
+
+    /// What is fetched from others.
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// A session stands, with this way to send.
+    pub(crate) fn session_began(&self, outbox: Outbox) {
+        self.outbox.send_replace(Some(outbox));
+    }
+
+    /// There is none any more.
+    pub(crate) fn session_ended(&self) {
+        self.outbox.send_replace(None);
+    }
+
+    /// Takes what the coordinator says of blobs and nodes; gives back what is for somebody else.
+    pub(crate) fn take(&self, message: CoordinatorMessage) -> Option<CoordinatorMessage> {
+        match message {
+            CoordinatorMessage::FetchPlan(plan) => self.exchange.plan(plan),
+            CoordinatorMessage::Revoked(certificates) => self.service.revoke(certificates),
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// There is a newer certificate.
+    pub(crate) fn renewed(&self, credentials: &Credentials) {
+        self.credentials.send_replace(credentials.clone());
+    }
+
+    /// A trainer runs here, or none does: it should not notice what is sent meanwhile.
+    pub(crate) fn set_training(&self, is_training: bool) {
+        self.service.shares().limit().set(self.settings.upload_bytes_per_sec_max(is_training));
+    }
+}
+
+/// Tells the coordinator.
+struct Teller {
+    exchange: Exchange,
+    shares: Shares,
+    reached: watch::Receiver<PeerReach>,
+    outboxes: watch::Receiver<Option<Outbox>>,
+    troubles: mpsc::Receiver<(BlobId, Trouble)>,
+}
+
+/// What was told in a session.
+#[derive(Default)]
+struct Told {
+    reach: Option<PeerReach>,
+    holds: Option<Vec<BlobId>>,
+    wanted: Vec<BlobId>,
+    /// When progress was told last.
+    at: Option<Instant>,
+}
+
+impl Teller {
+    async fn run(mut self) {
+        loop {
+            let outbox = self.outboxes.borrow_and_update().clone();
+            let Some(outbox) = outbox else {
+                if self.outboxes.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            self.tell(outbox).await;
+        }
+    }
+
+    /// Tells over one session, until there is another one.
+    async fn tell(&mut self, outbox: Outbox) {
+        let mut told = Told::default();
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let message = tokio::select! {
+                _ = self.outboxes.changed() => return,
+                Some((blob, trouble)) = self.troubles.recv() => {
+                    Some(AgentMessage::PeerTrouble { blob, trouble })
+                }
+                () = self.exchange.changed() => self.report(&mut told),
+                _ = look.tick() => self.report(&mut told),
+            };
+            let Some(message) = message else { continue };
+            let sent = tokio::select! {
+                sent = outbox.send(message) => sent.is_ok(),
+                _ = self.outboxes.changed() => return,
+            };
+            if !sent {
+                // The next session hears all of it again.
+                if self.outboxes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                return;
+            }
+        }
+    }
+
+    /// What the coordinator does not know yet, if it is worth a message.
+    fn report(&mut self, told: &mut Told) -> Option<AgentMessage> {
+        let mut wants = self.exchange.wants();
+        wants.truncate(SWARM_BLOBS_MAX);
+        let wanted: Vec<BlobId> = wants.iter().map(|wanted| wanted.blob).collect();
+        let mut holds = self.shares.whole();
+        holds.truncate(SWARM_BLOBS_MAX);
+        let reach = self.reached.borrow_and_update().clone();
+        let new_reach = (told.reach.as_ref() != Some(&reach)).then_some(reach);
+        let new_holds = (told.holds.as_ref() != Some(&holds)).then_some(holds);
+        let since = told.at.map(|at| at.elapsed());
+        let is_time = since.is_none_or(|since| since >= TELL_EVERY);
+        let mut report =
+            SwarmReport { reach: new_reach, holds: new_holds, wants, ..SwarmReport::default() };
+        if is_time {
+            self.add_rates(&mut report, since);
+            told.at = Some(Instant::now());
+        }
+        let has_rates = report.up_bytes_per_sec.is_some() || report.down_bytes_per_sec.is_some();
+        let progress = is_time && !report.wants.is_empty();
+        let news = report.reach.is_some() || report.holds.is_some() || wanted != told.wanted;
+        if !news && !progress && !has_rates {
+            return None;
+        }
+        if let Some(reach) = &report.reach {
+            told.reach = Some(reach.clone());
+        }
+        if let Some(holds) = &report.holds {
+            told.holds = Some(holds.clone());
+        }
+        told.wanted = wanted;
+        Some(AgentMessage::Swarm(report))
+    }
+
+    /// What the link did since it was last looked at: upwards if it was busy, downwards if something is on its way.
+    fn add_rates(&self, report: &mut SwarmReport, since: Option<Duration>) {
+        let (sent, received) = (self.shares.sent_while_busy(), self.exchange.received());
+        let Some(secs) = since.map(|since| since.as_secs_f64()).filter(|secs| *secs < 10.0) else { return };
+        let rate = |bytes: u64| (bytes > 0).then(|| bytes as f64 / secs);
+        report.up_bytes_per_sec = sent.and_then(rate);
+        if !report.wants.is_empty() {
+            report.down_bytes_per_sec = rate(received);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The service: a stream for each child and blob.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hatchery_common::{
+    faults,
+    field::FieldError,
+    id::{BlobId, CertificateId, NodeId},
+    swarm::COORDINATOR,
+    tls::Role,
+};
+use hatchery_swarm::AskId;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    CHILDREN_STREAMS_MAX, OPEN_WITHIN, Shares, TO_CHILD_AHEAD,
+    share::{Child, Turn},
+    wire,
+};
+use crate::{
+    disk::blocking,
+    services::invalid,
+    transfer::status_of,
+    transport::Peer,
+    v1::{self, peers_server::Peers, to_child, to_parent},
+};
+
+/// Serves pieces to the nodes of the fleet.
+#[derive(Clone, Debug)]
+pub struct PeerService {
+    shares: Shares,
+    streams: Arc<Semaphore>,
+    /// Certificates that are good for nothing any more.
+    revoked: Arc<Mutex<HashSet<CertificateId>>>,
+}
+
+type Outbound = mpsc::Sender<Result<v1::ToChild, Status>>;
+
+impl PeerService {
+    /// Serves these blobs.
+    pub fn new(shares: Shares) -> Self {
+        let streams = Arc::new(Semaphore::new(CHILDREN_STREAMS_MAX));
+        Self { shares, streams, revoked: Arc::default() }
+    }
+
+    /// The blobs that are served.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// Whose certificates are good for nothing, from now on.
+    pub fn revoke(&self, certificates: impl IntoIterator<Item = CertificateId>) {
+        let certificates = certificates.into_iter().collect();
+        *self.revoked.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
+    }
+
+    /// Which node calls. Only nodes of this fleet are served, and the coordinator.
+    fn caller<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let identity = request.extensions().get::<Peer>().and_then(|peer| peer.identity.as_ref());
+        let identity =
+            identity.ok_or_else(|| Status::unauthenticated("pieces are for nodes of this fleet"))?;
+        let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        if revoked.contains(&identity.certificate) {
+            return Err(Status::unauthenticated(
+                "this certificate was revoked; join again with a new join string",
+            ));
+        }
+        match identity.role {
+            Role::Agent(node) => Ok(node),
+            Role::Coordinator => Ok(COORDINATOR),
+            Role::Operator(_) | Role::Viewer(_) => {
+                Err(Status::permission_denied("pieces are for nodes; people fetch blobs by `Blobs.Get`"))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Peers for PeerService {
+    type FetchStream = ReceiverStream<Result<v1::ToChild, Status>>;
+
+    async fn fetch(
+        &self,
+        request: Request<Streaming<v1::ToParent>>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let node = self.caller(&request)?;
+        let full = |_| Status::resource_exhausted("so many are served here that there is no room for more");
+        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(full)?;
+        let (outbound, receiver) = mpsc::channel(TO_CHILD_AHEAD);
+        let shares = self.shares.clone();
+        tokio::spawn(async move {
+            let served = Serving { shares, node, outbound: outbound.clone(), _place: place };
+            if let Err(status) = served.run(request.into_inner()).await {
+                tracing::debug!(%node, %status, "a child is served no longer");
+                // An error here says that the child is gone and wants no answer.
+                let _ = outbound.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// One stream.
+struct Serving {
+    shares: Shares,
+    node: NodeId,
+    outbound: Outbound,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Serving {
+    async fn run(self, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
+        let first = timeout(OPEN_WITHIN, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("a stream begins with Open, and none came"))??;
+        let Some(to_parent::Message::Open(open)) = first.and_then(|first| first.message) else {
+            return Err(Status::invalid_argument("a stream begins with Open"));
+        };
+        let blob: BlobId = open
+            .blob
+            .parse()
+            .map_err(|error: FieldError| invalid(FieldError::new("open.blob", error.problem)))?;
+        let share = self.shares.open(blob).await.map_err(|error| status_of(&error))?;
+        let (child, turns) = share.child(self.node);
+        let grew = share.grew();
+        let told = share.have();
+        let have = v1::Have {
+            manifest: open.with_manifest.then(|| share.manifest().encode()),
+            pieces: told.to_bytes(),
+            count: told.count(),
+        };
+        self.say(to_child::Message::Have(have)).await?;
+        tokio::select! {
+            ended = hear(&child, inbound) => ended,
+            ended = self.speak(&child, turns, grew, told) => ended,
+            () = share.closed() => Err(Status::aborted("this blob comes no further here")),
+        }
+    }
+
+    /// Sends what there is to send, and tells of new pieces.
+    async fn speak(
+        &self,
+        child: &Child,
+        mut turns: mpsc::Receiver<Turn>,
+        mut grew: tokio::sync::watch::Receiver<()>,
+        mut told: hatchery_common::blob::PieceSet,
+    ) -> Result<(), Status> {
+        loop {
+            tokio::select! {
+                biased;
+                // The sender lives as long as the share, which this stream holds.
+                Ok(()) = grew.changed() => {
+                    let have = child.share().have();
+                    let pieces: Vec<u32> = have.difference(&told).indexes().collect();
+                    told = have;
+                    if !pieces.is_empty() {
+                        self.say(to_child::Message::Has(v1::Has { pieces })).await?;
+                    }
+                }
+                turn = turns.recv() => match turn {
+                    Some(Turn::Piece(ask, index)) => self.send_piece(child, ask, index).await?,
+                    Some(Turn::Nothing(AskId(ask))) => {
+                        self.say(to_child::Message::Nothing(v1::Nothing { ask })).await?;
+                    }
+                    None => return Err(Status::aborted("a newer stream of this node has taken over")),
+                },
+            }
+        }
+    }
+
+    async fn send_piece(&self, child: &Child, AskId(ask): AskId, index: u32) -> Result<(), Status> {
+        let share = Arc::clone(child.share());
+        let size_bytes = share.manifest().piece_range(index).map_or(0, |range| range.end - range.start);
+        self.say(to_child::Message::Begins(v1::Begins { ask, piece: index })).await?;
+        self.shares.limit().take(size_bytes).await;
+        let read = blocking(move || share.read(index)).await;
+        let mut bytes = match read {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                child.share().lost(index);
+                return Err(Status::data_loss(format!("piece {index} was damaged on this disk")));
+            }
+            Err(error) => {
+                child.share().close();
+                return Err(status_of(&error));
+            }
+        };
+        // Tests let a node send what is not right: nobody may take it for right.
+        if faults::strikes("peers::flips_a_bit")
+            && let Some(byte) = bytes.first_mut()
+        {
+            *byte ^= 1;
+        }
+        self.say(to_child::Message::Piece(v1::SwarmPiece { ask, index, bytes: bytes.into() })).await?;
+        self.shares.count_sent(child.node(), size_bytes);
+        child.sent();
+        Ok(())
+    }
+
+    async fn say(&self, message: to_child::Message) -> Result<(), Status> {
+        let sent = self.outbound.send(Ok(wire::to_child(message))).await;
+        sent.map_err(|_| Status::cancelled("the child has left"))
+    }
+}
+
+/// Hears what a child asks for, until it has all or leaves.
+async fn hear(child: &Child, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
+    let count = child.share().manifest().piece_count();
+    loop {
+        let Some(message) = inbound.message().await? else {
+            return Err(Status::cancelled("the child has left"));
+        };
+        match message.message {
+            Some(to_parent::Message::Ask(ask)) => {
+                let wanted = wire::wanted(count, ask.wanted).map_err(invalid)?;
+                let refused = |refused| Status::failed_precondition(format!("this ask is refused: {refused:?}"));
+                child.asked(AskId(ask.ask), wanted).map_err(refused)?;
+            }
+            Some(to_parent::Message::Cancel(cancel)) => child.cancelled(AskId(cancel.ask)),
+            Some(to_parent::Message::Finished(_)) => {
+                child.finished();
+                return Ok(());
+            }
+            Some(to_parent::Message::Open(_)) => {
+                return Err(Status::invalid_argument("Open comes once"));
+            }
+            // A kind that this version does not know.
+            None => {}
+        }
+    }
+}
