@@ -31,6 +31,10 @@ pub struct SwarmReport {
     pub up_bytes_per_sec: Option<f64>,
     /// What its link receives.
     pub down_bytes_per_sec: Option<f64>,
+    /// Bytes of pieces that it has sent since its agent began.
+    pub sent_bytes: u64,
+    /// Bytes of pieces that came from others.
+    pub received_bytes: u64,
 }
 
 /// How others reach a node.

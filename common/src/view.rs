@@ -137,6 +137,31 @@ pub struct NodeView {
     pub away: Option<Away>,
     /// The jobs that wait for its devices, each device's in their order.
     pub waiting: Vec<WaitingView>,
+    /// How it stands among the nodes that fetch blobs from one another; none until it said so.
+    pub peers: Option<PeersView>,
+}
+
+/// How a node stands among those that fetch blobs from one another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeersView {
+    /// Where others reach it, the best first.
+    pub addresses: Vec<String>,
+    /// Whether the coordinator could dial it.
+    pub can_be_dialled: bool,
+    /// What its link sends while many fetch from it, where that was measured.
+    pub up_bytes_per_sec: Option<f64>,
+    /// What its link receives.
+    pub down_bytes_per_sec: Option<f64>,
+    /// Bytes that it has sent to others since its agent began.
+    pub sent_bytes: u64,
+    /// Bytes that came from others.
+    pub received_bytes: u64,
+    /// Blobs that it fetches now.
+    pub fetching: u32,
+    /// The nodes that were sent wrong bytes by it.
+    pub suspected_by: Vec<Name>,
+    /// Whether so many say so that nobody fetches from it any more.
+    pub is_barred: bool,
 }
 
 /// A job that waits for a device.

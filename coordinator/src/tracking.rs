@@ -10,11 +10,12 @@ use std::{
 
 use hatchery_common::{
     blob::BlobStore,
-    id::{BlobId, NodeId},
+    id::{BlobId, Name, NodeId},
     swarm::{COORDINATOR, FetchPlan, PEER_ADDRESSES_MAX, PeerReach, PlannedParent, SwarmReport, Trouble},
+    view::PeersView,
 };
 use hatchery_proto::{swarm::Shares, transport::Network};
-use hatchery_swarm::{Direction, Plan, Random, Reach, Suspect, Tracker};
+use hatchery_swarm::{Direction, Plan, Random, Reach, Tracker};
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -56,26 +57,22 @@ struct Member {
     reach: Reach,
     holds: BTreeSet<BlobId>,
     wants: BTreeSet<BlobId>,
+    has_reported: bool,
+    sent_bytes: u64,
+    received_bytes: u64,
     /// Blobs whose plans it has to be told.
     due: BTreeSet<BlobId>,
     is_due: Arc<Notify>,
 }
 
-/// How a node stands among those that exchange blobs.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct PeerStanding {
-    pub(crate) can_be_dialled: bool,
-    pub(crate) up_bytes_per_sec: Option<f64>,
-    pub(crate) down_bytes_per_sec: Option<f64>,
-    /// Who was sent wrong bytes by it.
-    pub(crate) suspected_by: Vec<NodeId>,
-    /// Whether so many say so that nobody fetches from it any more.
-    pub(crate) is_barred: bool,
-}
-
 impl Tracking {
     /// A tracker that knows nobody yet. `hosts` are those of this machine.
-    pub(crate) fn new(blobs: BlobStore, shares: Shares, network: Arc<dyn Network>, hosts: Vec<String>) -> Self {
+    pub(crate) fn new(
+        blobs: BlobStore,
+        shares: Shares,
+        network: Arc<dyn Network>,
+        hosts: Vec<String>,
+    ) -> Self {
         let mut tracker = Tracker::new(Random::new(RandomState::new().build_hasher().finish()));
         tracker.node_came(COORDINATOR, Reach { can_be_dialled: true, children_max: None });
         let state = Mutex::new(State { tracker, members: BTreeMap::new() });
@@ -103,6 +100,9 @@ impl Tracking {
                 reach: Reach { can_be_dialled: false, children_max: None },
                 holds: BTreeSet::new(),
                 wants: BTreeSet::new(),
+                has_reported: false,
+                sent_bytes: 0,
+                received_bytes: 0,
                 due: BTreeSet::new(),
                 is_due: Arc::clone(&is_due),
             },
@@ -137,6 +137,8 @@ impl Tracking {
                 member.addresses = addresses;
             }
         }
+        member.has_reported = true;
+        (member.sent_bytes, member.received_bytes) = (report.sent_bytes, report.received_bytes);
         state.tracker.node_came(node, member.reach);
         if let Some(holds) = report.holds {
             let holds: BTreeSet<BlobId> = holds.into_iter().collect();
@@ -161,7 +163,8 @@ impl Tracking {
                 state.tracker.wants(wanted.blob, node, wanted.held);
             }
         }
-        for blob in before.iter().filter(|blob| !member.wants.contains(blob) && !member.holds.contains(blob)) {
+        for blob in before.iter().filter(|blob| !member.wants.contains(blob) && !member.holds.contains(blob))
+        {
             state.tracker.leaves(*blob, node);
         }
         for (direction, rate) in
@@ -203,22 +206,30 @@ impl Tracking {
         plans.iter().map(plan).collect()
     }
 
-    /// How a node stands, if it is known.
-    pub(crate) fn standing(&self, node: NodeId) -> Option<PeerStanding> {
+    /// How a node stands, if it is known; `name` says who a node is.
+    pub(crate) fn standing(&self, node: NodeId, name: impl Fn(NodeId) -> Name) -> Option<PeersView> {
         let state = self.state();
-        let member = state.members.get(&node);
         let suspect = state.tracker.suspects().into_iter().find(|suspect| suspect.node == node);
-        if member.is_none() && suspect.is_none() {
-            return None;
-        }
-        let suspect = suspect.unwrap_or(Suspect { node, reported_by: Vec::new(), is_barred: false });
-        Some(PeerStanding {
-            can_be_dialled: member.is_some_and(|member| member.reach.can_be_dialled),
+        let mut view = PeersView {
             up_bytes_per_sec: state.tracker.bytes_per_sec(node, Direction::Up),
             down_bytes_per_sec: state.tracker.bytes_per_sec(node, Direction::Down),
-            suspected_by: suspect.reported_by,
-            is_barred: suspect.is_barred,
-        })
+            ..PeersView::default()
+        };
+        match (state.members.get(&node), &suspect) {
+            (Some(member), _) if member.has_reported => {
+                view.addresses.clone_from(&member.addresses);
+                view.can_be_dialled = member.reach.can_be_dialled;
+                (view.sent_bytes, view.received_bytes) = (member.sent_bytes, member.received_bytes);
+                view.fetching = member.wants.len() as u32;
+            }
+            (_, None) => return None,
+            (_, Some(_)) => {}
+        }
+        if let Some(suspect) = suspect {
+            view.suspected_by = suspect.reported_by.into_iter().map(name).collect();
+            view.is_barred = suspect.is_barred;
+        }
+        Some(view)
     }
 
     /// Somebody has looked at a node, and it is to be trusted again.

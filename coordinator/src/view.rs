@@ -9,7 +9,7 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     view::{
         CandidateView, CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState,
-        NodeView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
+        NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
     },
 };
 use hatchery_scheduler::{
@@ -125,8 +125,8 @@ fn activity(attempt: &AttemptReport) -> String {
     }
 }
 
-/// A node.
-pub(crate) fn node(snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView {
+/// A node, and how it stands among those that exchange blobs.
+pub(crate) fn node(snapshot: &Snapshot, node: &Node, peers: Option<PeersView>, now: BootTime) -> NodeView {
     let cluster = &snapshot.cluster;
     let heard = snapshot.observed().nodes.get(&node.id);
     let running = cluster.jobs.values().filter_map(|job| {
@@ -159,6 +159,7 @@ pub(crate) fn node(snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView 
         mode: node.mode,
         waiting: waiting(snapshot, node),
         away: heard.and_then(|heard| heard.report.away),
+        peers,
     }
 }
 

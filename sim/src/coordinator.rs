@@ -12,13 +12,13 @@ use hatchery_coordinator::{
     Ground, StoreQueue,
     store::{Event, SqliteStore, Store, StoreError},
 };
-use hatchery_proto::transport::Listener;
+use hatchery_proto::transport::{Listener, Network};
 use hatchery_scheduler::{Change, Cluster};
 use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
     history::{History, lock},
-    network::Door,
+    network::{Door, Wires},
 };
 
 /// What the coordinator's disk does now.
@@ -45,6 +45,10 @@ pub(crate) struct CoordinatorGround {
 impl Ground for CoordinatorGround {
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(Door::open(address).await?))
+    }
+
+    fn network(&self) -> Arc<dyn Network> {
+        Arc::new(Wires)
     }
 
     async fn open_store(&self, path: &Path, mut queue: StoreQueue) -> Result<JoinHandle<()>, StoreError> {

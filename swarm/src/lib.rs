@@ -76,10 +76,10 @@ mod receiver;
 mod server;
 mod tracker;
 
+pub use hatchery_common::swarm::{Trouble, Wait};
 pub use mean::DecayingMean;
 pub use message::{AskId, ToChild, ToParent, Wanted};
 pub use random::Random;
-pub use hatchery_common::swarm::{Trouble, Wait};
 pub use receiver::{Arrival, Receiver, Step};
 pub use server::{AskRefused, Send, Server};
 pub use tracker::{Because, Direction, Plan, Reach, Suspect, Tracker};

@@ -26,8 +26,12 @@ pub const STALL_FACTOR: f64 = 3.0;
 pub const SLOW_FACTOR: f64 = 2.0;
 /// A parent is not called stalled sooner than this.
 pub const STALL_MIN: Duration = Duration::from_millis(250);
-/// How long a parent may be silent that has not sent anything yet.
+/// How long a parent may be silent that has not sent anything yet, where no other parent has either.
 pub const STALL_UNKNOWN: Duration = Duration::from_secs(30);
+/// Where others have: so many times the time that they take for a piece, but not less than [`STALL_UNKNOWN_MIN`].
+pub const STALL_FACTOR_UNKNOWN: f64 = 20.0;
+/// See [`STALL_FACTOR_UNKNOWN`].
+pub const STALL_UNKNOWN_MIN: Duration = Duration::from_secs(2);
 /// A stalled parent is asked again after this; the time doubles each time, up to [`REST_MAX`].
 pub const REST_MIN: Duration = Duration::from_secs(1);
 /// See [`REST_MIN`].

@@ -117,6 +117,11 @@ impl Fleet {
 
     /// The same, with more arguments.
     pub fn start_agent_with(&mut self, name: &str, more: &[&str]) {
+        self.start_agent_in(name, more, &[]);
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_agent_in(&mut self, name: &str, more: &[&str], environment: &[(&str, &str)]) {
         let home = self.agent_home(name);
         let joined = home.join("agent").join("credentials.toml").exists();
         let join = if joined { None } else { Some(self.token()) };
@@ -125,7 +130,9 @@ impl Fleet {
             arguments.extend(["--join", join]);
         }
         arguments.extend(more);
-        let process = Process::start(self.command_in(&home, &arguments));
+        let mut command = self.command_in(&home, &arguments);
+        command.envs(environment.iter().copied());
+        let process = Process::start(command);
         self.agents.insert(name.to_owned(), process);
     }
 

@@ -134,8 +134,10 @@ struct Told {
     reach: Option<PeerReach>,
     holds: Option<Vec<BlobId>>,
     wanted: Vec<BlobId>,
-    /// When progress was told last.
+    /// When progress was told last, and what had come by then.
     at: Option<Instant>,
+    received_bytes: u64,
+    sent_bytes: u64,
 }
 
 impl Teller {
@@ -193,14 +195,21 @@ impl Teller {
         let new_holds = (told.holds.as_ref() != Some(&holds)).then_some(holds);
         let since = told.at.map(|at| at.elapsed());
         let is_time = since.is_none_or(|since| since >= TELL_EVERY);
-        let mut report =
-            SwarmReport { reach: new_reach, holds: new_holds, wants, ..SwarmReport::default() };
+        let mut report = SwarmReport {
+            reach: new_reach,
+            holds: new_holds,
+            wants,
+            sent_bytes: self.shares.sent_bytes(),
+            received_bytes: self.exchange.received_bytes(),
+            ..SwarmReport::default()
+        };
         if is_time {
-            self.add_rates(&mut report, since);
-            told.at = Some(Instant::now());
+            let came_bytes = report.received_bytes - told.received_bytes;
+            self.add_rates(&mut report, came_bytes, since);
+            (told.at, told.received_bytes) = (Some(Instant::now()), report.received_bytes);
         }
         let has_rates = report.up_bytes_per_sec.is_some() || report.down_bytes_per_sec.is_some();
-        let progress = is_time && !report.wants.is_empty();
+        let progress = is_time && (!report.wants.is_empty() || report.sent_bytes != told.sent_bytes);
         let news = report.reach.is_some() || report.holds.is_some() || wanted != told.wanted;
         if !news && !progress && !has_rates {
             return None;
@@ -211,18 +220,18 @@ impl Teller {
         if let Some(holds) = &report.holds {
             told.holds = Some(holds.clone());
         }
-        told.wanted = wanted;
+        (told.wanted, told.sent_bytes) = (wanted, report.sent_bytes);
         Some(AgentMessage::Swarm(report))
     }
 
     /// What the link did since it was last looked at: upwards if it was busy, downwards if something is on its way.
-    fn add_rates(&self, report: &mut SwarmReport, since: Option<Duration>) {
-        let (sent, received) = (self.shares.sent_while_busy(), self.exchange.received());
+    fn add_rates(&self, report: &mut SwarmReport, came_bytes: u64, since: Option<Duration>) {
+        let sent = self.shares.sent_while_busy();
         let Some(secs) = since.map(|since| since.as_secs_f64()).filter(|secs| *secs < 10.0) else { return };
         let rate = |bytes: u64| (bytes > 0).then(|| bytes as f64 / secs);
         report.up_bytes_per_sec = sent.and_then(rate);
         if !report.wants.is_empty() {
-            report.down_bytes_per_sec = rate(received);
+            report.down_bytes_per_sec = rate(came_bytes);
         }
     }
 }

@@ -76,11 +76,8 @@ impl Server {
     async fn reach_of(&self, bound: SocketAddr, credentials: &Credentials) -> PeerReach {
         let mut addresses = self.settings.advertised(bound.port());
         if addresses.is_empty() {
-            let own = if bound.ip().is_unspecified() {
-                outward_ip(credentials).await
-            } else {
-                Some(bound.ip())
-            };
+            let own =
+                if bound.ip().is_unspecified() { outward_ip(credentials).await } else { Some(bound.ip()) };
             let own = own.filter(|ip| !ip.is_loopback());
             addresses.extend(own.map(|ip| SocketAddr::new(ip, bound.port()).to_string()));
         }

@@ -63,8 +63,7 @@ impl PeerSettings {
     /// The addresses that were set, for a node that serves on `port`.
     pub(super) fn advertised(&self, port: u16) -> Vec<String> {
         let has_port = |host: &str| check_address("advertise", host).is_ok();
-        let with_port =
-            |host: &String| if has_port(host) { host.clone() } else { format!("{host}:{port}") };
+        let with_port = |host: &String| if has_port(host) { host.clone() } else { format!("{host}:{port}") };
         self.advertise.iter().map(with_port).collect()
     }
 

@@ -4,7 +4,7 @@ use hatchery_common::{
     availability::Away,
     device::Device,
     node::{NodeMode, TrainerState},
-    view::{NodeState, NodeView},
+    view::{NodeState, NodeView, PeersView},
 };
 
 use crate::{
@@ -135,6 +135,35 @@ pub(crate) async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome
     })
 }
 
+/// How it stands among the nodes that fetch blobs from one another.
+fn peers(peers: &PeersView) -> String {
+    let mut parts = vec![match peers.addresses.first() {
+        Some(address) if peers.can_be_dialled => format!("serves others at {address}"),
+        Some(address) => format!("serves nobody: the coordinator cannot reach {address}"),
+        None => "serves nobody".to_owned(),
+    }];
+    parts.push(format!("{} sent", human::bytes(peers.sent_bytes)));
+    parts.push(format!("{} received", human::bytes(peers.received_bytes)));
+    let rate = |rate: f64| format!("{}/s", human::bytes(rate as u64));
+    parts.extend(peers.up_bytes_per_sec.map(|up| format!("{} up", rate(up))));
+    parts.extend(peers.down_bytes_per_sec.map(|down| format!("{} down", rate(down))));
+    parts.join(", ")
+}
+
+/// Who was sent wrong bytes by it, and what that means.
+fn suspicion(node: &NodeView) -> Option<String> {
+    let peers = node.peers.as_ref().filter(|peers| !peers.suspected_by.is_empty())?;
+    let by: Vec<String> = peers.suspected_by.iter().map(ToString::to_string).collect();
+    let (by, name) = (by.join(", "), &node.name);
+    Some(if peers.is_barred {
+        format!(
+            "it sent wrong bytes to {by}: nobody fetches from it; look at its disk and memory, then `hatchery node {name} --open`"
+        )
+    } else {
+        format!("it sent wrong bytes to {by}, which fetches from others now")
+    })
+}
+
 fn describe(node: &NodeView) -> String {
     let inventory = &node.inventory;
     let trainer = match &inventory.trainer {
@@ -166,6 +195,7 @@ fn describe(node: &NodeView) -> String {
         ("agent", Some(inventory.agent_version.clone())),
         ("trainer", Some(trainer)),
         ("checkpoints", Some(format!("{} ready of {}", node.replicas_ready, node.replicas_wanted))),
+        ("peers", node.peers.as_ref().map(peers)),
         ("joined", Some(node.joined_at.to_string())),
     ]);
     for device in &inventory.devices {
@@ -187,7 +217,7 @@ fn describe(node: &NodeView) -> String {
         }));
         text += &format!("\n{:<13}{}", device.device, parts.join(", "));
     }
-    for note in &inventory.notes {
+    for note in inventory.notes.iter().cloned().chain(suspicion(node)) {
         text += &format!("\nnote         {note}");
     }
     for running in &node.running {

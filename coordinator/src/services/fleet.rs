@@ -9,13 +9,15 @@ use hatchery_common::{
     field::{FieldError, check_range},
     generate::{GenerationOrder, GenerationPart, SamplingParams, StopStrings},
     id::{CheckpointId, JobId, Name, RequestId, RolloutId},
+    node::NodeMode,
     recipe::{JobSpec, NodeSelector},
     session::AnswerPart,
     time::{BootTime, Timestamp},
     tls::{JoinSecret, JoinString},
+    view::NodeView,
 };
 use hatchery_proto::{convert, v1};
-use hatchery_scheduler::{Outcome, Request as Change, desired_nodes};
+use hatchery_scheduler::{Node, Outcome, Request as Change, desired_nodes};
 use tonic::{Request, Response, Status};
 
 use super::Answers;
@@ -43,6 +45,11 @@ pub(crate) struct FleetService {
 impl FleetService {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.house.mailbox.snapshot()
+    }
+
+    fn node_view(&self, snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView {
+        let name = |node| Name::from_lossy(&node_name(&snapshot.cluster, node));
+        view::node(snapshot, node, self.house.tracking.standing(node.id, name), now)
     }
 
     async fn change(&self, change: Change) -> Result<Outcome, Refusal> {
@@ -307,7 +314,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let (snapshot, now) = (self.snapshot(), BootTime::now());
         let mut nodes: Vec<_> = snapshot.cluster.nodes.values().collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        let nodes = nodes.into_iter().map(|node| view::node(&snapshot, node, now).into()).collect();
+        let nodes = nodes.into_iter().map(|node| self.node_view(&snapshot, node, now).into()).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 
@@ -317,7 +324,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::GetNodeResponse>, Status> {
         let snapshot = self.snapshot();
         let id = lookup::node(&snapshot.cluster, &request.into_inner().node).map_err(Refusal::from)?;
-        let node = view::node(&snapshot, &snapshot.cluster.nodes[&id], BootTime::now());
+        let node = self.node_view(&snapshot, &snapshot.cluster.nodes[&id], BootTime::now());
         Ok(Response::new(v1::GetNodeResponse { node: Some(node.into()) }))
     }
 
@@ -330,9 +337,13 @@ impl v1::fleet_server::Fleet for FleetService {
         let mode = request.mode.parse().map_err(Refusal::Field)?;
         let node = lookup::node(&self.snapshot().cluster, &request.node).map_err(Refusal::from)?;
         self.change(Change::SetNodeMode { node, mode, by }).await?;
+        if mode == NodeMode::Open {
+            // Whoever opens it has looked at it: what it sent wrong before is forgiven.
+            self.house.tracking.trust(node);
+        }
         let snapshot = self.snapshot();
         let shown = snapshot.cluster.nodes.get(&node);
-        let shown = shown.map(|node| view::node(&snapshot, node, BootTime::now()).into());
+        let shown = shown.map(|node| self.node_view(&snapshot, node, BootTime::now()).into());
         Ok(Response::new(v1::SetNodeModeResponse { node: shown }))
     }
 

@@ -97,9 +97,10 @@ impl From<AgentMessage> for v1::SessionRequest {
             }
             AgentMessage::Goodbye => Message::Goodbye(v1::Goodbye {}),
             AgentMessage::Swarm(report) => Message::SwarmReport(report.into()),
-            AgentMessage::PeerTrouble { blob, trouble } => {
-                Message::PeerTrouble(v1::PeerTrouble { blob: blob.to_string(), trouble: Some(trouble.into()) })
-            }
+            AgentMessage::PeerTrouble { blob, trouble } => Message::PeerTrouble(v1::PeerTrouble {
+                blob: blob.to_string(),
+                trouble: Some(trouble.into()),
+            }),
         };
         Self { message: Some(message) }
     }

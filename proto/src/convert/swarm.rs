@@ -21,6 +21,8 @@ impl From<SwarmReport> for v1::SwarmReport {
             wants: report.wants.into_iter().map(Into::into).collect(),
             up_bytes_per_sec: report.up_bytes_per_sec,
             down_bytes_per_sec: report.down_bytes_per_sec,
+            sent_bytes: report.sent_bytes,
+            received_bytes: report.received_bytes,
         }
     }
 }
@@ -36,6 +38,8 @@ impl TryFrom<v1::SwarmReport> for SwarmReport {
             wants: each("wants", report.wants, SWARM_BLOBS_MAX)?,
             up_bytes_per_sec: rate("up_bytes_per_sec", report.up_bytes_per_sec)?,
             down_bytes_per_sec: rate("down_bytes_per_sec", report.down_bytes_per_sec)?,
+            sent_bytes: report.sent_bytes,
+            received_bytes: report.received_bytes,
         })
     }
 }

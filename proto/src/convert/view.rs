@@ -6,19 +6,20 @@ use hatchery_common::{
     field::FieldError,
     id::{Epoch, Name},
     session::ReplicaState,
+    swarm::PEER_ADDRESSES_MAX,
     time::Timestamp,
     trainer::FailureCause,
     view::{
         CandidateView, CertificateView, CheckpointView, DatasetView, EventView, FailureView, JobView,
-        NodeState, NodeView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
+        NodeState, NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
     },
 };
 
 use super::{
     enums::Enumeration,
     fields::{
-        ENTRIES_MAX, OUTPUT_BYTES_MAX, each, head, labels, missing, name_optional, needed, optional, parsed,
-        parsed_optional, short_text, wire_labels,
+        ENTRIES_MAX, OUTPUT_BYTES_MAX, at_most, each, head, labels, missing, name_optional, needed, optional,
+        parsed, parsed_optional, short_text, wire_labels,
     },
     manifest::{checkpoint_manifest, checkpoint_manifest_bytes},
     node::DEVICES_MAX,
@@ -162,7 +163,45 @@ impl From<NodeView> for v1::Node {
             mode: node.mode.name().to_owned(),
             waiting: node.waiting.into_iter().map(Into::into).collect(),
             away: node.away.map(Into::into),
+            peers: node.peers.map(Into::into),
         }
+    }
+}
+
+impl From<PeersView> for v1::NodePeers {
+    fn from(peers: PeersView) -> Self {
+        Self {
+            addresses: peers.addresses,
+            can_be_dialled: peers.can_be_dialled,
+            up_bytes_per_sec: peers.up_bytes_per_sec,
+            down_bytes_per_sec: peers.down_bytes_per_sec,
+            sent_bytes: peers.sent_bytes,
+            received_bytes: peers.received_bytes,
+            fetching: peers.fetching,
+            suspected_by: peers.suspected_by.into_iter().map(Into::into).collect(),
+            is_barred: peers.is_barred,
+        }
+    }
+}
+
+impl TryFrom<v1::NodePeers> for PeersView {
+    type Error = FieldError;
+
+    fn try_from(peers: v1::NodePeers) -> Result<Self, FieldError> {
+        at_most("addresses", peers.addresses.len(), PEER_ADDRESSES_MAX, "entries")?;
+        at_most("suspected_by", peers.suspected_by.len(), ENTRIES_MAX, "entries")?;
+        let name = |(index, name): (usize, String)| Name::new(&format!("suspected_by.{index}"), &name);
+        Ok(Self {
+            addresses: peers.addresses,
+            can_be_dialled: peers.can_be_dialled,
+            up_bytes_per_sec: peers.up_bytes_per_sec,
+            down_bytes_per_sec: peers.down_bytes_per_sec,
+            sent_bytes: peers.sent_bytes,
+            received_bytes: peers.received_bytes,
+            fetching: peers.fetching,
+            suspected_by: peers.suspected_by.into_iter().enumerate().map(name).collect::<Result<_, _>>()?,
+            is_barred: peers.is_barred,
+        })
     }
 }
 
@@ -193,6 +232,7 @@ impl TryFrom<v1::Node> for NodeView {
             mode: parsed("mode", &node.mode)?,
             waiting: each("waiting", node.waiting, ENTRIES_MAX)?,
             away: optional("away", node.away)?,
+            peers: optional("peers", node.peers)?,
         })
     }
 }

@@ -116,9 +116,9 @@ impl Exchange {
         wanted
     }
 
-    /// Bytes that came since this was last asked.
-    pub fn received(&self) -> u64 {
-        self.0.received_bytes.swap(0, Ordering::Relaxed)
+    /// Bytes of pieces that came from others so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.0.received_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until something else is fetched than before, or a fetch is over.

@@ -260,9 +260,11 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
         let new = self.receiver.set_parents(&nodes);
         let kept: Vec<NodeId> = self.receiver.parents().collect();
         self.parents.retain(|_, parent| kept.contains(&parent.planned.node));
-        let moved = |parent: &Parent| plan.parents.iter().any(|planned| {
-            planned.node == parent.planned.node && planned.addresses != parent.planned.addresses
-        });
+        let moved = |parent: &Parent| {
+            plan.parents.iter().any(|planned| {
+                planned.node == parent.planned.node && planned.addresses != parent.planned.addresses
+            })
+        };
         let moved: Vec<ParentNumber> =
             self.parents.iter().filter(|(_, parent)| moved(parent)).map(|(number, _)| *number).collect();
         let mut dialled: Vec<NodeId> = new;
@@ -323,7 +325,9 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
                 match self.receiver.piece(node, ask, index, is_good, at) {
                     Arrival::New => self.tell_of(index, size_bytes),
                     Arrival::Duplicate => {}
-                    Arrival::Refused => self.ban(number, node, "it has sent a piece that is not what its hash says"),
+                    Arrival::Refused => {
+                        self.ban(number, node, "it has sent a piece that is not what its hash says")
+                    }
                 }
             }
             Heard::Lost(why) => {
@@ -373,9 +377,10 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
     fn tell(&mut self, node: NodeId, message: &ToParent) {
         let parent = self.parents.values_mut().find(|parent| parent.planned.node == node);
         let Some(parent) = parent else { return };
-        let told = parent.outbound.as_ref().is_some_and(|outbound| {
-            outbound.try_send(wire::to_parent(message)).is_ok()
-        });
+        let told = parent
+            .outbound
+            .as_ref()
+            .is_some_and(|outbound| outbound.try_send(wire::to_parent(message)).is_ok());
         if !told && parent.outbound.take().is_some() {
             // It does not read what it is asked; the line notices the end of the stream, and opens another.
             self.receiver.parent_lost(node);

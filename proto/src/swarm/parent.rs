@@ -28,13 +28,22 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Heard {
     /// A stream stands.
-    Connected { have: PieceSet, outbound: mpsc::Sender<v1::ToParent> },
+    Connected {
+        have: PieceSet,
+        outbound: mpsc::Sender<v1::ToParent>,
+    },
     /// It has these pieces too.
     Has(Vec<u32>),
     Begins(AskId, u32),
     Nothing(AskId),
     /// A piece has come, and was checked; if it is good, it is written.
-    Piece { ask: AskId, index: u32, is_good: bool, size_bytes: u64, at: Instant },
+    Piece {
+        ask: AskId,
+        index: u32,
+        is_good: bool,
+        size_bytes: u64,
+        at: Instant,
+    },
     /// The stream is over; another one is opened.
     Lost(String),
     /// It does not keep to the protocol.
@@ -104,8 +113,7 @@ impl Line {
 
     async fn stream(&self) -> Result<std::convert::Infallible, End> {
         let node = self.parent.node;
-        let channel =
-            self.pool.channel(&self.parent).await.map_err(|error| End::Lost(error.to_string()))?;
+        let channel = self.pool.channel(&self.parent).await.map_err(|error| End::Lost(error.to_string()))?;
         let opened = open(channel, self.writer.id(), false).await;
         let (outbound, have, mut inbound) = match opened {
             Ok(opened) => opened,
@@ -120,8 +128,8 @@ impl Line {
         if have.count != count {
             return Err(End::Unruly(format!("its blob has {} pieces instead of {count}", have.count)));
         }
-        let have =
-            wire::pieces("have.pieces", count, &have.pieces).map_err(|error| End::Unruly(error.to_string()))?;
+        let have = wire::pieces("have.pieces", count, &have.pieces)
+            .map_err(|error| End::Unruly(error.to_string()))?;
         self.tell(Heard::Connected { have, outbound }).await?;
         loop {
             let message = inbound.message().await?;

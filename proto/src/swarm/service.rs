@@ -221,7 +221,8 @@ async fn hear(child: &Child, mut inbound: Streaming<v1::ToParent>) -> Result<(),
         match message.message {
             Some(to_parent::Message::Ask(ask)) => {
                 let wanted = wire::wanted(count, ask.wanted).map_err(invalid)?;
-                let refused = |refused| Status::failed_precondition(format!("this ask is refused: {refused:?}"));
+                let refused =
+                    |refused| Status::failed_precondition(format!("this ask is refused: {refused:?}"));
                 child.asked(AskId(ask.ask), wanted).map_err(refused)?;
             }
             Some(to_parent::Message::Cancel(cancel)) => child.cancelled(AskId(cancel.ask)),

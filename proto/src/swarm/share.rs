@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hatchery_common::{
@@ -35,6 +38,7 @@ struct Inner {
     limit: RateLimit,
     open: Mutex<HashMap<BlobId, Weak<Share>>>,
     sent: Mutex<Sent>,
+    sent_bytes: AtomicU64,
 }
 
 /// What was sent since this was last looked at.
@@ -48,7 +52,7 @@ impl Shares {
     /// Serves the blobs of `store`, to all children together no faster than `limit`.
     pub fn new(store: BlobStore, limit: RateLimit) -> Self {
         let (open, sent) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { store, limit, open, sent }))
+        Self(Arc::new(Inner { store, limit, open, sent, sent_bytes: AtomicU64::new(0) }))
     }
 
     /// The blobs that are here as a whole and go from node to node, in order.
@@ -69,7 +73,13 @@ impl Shares {
         (busy >= BUSY_CHILDREN).then_some(sent.bytes)
     }
 
+    /// Bytes of pieces that were sent to others so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn count_sent(&self, child: NodeId, bytes: u64) {
+        self.0.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut sent = lock(&self.0.sent);
         sent.bytes += bytes;
         *sent.pieces.entry(child).or_default() += 1;

@@ -34,9 +34,8 @@ pub(super) fn wanted(count: u32, wanted: Option<ask::Wanted>) -> Result<Wanted, 
 
 /// A set of a blob's pieces.
 pub(super) fn pieces(field: &str, count: u32, bytes: &[u8]) -> Result<PieceSet, FieldError> {
-    PieceSet::from_bytes(count, bytes).ok_or_else(|| {
-        FieldError::new(field, format!("{} bytes are no set of {count} pieces", bytes.len()))
-    })
+    PieceSet::from_bytes(count, bytes)
+        .ok_or_else(|| FieldError::new(field, format!("{} bytes are no set of {count} pieces", bytes.len())))
 }
 
 /// A parent's message.

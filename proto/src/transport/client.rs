@@ -76,9 +76,8 @@ pub async fn connect_to(
 ) -> Result<Channel, ConnectError> {
     let first = addresses.first().ok_or(ConnectError::NoAddress)?.clone();
     let tls = TlsConnector::from(config);
-    let server_name = ServerName::try_from(server_name.to_owned()).map_err(|error| ConnectError::Address {
-        address: first.clone(),
-        problem: format!("{server_name}: {error}"),
+    let server_name = ServerName::try_from(server_name.to_owned()).map_err(|error| {
+        ConnectError::Address { address: first.clone(), problem: format!("{server_name}: {error}") }
     })?;
     let dialer = Dialer { network, addresses: addresses.into(), tls, server_name, last: Last::default() };
     let last = dialer.last.clone();
@@ -180,7 +179,10 @@ impl Dialer {
 
     async fn dial_one(&self, address: &str) -> Result<TlsStream<Connection>, ConnectError> {
         let connection = self.network.dial(address).await?;
-        self.tls.connect(self.server_name.clone(), connection).await.map_err(|error| ConnectError::of_tls(address, &error))
+        self.tls
+            .connect(self.server_name.clone(), connection)
+            .await
+            .map_err(|error| ConnectError::of_tls(address, &error))
     }
 }
 

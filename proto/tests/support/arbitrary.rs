@@ -24,7 +24,8 @@ use hatchery_common::{
     time::Timestamp,
     trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
     view::{
-        CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView, WaitingView,
+        CheckpointView, FailureView, JobView, NodeState, NodeView, PeersView, ReplicaView, RunningView,
+        WaitingView,
     },
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -424,9 +425,10 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
     let mode = select(vec![NodeMode::Open, NodeMode::Cordoned, NodeMode::Draining]);
     let state = select(vec![NodeState::Connected, NodeState::Disconnected, NodeState::Unknown]);
     let head = (node_id(), name(), labels(), inventory(), time());
-    let work = (vec(running, 0..3), (mode, option::of(away())), vec(waiting, 0..3));
+    let away = (option::of(away()), option::of(peers_view()));
+    let work = (vec(running, 0..3), (mode, away), vec(waiting, 0..3));
     (head, state, option::of(any::<u64>()), work, any::<(u32, u32)>()).prop_map(
-        |(head, state, last_heard_ms_ago, (running, (mode, away), waiting), replicas)| NodeView {
+        |(head, state, last_heard_ms_ago, (running, (mode, (away, peers)), waiting), replicas)| NodeView {
             id: head.0,
             name: head.1,
             labels: head.2,
@@ -440,6 +442,25 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
             mode,
             away,
             waiting,
+            peers,
+        },
+    )
+}
+
+fn peers_view() -> impl Strategy<Value = PeersView> {
+    let link = (any::<bool>(), option::of(1.0..1e9), option::of(1.0..1e9));
+    let addresses = vec(select(vec!["gpu-a:4748".to_owned(), "[::1]:80".to_owned()]), 0..3);
+    (addresses, link, any::<(u64, u64, u32)>(), vec(name(), 0..3), any::<bool>()).prop_map(
+        |(addresses, link, bytes, suspected_by, is_barred)| PeersView {
+            addresses,
+            can_be_dialled: link.0,
+            up_bytes_per_sec: link.1,
+            down_bytes_per_sec: link.2,
+            sent_bytes: bytes.0,
+            received_bytes: bytes.1,
+            fetching: bytes.2,
+            suspected_by,
+            is_barred,
         },
     )
 }

@@ -6,7 +6,8 @@ use hatchery_common::{blob::PieceSet, id::NodeId};
 
 use crate::{
     limits::{
-        ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, SLOW_FACTOR, STALL_FACTOR, STALL_MIN, STALL_UNKNOWN,
+        ASKS_AHEAD, ASKS_OPEN_MAX, REST_MAX, REST_MIN, SLOW_FACTOR, STALL_FACTOR, STALL_FACTOR_UNKNOWN,
+        STALL_MIN, STALL_UNKNOWN, STALL_UNKNOWN_MIN,
     },
     mean::DecayingMean,
     message::{AskId, Wanted},
@@ -99,11 +100,17 @@ impl Parent {
         if self.asks.is_empty() {
             return None;
         }
-        // Of one that has not sent anything yet nobody knows how it compares with the others.
-        let expected = self.piece_secs.get().map(|secs| secs.max(typical_secs.unwrap_or(secs)));
-        let patience = expected.map_or(STALL_UNKNOWN, |secs| {
-            Duration::try_from_secs_f64(STALL_FACTOR * secs).unwrap_or(STALL_UNKNOWN).max(STALL_MIN)
-        });
+        let patience = match (self.piece_secs.get(), typical_secs) {
+            (Some(secs), typical) => {
+                let expected = STALL_FACTOR * secs.max(typical.unwrap_or(secs));
+                Duration::try_from_secs_f64(expected).unwrap_or(STALL_UNKNOWN).max(STALL_MIN)
+            }
+            // Of one that has not sent anything yet nobody knows how it compares with the others.
+            (None, Some(typical)) => Duration::try_from_secs_f64(STALL_FACTOR_UNKNOWN * typical)
+                .unwrap_or(STALL_UNKNOWN)
+                .clamp(STALL_UNKNOWN_MIN, STALL_UNKNOWN),
+            (None, None) => STALL_UNKNOWN,
+        };
         Some(self.busy_since + patience)
     }
 
