@@ -13,6 +13,11 @@ use clap::Parser;
 
 use crate::{args::Cli, exit::Failure, home::Home};
 
+/// Pieces of blobs are allocated and freed by the megabyte: the system's allocator gives each back to the system, and
+/// fetches it again page by page, which costs more than hashing and encrypting it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     hatchery_common::faults::arm_from_environment();
     let cli = Cli::parse();

@@ -285,7 +285,11 @@ async fn only_nodes_of_the_fleet_are_served_and_only_what_is_here() {
         let config = credentials_of(identity, address).client_config().unwrap();
         let channel =
             connect_to(Arc::new(Tcp), &name, &[address.to_string()], config, Profile::Bulk).await.unwrap();
-        let open = to_parent::Message::Open(v1::Open { blob: blob.to_string(), with_manifest: true });
+        let open = to_parent::Message::Open(v1::Open {
+            blob: blob.to_string(),
+            with_manifest: true,
+            takes_squeezed: true,
+        });
         let requests = tokio_stream::iter([v1::ToParent { message: Some(open) }]);
         let mut client = PeersClient::new(channel).max_decoding_message_size(BULK_MESSAGE_BYTES_MAX);
         let mut answers = client.fetch(requests).await?.into_inner();
@@ -373,7 +377,7 @@ impl Peers for Villain {
                 };
                 say(to_child::Message::Begins(v1::Begins { ask, piece: index })).await;
                 let bytes = bytes.into();
-                say(to_child::Message::Piece(v1::SwarmPiece { ask, index, bytes })).await;
+                say(to_child::Message::Piece(v1::SwarmPiece { ask, index, bytes, squeezed_width: 0 })).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))

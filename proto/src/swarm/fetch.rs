@@ -319,9 +319,9 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
             }
             Heard::Begins(ask, index) => self.receiver.begins(node, ask, index),
             Heard::Nothing(ask) => self.receiver.nothing(node, ask),
-            Heard::Piece { ask, index, is_good, size_bytes, at } => {
+            Heard::Piece { ask, index, is_good, size_bytes, wire_bytes, at } => {
                 let at = at.saturating_duration_since(self.start);
-                self.fetch.received_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+                self.fetch.received_bytes.fetch_add(wire_bytes, Ordering::Relaxed);
                 match self.receiver.piece(node, ask, index, is_good, at) {
                     Arrival::New => self.tell_of(index, size_bytes),
                     Arrival::Duplicate => {}

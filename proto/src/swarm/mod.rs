@@ -15,6 +15,7 @@ mod pool;
 mod rate;
 mod service;
 mod share;
+mod squeeze;
 mod wire;
 
 use std::time::Duration;

@@ -16,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    HAVE_WITHIN, REDIAL_FIRST, REDIAL_LONGEST, RateLimit, TO_PARENT_AHEAD, pool::Pool, share::Held, wire,
+    HAVE_WITHIN, REDIAL_FIRST, REDIAL_LONGEST, RateLimit, TO_PARENT_AHEAD, pool::Pool, share::Held, squeeze,
+    wire,
 };
 use crate::{
     disk::blocking,
@@ -42,6 +43,7 @@ pub(super) enum Heard {
         index: u32,
         is_good: bool,
         size_bytes: u64,
+        wire_bytes: u64,
         at: Instant,
     },
     /// The stream is over; another one is opened.
@@ -159,17 +161,26 @@ impl Line {
 
     /// Checks a piece and writes it.
     async fn take(&self, piece: v1::SwarmPiece) -> Result<(), End> {
-        let v1::SwarmPiece { ask, index, bytes } = piece;
-        let (at, size_bytes) = (Instant::now(), bytes.len() as u64);
-        self.limit.take(size_bytes).await;
+        let v1::SwarmPiece { ask, index, bytes, squeezed_width } = piece;
+        let (at, wire_bytes) = (Instant::now(), bytes.len() as u64);
+        self.limit.take(wire_bytes).await;
         let writer = self.writer.clone();
-        let written = blocking(move || writer.write_piece(index, &bytes)).await;
-        let is_good = match written {
-            Ok(_) => true,
+        let size_bytes = writer.manifest().piece_range(index).map_or(0, |range| range.end - range.start);
+        let written = blocking(move || {
+            if squeezed_width == 0 {
+                return writer.write_piece(index, &bytes).map(|_| true);
+            }
+            match squeeze::expand(&bytes, squeezed_width, size_bytes) {
+                Some(bytes) => writer.write_piece(index, &bytes).map(|_| true),
+                None => Ok(false),
+            }
+        });
+        let is_good = match written.await {
+            Ok(is_good) => is_good,
             Err(BlobError::WrongPiece { .. }) => false,
             Err(error) => return self.tell(Heard::CannotWrite(error)).await,
         };
-        self.tell(Heard::Piece { ask: AskId(ask), index, is_good, size_bytes, at }).await
+        self.tell(Heard::Piece { ask: AskId(ask), index, is_good, size_bytes, wire_bytes, at }).await
     }
 
     async fn tell(&self, heard: Heard) -> Result<(), End> {
@@ -189,7 +200,8 @@ async fn open(
         .max_decoding_message_size(BULK_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX);
     let (outbound, requests) = mpsc::channel(TO_PARENT_AHEAD);
-    let first = to_parent::Message::Open(v1::Open { blob: blob.to_string(), with_manifest });
+    let first =
+        to_parent::Message::Open(v1::Open { blob: blob.to_string(), with_manifest, takes_squeezed: true });
     // There is room: nothing else was sent yet.
     let _first = outbound.try_send(v1::ToParent { message: Some(first) });
     let opened = async {

@@ -97,7 +97,9 @@ impl Peers for PeerService {
         let (outbound, receiver) = mpsc::channel(TO_CHILD_AHEAD);
         let shares = self.shares.clone();
         tokio::spawn(async move {
-            let served = Serving { shares, node, outbound: outbound.clone(), _place: place };
+            let outbound_too = outbound.clone();
+            let served =
+                Serving { shares, node, outbound: outbound_too, takes_squeezed: false, _place: place };
             if let Err(status) = served.run(request.into_inner()).await {
                 tracing::debug!(%node, %status, "a child is served no longer");
                 // An error here says that the child is gone and wants no answer.
@@ -113,11 +115,13 @@ struct Serving {
     shares: Shares,
     node: NodeId,
     outbound: Outbound,
+    /// Whether the child takes squeezed pieces.
+    takes_squeezed: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Serving {
-    async fn run(self, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
+    async fn run(mut self, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
         let first = timeout(OPEN_WITHIN, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("a stream begins with Open, and none came"))??;
@@ -128,6 +132,7 @@ impl Serving {
             .blob
             .parse()
             .map_err(|error: FieldError| invalid(FieldError::new("open.blob", error.problem)))?;
+        self.takes_squeezed = open.takes_squeezed;
         let share = self.shares.open(blob).await.map_err(|error| status_of(&error))?;
         let (child, turns) = share.child(self.node);
         let grew = share.grew();
@@ -178,12 +183,18 @@ impl Serving {
 
     async fn send_piece(&self, child: &Child, AskId(ask): AskId, index: u32) -> Result<(), Status> {
         let share = Arc::clone(child.share());
-        let size_bytes = share.manifest().piece_range(index).map_or(0, |range| range.end - range.start);
         self.say(to_child::Message::Begins(v1::Begins { ask, piece: index })).await?;
-        self.shares.limit().take(size_bytes).await;
-        let read = blocking(move || share.read(index)).await;
-        let mut bytes = match read {
-            Ok(Some(bytes)) => bytes,
+        let may_squeeze = self.takes_squeezed && self.shares.is_slow();
+        let read = blocking(move || {
+            let bytes = share.read(index)?;
+            let squeezed = bytes.as_ref().filter(|_| may_squeeze).and_then(|bytes| share.squeeze(bytes));
+            Ok(match squeezed {
+                Some((width, bytes)) => Some((width, bytes)),
+                None => bytes.map(|bytes| (0, bytes)),
+            })
+        });
+        let (squeezed_width, mut bytes) = match read.await {
+            Ok(Some(read)) => read,
             Ok(None) => {
                 child.share().lost(index);
                 return Err(Status::data_loss(format!("piece {index} was damaged on this disk")));
@@ -199,7 +210,10 @@ impl Serving {
         {
             *byte ^= 1;
         }
-        self.say(to_child::Message::Piece(v1::SwarmPiece { ask, index, bytes: bytes.into() })).await?;
+        let size_bytes = bytes.len() as u64;
+        self.shares.limit().take(size_bytes).await;
+        let piece = v1::SwarmPiece { ask, index, bytes: bytes.into(), squeezed_width };
+        self.say(to_child::Message::Piece(piece)).await?;
         self.shares.count_sent(child.node(), size_bytes);
         child.sent();
         Ok(())

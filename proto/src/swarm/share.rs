@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use hatchery_common::{
@@ -18,15 +19,22 @@ use hatchery_swarm::{AskId, AskRefused, Random, Send, Server, Wanted};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{RateLimit, SENDS_AHEAD};
+use super::{RateLimit, SENDS_AHEAD, squeeze::Squeezer};
 use crate::disk::blocking;
 
 /// So many children must have had several pieces for the uplink to count as busy.
 const BUSY_CHILDREN: usize = 3;
 const BUSY_PIECES: u32 = 2;
+
+/// Below this much a second the processor squeezes faster than the link sends.
+const SLOW_BYTES_PER_SEC: f64 = 12.5e6;
+/// Over how long that is looked at, and after which silence it is not known any more.
+const PACE_WINDOW: Duration = Duration::from_millis(200);
+const PACE_FORGOTTEN_AFTER: Duration = Duration::from_secs(2);
 
 /// All blobs that are served from one store.
 #[derive(Clone, Debug)]
@@ -39,6 +47,29 @@ struct Inner {
     open: Mutex<HashMap<BlobId, Weak<Share>>>,
     sent: Mutex<Sent>,
     sent_bytes: AtomicU64,
+    pace: Mutex<Pace>,
+}
+
+/// How fast bytes went out of late.
+#[derive(Debug, Default)]
+struct Pace {
+    window: Option<(Instant, u64)>,
+    is_slow: bool,
+}
+
+impl Pace {
+    fn count(&mut self, bytes: u64, now: Instant) {
+        let (since, before) = self.window.unwrap_or((now, 0));
+        let (passed, sum) = (now - since, before + bytes);
+        if passed > PACE_FORGOTTEN_AFTER {
+            *self = Self { window: Some((now, bytes)), is_slow: false };
+        } else if passed >= PACE_WINDOW {
+            let bytes_per_sec = sum as f64 / passed.as_secs_f64();
+            *self = Self { window: Some((now, 0)), is_slow: bytes_per_sec < SLOW_BYTES_PER_SEC };
+        } else {
+            self.window = Some((since, sum));
+        }
+    }
 }
 
 /// What was sent since this was last looked at.
@@ -52,7 +83,14 @@ impl Shares {
     /// Serves the blobs of `store`, to all children together no faster than `limit`.
     pub fn new(store: BlobStore, limit: RateLimit) -> Self {
         let (open, sent) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { store, limit, open, sent, sent_bytes: AtomicU64::new(0) }))
+        Self(Arc::new(Inner {
+            store,
+            limit,
+            open,
+            sent,
+            sent_bytes: AtomicU64::new(0),
+            pace: Mutex::default(),
+        }))
     }
 
     /// The blobs that are here as a whole and go from node to node, in order.
@@ -73,6 +111,11 @@ impl Shares {
         (busy >= BUSY_CHILDREN).then_some(sent.bytes)
     }
 
+    /// Whether bytes go out so slowly that it pays to send fewer of them.
+    pub(super) fn is_slow(&self) -> bool {
+        lock(&self.0.pace).is_slow
+    }
+
     /// Bytes of pieces that were sent to others so far.
     pub fn sent_bytes(&self) -> u64 {
         self.0.sent_bytes.load(Ordering::Relaxed)
@@ -80,6 +123,7 @@ impl Shares {
 
     pub(super) fn count_sent(&self, child: NodeId, bytes: u64) {
         self.0.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        lock(&self.0.pace).count(bytes, Instant::now());
         let mut sent = lock(&self.0.sent);
         sent.bytes += bytes;
         *sent.pieces.entry(child).or_default() += 1;
@@ -125,6 +169,7 @@ impl Shares {
 #[derive(Debug)]
 pub(super) struct Share {
     pieces: Pieces,
+    squeezer: Squeezer,
     state: Mutex<State>,
     /// Changes whenever there is one more piece.
     grew: watch::Sender<()>,
@@ -193,7 +238,8 @@ impl Share {
         let random = Random::new(RandomState::new().build_hasher().finish());
         let server = Server::new(have, random);
         let state = Mutex::new(State { server, children: HashMap::new(), last_number: 0 });
-        Self { pieces, state, grew: watch::Sender::new(()), closed: CancellationToken::new() }
+        let squeezer = Squeezer::default();
+        Self { pieces, squeezer, state, grew: watch::Sender::new(()), closed: CancellationToken::new() }
     }
 
     pub(super) fn manifest(&self) -> &PieceManifest {
@@ -209,6 +255,11 @@ impl Share {
             Pieces::Whole(reader) => reader.read_piece(index).map(Some),
             Pieces::Growing(writer) => writer.read_piece(index),
         }
+    }
+
+    /// The same bytes with fewer of them, and the width that says how; none if that does not save enough.
+    pub(super) fn squeeze(&self, piece: &[u8]) -> Option<(u32, Vec<u8>)> {
+        self.squeezer.squeeze(piece)
     }
 
     /// What is here.
