@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -17,13 +18,13 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     trainer::{AttemptOrder, Calibration, TrainerCommand},
 };
-use hatchery_proto::transport::Network;
+use hatchery_proto::transport::{Listener, Network};
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     clock,
     history::{History, lock},
-    network::Wires,
+    network::{SideDoor, Wires},
     trainer::FakeTrainer,
 };
 
@@ -134,6 +135,14 @@ impl Machine {
 impl Ground for Machine {
     fn network(&self) -> Arc<dyn Network> {
         Arc::new(Wires)
+    }
+
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        async move {
+            let listener: Box<dyn Listener> = Box::new(SideDoor::open(address).await?);
+            Ok(listener)
+        }
+        .boxed()
     }
 
     fn look<'a>(&'a self, _state: &'a Path) -> BoxFuture<'a, Inventory> {

@@ -26,8 +26,29 @@ impl Network for Wires {
 }
 
 thread_local! {
-    /// How many machines listen: there is one at most, the coordinator. A simulation has a thread to itself.
+    /// How many coordinators listen: there is one at most. A simulation has a thread to itself.
     static DOORS_OPEN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Where other nodes' connections come in at a node.
+pub(crate) struct SideDoor(TcpListener);
+
+impl SideDoor {
+    pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self(TcpListener::bind(address).await?))
+    }
+}
+
+#[tonic::async_trait]
+impl Listener for SideDoor {
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
+        let (stream, remote) = self.0.accept().await?;
+        Ok((Box::new(stream), remote))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
 }
 
 /// Where connections come in from the simulated network.

@@ -40,6 +40,8 @@ use crate::{
 
 /// Jobs of a run.
 const JOBS: usize = 5;
+/// One job in so many has a model of several pieces.
+const LARGE_EVERY: usize = 3;
 /// When they are submitted, in milliseconds from when the fleet is put together.
 const SUBMITTED_WITHIN_MS: u64 = 16_000;
 /// Steps of a job.
@@ -236,9 +238,11 @@ fn unless_ended<T>(answer: Result<T, CallError>) -> Result<()> {
 
 fn spec(number: usize, dataset: DatasetId, steps: u64) -> Result<JobSpec> {
     let train = RawTrainSpec { steps, checkpoint_every: CHECKPOINT_EVERY, ..RawTrainSpec::default() };
+    // Some are so large that their pieces go from node to node.
+    let n_embd = if number.is_multiple_of(LARGE_EVERY) { 64 } else { 8 };
     let model = RawModelConfig {
         n_layer: 1,
-        n_embd: 8,
+        n_embd,
         n_head: 2,
         mlp_internal_dim_multiplier: 2,
         ..RawModelConfig::default()

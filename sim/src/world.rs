@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use hatchery_agent::{AgentSettings, AvailabilitySettings};
+use hatchery_agent::{AgentSettings, AvailabilitySettings, PeerSettings};
 use hatchery_common::{id::Name, tls::JoinString};
 use hatchery_coordinator::CoordinatorSettings;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -299,6 +299,10 @@ impl AgentHost {
             free_disk_bytes_min: 0,
             cpu_threads: 1,
             availability: AvailabilitySettings { owner_idle_secs_min: Some(60), ..Default::default() },
+            peers: PeerSettings {
+                advertise: vec![turmoil::lookup(host(number)).to_string()],
+                ..PeerSettings::default()
+            },
             ..AgentSettings::default()
         };
         let credentials = match hatchery_agent::load_credentials(&settings)? {

@@ -13,7 +13,8 @@
 //!
 //! # The protocol
 //!
-//! Two connections carry it. Names in brackets are this crate's.
+//! Two connections carry it, as `SwarmReport`, `PeerTrouble` and `FetchPlan` of the session and as the service `Peers`
+//! (`proto/hatchery/v1/`). Names in brackets are this crate's.
 //!
 //! **Node and coordinator**, over the session that there is already. A node says:
 //!
@@ -30,8 +31,7 @@
 //! parents that it has. A session that begins anew says again what the node has and wants, and gets its plans.
 //!
 //! **Child and parent**, over one stream in both directions for each blob, opened by the child on the bulk connection to
-//! the parent's port (as a gRPC call: `Swarm(stream ToParent) returns (stream ToChild)`, the blob's id in the first
-//! message of the child):
+//! the parent's port (`Peers.Fetch`, the blob's id in the first message of the child):
 //!
 //! 1. The parent begins with its piece manifest if the child asks for that too, and with the set of pieces that it has
 //!    ([`ToChild::Have`]: [`PieceSet::to_bytes`](hatchery_common::blob::PieceSet::to_bytes), at most 8 KiB). From then on it
@@ -43,8 +43,8 @@
 //!    ([`ToChild::Piece`], one message of at most 4 MiB), or that there is nothing for this ask ([`ToChild::Nothing`]). It
 //!    never sends a piece twice over one stream.
 //! 4. The child takes back an ask that is not needed any more ([`ToParent::Cancel`]); if its answer has begun, it comes.
-//! 5. The child closes the stream: with success once it has all of the blob ([`Server::child_finished`]); any other end is a
-//!    loss ([`Server::child_left`]), and what was sent over it counts as never sent.
+//! 5. The child says that it has all of the blob ([`Server::child_finished`]) before it closes the stream; any other end is
+//!    a loss ([`Server::child_left`]), and what was sent over it counts as never sent.
 //!
 //! A shell checks each piece against the manifest before it says [`Receiver::piece`] with `is_good`, writes it, and only then
 //! tells its own children. For [`Arrival::Refused`] it says [`Receiver::ban`], reports what comes back, and cuts the
