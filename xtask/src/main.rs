@@ -3,8 +3,10 @@
 mod bench;
 mod cargo;
 mod chaos;
+mod daemon;
 mod demo;
 mod dist;
+mod interrupt;
 mod phases;
 mod progress;
 mod repo;
