@@ -87,7 +87,9 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Plant { home, join, megabytes, seed } => plant(&home, &join, megabytes, seed).await,
+        Command::Plant { home, join, megabytes, seed } => {
+            Box::pin(plant(&home, &join, megabytes, seed)).await
+        }
         Command::Probe { join, every_ms } => probe(&join, Duration::from_millis(every_ms)).await,
     }
 }
