@@ -72,8 +72,12 @@ pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
 /// Builds with these arguments of `cargo build`, and says where the binary or example called `name` is.
 pub(crate) fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let build = ["build", "--message-format=json-render-diagnostics"];
-    let messages = messages_of(command(&[&build, arguments].concat()))?;
-    executable(&messages, name).with_context(|| format!("cargo built no binary {name}"))
+    build_with(command(&[&build, arguments].concat()), name)
+}
+
+/// The same for a whole cargo command, which must print JSON messages.
+pub(crate) fn build_with(command: Command, name: &str) -> Result<PathBuf> {
+    executable(&messages_of(command)?, name).with_context(|| format!("cargo built no binary {name}"))
 }
 
 /// Runs a build to its end, and gives its messages.
