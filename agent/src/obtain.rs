@@ -1,6 +1,6 @@
 //! Getting a checkpoint here: manifest, missing blobs, folder.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use hatchery_common::{
     blob::BlobError,
@@ -177,7 +177,8 @@ impl Obtainer {
         let manifest = self.manifest(id).await?;
         let total_bytes = manifest.size_bytes();
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
-        let _pins = self.store.pin(blobs);
+        let _pins = self.store.pin(blobs.clone());
+        let (began, lacks) = (Instant::now(), !blobs.iter().all(|id| self.store.blobs().has(*id)));
         let mut done_bytes = 0;
         let named: Vec<(BlobId, u64)> =
             manifest.files.iter().map(|file| (file.blob, file.size_bytes)).collect();
@@ -186,6 +187,10 @@ impl Obtainer {
             on_bytes(done_bytes.min(total_bytes), total_bytes);
         })
         .await?;
+        if lacks {
+            let ms = began.elapsed().as_millis();
+            tracing::info!(checkpoint = %id, bytes = done_bytes, ms, "checkpoint fetched");
+        }
         let (store, installed) = (self.store.clone(), Arc::clone(&manifest));
         blocking(move || store.install(&installed)).await?;
         Ok(manifest)

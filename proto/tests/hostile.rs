@@ -7,7 +7,7 @@ use std::fs;
 
 use futures::{StreamExt, stream, stream::BoxStream};
 use hatchery_common::{
-    blob::{BlobError, BlobLimits, BlobStore, PieceManifest},
+    blob::{BLOB_BYTES_MAX, BlobError, BlobLimits, BlobStore, PIECE_BYTES_MAX, PieceManifest},
     id::BlobId,
 };
 use hatchery_proto::{
@@ -97,6 +97,32 @@ async fn a_put_that_makes_no_sense_is_refused_and_leaves_nothing() {
         assert!(status.message().contains(said), "{status}");
     }
     assert_eq!(fixture.store.list(), []);
+
+    // Pieces follow from a blob's size; a manifest that has others leaves something out, or has something twice.
+    let good = PieceManifest::of_bytes(&large).encode();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut changed = good.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        changed
+    };
+    let too_many = BLOB_BYTES_MAX + u64::from(PIECE_BYTES_MAX);
+    let lies = [
+        (good[..good.len() - 32].to_vec(), "has a manifest of 112 bytes, not 80"),
+        ([good.clone(), good[16..48].to_vec()].concat(), "has a manifest of 112 bytes, not 144"),
+        (good[..good.len() - 1].to_vec(), "has a manifest of 112 bytes, not 111"),
+        (with(8, &(2 * PIECE as u64).to_le_bytes()), "has a manifest of 80 bytes, not 112"),
+        (with(8, &0_u64.to_le_bytes()), "has a manifest of 16 bytes, not 112"),
+        (with(4, &(PIECE as u32 / 2).to_le_bytes()), "has pieces of 65536 bytes, not 32768"),
+        (with(4, &0_u32.to_le_bytes()), "has pieces of 65536 bytes, not 0"),
+        (with(8, &too_many.to_le_bytes()), "the most is"),
+    ];
+    let begun = fixture.store.partials();
+    for (lie, said) in lies {
+        let status = fixture.refused(vec![Part::Manifest(lie)]).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(said), "{status}");
+    }
+    assert_eq!((fixture.store.list(), fixture.store.partials()), (vec![], begun), "none of them is begun");
 
     let sent = [manifest_part(&large), piece(0, &large[..PIECE])];
     let answers = fixture.put(sent.to_vec()).await.unwrap();

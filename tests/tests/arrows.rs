@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
     ("hatchery-swarm", &["hatchery-common"]),
@@ -33,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("hatchery-tests", &["hatchery-common"]),
+    ("hatchery-fuzz", &["hatchery-bdh", "hatchery-common", "hatchery-proto"]),
     ("xtask", &[]),
 ];
 
@@ -40,8 +41,28 @@ const ARROWS: [(&str, &[&str]); 13] = [
 const KEPT_OUT: [(&str, &[&str]); 7] = [
     ("tch", &["hatchery-trainer", "hatchery-trainer-shim"]),
     ("torch-sys", &["hatchery-trainer", "hatchery-trainer-shim"]),
-    ("prost", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli", "hatchery-sim"]),
-    ("tokio", &["hatchery-proto", "hatchery-coordinator", "hatchery-agent", "hatchery-cli", "hatchery-sim"]),
+    (
+        "prost",
+        &[
+            "hatchery-proto",
+            "hatchery-coordinator",
+            "hatchery-agent",
+            "hatchery-cli",
+            "hatchery-sim",
+            "hatchery-fuzz",
+        ],
+    ),
+    (
+        "tokio",
+        &[
+            "hatchery-proto",
+            "hatchery-coordinator",
+            "hatchery-agent",
+            "hatchery-cli",
+            "hatchery-sim",
+            "hatchery-fuzz",
+        ],
+    ),
     ("rusqlite", &["hatchery-coordinator", "hatchery-cli", "hatchery-sim"]),
     ("turmoil", &["hatchery-sim"]),
     ("aws-lc-rs", &[]),

@@ -69,11 +69,15 @@ pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
     Ok(Binaries { hatchery: find("hatchery")?, trainer: find("hatchery-trainer")? })
 }
 
-/// Builds with these arguments of `cargo build`, and says where the binary called `name` is.
+/// Builds with these arguments of `cargo build`, and says where the binary or example called `name` is.
 pub(crate) fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let build = ["build", "--message-format=json-render-diagnostics"];
-    let messages = messages_of(command(&[&build, arguments].concat()))?;
-    executable(&messages, name).with_context(|| format!("cargo built no binary {name}"))
+    build_with(command(&[&build, arguments].concat()), name)
+}
+
+/// The same for a whole cargo command, which must print JSON messages.
+pub(crate) fn build_with(command: Command, name: &str) -> Result<PathBuf> {
+    executable(&messages_of(command)?, name).with_context(|| format!("cargo built no binary {name}"))
 }
 
 /// Runs a build to its end, and gives its messages.
@@ -91,8 +95,8 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(
         |message| {
             let target = message.get("target")?;
-            let is_binary = target.get("kind")?.as_array()?.iter().any(|kind| kind == "bin");
-            let is_it = is_binary && target.get("name")? == name;
+            let runs = target.get("kind")?.as_array()?.iter().any(|kind| kind == "bin" || kind == "example");
+            let is_it = runs && target.get("name")? == name;
             is_it.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
         },
     )

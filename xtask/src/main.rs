@@ -1,10 +1,13 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | chaos | sim | dist | demo | bench`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | chaos | fuzz | sim | dist | demo | bench`.
 
 mod bench;
 mod cargo;
 mod chaos;
+mod daemon;
 mod demo;
 mod dist;
+mod fuzz;
+mod interrupt;
 mod phases;
 mod progress;
 mod repo;
@@ -29,6 +32,8 @@ enum Chore {
     Test(test::Options),
     /// Hurt a fleet of real processes while it is used, and check that it keeps all it promises
     Chaos(chaos::Options),
+    /// Fuzz the parsers of what comes from outside
+    Fuzz(fuzz::Options),
     /// Run the fleet in a simulation, from many seeds
     Sim(sim::Options),
     /// Show the whole main path, live, on this machine
@@ -45,6 +50,7 @@ fn main() -> std::process::ExitCode {
         Chore::Setup(options) => setup::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Chaos(options) => chaos::run(&options),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Sim(options) => sim::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Dist(options) => dist::run(&options),

@@ -6,6 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 use crate::cargo;
+use crate::fuzz;
 use crate::phases::Phases;
 use crate::setup;
 
@@ -49,15 +50,19 @@ fn run_all() -> Result<()> {
         let arguments = [&TESTS[..], &["--test", "chaos", "--", "--exact", CHAOS, "--nocapture"]].concat();
         cargo::command(&arguments).output().context("cannot start cargo")
     });
+    let fuzzers = thread::spawn(fuzz::minute);
     let others = cargo::run(&[&TESTS[..], &["--", "--skip", CHAOS]].concat());
     eprintln!("the others are through; waiting for {CHAOS}");
     let Ok(chaos) = chaos.join() else { bail!("{CHAOS} cannot be waited for") };
     let chaos = judge(&chaos?);
-    // Both are worth to be told.
-    match (others, chaos) {
-        (Err(others), Err(chaos)) => bail!("{others:#}; {chaos:#}"),
-        (others, chaos) => others.and(chaos),
+    let fuzzers = fuzzers.join().unwrap_or_else(|_| bail!("the fuzzers cannot be waited for"));
+    // All of them are worth to be told.
+    let failed = [others, chaos, fuzzers.context("the fuzzers")].into_iter().filter_map(Result::err);
+    let failed: Vec<String> = failed.map(|error| format!("{error:#}")).collect();
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
     }
+    Ok(())
 }
 
 /// Shows what came of chaos, all of it where it failed.

@@ -12,6 +12,7 @@ mod backup;
 mod blobs;
 mod events;
 mod fsck;
+mod hostile;
 mod house;
 mod jobs;
 mod join;

@@ -32,7 +32,7 @@ const RECEIVERS_MAX: u64 = 20_000;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench fanout", bin_name = "cargo xtask bench fanout", max_term_width = 120)]
 struct Arguments {
-    /// By simulation, which is the only way there is yet.
+    /// By simulation; without it `cargo xtask bench fanout` measures on real links.
     #[arg(long, required = true)]
     simulate: bool,
     /// Runs of each case, with other seeds.

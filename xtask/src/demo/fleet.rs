@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::daemon::Daemon;
-use super::interrupt::{GLANCE, Interrupt};
 use crate::cargo::Binaries;
+use crate::daemon::Daemon;
+use crate::interrupt::{GLANCE, Interrupt};
 
 /// The two nodes.
 pub(crate) const NODES: [&str; 2] = ["alder", "birch"];

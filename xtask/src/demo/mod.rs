@@ -2,9 +2,7 @@
 //! real text, its checkpoints on both nodes, and an answer from each.
 
 mod corpus;
-mod daemon;
 mod fleet;
-mod interrupt;
 mod report;
 
 use std::path::PathBuf;
@@ -15,11 +13,11 @@ use console::style;
 use serde_json::Value;
 
 use crate::cargo::{self, Binaries, Profile};
+use crate::interrupt::Interrupt;
 use crate::phases::seconds;
 use crate::setup;
 use corpus::Corpus;
 use fleet::Fleet;
-use interrupt::Interrupt;
 
 const JOB: &str = "demo";
 const PROMPT: &str = "# ";

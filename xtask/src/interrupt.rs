@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How often a waiting demo looks around.
+/// How often one who waits looks around.
 pub(crate) const GLANCE: Duration = Duration::from_millis(50);
 /// How long a command may take to end after Ctrl-C.
 const END_WAIT: Duration = Duration::from_secs(5);
 
-/// Whether somebody wants the demo to end.
+/// Whether somebody wants the work to end.
 #[derive(Clone, Default)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
@@ -28,7 +28,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// An error once the demo is to end.
+    /// An error once the work is to end.
     pub(crate) fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");
@@ -36,7 +36,7 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Runs a command with this terminal as its own; it is ended too when the demo is to end.
+    /// Runs a command with this terminal as its own; it is ended too when the work is to end.
     pub(crate) fn run(&self, command: &mut Command) -> Result<ExitStatus> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;

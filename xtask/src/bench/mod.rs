@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: measurements beside others, on this machine, from an optimised build.
 
+#[cfg(target_os = "linux")]
+mod fanout;
+
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
@@ -23,10 +26,10 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// A checkpoint's way to all nodes: how near to the floor it comes (`--simulate`)
+    /// A checkpoint's way to all nodes: how near to the floor it comes, on shaped links beside others, or simulated
     #[command(disable_help_flag = true)]
     Fanout {
-        /// Handed on, such as `--simulate --large`; `--help` lists them
+        /// Such as `--quick`, or `--simulate --large`; `--help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -54,6 +57,9 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Reconnect { agents, gone_secs } => return reconnect(*agents, *gone_secs),
         Bench::Train { arguments } => (&["hatchery-trainer", "--", "bench", "train"], arguments),
         Bench::Generate { arguments } => (&["hatchery-trainer", "--", "bench", "generate"], arguments),
+        Bench::Fanout { arguments } if !arguments.iter().any(|argument| argument == "--simulate") => {
+            return fanout(arguments);
+        }
         Bench::Fanout { arguments } => (&["hatchery-swarm", "--example", "fanout", "--"], arguments),
         Bench::Scheduler { arguments } => (&["hatchery-scheduler", "--example", "bench", "--"], arguments),
     };
@@ -64,6 +70,21 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     command.extend(program);
     command.extend(arguments.iter().map(String::as_str));
     cargo::run(&command)
+}
+
+/// Over the links of this machine's kernel.
+#[cfg(target_os = "linux")]
+fn fanout(arguments: &[String]) -> Result<()> {
+    let name = "cargo xtask bench fanout".to_owned();
+    fanout::run(clap::Parser::parse_from(std::iter::once(&name).chain(arguments)))
+}
+
+/// There are no such links.
+#[cfg(not(target_os = "linux"))]
+fn fanout(_arguments: &[String]) -> Result<()> {
+    anyhow::bail!(
+        "links are shaped by Linux's kernel: here there is `cargo xtask bench fanout --simulate` alone"
+    )
 }
 
 /// It is a test, of more agents than there are otherwise.

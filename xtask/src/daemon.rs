@@ -1,4 +1,4 @@
-//! A process that the demo starts, watches and ends.
+//! A process that is started, watched and ended.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::interrupt::{GLANCE, Interrupt};
+use crate::interrupt::{GLANCE, Interrupt};
 
 /// How long it may take to say that it is ready.
 const READY_WAIT: Duration = Duration::from_mins(1);
@@ -18,7 +18,7 @@ const STOP_WAIT: Duration = Duration::from_secs(15);
 /// So much of a log is shown when something went wrong.
 const LOG_LINES_SHOWN: usize = 15;
 
-/// A process in a group of its own, so that Ctrl-C in the terminal does not reach it before the demo has seen it.
+/// A process in a group of its own, so that Ctrl-C in the terminal does not reach it before it was seen here.
 /// It is ended when this is dropped.
 pub(crate) struct Daemon {
     name: &'static str,
@@ -28,12 +28,35 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a command; what it prints goes to `log`, a file, so that it can outlive the demo.
+    /// Starts a command; what it prints goes to `log`, a file, so that it can outlive this program.
     pub(crate) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
-        let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        Self::start_on(name, command.stdin(Stdio::null()), log)
+    }
+
+    /// The same for one that ends when its stdin does.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_with_open_stdin(
+        name: &'static str,
+        command: &mut Command,
+        log: PathBuf,
+    ) -> Result<Self> {
+        Self::start_on(name, command.stdin(Stdio::piped()), log)
+    }
+
+    fn start_on(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start the {name}"))?;
         Ok(Self { name, log, child: Some(child), stop_wait: STOP_WAIT })
+    }
+
+    /// Kills it at its end, without asking first.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub(crate) fn killed_at_end(mut self) -> Self {
+        self.stop_wait = Duration::ZERO;
+        self
     }
 
     /// Its process id.
@@ -79,7 +102,7 @@ impl Daemon {
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
 
-    /// Lets it run on after the demo.
+    /// Lets it run on.
     pub(crate) fn keep(mut self) {
         self.child = None;
     }

@@ -1,0 +1,284 @@
+//! A fleet of real processes: the coordinator on machine 0 holds a checkpoint, an agent on each other machine wants it.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::command::output;
+use super::log;
+use super::network::Network;
+use super::transfer::Transfer;
+use crate::cargo;
+use crate::daemon::Daemon;
+use crate::interrupt::{GLANCE, Interrupt};
+
+/// How long the agents may take to be there.
+const CONNECTED_WAIT: Duration = Duration::from_mins(2);
+/// Where the coordinator listens.
+const PORT: u16 = 4747;
+/// The agents' setting without which they fetch from one another.
+const PEERS_VARIABLE: &str = "HATCHERY_AGENT__PEERS__ENABLED";
+/// The package of what is started.
+const PACKAGE: &str = "hatchery-cli";
+const STAND_IN: &str = "fanout-stand-in";
+
+/// The programs.
+#[derive(Clone)]
+pub(super) struct Programs {
+    pub(super) hatchery: PathBuf,
+    stand_in: PathBuf,
+    /// Whether agents fetch from one another.
+    pub(super) knows_peers: bool,
+}
+
+impl Programs {
+    /// Builds them.
+    pub(super) fn build() -> Result<Self> {
+        let build =
+            |what: &[&str], name| cargo::build(&[&["--release", "--package", PACKAGE], what].concat(), name);
+        let hatchery = build(&["--bin", "hatchery"], "hatchery")?;
+        let stand_in = build(&["--example", STAND_IN], STAND_IN)?;
+        let mut command = Command::new(&hatchery);
+        command.args(["agent", "--print-config"]).env(PEERS_VARIABLE, "false");
+        let knows_peers = output(&mut command).is_ok();
+        Ok(Self { hatchery, stand_in, knows_peers })
+    }
+}
+
+/// How a fleet is to be.
+pub(super) struct Wish<'a> {
+    pub(super) megabytes: u64,
+    pub(super) seed: u64,
+    /// Whether agents may fetch from one another.
+    pub(super) peers: bool,
+    /// Agents that have joined but do not run yet.
+    pub(super) late: &'a BTreeSet<usize>,
+    /// One that is not like the others.
+    pub(super) odd: Option<Odd<'a>>,
+}
+
+/// An agent that runs another program.
+#[derive(Clone, Copy)]
+pub(super) struct Odd<'a> {
+    pub(super) machine: usize,
+    pub(super) program: &'a Path,
+    /// A variable in its environment, and its value.
+    pub(super) variable: (&'a str, &'a str),
+}
+
+/// A running fleet. It ends with this.
+pub(super) struct Fleet<'a> {
+    network: &'a Network,
+    programs: &'a Programs,
+    interrupt: &'a Interrupt,
+    folder: TempDir,
+    coordinator: Daemon,
+    /// By the number of their machine, less one.
+    agents: RefCell<Vec<Option<Daemon>>>,
+    peers: bool,
+    checkpoint: String,
+    bytes: u64,
+}
+
+impl<'a> Fleet<'a> {
+    /// Starts everything, plants a checkpoint, and waits until all agents are connected.
+    pub(super) fn start(
+        network: &'a Network,
+        programs: &'a Programs,
+        interrupt: &'a Interrupt,
+        wish: &Wish,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("hatchery-bench-").tempdir()?;
+        let home = folder.path().join("home-0");
+        let address = format!("{}:{PORT}", network.address(0));
+        let mut command = hatchery(network, 0, &programs.hatchery, &home);
+        command.args(["coordinator", "--listen", &format!("0.0.0.0:{PORT}"), "--advertise", &address]);
+        let mut coordinator =
+            Daemon::start("coordinator", &mut command, folder.path().join("0.log"))?.killed_at_end();
+        coordinator.wait_for_line("coordinator ready at ", interrupt)?;
+        let agents = RefCell::default();
+        let (checkpoint, bytes, peers) = (String::new(), 0, wish.peers);
+        let mut fleet =
+            Self { network, programs, interrupt, folder, coordinator, agents, peers, checkpoint, bytes };
+        fleet.plant(wish)?;
+        for machine in 1..network.links().len() {
+            fleet.agents.borrow_mut().push(None);
+            let join = fleet.token(&format!("node-{machine}"))?;
+            let odd = wish.odd.filter(|odd| odd.machine == machine);
+            let program = odd.map_or(programs.hatchery.as_path(), |odd| odd.program);
+            fleet.start_agent(machine, program, odd.map(|odd| odd.variable), Some(&join))?;
+        }
+        fleet.wait_connected(network.links().len() - 1)?;
+        for machine in wish.late {
+            fleet.end_agent(*machine);
+        }
+        Ok(fleet)
+    }
+
+    fn plant(&mut self, wish: &Wish) -> Result<()> {
+        let join = self.token("planter")?;
+        let mut command = self.network.command(0, &self.programs.stand_in);
+        command.arg("plant").arg("--home").arg(self.home(0)).args(["--join", &join]);
+        command.args(["--megabytes", &wish.megabytes.to_string(), "--seed", &wish.seed.to_string()]);
+        let planted: Value = serde_json::from_str(&output(&mut command)?)?;
+        planted["checkpoint"].as_str().context("nothing was planted")?.clone_into(&mut self.checkpoint);
+        self.bytes = planted["bytes"].as_u64().context("nothing was planted")?;
+        Ok(())
+    }
+
+    /// Starts an agent that has joined before.
+    pub(super) fn start_late(&self, machine: usize) -> Result<()> {
+        self.start_agent(machine, &self.programs.hatchery, None, None)
+    }
+
+    fn start_agent(
+        &self,
+        machine: usize,
+        program: &Path,
+        variable: Option<(&str, &str)>,
+        join: Option<&str>,
+    ) -> Result<()> {
+        let mut command = hatchery(self.network, machine, program, &self.home(machine));
+        command.args(["agent", "--name", &format!("node-{machine}")]);
+        if let Some(join) = join {
+            command.args(["--join", join]);
+        }
+        // Without a trainer nothing is calibrated.
+        command.env("HATCHERY_TRAINER", self.folder.path().join("no-trainer"));
+        if self.programs.knows_peers && !self.peers {
+            command.env(PEERS_VARIABLE, "false");
+        }
+        command.envs(variable);
+        let daemon = Daemon::start("agent", &mut command, self.log(machine))?.killed_at_end();
+        self.agents.borrow_mut()[machine - 1] = Some(daemon);
+        Ok(())
+    }
+
+    /// Kills an agent as a power cut would.
+    pub(super) fn end_agent(&self, machine: usize) {
+        self.agents.borrow_mut()[machine - 1] = None;
+    }
+
+    /// The process of a machine.
+    pub(super) fn process(&self, machine: usize) -> Option<u32> {
+        match machine.checked_sub(1) {
+            None => Some(self.coordinator.pid()),
+            Some(index) => self.agents.borrow().get(index)?.as_ref().map(Daemon::pid),
+        }
+    }
+
+    /// A session's round trips, told from a machine until what is returned is dropped, into the file returned.
+    pub(super) fn probe(&self, machine: usize) -> Result<(Daemon, PathBuf)> {
+        let join = self.token("probe")?;
+        let mut command = self.network.command(machine, &self.programs.stand_in);
+        command.args(["probe", "--join", &join]);
+        let log = self.folder.path().join("probe.log");
+        Ok((Daemon::start_with_open_stdin("probe", &mut command, log.clone())?.killed_at_end(), log))
+    }
+
+    /// How often an agent has lost its session.
+    pub(super) fn sessions_lost(&self) -> usize {
+        let logs = (1..self.network.links().len()).map(|machine| self.read_log(machine));
+        logs.map(|log| log::count(&log, &["no session with the coordinator"])).sum()
+    }
+
+    fn token(&self, name: &str) -> Result<String> {
+        let token = self.json(&["token", "create", "--name", name])?;
+        Ok(token["join_string"].as_str().context("no join string")?.to_owned())
+    }
+
+    fn wait_connected(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + CONNECTED_WAIT;
+        loop {
+            let nodes = self.json(&["nodes"])?;
+            let connected = |node: &&Value| node["state"] == "connected";
+            if nodes.as_array().is_some_and(|nodes| nodes.iter().filter(connected).count() >= count) {
+                return Ok(());
+            }
+            for agent in self.agents.borrow_mut().iter_mut().flatten() {
+                agent.check()?;
+            }
+            self.interrupt.check()?;
+            if Instant::now() > deadline {
+                bail!("the agents do not connect within {} s", CONNECTED_WAIT.as_secs());
+            }
+            std::thread::sleep(GLANCE * 2);
+        }
+    }
+
+    /// A command of the person at the coordinator's machine.
+    fn json(&self, arguments: &[&str]) -> Result<Value> {
+        Ok(serde_json::from_str(&self.person(arguments)?)?)
+    }
+
+    fn person(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = hatchery(self.network, 0, &self.programs.hatchery, &self.home(0));
+        output(command.args(arguments).args(["--output", "json"]))
+    }
+
+    fn home(&self, machine: usize) -> PathBuf {
+        self.folder.path().join(format!("home-{machine}"))
+    }
+
+    fn log(&self, machine: usize) -> PathBuf {
+        self.folder.path().join(format!("{machine}.log"))
+    }
+
+    fn read_log(&self, machine: usize) -> String {
+        fs::read_to_string(self.log(machine)).unwrap_or_default()
+    }
+}
+
+impl Transfer for &Fleet<'_> {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn begin(&mut self) -> Result<f64> {
+        self.person(&["push", &self.checkpoint, "--to", "all"])?;
+        let events = self.person(&["events"])?;
+        let times = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut pushed = times.filter(|event| event["kind"] == "rollout_started");
+        let at = pushed
+            .next_back()
+            .and_then(|event| event["at"].as_u64())
+            .context("the push is not in the events")?;
+        Ok(at as f64 / 1000.0)
+    }
+
+    fn finished(&mut self) -> Result<Vec<Option<f64>>> {
+        let words = ["checkpoint fetched", self.checkpoint.as_str()];
+        Ok((1..self.network.links().len())
+            .map(|machine| log::time_of(&self.read_log(machine), &words))
+            .collect())
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        (0..self.network.links().len()).filter_map(|machine| self.process(machine)).collect()
+    }
+}
+
+impl Drop for Fleet<'_> {
+    fn drop(&mut self) {
+        // Nobody is to dial a coordinator that is gone.
+        self.agents.borrow_mut().clear();
+    }
+}
+
+/// `hatchery` on a machine.
+fn hatchery(network: &Network, machine: usize, program: &Path, home: &Path) -> Command {
+    let mut command = network.command(machine, program);
+    // Settings of the user's own fleet are not meant for this one.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HATCHERY_")) {
+        command.env_remove(name);
+    }
+    command.env("HATCHERY_HOME", home);
+    command
+}
