@@ -1,10 +1,6 @@
 //! Models from elsewhere: a checkpoint folder, and a file of the public code.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::LazyLock,
-};
+use std::{env, fs, path::Path};
 
 use hatchery_bdh::{ImportOptions, Imported, Model};
 use hatchery_common::{
@@ -12,10 +8,18 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
 };
 use safetensors::{Dtype, tensor::TensorView};
+use tempfile::TempDir;
 
-/// For what is read from a file; below the system's folder for such, and left there.
-static SCRATCH: LazyLock<PathBuf> =
-    LazyLock::new(|| tempfile::tempdir().expect("there is a folder for scratch").keep());
+/// Where files are not synced to a disk for nothing, unless somebody has said where they are to be.
+const IN_MEMORY: &str = "/dev/shm";
+
+/// A folder for what is read from files.
+fn scratch() -> TempDir {
+    let in_memory = Path::new(IN_MEMORY);
+    let is_free = env::var_os("TMPDIR").is_none() && in_memory.is_dir();
+    let folder = if is_free { tempfile::tempdir_in(in_memory) } else { tempfile::tempdir() };
+    folder.expect("there is a folder for scratch")
+}
 
 /// A checkpoint folder: two bytes with the length of `config.json`, that file, then `model.safetensors`.
 pub(crate) fn folder(bytes: &[u8]) -> bool {
@@ -23,7 +27,8 @@ pub(crate) fn folder(bytes: &[u8]) -> bool {
     let Some((config, weights)) = rest.split_at_checked(u16::from_le_bytes(*length).into()) else {
         return false;
     };
-    let folder = SCRATCH.as_path();
+    let scratch = scratch();
+    let folder = scratch.path();
     write(&folder.join(CONFIG_FILE), config);
     write(&folder.join(MODEL_FILE), weights);
     let Ok(model) = Model::load(folder) else { return false };
@@ -44,21 +49,28 @@ pub(crate) fn folders() -> Vec<Vec<u8>> {
 
 /// A file of the public code.
 pub(crate) fn import(bytes: &[u8]) -> bool {
-    let file = SCRATCH.join("import");
+    let scratch = scratch();
+    let file = scratch.path().join("import");
     write(&file, bytes);
-    let options = ImportOptions { n_layer: Some(1), ..ImportOptions::default() };
-    let Ok(imported) = Imported::read(&file, &options) else { return false };
-    let to = SCRATCH.join("imported");
+    // Some files say how many layers there are, and others do not.
+    let with_layers = ImportOptions { n_layer: Some(1), ..ImportOptions::default() };
+    let read = Imported::read(&file, &ImportOptions::default());
+    let Ok(imported) = read.or_else(|_| Imported::read(&file, &with_layers)) else { return false };
+    let to = scratch.path().join("imported");
     imported.write(&to).expect("what was imported can be written");
     let model = Model::load(&to).expect("what was written is a checkpoint folder");
     assert_eq!(model.config(), imported.config());
-    fs::remove_dir_all(&to).expect("it was made above");
     true
 }
 
-/// A state dict in safetensors, and a whole `.pt` file.
+/// A state dict in safetensors, and what PyTorch saves.
 pub(crate) fn imports() -> Vec<Vec<u8>> {
-    vec![weights(&config())]
+    let saved: [&[u8]; 3] = [
+        include_bytes!("../../bdh/tests/data/bare.pt"),
+        include_bytes!("../../bdh/tests/data/class-config.pt"),
+        include_bytes!("../../bdh/tests/data/dict-config.pt"),
+    ];
+    saved.into_iter().map(<[u8]>::to_vec).chain([weights(&config())]).collect()
 }
 
 fn config() -> ModelConfig {

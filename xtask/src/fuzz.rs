@@ -80,7 +80,10 @@ impl Drop for Running {
 
 /// All targets side by side, below everything else that runs on this machine.
 fn fuzz(fuzzer: &Path, targets: &[&'static str], secs: u64, interrupt: &Interrupt) -> Result<()> {
-    let scratch = tempfile::tempdir().context("there is no folder for scratch")?;
+    // In memory, where there is such a folder: targets write files, and sync them.
+    let in_memory = Path::new("/dev/shm");
+    let scratch = if in_memory.is_dir() { tempfile::tempdir_in(in_memory) } else { tempfile::tempdir() };
+    let scratch = scratch.context("there is no folder for scratch")?;
     let mut running = Vec::new();
     for target in targets {
         running.push(start(fuzzer, target, secs, scratch.path())?);

@@ -25,6 +25,9 @@ use crate::{
     house::{House, checkpoint, soon},
 };
 
+/// What is changed in a list of files.
+type Lie = Box<dyn Fn(&mut Vec<CheckpointFile>)>;
+
 /// Names of files that would lie somewhere else.
 const TRICKS: [&str; 7] =
     ["../evil", "/etc/evil", "a/../../evil", "a//evil", "./evil", "..\\evil", "evil\0.txt"];
@@ -51,7 +54,6 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
     agent.put(&good).await;
     let before = others(house.folder.path());
 
-    type Lie = Box<dyn Fn(&mut Vec<CheckpointFile>)>;
     let renamed = TRICKS.map(|trick| -> (Lie, &str) {
         (Box::new(|files| files[0].name = trick.to_owned()), "must be exactly")
     });

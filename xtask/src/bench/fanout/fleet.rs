@@ -46,7 +46,11 @@ impl Programs {
         let hatchery = build(&["--bin", "hatchery"], "hatchery")?;
         let stand_in = build(&["--example", STAND_IN], STAND_IN)?;
         let mut command = Command::new(&hatchery);
-        command.args(["agent", "--print-config"]).env(PEERS_VARIABLE, "false");
+        // Without a home there is no settings file of the user's that could be wrong.
+        command
+            .args(["agent", "--print-config"])
+            .env("HATCHERY_HOME", "/nonexistent")
+            .env(PEERS_VARIABLE, "false");
         let knows_peers = output(&mut command).is_ok();
         Ok(Self { hatchery, stand_in, knows_peers })
     }
