@@ -38,6 +38,8 @@ const SENDS_AHEAD: usize = hatchery_swarm::limits::ASKS_PER_CHILD_MAX + 2;
 const TO_PARENT_AHEAD: usize = 64;
 /// What came from all parents and waits to be looked at.
 const EVENTS_AHEAD: usize = 256;
+/// How often at most a child is told of new pieces.
+const TELLING_SPACING: Duration = Duration::from_millis(15);
 /// How long a parent may take to say what it has.
 const HAVE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a child may take to say what it wants.

@@ -15,13 +15,13 @@ use hatchery_common::{
 use hatchery_swarm::AskId;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    CHILDREN_STREAMS_MAX, OPEN_WITHIN, Shares, TO_CHILD_AHEAD,
+    CHILDREN_STREAMS_MAX, OPEN_WITHIN, Shares, TELLING_SPACING, TO_CHILD_AHEAD,
     share::{Child, Turn},
     wire,
 };
@@ -158,17 +158,24 @@ impl Serving {
         mut grew: tokio::sync::watch::Receiver<()>,
         mut told: hatchery_common::blob::PieceSet,
     ) -> Result<(), Status> {
+        let mut next_telling = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                // The sender lives as long as the share, which this stream holds.
-                Ok(()) = grew.changed() => {
+                // What comes in quick succession is told together: a message for each would cost more than the pieces do.
+                pieces = async {
+                    sleep_until(next_telling).await;
+                    // The sender lives as long as the share, which this stream holds.
+                    let _grew = grew.changed().await;
                     let have = child.share().have();
                     let pieces: Vec<u32> = have.difference(&told).indexes().collect();
                     told = have;
+                    pieces
+                } => {
                     if !pieces.is_empty() {
                         self.say(to_child::Message::Has(v1::Has { pieces })).await?;
                     }
+                    next_telling = Instant::now() + TELLING_SPACING;
                 }
                 turn = turns.recv() => match turn {
                     Some(Turn::Piece(ask, index)) => self.send_piece(child, ask, index).await?,
@@ -183,7 +190,6 @@ impl Serving {
 
     async fn send_piece(&self, child: &Child, AskId(ask): AskId, index: u32) -> Result<(), Status> {
         let share = Arc::clone(child.share());
-        self.say(to_child::Message::Begins(v1::Begins { ask, piece: index })).await?;
         let may_squeeze = self.takes_squeezed && self.shares.is_slow();
         let read = blocking(move || {
             let bytes = share.read(index)?;
@@ -210,6 +216,7 @@ impl Serving {
         {
             *byte ^= 1;
         }
+        self.say(to_child::Message::Begins(v1::Begins { ask, piece: index })).await?;
         let size_bytes = bytes.len() as u64;
         self.shares.limit().take(size_bytes).await;
         let piece = v1::SwarmPiece { ask, index, bytes: bytes.into(), squeezed_width };

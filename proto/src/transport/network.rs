@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::{TcpListener, TcpStream, lookup_host},
 };
 
@@ -12,6 +12,9 @@ use super::ConnectError;
 
 /// Idle time after which the system asks whether the other side still exists.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Bytes that are taken from the system at once.
+const READ_AHEAD_BYTES: usize = 32 << 10;
 
 /// Bytes in order, both ways.
 pub trait Bytes: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
@@ -82,7 +85,7 @@ impl Network for Tcp {
         let gone = || problem.unwrap_or_else(|| io::ErrorKind::NotFound.into());
         let stream = connected.ok_or_else(|| ConnectError::of_dial(address, &gone()))?;
         stream.set_nodelay(true).map_err(|error| ConnectError::of_dial(address, &error))?;
-        Ok(Box::new(stream))
+        Ok(Box::new(buffered(stream)))
     }
 }
 
@@ -94,12 +97,17 @@ impl Listener for TcpListener {
         if let Err(error) = tune(&stream) {
             tracing::debug!(%remote, %error, "a connection cannot be tuned");
         }
-        Ok((Box::new(stream), remote))
+        Ok((Box::new(buffered(stream)), remote))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Self::local_addr(self)
     }
+}
+
+/// TLS reads 4 KiB at a time; this asks the system once for what has come by then.
+fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(READ_AHEAD_BYTES, stream)
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {
