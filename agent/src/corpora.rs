@@ -69,7 +69,7 @@ impl Corpora {
         let total_bytes = manifest.corpus_bytes();
         let mut done_bytes = 0;
         self.obtainer
-            .blobs(&blobs, |more_bytes| {
+            .blobs(&blobs, None, |more_bytes| {
                 done_bytes += more_bytes;
                 on_bytes(done_bytes.min(total_bytes), total_bytes);
             })

@@ -89,14 +89,19 @@ impl Obtainer {
         &self.link
     }
 
-    /// Makes sure that blobs are here; pin them first. `on_bytes` hears of how many more.
+    /// Makes sure that blobs are here, fetched no faster than said; pin them first. `on_bytes` hears of how many more.
     pub(crate) async fn blobs(
         &self,
         ids: &[BlobId],
+        bytes_per_sec_max: Option<u64>,
         on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), ObtainError> {
         if !ids.iter().all(|id| self.store.blobs().has(*id)) {
-            self.link.clients().await.blobs.fetch_all(ids, self.store.blobs(), on_bytes).await?;
+            let mut blobs = self.link.clients().await.blobs;
+            if let Some(rate) = bytes_per_sec_max {
+                blobs = blobs.limited_to(rate);
+            }
+            blobs.fetch_all(ids, self.store.blobs(), on_bytes).await?;
         }
         Ok(())
     }
@@ -106,15 +111,16 @@ impl Obtainer {
         if let Some(manifest) = self.store.manifest(id) {
             return Ok(manifest);
         }
-        let manifest = self.link.clients().await.agents.checkpoint_manifest(id).await?;
+        let (manifest, _) = self.link.clients().await.agents.checkpoint_manifest(id).await?;
         manifest.check()?;
         Ok(Arc::new(manifest))
     }
 
-    /// Makes sure that a checkpoint is here and undamaged. `on_bytes` hears how many bytes are here, and of how many.
+    /// Makes sure that a checkpoint is here and undamaged, fetched no faster than said. `on_bytes` hears how many bytes are here, and of how many.
     pub(crate) async fn obtain(
         &self,
         id: CheckpointId,
+        bytes_per_sec_max: Option<u64>,
         mut on_bytes: impl FnMut(u64, u64) + Send,
     ) -> Result<Arc<CheckpointManifest>, ObtainError> {
         let _alone = self.checkpoints.lock(id).await;
@@ -123,7 +129,7 @@ impl Obtainer {
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.store.pin(blobs.clone());
         let mut done_bytes = 0;
-        self.blobs(&blobs, |more_bytes| {
+        self.blobs(&blobs, bytes_per_sec_max, |more_bytes| {
             done_bytes += more_bytes;
             on_bytes(done_bytes.min(total_bytes), total_bytes);
         })

@@ -11,12 +11,14 @@ mod fetch;
 mod receive;
 mod send;
 mod service;
+mod throttle;
 mod writing;
 
 pub use client::BlobClient;
 pub use dataset::{HashError, hash_scan};
 pub use error::TransferError;
 pub use service::BlobService;
+pub use throttle::Throttle;
 
 use std::time::Duration;
 

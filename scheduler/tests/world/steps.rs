@@ -1,6 +1,6 @@
 //! Random steps: what people, nodes, clocks and stray messages may do.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -11,9 +11,10 @@ use hatchery_common::{
     id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
     node::NodeMode,
     recipe::{
-        DeviceWishes, JobSpec, NodeSelector, Priority, QueueWishes, ReplicaPolicy, ReplicateWhich, StartFrom,
-        StartHow,
+        DeviceWishes, JobSpec, NodeSelector, Priority, QueueWishes, ReplicaPolicy, ReplicateWhich,
+        RetainPolicy, StartFrom, StartHow,
     },
+    self_test::{SELF_TEST_BYTES, SelfTest},
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
@@ -44,6 +45,8 @@ pub(crate) enum Step {
     KeepsCrashing(u8),
     Goodbye(u8),
     Push { checkpoint: u8, to: u8 },
+    Withdraw { which: u8, how: u8 },
+    Pin { checkpoint: u8, is_pinned: bool },
     Hear { node: u8, progress: u8, rate: u8 },
     Disconnect(u8),
     Restart,
@@ -89,7 +92,10 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         8 => (small.clone(), stray, 0..12u8).prop_map(|(job, stray, ending)| Step::End { job, stray, ending }),
         1 => small.clone().prop_map(Step::KeepsCrashing),
         1 => small.clone().prop_map(Step::Goodbye),
-        1 => (small.clone(), small.clone()).prop_map(|(checkpoint, to)| Step::Push { checkpoint, to }),
+        2 => (small.clone(), small.clone()).prop_map(|(checkpoint, to)| Step::Push { checkpoint, to }),
+        1 => (small.clone(), 0..2u8).prop_map(|(which, how)| Step::Withdraw { which, how }),
+        1 => (small.clone(), any::<bool>())
+            .prop_map(|(checkpoint, is_pinned)| Step::Pin { checkpoint, is_pinned }),
         8 => (small.clone(), small.clone(), small.clone())
             .prop_map(|(node, progress, rate)| Step::Hear { node, progress, rate }),
         2 => small.prop_map(Step::Disconnect),
@@ -171,6 +177,8 @@ impl World {
                 }
             }
             Step::Push { checkpoint, to } => self.step_push(*checkpoint, *to),
+            Step::Withdraw { which, how } => self.step_withdraw(*which, *how),
+            Step::Pin { checkpoint, is_pinned } => self.step_pin(*checkpoint, *is_pinned),
             Step::Hear { node, progress, rate } => self.step_hear(*node, *progress, *rate),
             Step::Disconnect(which) => {
                 if let Some(node) = self.pick_node(*which) {
@@ -276,7 +284,9 @@ impl World {
         };
         let start_from = self.pick_start(policy, &dataset, steps).filter(|_| wishes.is_multiple_of(3));
         let replicate = ReplicaPolicy { to, which };
-        let spec = JobSpec { devices, replicate, start_from, queue, ..spec(&dataset, steps) };
+        let last = NonZeroU32::new(u32::from((wishes + policy) % 4)).filter(|last| last.get() < 3);
+        let retain = RetainPolicy { last, every: u64::from(wishes % 2) * 3 };
+        let spec = JobSpec { devices, replicate, start_from, queue, retain, ..spec(&dataset, steps) };
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
         let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
         self.submitted.push((request, body, job, spec.clone()));
@@ -342,9 +352,13 @@ impl World {
         let step = [reached + 1, u64::midpoint(reached, last), last, reached][usize::from(far) % 4];
         let new = step > reached && step <= last;
         let manifest = Box::new(checkpoint(job, epoch, step));
-        let known = self.cluster.checkpoints.contains_key(&manifest.id());
+        let known = self.is_known(manifest.id());
         let was_held = job.was_held(epoch, node);
-        let answer = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() });
+        let answer = self.ask(Request::CommitCheckpoint {
+            node,
+            manifest: manifest.clone(),
+            self_test: self_test(far),
+        });
         if known {
             assert_eq!(answer.unwrap().changes, []);
         } else {
@@ -367,7 +381,11 @@ impl World {
         let known = self.cluster.checkpoints.values().any(|known| {
             let known = &known.manifest;
             (known.job, known.epoch, known.step) == (id, epoch, step)
-        });
+        }) || self
+            .cluster
+            .retired
+            .values()
+            .any(|known| (known.job, known.epoch, known.step) == (id, epoch, step));
         let offer = self.ask(Request::OfferCheckpoint { node, job: id, epoch, step }).unwrap();
         let Outcome::Offered { declined } = offer.outcome else { panic!("{:?}", offer.outcome) };
         let wanted = known || !before.phase.is_terminal() && (reached + 1..=last).contains(&step);
@@ -379,12 +397,14 @@ impl World {
         if wanted && !known {
             let parents = self.cluster.checkpoints.len();
             let waits = matches!(before.phase, JobPhase::Queued | JobPhase::Paused);
-            let decision = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() }).unwrap();
+            let commit = Request::CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
+            let decision = self.ask(commit).unwrap();
             assert_eq!(self.cluster.checkpoints.len(), parents + 1);
             assert_eq!(self.cluster.checkpoints[&manifest.id()].late, !is_holder);
             assert_eq!(decision.changes.len(), 1 + usize::from(waits && step == last), "{decision:?}");
         } else if !known {
-            assert!(self.ask(Request::CommitCheckpoint { node, manifest }).is_err(), "{terminal}");
+            let commit = Request::CommitCheckpoint { node, manifest, self_test: None };
+            assert!(self.ask(commit).is_err(), "{terminal}");
         }
     }
 
@@ -392,7 +412,8 @@ impl World {
         let Some(known) = pick(self.cluster.checkpoints.values(), which) else { return };
         let manifest = Box::new(known.manifest.clone());
         let node = self.pick_node(which).unwrap_or(NodeId::from_bytes([9; 16]));
-        assert_eq!(self.ask(Request::CommitCheckpoint { node, manifest }).unwrap().changes, []);
+        let commit = Request::CommitCheckpoint { node, manifest, self_test: self_test(which) };
+        assert_eq!(self.ask(commit).unwrap().changes, []);
     }
 
     fn step_end(&mut self, which: u8, stray: Stray, ending: u8) {
@@ -476,7 +497,8 @@ impl World {
         let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else {
             let checkpoint = CheckpointId(self.draw());
             let rollout = RolloutId::from_bytes(self.draw_id());
-            let push = Request::Push { rollout, checkpoint, to: NodeSelector::All, by: name("ann") };
+            let (to, by) = (NodeSelector::All, name("ann"));
+            let push = Request::Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: None, by };
             assert!(matches!(self.ask(push), Err(Rejected::NotFound { what: "checkpoint", .. })));
             return;
         };
@@ -485,9 +507,46 @@ impl World {
             _ => NodeSelector::All,
         };
         let rollout = RolloutId::from_bytes(self.draw_id());
-        let push = Request::Push { rollout, checkpoint, to, by: name("ann") };
+        let activate = which.is_multiple_of(2);
+        let bytes_per_sec_max = (which % 3 == 1).then_some(1 << 20);
+        let push = Request::Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by: name("ann") };
         self.ask(push.clone()).unwrap();
         assert_eq!(self.ask(push).unwrap().changes, []);
+    }
+
+    /// Somebody takes a rollout back, by its own name or as the newest of its job; what was active before is so again.
+    fn step_withdraw(&mut self, which: u8, how: u8) {
+        let by = name("bob");
+        if how == 0 {
+            let Some(rollout) = pick(self.cluster.rollouts.keys(), which).copied() else { return };
+            let was_in_force = self.cluster.rollouts[&rollout].withdrawn_at.is_none();
+            let decision = self.ask(Request::Withdraw { rollout, by }).unwrap();
+            assert_eq!(decision.outcome, Outcome::Withdrawn { rollout });
+            assert_eq!(decision.changes.len(), usize::from(was_in_force));
+            return;
+        }
+        let Some(job) = self.pick_job(which) else { return };
+        let newest = self.cluster.activations(job).last().map(|rollout| rollout.id);
+        let answer = self.ask(Request::RollBack { job, by });
+        match newest {
+            Some(rollout) => {
+                assert_eq!(answer.unwrap().outcome, Outcome::Withdrawn { rollout });
+                assert!(self.cluster.activations(job).iter().all(|left| left.id != rollout));
+            }
+            None => assert!(matches!(answer, Err(Rejected::NothingActivated { .. }))),
+        }
+    }
+
+    /// Somebody wants a checkpoint kept, or does so no longer; twice is as good as once.
+    fn step_pin(&mut self, which: u8, is_pinned: bool) {
+        let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else { return };
+        let pin = Request::Pin { checkpoint, is_pinned, by: name("ann") };
+        self.ask(pin.clone()).unwrap();
+        assert_eq!(self.ask(pin).unwrap().changes, []);
+    }
+
+    fn is_known(&self, checkpoint: CheckpointId) -> bool {
+        self.cluster.checkpoints.contains_key(&checkpoint) || self.cluster.retired.contains_key(&checkpoint)
     }
 
     /// A report: the attempts of a node with some progress, or with none.
@@ -513,6 +572,14 @@ impl World {
         let report = &mut self.observed.nodes.get_mut(&node).unwrap().report;
         (report.attempts, report.leaving) = (attempts, progress == 7);
     }
+}
+
+/// What a checkpoint answered, or nothing.
+fn self_test(which: u8) -> Option<Box<SelfTest>> {
+    let log_probabilities = vec![-1.0 / 3.0; SELF_TEST_BYTES];
+    which
+        .is_multiple_of(2)
+        .then(|| Box::new(SelfTest { answer: vec![which; SELF_TEST_BYTES], log_probabilities }))
 }
 
 fn devices_of(which: u8) -> Vec<(Device, Option<f64>)> {
