@@ -446,8 +446,11 @@ impl v1::fleet_server::Fleet for FleetService {
         let by = Caller::of(&request)?.name;
         let v1::PinCheckpointRequest { checkpoint, is_pinned } = request.into_inner();
         let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &checkpoint).map_err(Refusal::from)?;
+        let before = v1::Checkpoint { is_pinned, ..self.checkpoint(checkpoint)? };
         self.change(Change::Pin { checkpoint, is_pinned, by }).await?;
-        Ok(Response::new(v1::PinCheckpointResponse { checkpoint: Some(self.checkpoint(checkpoint)?) }))
+        // One that only its pin kept is gone by now.
+        let checkpoint = self.checkpoint(checkpoint).unwrap_or(before);
+        Ok(Response::new(v1::PinCheckpointResponse { checkpoint: Some(checkpoint) }))
     }
 
     type GenerateStream = Answers<v1::GenerateResponse>;
