@@ -156,10 +156,11 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             let (checkpoint, to) = (rollout.checkpoint.short(), selected(cluster, &rollout.to));
             format!("{} wants checkpoint {checkpoint} on {to}{active}", rollout.by)
         }
-        Change::RolloutWithdrawn { rollout: id, by, .. } => match cluster.rollouts.get(id) {
+        Change::RolloutWithdrawn { rollout: id, from, by, .. } => match cluster.rollouts.get(id) {
             Some(rollout) => {
-                let (checkpoint, to) = (rollout.checkpoint.short(), selected(cluster, &rollout.to));
-                format!("{by} took back checkpoint {checkpoint} from {to}")
+                let from = if *from == NodeSelector::All { &rollout.to } else { from };
+                let (checkpoint, from) = (rollout.checkpoint.short(), selected(cluster, from));
+                format!("{by} took back checkpoint {checkpoint} from {from}")
             }
             None => format!("{by} took rollout {} back", id.short()),
         },

@@ -30,10 +30,12 @@ pub(crate) fn list(snapshot: &Snapshot, all: bool) -> Vec<RolloutView> {
 }
 
 /// A rollout that was taken back, and what is to answer now where it was.
-pub(crate) fn withdrawn(snapshot: &Snapshot, id: RolloutId) -> Option<WithdrawnView> {
+pub(crate) fn withdrawn(snapshot: &Snapshot, id: RolloutId, from: &NodeSelector) -> Option<WithdrawnView> {
     let rollout = snapshot.cluster.rollouts.get(&id)?;
     let view = asked_for(snapshot, rollout);
-    let now = selected_nodes(&snapshot.cluster, &rollout.to).map(|node| NowActiveView {
+    let nodes = selected_nodes(&snapshot.cluster, &rollout.to);
+    let nodes = nodes.filter(|node| from.selects(node.id, &node.labels));
+    let now = nodes.map(|node| NowActiveView {
         node: node.id,
         node_name: node.name.clone(),
         checkpoint: active(&snapshot.cluster, node).get(&view.job).copied(),
@@ -48,7 +50,7 @@ fn asked_for(snapshot: &Snapshot, rollout: &Rollout) -> RolloutView {
         activate: rollout.activate,
         bytes_per_sec_max: rollout.bytes_per_sec_max,
         withdrawn_at: rollout.withdrawn_at,
-        ..view(snapshot, rollout.checkpoint, &rollout.to, rollout.at)
+        ..view(snapshot, rollout.checkpoint, &rollout.to, &rollout.not_on, rollout.at)
     }
 }
 
@@ -57,14 +59,21 @@ fn by_policy(snapshot: &Snapshot, job: &Job) -> Option<RolloutView> {
     let to = &job.spec.replicate.to;
     let id = job.active_by_policy().filter(|_| *to != NodeSelector::None)?;
     let at = snapshot.cluster.checkpoints.get(&id)?.committed_at;
-    Some(view(snapshot, id, to, at))
+    Some(view(snapshot, id, to, &[], at))
 }
 
-fn view(snapshot: &Snapshot, id: CheckpointId, to: &NodeSelector, at: Timestamp) -> RolloutView {
+fn view(
+    snapshot: &Snapshot,
+    id: CheckpointId,
+    to: &NodeSelector,
+    not_on: &[NodeSelector],
+    at: Timestamp,
+) -> RolloutView {
     let cluster = &snapshot.cluster;
     let (job, step) = origin(cluster, id);
     let (mut nodes, mut ready, mut on, mut failed) = (0, 0, 0, 0);
-    for node in selected_nodes(cluster, to) {
+    let left = |node: &&Node| !not_on.iter().any(|from| from.selects(node.id, &node.labels));
+    for node in selected_nodes(cluster, to).filter(left) {
         nodes += 1;
         let Some(replica) = replicas(snapshot, node.id).find(|replica| replica.checkpoint == id) else {
             continue;
@@ -82,7 +91,9 @@ fn view(snapshot: &Snapshot, id: CheckpointId, to: &NodeSelector, at: Timestamp)
         job_name: Name::from_lossy(&job_name(cluster, job)),
         checkpoint: id,
         step,
-        to: selected(cluster, to),
+        to: not_on
+            .iter()
+            .fold(selected(cluster, to), |to, from| format!("{to} but {}", selected(cluster, from))),
         by: None,
         at,
         activate: true,

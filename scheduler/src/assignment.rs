@@ -34,7 +34,7 @@ pub fn assignment(cluster: &Cluster, node: NodeId, lease: Duration) -> Assignmen
 /// How fast `node` may fetch what somebody pushed to it with a limit. Of several limits the newest counts.
 fn rates(cluster: &Cluster, node: &Node) -> BTreeMap<CheckpointId, u64> {
     let mut rollouts: Vec<&Rollout> =
-        cluster.rollouts_in_force().filter(|rollout| selects(&rollout.to, node)).collect();
+        cluster.rollouts.values().filter(|rollout| rollout.reaches(node)).collect();
     rollouts.sort_by_key(|rollout| (rollout.at, rollout.id));
     let mut rates = BTreeMap::new();
     for rollout in rollouts {
@@ -48,7 +48,7 @@ fn rates(cluster: &Cluster, node: &Node) -> BTreeMap<CheckpointId, u64> {
 
 /// The checkpoints that `node` is to hold, oldest first, and never more than [`CHECKPOINTS_ASSIGNED_MAX`].
 fn held(cluster: &Cluster, node: &Node) -> Vec<CheckpointId> {
-    let rollouts = cluster.rollouts_in_force().filter(|rollout| selects(&rollout.to, node));
+    let rollouts = cluster.rollouts.values().filter(|rollout| rollout.reaches(node));
     let pushed: BTreeSet<CheckpointId> = rollouts.map(|rollout| rollout.checkpoint).collect();
     let leases = cluster.jobs.values().filter_map(|job| job.lease.as_ref());
     let resumed: BTreeSet<CheckpointId> =

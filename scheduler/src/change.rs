@@ -6,7 +6,7 @@ use hatchery_common::{
     digest::Digest,
     id::{CertificateId, CheckpointId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     node::{Inventory, NodeMode},
-    recipe::{JobSpec, Labels, Priority},
+    recipe::{JobSpec, Labels, NodeSelector, Priority},
     self_test::SelfTest,
     time::Timestamp,
     trainer::FailureCause,
@@ -248,6 +248,8 @@ pub enum Change {
     RolloutWithdrawn {
         /// Which.
         rollout: RolloutId,
+        /// From which of its nodes; all: it is over.
+        from: NodeSelector,
         /// Who.
         by: Name,
         /// When.

@@ -355,6 +355,9 @@ pub struct Rollout {
     /// When it was taken back, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn_at: Option<Timestamp>,
+    /// Nodes from which alone it was taken back, bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_on: Vec<NodeSelector>,
 }
 
 /// A one-time right to get a certificate.

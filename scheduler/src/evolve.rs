@@ -3,7 +3,7 @@
 use hatchery_common::{
     id::{Epoch, JobId, Name},
     node::{Inventory, NodeMode},
-    recipe::JobSpec,
+    recipe::{JobSpec, NodeSelector},
     time::Timestamp,
     trainer::{FailureCause, Metrics},
 };
@@ -65,9 +65,12 @@ impl Cluster {
             Change::RolloutStarted { rollout } => {
                 self.rollouts.insert(rollout.id, rollout.clone());
             }
-            Change::RolloutWithdrawn { rollout, at, .. } => {
+            Change::RolloutWithdrawn { rollout, from, at, .. } => {
                 if let Some(rollout) = self.rollouts.get_mut(rollout) {
-                    rollout.withdrawn_at = Some(*at);
+                    match from {
+                        NodeSelector::All => rollout.withdrawn_at = Some(*at),
+                        some => rollout.not_on.push(some.clone()),
+                    }
                 }
             }
             Change::Restored { epoch_floor, .. } => {

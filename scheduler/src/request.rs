@@ -194,6 +194,8 @@ pub enum Request {
     Withdraw {
         /// Which.
         rollout: RolloutId,
+        /// From which of its nodes.
+        from: NodeSelector,
         /// Who asks.
         by: Name,
     },
@@ -201,6 +203,8 @@ pub enum Request {
     RollBack {
         /// Which.
         job: JobId,
+        /// From which nodes: the newest that reaches one of them.
+        from: NodeSelector,
         /// Who asks.
         by: Name,
     },

@@ -31,6 +31,14 @@ impl Cluster {
     }
 }
 
+impl Rollout {
+    /// Whether it is in force on `node`.
+    pub fn reaches(&self, node: &Node) -> bool {
+        let taken_back = || self.not_on.iter().any(|from| selects(from, node));
+        self.withdrawn_at.is_none() && selects(&self.to, node) && !taken_back()
+    }
+}
+
 impl Job {
     /// Of the checkpoints that the job's policy puts on nodes, the one that is to be active there.
     pub fn active_by_policy(&self) -> Option<CheckpointId> {
@@ -47,9 +55,7 @@ pub fn active(cluster: &Cluster, node: &Node) -> BTreeMap<JobId, CheckpointId> {
     let mut active: BTreeMap<JobId, CheckpointId> =
         by_policy.filter_map(|job| Some((job.id, job.active_by_policy()?))).collect();
     let mut newest: BTreeMap<JobId, &Rollout> = BTreeMap::new();
-    for rollout in
-        cluster.rollouts_in_force().filter(|rollout| rollout.activate && selects(&rollout.to, node))
-    {
+    for rollout in cluster.rollouts.values().filter(|rollout| rollout.activate && rollout.reaches(node)) {
         let Some(checkpoint) = cluster.checkpoints.get(&rollout.checkpoint) else { continue };
         let newest = newest.entry(checkpoint.manifest.job).or_insert(rollout);
         if order(newest) < order(rollout) {

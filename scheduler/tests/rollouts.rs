@@ -55,7 +55,9 @@ fn the_newest_activation_counts_and_a_rollback_brings_back_what_was_before() {
     let to = NodeSelector::All;
     let policy = ReplicaPolicy { to, which: ReplicateWhich::Last };
     let (mut world, job, [a, b]) = running(policy, RetainPolicy::default());
-    let roll_back = |world: &mut World| world.ask(Request::RollBack { job, by: name("bob") });
+    let roll_back_from =
+        |world: &mut World, from| world.ask(Request::RollBack { job, from, by: name("bob") });
+    let roll_back = |world: &mut World| roll_back_from(world, NodeSelector::All);
     assert_eq!(active(&world, a, job), None);
     let first = commit(&mut world, job, 100);
     let second = commit(&mut world, job, 200);
@@ -83,6 +85,18 @@ fn the_newest_activation_counts_and_a_rollback_brings_back_what_was_before() {
     roll_back(&mut world).unwrap();
     assert_eq!(active(&world, a, job), Some(third));
     assert!(roll_back(&mut world).is_err(), "there is nothing left to roll back");
+
+    // On one node alone: what an older rollout put there, then the policy's.
+    activate(&mut world, first, NodeSelector::All);
+    activate(&mut world, second, NodeSelector::All);
+    let on_a = || NodeSelector::Nodes(vec![a]);
+    roll_back_from(&mut world, on_a()).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(first), Some(second)));
+    roll_back_from(&mut world, on_a()).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(third), Some(second)));
+    assert!(roll_back_from(&mut world, on_a()).is_err());
+    roll_back(&mut world).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(third), Some(first)));
     world.check_history();
 }
 
@@ -108,7 +122,8 @@ fn a_policy_says_what_is_kept_and_need_comes_before_it() {
     kept.dedup();
     assert_eq!(steps(&world), kept, "pinned, rolled out, the best, a landmark, the last two");
 
-    world.ask(Request::Withdraw { rollout, by: name("ann") }).unwrap();
+    let from = NodeSelector::All;
+    world.ask(Request::Withdraw { rollout, from, by: name("ann") }).unwrap();
     world.plan();
     assert!(steps(&world).contains(&201) == (best == 201), "nobody needs it any more");
     world.ask(Request::Pin { checkpoint: first, is_pinned: false, by: name("ann") }).unwrap();

@@ -62,7 +62,8 @@ fn a_checkpoint_is_pushed_activated_and_taken_back() {
     });
     assert_eq!(answering(&fleet, "ada"), older);
 
-    let back = fleet.run(&["rollback", "first"]);
+    assert_eq!(fleet.run(&["rollback", "first", "--to", "bob"]).code, 5, "nothing was activated there");
+    let back = fleet.run(&["rollback", "first", "--to", "ada"]);
     assert_eq!(back.code, 0, "{back:?}");
     assert!(
         back.stdout.contains(&format!("ada: checkpoint {} answers for first now", &newest[..12])),
@@ -70,6 +71,9 @@ fn a_checkpoint_is_pushed_activated_and_taken_back() {
     );
     fleet.wait_for(&["checkpoints", "first"], "the newest active again", everywhere);
     assert_eq!(answering(&fleet, "ada"), newest);
+    let left = fleet.json(&["rollouts"]);
+    assert_eq!([&left[0]["to"], &left[0]["nodes"]], [&Value::from("ada but ada"), &Value::from(0)]);
+    assert_eq!(fleet.run(&["rollback", "first"]).code, 0, "what is left of it");
     let refused = fleet.run(&["rollback", "first"]);
     assert!(refused.code == 5 && refused.stderr.contains("push CHECKPOINT --activate"), "{refused:?}");
     let events = fleet.run(&["events", "--output", "json"]).stdout;

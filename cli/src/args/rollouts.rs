@@ -46,6 +46,9 @@ pub(crate) struct RollbackArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest", conflicts_with = "rollout")]
     pub(crate) job: String,
+    /// Nodes on which it is taken back: all, names separated by commas, or labels such as room=attic.
+    #[arg(long, default_value = "all", value_name = "NODES")]
+    pub(crate) to: String,
     /// Take this rollout back, whatever it is: an id from `hatchery rollouts`.
     #[arg(long, value_name = "ID")]
     pub(crate) rollout: Option<String>,

@@ -197,9 +197,10 @@ fn show_bar(replica: Option<&ReplicaView>, bar: &ProgressBar) {
 /// `hatchery rollback`.
 pub(crate) async fn rollback(args: RollbackArgs, home: &Home, output: Output) -> Outcome {
     let fleet = home.fleet().await?;
+    let from = selector(&args.to, &fleet).await?;
     let withdrawn = match &args.rollout {
-        Some(rollout) => fleet.withdraw(rollout).await?,
-        None => fleet.roll_back(&args.job).await?,
+        Some(rollout) => fleet.withdraw(rollout, &from).await?,
+        None => fleet.roll_back(&args.job, &from).await?,
     };
     output.print(&withdrawn, now_active)
 }
@@ -207,11 +208,10 @@ pub(crate) async fn rollback(args: RollbackArgs, home: &Home, output: Output) ->
 fn now_active(withdrawn: &WithdrawnView) -> String {
     let WithdrawnView { rollout, active } = withdrawn;
     let mut text = format!(
-        "took back checkpoint {} (step {}) of {} from {}",
+        "took back checkpoint {} (step {}) of {}",
         rollout.checkpoint.short(),
         rollout.step,
-        rollout.job_name,
-        rollout.to
+        rollout.job_name
     );
     for node in active {
         let now =

@@ -410,19 +410,22 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::WithdrawRolloutRequest>,
     ) -> Result<Response<v1::WithdrawRolloutResponse>, Status> {
         let by = Caller::of(&request)?.name;
-        let which = request.into_inner().which;
-        let which =
-            which.ok_or_else(|| Refusal::Field(FieldError::new("which", "give a job or a rollout")))?;
+        let v1::WithdrawRolloutRequest { which, from } = request.into_inner();
+        let from: NodeSelector = needed("from", from)?;
+        let missing = || Refusal::Field(FieldError::new("which", "give a job or a rollout"));
+        let which = which.ok_or_else(missing)?;
         let withdraw = match which {
-            v1::withdraw_rollout_request::Which::Job(job) => Change::RollBack { job: self.job_id(&job)?, by },
+            v1::withdraw_rollout_request::Which::Job(job) => {
+                Change::RollBack { job: self.job_id(&job)?, from: from.clone(), by }
+            }
             v1::withdraw_rollout_request::Which::Rollout(given) => {
                 let rollout = lookup::rollout(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
-                Change::Withdraw { rollout, by }
+                Change::Withdraw { rollout, from: from.clone(), by }
             }
         };
         match self.change(withdraw).await? {
             Outcome::Withdrawn { rollout } => {
-                let withdrawn = rollouts::withdrawn(&self.snapshot(), rollout);
+                let withdrawn = rollouts::withdrawn(&self.snapshot(), rollout, &from);
                 let withdrawn = withdrawn.ok_or_else(|| Status::internal("the rollout is gone"))?;
                 Ok(Response::new(withdrawn.into()))
             }

@@ -95,6 +95,7 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
             activate: row.number("activate")? != 0,
             bytes_per_sec_max: row.get::<Option<i64>>("bytes_per_sec_max")?.map(|rate| rate as u64),
             withdrawn_at: row.optional_time("withdrawn_at")?,
+            not_on: row.json("not_on")?,
         };
         cluster.rollouts.insert(rollout.id, rollout);
         Ok(())

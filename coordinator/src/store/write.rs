@@ -1,7 +1,7 @@
 //! A change as rows. Updates name the epoch and the phase that they start from, so that one which does not fit what is
 //! stored touches no row, and the whole transaction is undone.
 
-use hatchery_common::{id::Name, node::Inventory, time::Timestamp};
+use hatchery_common::{id::Name, node::Inventory, recipe::NodeSelector, time::Timestamp};
 use hatchery_scheduler::{Change, JobPhase, LeaseEnd};
 use rusqlite::{Params, params};
 use serde::Serialize;
@@ -116,9 +116,14 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
                 rollout.withdrawn_at.map(time),
             ],
         ),
-        Change::RolloutWithdrawn { rollout, at, .. } => write.one(
+        Change::RolloutWithdrawn { rollout, from: NodeSelector::All, at, .. } => write.one(
             "UPDATE rollouts SET withdrawn_at = ?2 WHERE id = ?1 AND withdrawn_at IS NULL",
             params![rollout.to_string(), time(*at)],
+        ),
+        Change::RolloutWithdrawn { rollout, from, .. } => write.one(
+            "UPDATE rollouts SET not_on = json_insert(not_on, '$[#]', json(?2))
+             WHERE id = ?1 AND withdrawn_at IS NULL",
+            params![rollout.to_string(), json(from)],
         ),
         // What is needed is kept: checked here once more for what would cost most.
         Change::CheckpointRetired { checkpoint, at, .. } => write.one(

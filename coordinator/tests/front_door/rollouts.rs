@@ -92,7 +92,7 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
     let shown = soon(fleet.node("bob")).await.unwrap();
     assert_eq!(shown.active.iter().map(|one| (one.checkpoint, one.step)).collect::<Vec<_>>(), [(first, 5)]);
 
-    let withdrawn = soon(fleet.roll_back("demo")).await.unwrap();
+    let withdrawn = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap();
     assert_eq!(withdrawn.rollout.checkpoint, first);
     let now: Vec<_> = withdrawn.active.iter().map(|one| (one.node_name.as_str(), one.checkpoint)).collect();
     assert_eq!(now.len(), 2);
@@ -100,12 +100,14 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
     until_active(&mut on_bob, second).await;
     assert_eq!(soon(fleet.rollouts(false)).await.unwrap().len(), 1);
     assert_eq!(soon(fleet.rollouts(true)).await.unwrap().len(), 2);
-    let error = soon(fleet.roll_back("demo")).await.unwrap_err();
+    let error = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap_err();
     assert!(
         matches!(&error, CallError::Refused(why) if why.contains("push CHECKPOINT --activate")),
         "{error:?}"
     );
-    let again = soon(fleet.withdraw(&withdrawn.rollout.id.unwrap().to_string()[..8])).await.unwrap();
+    let again = soon(fleet.withdraw(&withdrawn.rollout.id.unwrap().to_string()[..8], &NodeSelector::All))
+        .await
+        .unwrap();
     assert_eq!(again.rollout.id, withdrawn.rollout.id, "twice is as good as once");
 }
 

@@ -251,21 +251,28 @@ impl FleetClient {
         Ok((id("rollout_id", &response.rollout_id)?, part("checkpoint", response.checkpoint)?))
     }
 
-    /// Takes the newest activating rollout of a job back.
-    pub async fn roll_back(&self, job: &str) -> Result<WithdrawnView, CallError> {
-        self.withdraw_which(v1::withdraw_rollout_request::Which::Job(job.to_owned())).await
+    /// Takes the newest activating rollout of a job that reaches one of these nodes back from them.
+    pub async fn roll_back(&self, job: &str, from: &NodeSelector) -> Result<WithdrawnView, CallError> {
+        self.withdraw_which(v1::withdraw_rollout_request::Which::Job(job.to_owned()), from).await
     }
 
-    /// Takes a rollout back, by its id or a unique prefix of it.
-    pub async fn withdraw(&self, rollout: &str) -> Result<WithdrawnView, CallError> {
-        self.withdraw_which(v1::withdraw_rollout_request::Which::Rollout(rollout.to_owned())).await
+    /// Takes a rollout back from these nodes, by its id or a unique prefix of it.
+    pub async fn withdraw(&self, rollout: &str, from: &NodeSelector) -> Result<WithdrawnView, CallError> {
+        self.withdraw_which(v1::withdraw_rollout_request::Which::Rollout(rollout.to_owned()), from).await
     }
 
     async fn withdraw_which(
         &self,
         which: v1::withdraw_rollout_request::Which,
+        from: &NodeSelector,
     ) -> Result<WithdrawnView, CallError> {
-        read(answer(self.calls().withdraw_rollout(v1::WithdrawRolloutRequest { which: Some(which) })).await?)
+        read(
+            answer(self.calls().withdraw_rollout(v1::WithdrawRolloutRequest {
+                which: Some(which),
+                from: Some(from.clone().into()),
+            }))
+            .await?,
+        )
     }
 
     /// The rollouts in force, or `all`, newest first; those of jobs' policies among them.

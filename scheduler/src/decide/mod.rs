@@ -92,13 +92,21 @@ pub fn decide(cluster: &Cluster, request: Request, now: Now) -> Result<Decision,
         Request::SetPriority { job, priority, by } => jobs::set_priority(cluster, job, priority, by, at),
         Request::SetNodeMode { node, mode, by } => nodes::set_mode(cluster, node, mode, by, at),
         Request::Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by } => {
-            let withdrawn_at = None;
-            let rollout =
-                Rollout { id: rollout, checkpoint, to, by, at, activate, bytes_per_sec_max, withdrawn_at };
+            let rollout = Rollout {
+                id: rollout,
+                checkpoint,
+                to,
+                by,
+                at,
+                activate,
+                bytes_per_sec_max,
+                withdrawn_at: None,
+                not_on: Vec::new(),
+            };
             rollouts::push(cluster, rollout)
         }
-        Request::Withdraw { rollout, by } => rollouts::withdraw(cluster, rollout, by, at),
-        Request::RollBack { job, by } => rollouts::roll_back(cluster, job, by, at),
+        Request::Withdraw { rollout, from, by } => rollouts::withdraw(cluster, rollout, from, by, at),
+        Request::RollBack { job, from, by } => rollouts::roll_back(cluster, job, from, by, at),
         Request::Pin { checkpoint, is_pinned, by } => rollouts::pin(cluster, checkpoint, is_pinned, by, at),
         Request::OfferCheckpoint { node, job, epoch, step } => {
             attempts::offer(cluster, node, attempts::Offer { job, epoch, step }, at)

@@ -6,7 +6,7 @@ use hatchery_common::{
     device::Device,
     id::{CheckpointId, JobId, NodeId},
     node::{NodeMode, TrainerState},
-    recipe::ReplicateWhich,
+    recipe::{NodeSelector, ReplicateWhich},
     session::Report,
 };
 use hatchery_scheduler::{
@@ -289,7 +289,10 @@ impl World {
         let labels = &self.cluster.nodes[&id].labels;
         for job in self.cluster.jobs.values() {
             let activations = self.cluster.activations(job.id);
-            let activated = activations.iter().rfind(|rollout| rollout.to.selects(id, labels));
+            let is_there = |selector: &NodeSelector| selector.selects(id, labels);
+            let activated = activations
+                .iter()
+                .rfind(|rollout| is_there(&rollout.to) && !rollout.not_on.iter().any(is_there));
             let replicate = &job.spec.replicate;
             let by_policy = match replicate.which {
                 _ if !replicate.to.selects(id, labels) => None,

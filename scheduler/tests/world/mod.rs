@@ -1,6 +1,7 @@
 //! A small fleet that random steps happen to, with everything that must hold checked after every change.
 
 mod check;
+mod rollouts;
 mod steps;
 
 use std::{sync::Arc, time::Duration};

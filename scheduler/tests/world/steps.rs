@@ -8,20 +8,19 @@ use hatchery_common::{
     dataset::DatasetManifest,
     device::{Device, DeviceKind},
     digest::Digest,
-    id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
+    id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId},
     node::NodeMode,
     recipe::{
         DeviceWishes, JobSpec, NodeSelector, Priority, QueueWishes, ReplicaPolicy, ReplicateWhich,
         RetainPolicy, StartFrom, StartHow,
     },
-    self_test::{SELF_TEST_BYTES, SelfTest},
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
 use hatchery_scheduler::{Holder, JobPhase, Observed, Outcome, Policy, Rejected, Request};
 use proptest::prelude::*;
 
-use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, spec};
+use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, rollouts::self_test, spec};
 
 /// One thing that happens. Small numbers choose among what is there, wrapping around.
 #[derive(Clone, Debug)]
@@ -93,7 +92,7 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => small.clone().prop_map(Step::KeepsCrashing),
         1 => small.clone().prop_map(Step::Goodbye),
         2 => (small.clone(), small.clone()).prop_map(|(checkpoint, to)| Step::Push { checkpoint, to }),
-        1 => (small.clone(), 0..2u8).prop_map(|(which, how)| Step::Withdraw { which, how }),
+        1 => (small.clone(), 0..4u8).prop_map(|(which, how)| Step::Withdraw { which, how }),
         1 => (small.clone(), any::<bool>())
             .prop_map(|(checkpoint, is_pinned)| Step::Pin { checkpoint, is_pinned }),
         8 => (small.clone(), small.clone(), small.clone())
@@ -105,7 +104,7 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..=most)
 }
 
-fn pick<T>(mut all: impl ExactSizeIterator<Item = T>, which: u8) -> Option<T> {
+pub(super) fn pick<T>(mut all: impl ExactSizeIterator<Item = T>, which: u8) -> Option<T> {
     let count = all.len();
     (count > 0).then(|| all.nth(usize::from(which) % count)).flatten()
 }
@@ -195,11 +194,11 @@ impl World {
         self.plan();
     }
 
-    fn pick_node(&self, which: u8) -> Option<NodeId> {
+    pub(super) fn pick_node(&self, which: u8) -> Option<NodeId> {
         pick(self.cluster.nodes.keys(), which).copied()
     }
 
-    fn pick_job(&self, which: u8) -> Option<JobId> {
+    pub(super) fn pick_job(&self, which: u8) -> Option<JobId> {
         pick(self.cluster.jobs.keys(), which).copied()
     }
 
@@ -493,58 +492,6 @@ impl World {
         self.observed.nodes.get_mut(&node).unwrap().report.away = away;
     }
 
-    fn step_push(&mut self, which: u8, to: u8) {
-        let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else {
-            let checkpoint = CheckpointId(self.draw());
-            let rollout = RolloutId::from_bytes(self.draw_id());
-            let (to, by) = (NodeSelector::All, name("ann"));
-            let push = Request::Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: None, by };
-            assert!(matches!(self.ask(push), Err(Rejected::NotFound { what: "checkpoint", .. })));
-            return;
-        };
-        let to = match self.pick_node(to) {
-            Some(node) if to < 6 => NodeSelector::Nodes(vec![node]),
-            _ => NodeSelector::All,
-        };
-        let rollout = RolloutId::from_bytes(self.draw_id());
-        let activate = which.is_multiple_of(2);
-        let bytes_per_sec_max = (which % 3 == 1).then_some(1 << 20);
-        let push = Request::Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by: name("ann") };
-        self.ask(push.clone()).unwrap();
-        assert_eq!(self.ask(push).unwrap().changes, []);
-    }
-
-    /// Somebody takes a rollout back, by its own name or as the newest of its job; what was active before is so again.
-    fn step_withdraw(&mut self, which: u8, how: u8) {
-        let by = name("bob");
-        if how == 0 {
-            let Some(rollout) = pick(self.cluster.rollouts.keys(), which).copied() else { return };
-            let was_in_force = self.cluster.rollouts[&rollout].withdrawn_at.is_none();
-            let decision = self.ask(Request::Withdraw { rollout, by }).unwrap();
-            assert_eq!(decision.outcome, Outcome::Withdrawn { rollout });
-            assert_eq!(decision.changes.len(), usize::from(was_in_force));
-            return;
-        }
-        let Some(job) = self.pick_job(which) else { return };
-        let newest = self.cluster.activations(job).last().map(|rollout| rollout.id);
-        let answer = self.ask(Request::RollBack { job, by });
-        match newest {
-            Some(rollout) => {
-                assert_eq!(answer.unwrap().outcome, Outcome::Withdrawn { rollout });
-                assert!(self.cluster.activations(job).iter().all(|left| left.id != rollout));
-            }
-            None => assert!(matches!(answer, Err(Rejected::NothingActivated { .. }))),
-        }
-    }
-
-    /// Somebody wants a checkpoint kept, or does so no longer; twice is as good as once.
-    fn step_pin(&mut self, which: u8, is_pinned: bool) {
-        let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else { return };
-        let pin = Request::Pin { checkpoint, is_pinned, by: name("ann") };
-        self.ask(pin.clone()).unwrap();
-        assert_eq!(self.ask(pin).unwrap().changes, []);
-    }
-
     fn is_known(&self, checkpoint: CheckpointId) -> bool {
         self.cluster.checkpoints.contains_key(&checkpoint) || self.cluster.retired.contains_key(&checkpoint)
     }
@@ -572,14 +519,6 @@ impl World {
         let report = &mut self.observed.nodes.get_mut(&node).unwrap().report;
         (report.attempts, report.leaving) = (attempts, progress == 7);
     }
-}
-
-/// What a checkpoint answered, or nothing.
-fn self_test(which: u8) -> Option<Box<SelfTest>> {
-    let log_probabilities = vec![-1.0 / 3.0; SELF_TEST_BYTES];
-    which
-        .is_multiple_of(2)
-        .then(|| Box::new(SelfTest { answer: vec![which; SELF_TEST_BYTES], log_probabilities }))
 }
 
 fn devices_of(which: u8) -> Vec<(Device, Option<f64>)> {
