@@ -23,7 +23,7 @@ use hatchery_common::{
     trainer::Metrics,
 };
 use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::{
     checkpoint_store::CheckpointStoreError, files::remove_folder, obtain::Obtainer, self_test::SelfTester,
@@ -213,10 +213,10 @@ impl Delivery {
         let (job, step) = (self.attempt.job.short(), finished.step);
         let mut retries = self.obtainer.link().retries();
         let mut refusals = 0;
-        let mut answered = None;
+        let answered = OnceCell::new();
         let mut complaint = String::new();
         loop {
-            match self.try_deliver(finished, &mut answered).await {
+            match self.try_deliver(finished, &answered).await {
                 Ok(id) => {
                     tracing::info!(%job, step, checkpoint = %id.short(), "checkpoint committed");
                     return Some(id);
@@ -267,11 +267,11 @@ impl Delivery {
         }
     }
 
-    /// `answered` is what the checkpoint answers, once it was asked.
+    /// `answered` is what the checkpoint answers, asked once however often it is tried.
     async fn try_deliver(
         &self,
         finished: &Finished,
-        answered: &mut Option<Option<SelfTest>>,
+        answered: &OnceCell<Option<SelfTest>>,
     ) -> Result<CheckpointId, DeliverError> {
         let clients = self.obtainer.link().clients().await;
         let (job, epoch) = (self.attempt.job, self.attempt.epoch);
@@ -282,11 +282,9 @@ impl Delivery {
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.obtainer.store().pin(blobs.clone());
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
-        if answered.is_none() {
-            *answered = Some(self.self_test(finished).await);
-        }
+        let self_test = answered.get_or_init(|| self.self_test(finished)).await.clone();
         faults::strikes("deliver::before_commit");
-        let id = clients.agents.commit_checkpoint(&manifest, answered.clone().flatten()).await?;
+        let id = clients.agents.commit_checkpoint(&manifest, self_test).await?;
         faults::strikes("deliver::after_commit");
         let store = self.obtainer.store().clone();
         blocking(move || store.install(&manifest)).await?;

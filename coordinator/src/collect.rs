@@ -98,7 +98,7 @@ impl Collector {
                 // Somebody has asked for it meanwhile.
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, blob = %id, "a blob that nothing names cannot be removed")
+                    tracing::warn!(%error, blob = %id, "a blob that nothing names cannot be removed");
                 }
             }
         }

@@ -249,8 +249,9 @@ impl EventLoop {
         plan.changes.into_iter().for_each(|change| self.cluster.step(change));
         // What is to be kept follows from the cluster alone: where nothing has changed, nothing is due.
         if self.cluster.has_steps() {
-            let retired = retire(self.cluster.draft(), now.wall);
-            retired.into_iter().for_each(|change| self.cluster.step(change));
+            for change in retire(self.cluster.draft(), now.wall) {
+                self.cluster.step(change);
+            }
         }
         self.tick_in = plan
             .wake_at

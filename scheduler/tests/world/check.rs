@@ -101,7 +101,7 @@ impl World {
             let line = self.cluster.checkpoints.values().filter(|one| one.manifest.job == *job);
             let newer = line.filter(|one| one.manifest.step > gone.manifest.step).count();
             assert!(newer >= retain.last.unwrap().get() as usize, "{newer} are newer");
-            assert!(retain.every == 0 || gone.manifest.step % retain.every != 0);
+            assert!(retain.every == 0 || !gone.manifest.step.is_multiple_of(retain.every));
             assert!(
                 !gone.is_pinned && owner.checkpoint != Some(*checkpoint) && owner.best != Some(*checkpoint)
             );
