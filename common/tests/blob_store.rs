@@ -452,7 +452,11 @@ fn only_what_nobody_reads_or_has_asked_for_is_removed_as_idle() {
     let reader = store.reader(id).unwrap();
     assert!(!store.remove_idle(id, later).unwrap(), "it is being read");
     drop(reader);
-    assert!(store.remove_idle(id, later).unwrap());
+    let loan = store.lend(id).unwrap();
+    assert!(!store.remove_idle(id, later).unwrap(), "somebody counts on it");
+    drop(loan);
+    assert!(!store.remove_idle(id, before).unwrap(), "and did so until just now");
+    assert!(store.remove_idle(id, later).unwrap() && store.lend(id).is_none());
     assert!(!store.remove_idle(id, later).unwrap() && !store.has(id));
     assert!(!data_path(folder.path(), id).exists());
 }

@@ -1,8 +1,9 @@
 //! Garbage collection: blobs that nothing names any more are removed, never one that is referenced or in transfer (I11).
 //!
 //! A blob goes when no checkpoint and no dataset has named it for the grace, and nobody has read, brought or asked for it
-//! in that time. So what is put before it is committed is safe for as long as the grace, and so is what a client was told
-//! is here already; a blob that is being read or written is never touched. The grace begins anew with each start.
+//! in that time. So what is put before it is committed is safe for the grace after the call that put it, and what a client
+//! was told is here already for the grace after that; a blob that is being read or written is never touched. The grace
+//! begins anew with each start.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -55,6 +55,20 @@ pub struct BlobInfo {
 #[derive(Clone, Debug)]
 pub struct BlobStore(Arc<Shared>);
 
+/// A blob that somebody counts on. Giving the loan back counts as asking for the blob.
+#[derive(Debug)]
+pub struct BlobLoan {
+    store: BlobStore,
+    id: BlobId,
+    _lent: Arc<()>,
+}
+
+impl Drop for BlobLoan {
+    fn drop(&mut self) {
+        self.store.size(self.id);
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     layout: Layout,
@@ -124,6 +138,12 @@ impl BlobStore {
     /// Whether the blob is here, whole. Who asks may count on it for a while: see [`remove_idle`](Self::remove_idle).
     pub fn has(&self, id: BlobId) -> bool {
         self.size(id).is_some()
+    }
+
+    /// Keeps a blob from being removed as idle for as long as the loan is there; none: it is not here.
+    pub fn lend(&self, id: BlobId) -> Option<BlobLoan> {
+        let lent = self.state().blobs.get(&id).map(|entry| Arc::clone(&entry.lent))?;
+        Some(BlobLoan { store: self.clone(), id, _lent: lent })
     }
 
     /// The blob's size in bytes, if it is here. Who asks may count on it for a while.
