@@ -303,10 +303,17 @@ impl Agent {
     /// Compares what is wished with what is there, and takes the steps between them.
     fn act(&mut self) {
         let now = BootTime::now();
+        if self.holdings.settle_active(now)
+            && let Some(session) = &mut self.session
+        {
+            session.news = true;
+        }
         let assignment = self.assignment.as_ref();
         let observed = Observed {
             attempts: self.attempts.observe(),
             checkpoints: self.holdings.observe(assignment, &self.attempts.in_use(), now),
+            active: self.holdings.active(),
+            is_short_of_room: self.holdings.is_short_of_room(),
         };
         let fresh = self.session.as_ref().is_some_and(|session| session.assigned);
         let wish = Wish { assignment, fresh, leaving: self.leaving, away: self.away.is_some() };
@@ -324,7 +331,13 @@ impl Agent {
                 // Tests have it cling to what it was told to forget: the coordinator must not rely on it.
                 Step::ForgetAttempt(_) if faults::strikes("agent::forgets_nothing") => {}
                 Step::ForgetAttempt(key) => self.attempts.forget(key),
-                Step::FetchCheckpoint(id) => self.holdings.fetch(id, now),
+                Step::FetchCheckpoint(id) => {
+                    let assignment = self.assignment.as_ref();
+                    let rate = assignment.and_then(|one| one.bytes_per_sec_max.get(&id).copied());
+                    self.holdings.fetch(id, rate, now);
+                }
+                Step::Activate(job, id) => self.holdings.choose_active(job, Some(id), now),
+                Step::Deactivate(job) => self.holdings.choose_active(job, None, now),
                 Step::DropCheckpoint(id) => self.holdings.drop_checkpoint(id),
             }
         }

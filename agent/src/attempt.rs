@@ -32,6 +32,7 @@ use crate::{
     obtain::{ObtainError, Obtainer},
     orphan,
     reconcile::{AttemptKey, StopReason},
+    self_test::SelfTester,
     stderr_log::StderrLog,
     trainer_process::Heard,
 };
@@ -95,6 +96,7 @@ pub(crate) struct Workshop {
     pub(crate) corpora: Corpora,
     pub(crate) cpu_threads: u32,
     pub(crate) queue_limits: QueueLimits,
+    pub(crate) self_tester: SelfTester,
     /// Told whenever a trainer wrote something for people.
     pub(crate) output_grew: Arc<tokio::sync::Notify>,
 }
@@ -139,6 +141,7 @@ impl Attempt {
             self.workshop.obtainer.clone(),
             Arc::clone(&self.assigned),
             self.workshop.queue_limits,
+            self.workshop.self_tester.clone(),
             self.log.clone(),
         );
         let leftovers = Finished::in_folder(&self.checkpoints());
@@ -256,7 +259,7 @@ impl Attempt {
             return Ok(Begin::Anew);
         };
         self.tell(AttemptUpdate::Uses(id)).await;
-        obtainer.obtain(id, told).await?;
+        obtainer.obtain(id, None, told).await?;
         Ok(match obtainer.store().folder(id) {
             Some(folder) if spec.fine_tunes(id) => Begin::FineTune(folder),
             Some(folder) => Begin::Resume(folder),

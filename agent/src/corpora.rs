@@ -71,7 +71,7 @@ impl Corpora {
         let total_bytes = manifest.corpus_bytes();
         let mut done_bytes = 0;
         self.obtainer
-            .blobs(&named, |more_bytes| {
+            .blobs(&named, None, |more_bytes| {
                 done_bytes += more_bytes;
                 on_bytes(done_bytes.min(total_bytes), total_bytes);
             })

@@ -11,20 +11,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use hatchery_bdh::Model;
 use hatchery_common::{
     blob::BlobError,
     checkpoint::{CheckpointFile, CheckpointManifest, TRAINING_FILE},
     cursor::TrainingCursor,
     durable, faults,
     id::{BlobId, CheckpointId},
+    self_test::SelfTest,
     session::AssignedAttempt,
     trainer::Metrics,
 };
 use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::{
-    checkpoint_store::CheckpointStoreError, files::remove_folder, obtain::Obtainer, stderr_log::StderrLog,
+    checkpoint_store::CheckpointStoreError, files::remove_folder, obtain::Obtainer, self_test::SelfTester,
+    stderr_log::StderrLog,
 };
 
 /// How often the coordinator may refuse a checkpoint before it is given up: the first refusal may be about blobs that
@@ -86,6 +89,7 @@ pub(crate) struct Delivery {
     queue: Arc<Mutex<Queue>>,
     changed: Arc<Notify>,
     limits: QueueLimits,
+    self_tester: SelfTester,
     /// What people see of the attempt: why a checkpoint waits is said there too.
     log: StderrLog,
 }
@@ -138,9 +142,10 @@ impl Delivery {
         obtainer: Obtainer,
         attempt: Arc<AssignedAttempt>,
         limits: QueueLimits,
+        self_tester: SelfTester,
         log: StderrLog,
     ) -> Self {
-        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), limits, log }
+        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), limits, self_tester, log }
     }
 
     /// Adds what lies in a folder and was not added yet: a trainer that is killed may not have come to announce its last.
@@ -208,9 +213,10 @@ impl Delivery {
         let (job, step) = (self.attempt.job.short(), finished.step);
         let mut retries = self.obtainer.link().retries();
         let mut refusals = 0;
+        let answered = OnceCell::new();
         let mut complaint = String::new();
         loop {
-            match self.try_deliver(finished).await {
+            match self.try_deliver(finished, &answered).await {
                 Ok(id) => {
                     tracing::info!(%job, step, checkpoint = %id.short(), "checkpoint committed");
                     return Some(id);
@@ -247,7 +253,26 @@ impl Delivery {
         }
     }
 
-    async fn try_deliver(&self, finished: &Finished) -> Result<CheckpointId, DeliverError> {
+    /// What the checkpoint answers here, for all who get it to come to the same. One that does not answer is delivered all
+    /// the same: going on from it may be possible.
+    async fn self_test(&self, finished: &Finished) -> Option<SelfTest> {
+        let folder = finished.folder.clone();
+        let load = move || Model::load(&folder).map(Arc::new).map_err(|error| error.to_string());
+        match self.self_tester.run(load).await {
+            Ok(answered) => Some(answered.self_test),
+            Err(why) => {
+                self.tell(&format!("the checkpoint of step {} does not answer: {why}", finished.step));
+                None
+            }
+        }
+    }
+
+    /// `answered` is what the checkpoint answers, asked once however often it is tried.
+    async fn try_deliver(
+        &self,
+        finished: &Finished,
+        answered: &OnceCell<Option<SelfTest>>,
+    ) -> Result<CheckpointId, DeliverError> {
         let clients = self.obtainer.link().clients().await;
         let (job, epoch) = (self.attempt.job, self.attempt.epoch);
         clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
@@ -257,8 +282,9 @@ impl Delivery {
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.obtainer.store().pin(blobs.clone());
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
+        let self_test = answered.get_or_init(|| self.self_test(finished)).await.clone();
         faults::strikes("deliver::before_commit");
-        let id = clients.agents.commit_checkpoint(&manifest).await?;
+        let id = clients.agents.commit_checkpoint(&manifest, self_test).await?;
         faults::strikes("deliver::after_commit");
         let store = self.obtainer.store().clone();
         blocking(move || store.install(&manifest)).await?;

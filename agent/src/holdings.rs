@@ -6,7 +6,7 @@ use std::{
 };
 
 use hatchery_common::{
-    id::CheckpointId,
+    id::{CheckpointId, JobId},
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
 };
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    active::Active,
     backoff::Backoff,
     reconcile::{CheckpointPhase, LocalCheckpoint},
     replica::ReplicaMaker,
@@ -27,6 +28,7 @@ const RETRY_LONGEST: Duration = Duration::from_mins(1);
 /// All checkpoints here, and those on their way.
 pub(crate) struct Holdings {
     maker: ReplicaMaker,
+    active: Active,
     updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
     wished: watch::Sender<BTreeSet<CheckpointId>>,
     known: BTreeMap<CheckpointId, Holding>,
@@ -58,10 +60,11 @@ impl Holdings {
     /// `wished` is kept up to what the newest assignment wishes here.
     pub(crate) fn new(
         maker: ReplicaMaker,
+        active: Active,
         updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
         wished: watch::Sender<BTreeSet<CheckpointId>>,
     ) -> Self {
-        Self { maker, updates, wished, known: BTreeMap::new(), dropping: Vec::new() }
+        Self { maker, active, updates, wished, known: BTreeMap::new(), dropping: Vec::new() }
     }
 
     /// Brings what is known up to what is on the disk: attempts put checkpoints there too. Then says what is here.
@@ -105,11 +108,31 @@ impl Holdings {
         local.collect()
     }
 
-    /// Begins to fetch and try one.
-    pub(crate) fn fetch(&mut self, id: CheckpointId, now: BootTime) {
+    /// For each job what answers here.
+    pub(crate) fn active(&self) -> BTreeMap<JobId, CheckpointId> {
+        self.active.choices().clone()
+    }
+
+    /// Begins to let one answer for its job, or nothing.
+    pub(crate) fn choose_active(&mut self, job: JobId, id: Option<CheckpointId>, now: BootTime) {
+        self.active.choose(job, id, now);
+    }
+
+    /// Whether something has come to answer for its job, or does so no longer: that is worth a report at once.
+    pub(crate) fn settle_active(&mut self, now: BootTime) -> bool {
+        self.active.settle(now)
+    }
+
+    /// Whether so little room is left that what nobody wishes is to go at once.
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        self.maker.obtainer.store().blobs().is_short_of_room()
+    }
+
+    /// Begins to fetch, no faster than said, and to try one.
+    pub(crate) fn fetch(&mut self, id: CheckpointId, bytes_per_sec_max: Option<u64>, now: BootTime) {
         let holding = self.known.entry(id).or_insert_with(|| Holding::new(CheckpointPhase::Fetching, now));
         holding.phase = CheckpointPhase::Fetching;
-        let work = self.maker.clone().make(id, self.updates.clone());
+        let work = self.maker.clone().make(id, bytes_per_sec_max, self.updates.clone());
         holding.work = Some(AbortOnDropHandle::new(tokio::spawn(work)));
     }
 
@@ -182,7 +205,8 @@ impl Holdings {
     /// What the coordinator is told.
     pub(crate) fn reports(&self) -> Vec<ReplicaReport> {
         let told = self.known.iter().filter_map(|(id, holding)| {
-            Some(ReplicaReport { checkpoint: *id, state: holding.state.clone()? })
+            let (state, active) = (holding.state.clone()?, self.active.is_active(*id));
+            Some(ReplicaReport { checkpoint: *id, state, active })
         });
         told.take(REPLICAS_MAX).collect()
     }

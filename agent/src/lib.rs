@@ -15,12 +15,13 @@
 //! | `attempts`, `attempt`, `deliver` | the life of attempts and their checkpoints |
 //! | `ground` | what of the machine a simulation puts something else in the place of |
 //! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
-//! | `holdings`, `replica`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
+//! | `holdings`, `active`, `replica`, `self_test`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
 //! | `peers` | what is fetched from other nodes, and served to them |
 //! | `inference`, `models` | answers |
 //! | `availability` | when the machine is its owner's |
 //! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
 
+mod active;
 mod agent;
 mod attempt;
 mod attempts;
@@ -47,6 +48,7 @@ mod processor;
 pub mod reconcile;
 mod replica;
 mod restock;
+mod self_test;
 mod session;
 pub mod settings;
 pub mod stderr_log;
@@ -64,10 +66,11 @@ use hatchery_common::{
     tls::{CREDENTIALS_FILE, Credentials, JoinString, TlsError},
 };
 use hatchery_proto::client::{AgentsClient, CallError};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    active::Active,
     agent::{Agent, Inbox},
     attempt::Workshop,
     attempts::Attempts,
@@ -83,6 +86,7 @@ use crate::{
     obtain::Obtainer,
     peers::Peers,
     replica::ReplicaMaker,
+    self_test::SelfTester,
     session::SessionKeeper,
 };
 pub use availability::{AvailabilitySettings, Hours, HoursError, Judgement, Usage};
@@ -211,13 +215,15 @@ pub async fn run_on(
         create_folder(&path)?;
         Ok(path)
     };
-    let limits = BlobLimits { free_bytes_min: settings.free_disk_bytes_min, ..BlobLimits::default() };
+    let quota_bytes = (settings.blob_bytes_max > 0).then_some(settings.blob_bytes_max);
+    let limits = BlobLimits { quota_bytes, free_bytes_min: settings.free_disk_bytes_min };
     let blobs = BlobStore::open(&folder(BLOBS_FOLDER)?, limits)?;
     let store = CheckpointStore::open(&folder(CHECKPOINTS_FOLDER)?, blobs)?;
     let peers = Peers::begin(&ground, &settings.peers, store.blobs(), &credentials);
     let obtainer = Obtainer::new(store.clone(), link.clone(), peers.clone());
     let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone(), settings.free_disk_bytes_min)?;
     let models = Arc::new(Models::new(settings.models_loaded_max as usize));
+    let self_tester = SelfTester::new();
     let workshop = Workshop {
         ground: Arc::clone(&ground),
         obtainer: obtainer.clone(),
@@ -227,6 +233,7 @@ pub async fn run_on(
             free_disk_bytes_min: settings.free_disk_bytes_min,
             undelivered_bytes_max: settings.undelivered_bytes_max,
         },
+        self_tester: self_tester.clone(),
         output_grew: Arc::clone(&output_grew),
     };
     let attempts_folder = folder(ATTEMPTS_FOLDER)?;
@@ -234,9 +241,8 @@ pub async fn run_on(
         .map_err(|error| FileError::new("read", &attempts_folder, error))?;
     let (wished, wished_receiver) = watch::channel(BTreeSet::new());
     let _restocking = AbortOnDropHandle::new(tokio::spawn(restock::run(obtainer.clone(), wished_receiver)));
-    let maker =
-        ReplicaMaker { obtainer, models: Arc::clone(&models), self_tests: Arc::new(Semaphore::new(1)) };
-    let holdings = Holdings::new(maker, checkpoint_updates, wished);
+    let maker = ReplicaMaker { obtainer, models: Arc::clone(&models), self_tester };
+    let holdings = Holdings::new(maker, Active::open(&settings.state), checkpoint_updates, wished);
     let inference = Inference::new(store, models, settings.generations_at_once as usize);
 
     // Nothing starts on a device on which a trainer of an earlier agent still runs.

@@ -100,22 +100,27 @@ impl Obtainer {
         &self.link
     }
 
-    /// Makes sure that blobs, each with its size in bytes, are here; pin them first. Large ones come from other nodes,
-    /// the others from the coordinator. `on_bytes` hears of how many more.
+    /// Makes sure that blobs, each with its size in bytes, are here, fetched no faster than said; pin them first. Large
+    /// ones come from other nodes, the others from the coordinator. `on_bytes` hears of how many more.
     pub(crate) async fn blobs(
         &self,
         named: &[(BlobId, u64)],
+        bytes_per_sec_max: Option<u64>,
         mut on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), ObtainError> {
         if named.iter().all(|(blob, _)| self.store.blobs().has(*blob)) {
             return Ok(());
         }
-        let clients = self.link.clients().await;
+        let mut clients = self.link.clients().await;
+        if let Some(rate) = bytes_per_sec_max {
+            clients.blobs = clients.blobs.limited_to(rate);
+        }
+        let limit = RateLimit::new(bytes_per_sec_max);
         let mut from_coordinator = Vec::new();
         for (blob, size_bytes) in named {
             match self.peers.as_ref().filter(|_| *size_bytes >= SWARM_SIZE_BYTES_MIN) {
                 Some(peers) => {
-                    self.from_peers(peers, &clients, *blob, *size_bytes, &mut on_bytes).await?;
+                    self.from_peers(peers, &clients, &limit, (*blob, *size_bytes), &mut on_bytes).await?;
                 }
                 None => from_coordinator.push(*blob),
             }
@@ -129,12 +134,12 @@ impl Obtainer {
         &self,
         peers: &Peers,
         clients: &Clients,
-        blob: BlobId,
-        size_bytes: u64,
+        limit: &RateLimit,
+        (blob, size_bytes): (BlobId, u64),
         mut on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), ObtainError> {
         let mut told_bytes = 0;
-        let limit = RateLimit::new(None);
+        let limit = limit.clone();
         let fetched = peers.exchange().fetch(blob, size_bytes, &clients.blobs, limit, |more_bytes| {
             told_bytes += more_bytes;
             on_bytes(more_bytes);
@@ -162,15 +167,16 @@ impl Obtainer {
         if let Some(manifest) = self.store.manifest(id) {
             return Ok(manifest);
         }
-        let manifest = self.link.clients().await.agents.checkpoint_manifest(id).await?;
+        let (manifest, _) = self.link.clients().await.agents.checkpoint_manifest(id).await?;
         manifest.check()?;
         Ok(Arc::new(manifest))
     }
 
-    /// Makes sure that a checkpoint is here and undamaged. `on_bytes` hears how many bytes are here, and of how many.
+    /// Makes sure that a checkpoint is here and undamaged, fetched no faster than said. `on_bytes` hears how many bytes are here, and of how many.
     pub(crate) async fn obtain(
         &self,
         id: CheckpointId,
+        bytes_per_sec_max: Option<u64>,
         mut on_bytes: impl FnMut(u64, u64) + Send,
     ) -> Result<Arc<CheckpointManifest>, ObtainError> {
         let _alone = self.checkpoints.lock(id).await;
@@ -182,7 +188,7 @@ impl Obtainer {
         let mut done_bytes = 0;
         let named: Vec<(BlobId, u64)> =
             manifest.files.iter().map(|file| (file.blob, file.size_bytes)).collect();
-        self.blobs(&named, |more_bytes| {
+        self.blobs(&named, bytes_per_sec_max, |more_bytes| {
             done_bytes += more_bytes;
             on_bytes(done_bytes.min(total_bytes), total_bytes);
         })

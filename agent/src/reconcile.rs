@@ -3,7 +3,10 @@
 //! There are no start and stop commands that could be lost. Whatever happened before, comparing the newest assignment
 //! with what is there gives the steps that lead from one to the other; when they agree there are none.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hatchery_common::{
     device::Device,
@@ -57,6 +60,10 @@ pub struct Observed {
     pub attempts: Vec<LocalAttempt>,
     /// Every checkpoint held or fetched here.
     pub checkpoints: Vec<LocalCheckpoint>,
+    /// For each job the checkpoint that answers here.
+    pub active: BTreeMap<JobId, CheckpointId>,
+    /// Whether room is short: what nobody wishes goes at once.
+    pub is_short_of_room: bool,
 }
 
 /// An attempt as it is here.
@@ -153,10 +160,14 @@ pub enum Step {
     KillAttempt(AttemptKey),
     /// Nobody wants to hear of it any more: remove its folder.
     ForgetAttempt(AttemptKey),
-    /// Fetch, verify, activate and try it.
+    /// Fetch, verify and try it.
     FetchCheckpoint(CheckpointId),
     /// Remove it.
     DropCheckpoint(CheckpointId),
+    /// Let it answer for its job from now on.
+    Activate(JobId, CheckpointId),
+    /// Nothing is to answer for the job any more.
+    Deactivate(JobId),
 }
 
 /// The steps from what is there to what is wished, fencing first. Carrying them out and asking again comes to an end.
@@ -168,6 +179,7 @@ pub fn reconcile(wish: Wish<'_>, observed: &Observed, lease: LeaseState, now: Bo
     if let Some(assignment) = wish.assignment.filter(|_| wish.fresh && !wish.leaving) {
         start_attempts(assignment, observed, lease, wish.away, &mut steps);
         fetch_checkpoints(assignment, observed, now, &mut steps);
+        activate(assignment, observed, &mut steps);
         drop_checkpoints(assignment, observed, now, &mut steps);
     }
     steps
@@ -250,7 +262,23 @@ fn fetch_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime
         Some(CheckpointPhase::Failed { retry_at }) => now >= retry_at,
         Some(CheckpointPhase::Fetching | CheckpointPhase::Ready) => false,
     });
-    steps.extend(wanted.take(FETCHES_MAX.saturating_sub(fetching)).map(|id| Step::FetchCheckpoint(*id)));
+    // What answers here does so until something else can, also when the agent was started again: so it is tried first.
+    let answering = observed
+        .active
+        .values()
+        .filter(|id| !assignment.checkpoints.contains(id) && phase_of(**id) == Some(CheckpointPhase::Held));
+    let all = answering.chain(wanted);
+    steps.extend(all.take(FETCHES_MAX.saturating_sub(fetching)).map(|id| Step::FetchCheckpoint(*id)));
+}
+
+/// A checkpoint answers for its job once it has proved that it can; until then the one before does.
+fn activate(assignment: &Assignment, observed: &Observed, steps: &mut Vec<Step>) {
+    let is_ready =
+        |id| observed.checkpoints.iter().any(|local| local.id == id && local.phase == CheckpointPhase::Ready);
+    let new = assignment.active.iter().filter(|(job, id)| observed.active.get(job) != Some(id));
+    steps.extend(new.filter(|(_, id)| is_ready(**id)).map(|(job, id)| Step::Activate(*job, *id)));
+    let over = observed.active.keys().filter(|job| !assignment.active.contains_key(job));
+    steps.extend(over.map(|job| Step::Deactivate(*job)));
 }
 
 fn drop_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime, steps: &mut Vec<Step>) {
@@ -259,9 +287,12 @@ fn drop_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime,
         .iter()
         .copied()
         .chain(assignment.attempts.iter().filter_map(|assigned| assigned.resume_from))
+        .chain(observed.active.values().copied())
         .collect();
-    let unwanted = observed.checkpoints.iter().filter(|local| {
-        !wished.contains(&local.id) && !local.in_use && now.since(local.wished_at) >= UNWISHED_GRACE
-    });
+    let grace = if observed.is_short_of_room { Duration::ZERO } else { UNWISHED_GRACE };
+    let unwanted = observed
+        .checkpoints
+        .iter()
+        .filter(|local| !wished.contains(&local.id) && !local.in_use && now.since(local.wished_at) >= grace);
     steps.extend(unwanted.map(|local| Step::DropCheckpoint(local.id)));
 }

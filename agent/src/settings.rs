@@ -41,6 +41,9 @@ pub struct AgentSettings {
     pub calibrate: bool,
     /// What stays free of the file system, in bytes: below it nothing is fetched and no checkpoint is taken over.
     pub free_disk_bytes_min: u64,
+    /// Most bytes of blobs that are kept here, and so of checkpoints; 0: what the disk holds. When little of it is left, what
+    /// nobody wishes here goes at once.
+    pub blob_bytes_max: u64,
     /// Most bytes of an attempt's checkpoints that wait here while the coordinator is away: beyond it older ones give way
     /// to newer ones.
     pub undelivered_bytes_max: u64,
@@ -70,6 +73,7 @@ impl Default for AgentSettings {
             trainer: None,
             calibrate: true,
             free_disk_bytes_min: 1 << 30,
+            blob_bytes_max: 0,
             undelivered_bytes_max: 8 << 30,
             outage_secs_max: 3600,
             models_loaded_max: 2,

@@ -49,7 +49,7 @@ fn local(number: u8, epoch: u64, device: Device, phase: LocalPhase) -> LocalAtte
 }
 
 fn assignment(attempts: Vec<AssignedAttempt>, checkpoints: Vec<CheckpointId>) -> Assignment {
-    Assignment { lease: Duration::from_secs(15), attempts, checkpoints }
+    Assignment { lease: Duration::from_secs(15), attempts, checkpoints, ..Assignment::default() }
 }
 
 fn fresh(assignment: &Assignment) -> Wish<'_> {
@@ -204,6 +204,45 @@ fn checkpoints_come_newest_first_and_go_after_a_while() {
     assert_eq!(reconcile(stale, &there, LeaseState::Live, late), vec![], "nothing goes by an old assignment");
 }
 
+#[test]
+fn a_checkpoint_answers_once_it_is_ready_and_the_one_before_stays_until_then() {
+    let mut wished = assignment(vec![], vec![checkpoint(2)]);
+    wished.active = [(job(1), checkpoint(2))].into();
+    let there = |new: CheckpointPhase| Observed {
+        checkpoints: [(1, CheckpointPhase::Ready), (2, new)]
+            .map(|(number, phase)| LocalCheckpoint {
+                id: checkpoint(number),
+                phase,
+                in_use: false,
+                wished_at: NOW,
+            })
+            .to_vec(),
+        active: [(job(1), checkpoint(1)), (job(9), checkpoint(1))].into(),
+        ..Default::default()
+    };
+    let late = NOW + UNWISHED_GRACE;
+    let over = Step::Deactivate(job(9));
+    let failed = CheckpointPhase::Failed { retry_at: late + Duration::from_secs(1) };
+    for phase in [CheckpointPhase::Fetching, failed] {
+        let steps = reconcile(fresh(&wished), &there(phase), LeaseState::Live, late);
+        assert_eq!(steps, std::slice::from_ref(&over), "the old one stays, wished or not");
+    }
+    let steps = reconcile(fresh(&wished), &there(CheckpointPhase::Ready), LeaseState::Live, late);
+    assert_eq!(steps, [Step::Activate(job(1), checkpoint(2)), over]);
+    let mut done = there(CheckpointPhase::Ready);
+    done.active = wished.active.clone();
+    let steps = reconcile(fresh(&wished), &done, LeaseState::Live, NOW);
+    assert_eq!(steps, [], "it is dropped after a while");
+    done.is_short_of_room = true;
+    let steps = reconcile(fresh(&wished), &done, LeaseState::Live, NOW);
+    assert_eq!(steps, [Step::DropCheckpoint(checkpoint(1))], "and at once where room is short");
+    // After a start it is tried again before all others.
+    let mut held = there(CheckpointPhase::Fetching);
+    held.checkpoints[0].phase = CheckpointPhase::Held;
+    let steps = reconcile(fresh(&wished), &held, LeaseState::Live, NOW);
+    assert_eq!(steps[0], Step::FetchCheckpoint(checkpoint(1)));
+}
+
 /// A node without IO: it does what the steps say, and things happen to it.
 #[derive(Clone, Debug, Default)]
 struct World {
@@ -235,6 +274,8 @@ impl World {
                 checkpoints.push(LocalCheckpoint { id: *id, phase, in_use: false, wished_at: now });
             }
             Step::DropCheckpoint(id) => self.observed.checkpoints.retain(|local| local.id != *id),
+            Step::Activate(job, id) => drop(self.observed.active.insert(*job, *id)),
+            Step::Deactivate(job) => drop(self.observed.active.remove(job)),
         }
     }
 
@@ -242,6 +283,9 @@ impl World {
     fn restart(&mut self, undelivered: bool) {
         for attempt in &mut self.observed.attempts {
             (attempt.device, attempt.phase) = (None, LocalPhase::Leftover { undelivered });
+        }
+        for checkpoint in &mut self.observed.checkpoints {
+            checkpoint.phase = CheckpointPhase::Held;
         }
     }
 
@@ -266,6 +310,10 @@ impl World {
                 assert!(is_wished || !fresh, "runs {:?}, which nobody assigned", attempt.key);
             }
         }
+        for active in self.observed.active.values() {
+            let is_here = self.observed.checkpoints.iter().any(|local| local.id == *active);
+            assert!(is_here, "what answers is never dropped");
+        }
         let fetching = |local: &&LocalCheckpoint| local.phase == CheckpointPhase::Fetching;
         assert!(self.observed.checkpoints.iter().filter(fetching).count() <= FETCHES_MAX);
     }
@@ -275,8 +323,9 @@ impl World {
 /// device.
 fn assignments() -> impl Strategy<Value = Assignment> {
     let attempt = (0u8..4, 1u64..4, any::<bool>());
-    (prop::collection::vec(attempt, 0..4), prop::collection::vec(0u8..6, 0..5)).prop_map(
-        |(attempts, held)| {
+    let active = prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 0..4);
+    (prop::collection::vec(attempt, 0..4), prop::collection::vec(0u8..6, 0..5), active).prop_map(
+        |(attempts, held, active)| {
             let (mut jobs, mut taken) = (BTreeSet::new(), BTreeSet::new());
             let device = |number: u8, epoch: u64| {
                 [Device::CPU, Device::cuda(0), Device::cuda(1)][(number as usize + epoch as usize) % 3]
@@ -290,7 +339,10 @@ fn assignments() -> impl Strategy<Value = Assignment> {
                 })
                 .collect();
             let held: BTreeSet<u8> = held.into_iter().collect();
-            assignment(attempts, held.into_iter().map(checkpoint).collect())
+            let held: Vec<CheckpointId> = held.into_iter().map(checkpoint).collect();
+            let active = active.into_iter().filter(|_| !held.is_empty());
+            let active = active.map(|(number, index)| (job(number), *index.get(&held))).collect();
+            Assignment { active, ..assignment(attempts, held) }
         },
     )
 }
@@ -347,5 +399,6 @@ proptest! {
         prop_assert_eq!(here, wished.attempts.iter().map(AttemptKey::of).collect());
         let held: BTreeSet<CheckpointId> = world.observed.checkpoints.iter().map(|local| local.id).collect();
         prop_assert_eq!(held, wished.checkpoints.iter().copied().collect());
+        prop_assert_eq!(&world.observed.active, &wished.active);
     }
 }

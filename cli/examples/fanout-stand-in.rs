@@ -115,6 +115,7 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
         devices: DeviceWishes::default(),
         // Nothing is distributed before it is pushed.
         replicate: ReplicaPolicy { to: NodeSelector::None, which: ReplicateWhich::default() },
+        retain: RetainPolicy::default(),
         start_from: None,
         queue: QueueWishes::default(),
     };
@@ -149,7 +150,7 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
     };
     let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
     BlobClient::connect(&planter.credentials).await?.put(&blobs, &store, |_| {}).await?;
-    let checkpoint = planter.client.commit_checkpoint(&manifest).await?;
+    let checkpoint = planter.client.commit_checkpoint(&manifest, None).await?;
     planter.report(vec![completed(&attempt)]).await?;
     drop(planter);
     fleet.remove_node("planter").await?;

@@ -1,6 +1,7 @@
 //! The command line as clap reads it.
 
 mod admin;
+mod rollouts;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,6 +14,7 @@ use hatchery_common::{
 };
 
 pub(crate) use admin::{AdminCommand, BackupArgs, FsckArgs, RestoreArgs};
+pub(crate) use rollouts::{CheckpointsArgs, PinCommand, PushArgs, RollbackArgs, RolloutsArgs};
 
 use crate::{human::parse_duration, output::Output};
 
@@ -91,8 +93,12 @@ pub(crate) enum Command {
     Datasets,
     /// List checkpoints and where they are.
     Checkpoints(CheckpointsArgs),
-    /// Put a checkpoint on nodes.
+    /// Put a checkpoint on nodes, and let it answer there for its job.
     Push(PushArgs),
+    /// Take back the newest rollout that activated a checkpoint of a job.
+    Rollback(RollbackArgs),
+    /// List rollouts: which checkpoint is to be where, by whose wish, and how far that is.
+    Rollouts(RolloutsArgs),
     /// Ask a checkpoint for text, on any node or on all.
     Generate(GenerateArgs),
     /// Make a checkpoint folder out of a file of the public PyTorch code; needs no coordinator.
@@ -437,27 +443,6 @@ pub(crate) struct NodeArgs {
     pub(crate) remove: bool,
 }
 
-/// `hatchery checkpoints`.
-#[derive(Debug, Args)]
-pub(crate) struct CheckpointsArgs {
-    /// Only those of this job.
-    pub(crate) job: Option<String>,
-}
-
-/// `hatchery push`.
-#[derive(Debug, Args)]
-pub(crate) struct PushArgs {
-    /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's job).
-    #[arg(default_value = "latest")]
-    pub(crate) checkpoint: String,
-    /// Nodes that get it: all, names separated by commas, or labels such as room=attic.
-    #[arg(long, default_value = "all", value_name = "NODES")]
-    pub(crate) to: String,
-    /// Stay until every node has it.
-    #[arg(long)]
-    pub(crate) wait: bool,
-}
-
 /// `hatchery generate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -469,8 +454,8 @@ Examples:
 
 Text is shown as it is made, character by character; bytes that are no UTF-8 become \u{fffd}. --output json gives the exact bytes.")]
 pub(crate) struct GenerateArgs {
-    /// Checkpoint id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's
-    /// job).
+    /// Checkpoint id, unique prefix, a job (what is active of it on the node that answers), JOB:latest, JOB:best, `latest`, or
+    /// `best` (of the newest one's job).
     #[arg(default_value = "latest", conflicts_with = "checkpoint_flag")]
     pub(crate) checkpoint: String,
     /// The same, as an option.
@@ -482,7 +467,7 @@ pub(crate) struct GenerateArgs {
     /// Ask this node.
     #[arg(long, conflicts_with = "all_nodes")]
     pub(crate) node: Option<String>,
-    /// Ask every node that holds it, one after the other.
+    /// Ask every node that holds it, one after the other; of a job its newest checkpoint.
     #[arg(long)]
     pub(crate) all_nodes: bool,
     /// Most new bytes.

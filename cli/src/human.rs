@@ -74,6 +74,26 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is too long a duration"))
 }
 
+/// Reads a rate in bytes per second: `500kB/s`, `5MB/s`, `64KiB/s`, or plain bytes.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 8] = [
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("B", 1.0),
+        ("", 1.0),
+    ];
+    let wrong = || format!("`{text}` is not a rate such as 500kB/s or 5MB/s");
+    let amount = text.strip_suffix("/s").unwrap_or(text);
+    let unit = UNITS.iter().find_map(|(unit, bytes)| Some((amount.strip_suffix(unit)?, *bytes)));
+    let (number, bytes) = unit.ok_or_else(wrong)?;
+    let rate = number.trim().parse::<f64>().map_err(|_| wrong())? * bytes;
+    if (1.0..1e18).contains(&rate) { Ok(rate as u64) } else { Err(wrong()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +105,12 @@ mod tests {
         assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
         assert_eq!(duration(Duration::from_millis(850)), "850 ms");
         assert_eq!(parse_duration("7d"), Ok(Duration::from_hours(7 * 24)));
+        assert_eq!(parse_rate("5MB/s"), Ok(5_000_000));
+        assert_eq!(
+            [parse_rate("1.5kB"), parse_rate("64KiB/s"), parse_rate("9")],
+            [Ok(1500), Ok(65_536), Ok(9)]
+        );
+        assert!(parse_rate("fast").is_err() && parse_rate("-1MB/s").is_err() && parse_rate("NaN").is_err());
         assert!(parse_duration("soon").is_err() && parse_duration("").is_err());
         assert!(parse_duration("99999999999999999999d").is_err());
     }

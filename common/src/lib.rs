@@ -17,6 +17,7 @@ pub mod id;
 pub mod model;
 pub mod node;
 pub mod recipe;
+pub mod self_test;
 pub mod session;
 pub mod settings;
 pub mod swarm;

@@ -1,6 +1,6 @@
 //! What coordinator and agent tell each other over a session: desired state one way, observed state the other.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,10 @@ pub struct Assignment {
     pub attempts: Vec<AssignedAttempt>,
     /// The checkpoints to hold, newest last.
     pub checkpoints: Vec<CheckpointId>,
+    /// For each job the checkpoint that is to answer for it here, once it is ready. All of them are to be held.
+    pub active: BTreeMap<JobId, CheckpointId>,
+    /// How fast a checkpoint may be fetched at most, in bytes per second, where somebody has said so.
+    pub bytes_per_sec_max: BTreeMap<CheckpointId, u64>,
 }
 
 /// One attempt to run.
@@ -110,6 +114,8 @@ pub struct ReplicaReport {
     pub checkpoint: CheckpointId,
     /// How it stands.
     pub state: ReplicaState,
+    /// Whether it answers here for its job.
+    pub active: bool,
 }
 
 /// How a replica stands.
@@ -123,7 +129,7 @@ pub enum ReplicaState {
         /// Bytes in all.
         total_bytes: u64,
     },
-    /// Verified, activated, and answering.
+    /// Verified, and it answers as it does where it comes from.
     Ready {
         /// How long the self-test generation took.
         self_test_ms: f64,

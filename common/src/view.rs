@@ -8,7 +8,7 @@ use crate::{
     availability::Away,
     checkpoint::CheckpointManifest,
     device::Device,
-    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
+    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RolloutId},
     node::{Inventory, NodeMode},
     recipe::{JobSpec, Labels},
     time::Timestamp,
@@ -32,6 +32,23 @@ pub struct StatusView {
     pub jobs_running: u32,
     /// Jobs that wait.
     pub jobs_queued: u32,
+    /// The coordinator's blobs.
+    pub blobs: BlobsView,
+}
+
+/// The blobs that the coordinator keeps: what datasets and checkpoints are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobsView {
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of all, unfinished transfers included.
+    pub bytes: u64,
+    /// Bytes of those that nothing names any more: they are removed when nobody has asked for them for a while.
+    pub unreferenced_bytes: u64,
+    /// Most bytes that there may be; none: what the disk holds.
+    pub bytes_max: Option<u64>,
+    /// Free bytes of the disk; none: it cannot be told.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// A job.
@@ -137,6 +154,8 @@ pub struct NodeView {
     pub away: Option<Away>,
     /// The jobs that wait for its devices, each device's in their order.
     pub waiting: Vec<WaitingView>,
+    /// What answers there for each job, as it last said.
+    pub active: Vec<ActiveView>,
     /// How it stands among the nodes that fetch blobs from one another; none until it said so.
     pub peers: Option<PeersView>,
 }
@@ -162,6 +181,19 @@ pub struct PeersView {
     pub suspected_by: Vec<Name>,
     /// Whether so many say so that nobody fetches from it any more.
     pub is_barred: bool,
+}
+
+/// A checkpoint that answers for its job on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveView {
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub job_name: Name,
+    /// The checkpoint.
+    pub checkpoint: CheckpointId,
+    /// Its step.
+    pub step: u64,
 }
 
 /// A job that waits for a device.
@@ -275,6 +307,8 @@ pub struct CheckpointView {
     pub committed_at: Timestamp,
     /// Whether its validation loss is the lowest of its job.
     pub is_best: bool,
+    /// Whether somebody has pinned it: it is kept whatever its job's policy says.
+    pub is_pinned: bool,
     /// One for each node that should hold it.
     pub replicas: Vec<ReplicaView>,
 }
@@ -288,6 +322,63 @@ pub struct ReplicaView {
     pub node_name: Name,
     /// How it stands; absent: wanted there, and the node has not begun or is not connected.
     pub state: Option<crate::session::ReplicaState>,
+    /// Whether it answers there for its job.
+    pub active: bool,
+}
+
+/// A wish that a checkpoint be on a set of nodes, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutView {
+    /// Its identity; none: it is its job's own policy.
+    pub id: Option<RolloutId>,
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub job_name: Name,
+    /// The checkpoint.
+    pub checkpoint: CheckpointId,
+    /// Its step.
+    pub step: u64,
+    /// Where, in words: `all nodes`, `nodes with room=attic`, `ada, bob`.
+    pub to: String,
+    /// Who asked; none: the policy.
+    pub by: Option<Name>,
+    /// When; of a policy, when the checkpoint was committed.
+    pub at: Timestamp,
+    /// Whether it is to answer for its job there.
+    pub activate: bool,
+    /// How fast each node may fetch it, in bytes per second; none: as fast as it can.
+    pub bytes_per_sec_max: Option<u64>,
+    /// When it was taken back, if it was.
+    pub withdrawn_at: Option<Timestamp>,
+    /// Nodes that it selects now.
+    pub nodes: u32,
+    /// Of these, how many hold it, verified and tested.
+    pub ready: u32,
+    /// Of these, on how many it answers for its job.
+    pub active: u32,
+    /// Of these, how many could not take it at the last try.
+    pub failed: u32,
+}
+
+/// What is to answer for a job on a node, after a rollout was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NowActiveView {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: Name,
+    /// The checkpoint; none: nothing answers there for the job any more.
+    pub checkpoint: Option<CheckpointId>,
+}
+
+/// A rollout that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawnView {
+    /// The rollout.
+    pub rollout: RolloutView,
+    /// What is to answer on the nodes that it selected.
+    pub active: Vec<NowActiveView>,
 }
 
 /// One entry of the fleet's history.

@@ -14,6 +14,7 @@ use hatchery_common::{
     },
     durable::FileError,
     id::BlobId,
+    time::BootTime,
 };
 use proptest::prelude::*;
 
@@ -438,4 +439,37 @@ fn a_folder_is_looked_at_while_its_owner_works() {
     assert!(
         matches!(read(empty_id), Err(BlobFault::Damaged(problem)) if problem.contains("manifest is gone"))
     );
+}
+
+#[test]
+fn only_what_nobody_reads_or_has_asked_for_is_removed_as_idle() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let id = store.put_bytes(&bytes_of(100, 1)).unwrap();
+    let before = BootTime::now();
+    let later = BootTime(before.0 + 3_600_000);
+    assert!(!store.remove_idle(id, before).unwrap(), "it was just brought");
+    let reader = store.reader(id).unwrap();
+    assert!(!store.remove_idle(id, later).unwrap(), "it is being read");
+    drop(reader);
+    let loan = store.lend(id).unwrap();
+    assert!(!store.remove_idle(id, later).unwrap(), "somebody counts on it");
+    drop(loan);
+    assert!(!store.remove_idle(id, before).unwrap(), "and did so until just now");
+    assert!(store.remove_idle(id, later).unwrap() && store.lend(id).is_none());
+    assert!(!store.remove_idle(id, later).unwrap() && !store.has(id));
+    assert!(!data_path(folder.path(), id).exists());
+}
+
+#[test]
+fn room_is_short_near_the_quota_and_near_the_watermark() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = BlobLimits { quota_bytes: Some(1000), free_bytes_min: 0 };
+    let store = BlobStore::open(folder.path(), limits).unwrap();
+    store.put_bytes(&bytes_of(890, 1)).unwrap();
+    assert!(!store.is_short_of_room());
+    store.put_bytes(&bytes_of(20, 2)).unwrap();
+    assert!(store.is_short_of_room());
+    let limits = BlobLimits { quota_bytes: None, free_bytes_min: u64::MAX / 2 };
+    assert!(BlobStore::open(&folder.path().join("other"), limits).unwrap().is_short_of_room());
 }

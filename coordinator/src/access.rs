@@ -42,7 +42,7 @@ enum Who {
 }
 
 /// Every call that there is. One that is not here is denied.
-const TABLE: [(&str, Who); 42] = [
+const TABLE: [(&str, Who); 45] = [
     ("/hatchery.v1.Agents/Join", Who::Anyone),
     ("/hatchery.v1.Agents/Renew", Who::Members),
     ("/hatchery.v1.Agents/Session", Who::Agents),
@@ -76,6 +76,9 @@ const TABLE: [(&str, Who); 42] = [
     ("/hatchery.v1.Fleet/ListCheckpoints", Who::People),
     ("/hatchery.v1.Fleet/GetCheckpoint", Who::People),
     ("/hatchery.v1.Fleet/PushCheckpoint", Who::Operators),
+    ("/hatchery.v1.Fleet/WithdrawRollout", Who::Operators),
+    ("/hatchery.v1.Fleet/ListRollouts", Who::People),
+    ("/hatchery.v1.Fleet/PinCheckpoint", Who::Operators),
     ("/hatchery.v1.Fleet/Generate", Who::Operators),
     ("/hatchery.v1.Fleet/CreateToken", Who::Operators),
     ("/hatchery.v1.Fleet/ListCertificates", Who::Operators),

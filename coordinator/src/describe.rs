@@ -140,14 +140,30 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::Restored { epoch_floor, .. } => {
             format!("the fleet was restored from a backup; attempts go on from number {epoch_floor}")
         }
-        Change::RolloutStarted { rollout } => {
-            format!(
-                "{} wants checkpoint {} on {}",
-                rollout.by,
-                rollout.checkpoint.short(),
-                selected(cluster, &rollout.to)
-            )
+        Change::CheckpointRetired { checkpoint, job: id, .. } => {
+            let step = cluster.retired.get(checkpoint).map(|retired| format!(" of step {}", retired.step));
+            let step = step.unwrap_or_default();
+            format!("checkpoint {}{step} of {} is kept no longer", checkpoint.short(), job(id))
         }
+        Change::PinChanged { checkpoint, is_pinned: true, by, .. } => {
+            format!("{by} pinned checkpoint {}", checkpoint.short())
+        }
+        Change::PinChanged { checkpoint, by, .. } => {
+            format!("{by} unpinned checkpoint {}", checkpoint.short())
+        }
+        Change::RolloutStarted { rollout } => {
+            let active = if rollout.activate { ", and active there" } else { "" };
+            let (checkpoint, to) = (rollout.checkpoint.short(), selected(cluster, &rollout.to));
+            format!("{} wants checkpoint {checkpoint} on {to}{active}", rollout.by)
+        }
+        Change::RolloutWithdrawn { rollout: id, from, by, .. } => match cluster.rollouts.get(id) {
+            Some(rollout) => {
+                let from = if *from == NodeSelector::All { &rollout.to } else { from };
+                let (checkpoint, from) = (rollout.checkpoint.short(), selected(cluster, from));
+                format!("{by} took back checkpoint {checkpoint} from {from}")
+            }
+            None => format!("{by} took rollout {} back", id.short()),
+        },
     }
 }
 
@@ -178,7 +194,8 @@ fn lease_end(why: &LeaseEnd) -> String {
     }
 }
 
-fn selected(cluster: &Cluster, to: &NodeSelector) -> String {
+/// A set of nodes in words.
+pub(crate) fn selected(cluster: &Cluster, to: &NodeSelector) -> String {
     let list = |items: Vec<String>| items.join(", ");
     match to {
         NodeSelector::All => "all nodes".to_owned(),

@@ -21,6 +21,7 @@ use hatchery_common::{
 };
 use hatchery_scheduler::{
     Change, Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide, plan,
+    retire,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -246,6 +247,12 @@ impl EventLoop {
             plan(self.cluster.draft(), &self.observations.draft().observed, now)
         };
         plan.changes.into_iter().for_each(|change| self.cluster.step(change));
+        // What is to be kept follows from the cluster alone: where nothing has changed, nothing is due.
+        if self.cluster.has_steps() {
+            for change in retire(self.cluster.draft(), now.wall) {
+                self.cluster.step(change);
+            }
+        }
         self.tick_in = plan
             .wake_at
             .map_or(TICK_EVERY_MAX, |wake_at| wake_at.since(now.boot).clamp(TICK_EVERY_MIN, TICK_EVERY_MAX));

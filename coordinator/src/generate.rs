@@ -11,13 +11,14 @@ use hatchery_common::{
     id::{CheckpointId, NodeId, RequestId},
     session::{AnswerPart, CoordinatorMessage, ReplicaState},
 };
+use hatchery_scheduler::{Cluster, Job, active};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     describe::node_name,
     mailbox::{SessionNumber, Snapshot},
     sessions::Outbox,
-    view::replica,
+    view::{replica, replicas},
 };
 
 /// Answers on their way at one time.
@@ -80,6 +81,37 @@ pub(crate) enum GenerateError {
     Unread,
 }
 
+/// The node to ask for a job, and the checkpoint that is active of it there; none where no checkpoint of it is. Nodes that
+/// are where they should be come first, then as in [`choose`].
+pub(crate) fn choose_active(
+    snapshot: &Snapshot,
+    job: &Job,
+    given: Option<NodeId>,
+) -> Option<(NodeId, CheckpointId)> {
+    let cluster = &snapshot.cluster;
+    let is_own = |id: CheckpointId| {
+        cluster.checkpoints.get(&id).is_some_and(|checkpoint| checkpoint.manifest.job == job.id)
+            || cluster.retired.get(&id).is_some_and(|retired| retired.job == job.id)
+    };
+    let nodes = cluster.nodes.values().filter(|node| given.is_none_or(|given| node.id == given));
+    let answering = nodes.flat_map(|node| {
+        let wished = active(cluster, node).get(&job.id).copied();
+        replicas(snapshot, node.id).filter_map(move |replica| {
+            let ReplicaState::Ready { self_test_ms } = replica.state else { return None };
+            let answers = replica.active && is_own(replica.checkpoint);
+            let is_behind = wished != Some(replica.checkpoint);
+            answers.then_some((node.id, replica.checkpoint, is_behind, self_test_ms))
+        })
+    });
+    let key = |one: &(NodeId, CheckpointId, bool, f64)| (one.2, trains(cluster, one.0));
+    let best = answering.min_by(|a, b| key(a).cmp(&key(b)).then(a.3.total_cmp(&b.3)));
+    best.map(|(node, checkpoint, ..)| (node, checkpoint))
+}
+
+fn trains(cluster: &Cluster, node: NodeId) -> bool {
+    cluster.jobs.values().any(|job| job.lease.as_ref().is_some_and(|lease| lease.node == node))
+}
+
 /// The node to ask: the one given, or of those that hold the checkpoint one that does not train, and of these the one
 /// whose self-test was fastest.
 pub(crate) fn choose(
@@ -88,12 +120,9 @@ pub(crate) fn choose(
     given: Option<NodeId>,
 ) -> Result<NodeId, GenerateError> {
     let cluster = &snapshot.cluster;
-    let trains = |node: NodeId| {
-        cluster.jobs.values().any(|job| job.lease.as_ref().is_some_and(|lease| lease.node == node))
-    };
     let candidates = cluster.nodes.keys().filter(|node| given.is_none_or(|given| **node == given));
     let ready = candidates.clone().filter_map(|node| match replica(snapshot, *node, checkpoint) {
-        Some(ReplicaState::Ready { self_test_ms }) => Some((*node, trains(*node), *self_test_ms)),
+        Some(ReplicaState::Ready { self_test_ms }) => Some((*node, trains(cluster, *node), *self_test_ms)),
         _ => None,
     });
     let best = ready.min_by(|a, b| a.1.cmp(&b.1).then(a.2.total_cmp(&b.2)));

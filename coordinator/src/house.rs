@@ -22,6 +22,8 @@ pub(crate) struct House {
     pub(crate) mailbox: Mailbox,
     pub(crate) store: StoreCalls,
     pub(crate) blobs: BlobStore,
+    /// Most bytes of blobs, for people.
+    pub(crate) blob_bytes_max: Option<u64>,
     pub(crate) logs: Logs,
     pub(crate) sessions: Sessions,
     pub(crate) tracking: Arc<Tracking>,

@@ -6,6 +6,7 @@
 mod access;
 mod addresses;
 pub mod admin;
+mod collect;
 mod describe;
 mod event_loop;
 mod fault;
@@ -19,6 +20,7 @@ mod mailbox;
 mod observations;
 mod placement;
 mod refusal;
+mod rollouts;
 mod run;
 mod services;
 mod sessions;

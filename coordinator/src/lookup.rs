@@ -2,7 +2,7 @@
 
 use hatchery_common::{
     field::nearest_key,
-    id::{CertificateId, CheckpointId, NodeId},
+    id::{CertificateId, CheckpointId, NodeId, RolloutId},
 };
 use hatchery_scheduler::{Cluster, Job};
 
@@ -73,14 +73,31 @@ pub(crate) fn node(cluster: &Cluster, given: &str) -> Result<NodeId, LookupError
     find("node", given, candidates.collect())
 }
 
+/// What somebody asks for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked<'a> {
+    /// This checkpoint.
+    Checkpoint(CheckpointId),
+    /// Whatever is active of a job.
+    Job(&'a Job),
+}
+
 /// The checkpoint meant by an id, a prefix, a job (its newest), `JOB:best`, `JOB:latest`, `latest` (the newest of all) or
 /// `best` (the best of that one's job, since losses of different jobs say nothing about each other).
 pub(crate) fn checkpoint(cluster: &Cluster, given: &str) -> Result<CheckpointId, LookupError> {
+    match asked(cluster, given)? {
+        Asked::Checkpoint(id) => Ok(id),
+        Asked::Job(job) => newest(job, given),
+    }
+}
+
+/// The same, but that a job stays a job.
+pub(crate) fn asked<'a>(cluster: &'a Cluster, given: &str) -> Result<Asked<'a>, LookupError> {
     if let Some((given_job, which)) = given.rsplit_once(':') {
         let job = job(cluster, given_job)?;
         return match which {
-            BEST => best(job, given),
-            LATEST => newest(job, given),
+            BEST => best(job, given).map(Asked::Checkpoint),
+            LATEST => newest(job, given).map(Asked::Checkpoint),
             _ => {
                 let hint = format!("; of a job there are `{given_job}:{BEST}` and `{given_job}:{LATEST}`");
                 Err(not_found("checkpoint", given, &hint))
@@ -90,22 +107,23 @@ pub(crate) fn checkpoint(cluster: &Cluster, given: &str) -> Result<CheckpointId,
     if given == BEST {
         let latest = cluster.checkpoints.get(&checkpoint(cluster, LATEST)?);
         let job = latest.and_then(|latest| cluster.jobs.get(&latest.manifest.job));
-        return best(job.ok_or_else(|| not_found("checkpoint", given, "; its job is not known"))?, given);
+        let job = job.ok_or_else(|| not_found("checkpoint", given, "; its job is not known"))?;
+        return best(job, given).map(Asked::Checkpoint);
     }
     if given == LATEST {
         let newest = cluster.checkpoints.iter().max_by_key(|(_, one)| (one.committed_at, one.manifest.step));
         return newest
-            .map(|(id, _)| *id)
+            .map(|(id, _)| Asked::Checkpoint(*id))
             .ok_or_else(|| not_found("checkpoint", given, "; none was committed yet"));
     }
     let candidates =
         cluster.checkpoints.keys().map(|id| Candidate { key: *id, id: id.to_string(), name: String::new() });
     match find("checkpoint", given, candidates.collect()) {
         Err(LookupError::NotFound { .. }) => {}
-        found => return found,
+        found => return found.map(Asked::Checkpoint),
     }
     match job(cluster, given) {
-        Ok(job) => newest(job, given),
+        Ok(job) => Ok(Asked::Job(job)),
         Err(LookupError::NotFound { hint, .. }) => {
             Err(LookupError::NotFound { what: "checkpoint or job", given: given.to_owned(), hint })
         }
@@ -134,6 +152,13 @@ pub(crate) fn certificate(cluster: &Cluster, given: &str) -> Result<CertificateI
         name: String::new(),
     });
     find("certificate", given, candidates.collect())
+}
+
+/// The rollout meant by an id or a prefix.
+pub(crate) fn rollout(cluster: &Cluster, given: &str) -> Result<RolloutId, LookupError> {
+    let candidates =
+        cluster.rollouts.keys().map(|id| Candidate { key: *id, id: id.to_string(), name: String::new() });
+    find("rollout", given, candidates.collect())
 }
 
 /// The whole id comes first, then a name, then a prefix.

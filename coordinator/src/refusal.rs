@@ -74,7 +74,9 @@ fn code_of(rejected: &Rejected) -> Code {
         Rejected::NotFound { .. } => Code::NotFound,
         Rejected::RequestReused { .. } => Code::AlreadyExists,
         Rejected::Fenced { .. } => Code::Aborted,
-        Rejected::AlreadyEnded { .. } | Rejected::WrongPhase { .. } => Code::FailedPrecondition,
+        Rejected::AlreadyEnded { .. } | Rejected::WrongPhase { .. } | Rejected::NothingActivated { .. } => {
+            Code::FailedPrecondition
+        }
         Rejected::BadToken => Code::PermissionDenied,
         Rejected::BadCertificate => Code::Unauthenticated,
         Rejected::Full { .. } => Code::ResourceExhausted,

@@ -32,6 +32,7 @@ use crate::{
     access::AccessLayer,
     addresses,
     admin::{AUTHORITY_FOLDER, AdminError, BLOBS_FOLDER, DATABASE_FILE, UNFINISHED_FOLDER},
+    collect,
     event_loop::{EventLoop, LoopError},
     generate::Answers,
     ground::{Ground, Machine},
@@ -174,6 +175,7 @@ async fn serve(
         mailbox: mailbox.clone(),
         store: store.clone(),
         blobs,
+        blob_bytes_max: settings.blob_bytes_max,
         logs: Logs::new(settings.state.join("logs"), settings.log_bytes_max),
         sessions: Sessions::default(),
         tracking,
@@ -184,6 +186,7 @@ async fn serve(
         started_at: Timestamp::now(),
     });
     let stopping = CancellationToken::new();
+    let collecting = tokio::spawn(collect::run(Arc::clone(&house), settings.collect_grace, stopping.clone()));
     let mut server = start_server(house, shares, listener, stopping.clone()).await?;
     tracing::info!(address = %bound, state = %settings.state.display(), "ready");
     // Nobody need be waiting for it.
@@ -201,6 +204,7 @@ async fn serve(
         tracing::warn!("some calls did not finish in {} s and are cut off", STOP_WITHIN.as_secs());
         server.abort();
     }
+    collecting.await?;
     // If it cannot be sent, the loop has ended already, and the select above has its reason.
     if mailbox.send(Event::Shutdown).await.is_ok() {
         event_loop.await??;

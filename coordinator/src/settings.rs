@@ -20,6 +20,8 @@ const REPORTS_PER_LEASE: u64 = 5;
 const REPORT_EVERY_MS_MIN: u64 = 50;
 /// Least and most bytes kept of what one attempt wrote to stderr.
 const LOG_BYTES: (u64, u64) = (256 * 1024, 1 << 30);
+/// Longest time for which a blob that nothing names is kept, in seconds: a year.
+const COLLECT_GRACE_SECS_MAX: u64 = 365 * 86_400;
 /// Most addresses to advertise; a join string holds no more.
 const ADVERTISE_MAX: usize = 8;
 
@@ -45,6 +47,9 @@ pub struct CoordinatorSettings {
     pub blob_bytes_max: Option<u64>,
     /// Most bytes a second that this machine sends to nodes that fetch blobs; 0: as many as the link takes.
     pub upload_bytes_per_sec_max: u64,
+    /// Blobs that no checkpoint and no dataset names are removed when nobody has read, brought or asked for them for so many
+    /// seconds. What is put is to be committed within that time.
+    pub collect_grace_secs: u64,
     /// Most bytes kept of what one attempt wrote to stderr; the newest are kept. 256 KiB to 1 GiB.
     pub log_bytes_max: u64,
     /// Most jobs of one person that run at once; unset: as many as there are devices.
@@ -63,6 +68,7 @@ impl Default for CoordinatorSettings {
             disk_free_bytes_min: 256 << 20,
             blob_bytes_max: None,
             upload_bytes_per_sec_max: 0,
+            collect_grace_secs: 3600,
             log_bytes_max: 4 << 20,
             running_per_submitter_max: None,
         }
@@ -86,6 +92,7 @@ impl CoordinatorSettings {
         let lease_ms = self.lease_secs * 1000;
         let report_every_ms = self.report_every_ms.unwrap_or(lease_ms / REPORTS_PER_LEASE);
         check_range("report_every_ms", report_every_ms, REPORT_EVERY_MS_MIN, lease_ms / 2)?;
+        check_range("collect_grace_secs", self.collect_grace_secs, 1, COLLECT_GRACE_SECS_MAX)?;
         check_range("log_bytes_max", self.log_bytes_max, LOG_BYTES.0, LOG_BYTES.1)?;
         let running_per_submitter_max = self.running_per_submitter_max;
         running_per_submitter_max
@@ -101,6 +108,7 @@ impl CoordinatorSettings {
             disk_free_bytes_min: self.disk_free_bytes_min,
             blob_bytes_max: self.blob_bytes_max,
             upload_bytes_per_sec_max: self.upload_bytes_per_sec_max,
+            collect_grace: Duration::from_secs(self.collect_grace_secs),
             log_bytes_max: self.log_bytes_max,
             policy: Policy { running_per_submitter_max },
         })
@@ -119,6 +127,7 @@ pub struct Settings {
     pub(crate) disk_free_bytes_min: u64,
     pub(crate) blob_bytes_max: Option<u64>,
     pub(crate) upload_bytes_per_sec_max: u64,
+    pub(crate) collect_grace: Duration,
     pub(crate) log_bytes_max: u64,
     pub(crate) policy: Policy,
 }
@@ -190,6 +199,7 @@ mod tests {
         assert_eq!(wrong_field(|s| s.lease_secs = 1), "lease_secs");
         assert_eq!(wrong_field(|s| s.report_every_ms = Some(8000)), "report_every_ms");
         assert_eq!(wrong_field(|s| s.log_bytes_max = 0), "log_bytes_max");
+        assert_eq!(wrong_field(|s| s.collect_grace_secs = 0), "collect_grace_secs");
         assert_eq!(wrong_field(|s| s.advertise = vec!["a b".into()]), "advertise");
         assert_eq!(wrong_field(|s| s.advertise = vec!["host:0".into()]), "advertise");
     }

@@ -45,6 +45,11 @@ impl<T: Evolve> Twin<T> {
         self.steps.push(step);
     }
 
+    /// Whether there are steps that are not accepted yet.
+    pub(crate) fn has_steps(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// The steps since, taken out: give them back to [`accept`](Self::accept), or call [`reset`](Self::reset).
     pub(crate) fn take_steps(&mut self) -> Vec<T::Step> {
         mem::take(&mut self.steps)

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hatchery_common::{
     device::Device,
-    id::{CheckpointId, Name, NodeId},
-    session::{AttemptPhase, AttemptReport, ReplicaState},
+    id::{CheckpointId, JobId, Name, NodeId},
+    session::{AttemptPhase, AttemptReport, ReplicaReport, ReplicaState},
     time::{BootTime, Timestamp},
     view::{
-        CandidateView, CertificateView, CheckpointView, DatasetView, FailureView, JobView, NodeState,
-        NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
+        ActiveView, BlobsView, CandidateView, CertificateView, CheckpointView, DatasetView, FailureView,
+        JobView, NodeState, NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView,
+        WaitingView,
     },
 };
 use hatchery_scheduler::{
-    Candidate, Certificate, Checkpoint, Dataset, HandOver, InLine, Job, JobPhase, Node, ObservedNode, Rough,
-    Wait, assignment,
+    Candidate, Certificate, Checkpoint, Cluster, Dataset, HandOver, InLine, Job, JobPhase, Node,
+    ObservedNode, Rough, Wait, assignment,
 };
 
 use crate::{describe::node_name, mailbox::Snapshot};
@@ -23,7 +24,7 @@ use crate::{describe::node_name, mailbox::Snapshot};
 const WAITING_SHOWN_MAX: usize = 1000;
 
 /// The coordinator itself.
-pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp) -> StatusView {
+pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp, blobs: BlobsView) -> StatusView {
     let (cluster, observed) = (&snapshot.cluster, snapshot.observed());
     let jobs = |wanted: fn(&Job) -> bool| cluster.jobs.values().filter(|job| wanted(job)).count() as u32;
     StatusView {
@@ -34,6 +35,7 @@ pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp) -> StatusView {
         nodes: cluster.nodes.len() as u32,
         jobs_running: jobs(|job| job.lease.is_some()),
         jobs_queued: jobs(|job| job.phase == JobPhase::Queued),
+        blobs,
     }
 }
 
@@ -160,7 +162,25 @@ pub(crate) fn node(snapshot: &Snapshot, node: &Node, peers: Option<PeersView>, n
         waiting: waiting(snapshot, node),
         away: heard.and_then(|heard| heard.report.away),
         peers,
+        active: active_on(snapshot, node.id),
     }
+}
+
+/// What answers on a node for each job.
+fn active_on(snapshot: &Snapshot, node: NodeId) -> Vec<ActiveView> {
+    let cluster = &snapshot.cluster;
+    let active = replicas(snapshot, node).filter(|replica| replica.active).filter_map(|replica| {
+        let checkpoint = replica.checkpoint;
+        let kept = cluster.checkpoints.get(&checkpoint).map(|one| (one.manifest.job, one.manifest.step));
+        let (job, step) = kept.or_else(|| cluster.retired.get(&checkpoint).map(|one| (one.job, one.step)))?;
+        Some(ActiveView { job, job_name: Name::from_lossy(&job_name(cluster, job)), checkpoint, step })
+    });
+    active.collect()
+}
+
+/// A job's name, or the first digits of its id.
+pub(crate) fn job_name(cluster: &Cluster, job: JobId) -> String {
+    cluster.jobs.get(&job).map_or_else(|| job.short(), |job| job.spec.name.to_string())
 }
 
 /// The jobs that wait for a node's devices.
@@ -215,7 +235,7 @@ pub(crate) fn dataset(dataset: &Dataset) -> DatasetView {
     }
 }
 
-/// A checkpoint; `desired` is where each is to be.
+/// A checkpoint; `desired` is where each is to be. Where it answers still, it is shown too.
 pub(crate) fn checkpoint(
     snapshot: &Snapshot,
     desired: &BTreeMap<CheckpointId, BTreeSet<NodeId>>,
@@ -224,10 +244,14 @@ pub(crate) fn checkpoint(
 ) -> CheckpointView {
     let cluster = &snapshot.cluster;
     let job = cluster.jobs.get(&checkpoint.manifest.job);
-    let replicas = desired.get(&id).into_iter().flatten().map(|node| ReplicaView {
-        node: *node,
-        node_name: Name::from_lossy(&node_name(cluster, *node)),
-        state: replica(snapshot, *node, id).cloned(),
+    let is_active = |node: NodeId| replicas(snapshot, node).any(|one| one.checkpoint == id && one.active);
+    let mut nodes = desired.get(&id).cloned().unwrap_or_default();
+    nodes.extend(cluster.nodes.keys().copied().filter(|node| is_active(*node)));
+    let replicas = nodes.into_iter().map(|node| ReplicaView {
+        node,
+        node_name: Name::from_lossy(&node_name(cluster, node)),
+        state: replica(snapshot, node, id).cloned(),
+        active: is_active(node),
     });
     CheckpointView {
         id,
@@ -235,15 +259,20 @@ pub(crate) fn checkpoint(
         job_name: job.map_or_else(|| Name::from_lossy("unknown"), |job| job.spec.name.clone()),
         committed_at: checkpoint.committed_at,
         is_best: job.is_some_and(|job| job.best == Some(id)),
+        is_pinned: checkpoint.is_pinned,
         replicas: replicas.collect(),
     }
 }
 
 /// How a checkpoint stands on a node, while the node is connected.
 pub(crate) fn replica(snapshot: &Snapshot, node: NodeId, checkpoint: CheckpointId) -> Option<&ReplicaState> {
-    let heard = snapshot.observed().nodes.get(&node).filter(|node| node.connected)?;
-    let report = heard.report.replicas.iter().find(|replica| replica.checkpoint == checkpoint);
-    report.map(|replica| &replica.state)
+    replicas(snapshot, node).find(|replica| replica.checkpoint == checkpoint).map(|replica| &replica.state)
+}
+
+/// All that a node holds or fetches, while it is connected.
+pub(crate) fn replicas(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &ReplicaReport> {
+    let heard = snapshot.observed().nodes.get(&node).filter(|node| node.connected);
+    heard.into_iter().flat_map(|heard| &heard.report.replicas)
 }
 
 /// A certificate.

@@ -100,6 +100,7 @@ fn what_does_not_fit_is_refused_whole() {
     let good = world.batches.last().unwrap()[0].clone();
     let commit = |epoch, step| Change::CheckpointCommitted {
         late: false,
+        self_test: None,
         manifest: Box::new(world::checkpoint(&running, Epoch(epoch), step)),
         at,
     };
@@ -171,7 +172,7 @@ fn a_newer_format_is_left_alone() {
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path).err().unwrap();
     assert!(matches!(error, StoreError::TooNew { found: 99, .. }), "{error:?}");
-    assert!(error.to_string().contains("format 99, and this version knows formats up to 3"), "{error}");
+    assert!(error.to_string().contains("format 99, and this version knows formats up to 4"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 

@@ -36,7 +36,7 @@ fn history() -> World {
     let commit = |world: &mut World, step| {
         let (node, epoch) = (world.job(job).lease.as_ref().unwrap().node, world.job(job).epoch);
         let manifest = Box::new(checkpoint(world.job(job), epoch, step));
-        world.ask(Request::CommitCheckpoint { node, manifest }).unwrap();
+        world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
         (node, epoch)
     };
     commit(&mut world, 100);
@@ -161,7 +161,7 @@ fn go_on(store: &mut SqliteStore, mut cluster: Cluster, world: &World) {
                 assert_eq!(cluster.checkpoints[&manifest.id()].manifest, **manifest);
                 assert!(manifest.epoch <= cluster.jobs[&manifest.job].epoch);
                 let node = *cluster.nodes.keys().next().unwrap_or(&hatchery_common::id::NodeId::random());
-                let again = Request::CommitCheckpoint { node, manifest: manifest.clone() };
+                let again = Request::CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
                 assert_eq!(decide(&cluster, again, world.now).unwrap().changes, []);
             }
             _ => {}

@@ -68,6 +68,16 @@ proptest! {
     }
 
     #[test]
+    fn a_rollout_survives(rollout in arbitrary::rollout_view()) {
+        round_trip::<_, v1::Rollout>(rollout);
+    }
+
+    #[test]
+    fn a_self_test_survives(self_test in arbitrary::self_test()) {
+        round_trip::<_, v1::SelfTest>(self_test);
+    }
+
+    #[test]
     fn a_checkpoint_survives_with_its_id(checkpoint in arbitrary::checkpoint_view()) {
         round_trip::<_, v1::Checkpoint>(checkpoint);
     }

@@ -8,13 +8,14 @@ use std::{
 use hatchery_common::{
     device::DeviceKind,
     id::{CheckpointId, NodeId},
-    recipe::{JobSpec, NodeSelector, RawTrainSpec, ReplicateWhich, TrainSpec},
+    recipe::{JobSpec, RawTrainSpec, ReplicateWhich, TrainSpec},
     session::{AssignedAttempt, Assignment},
 };
 
 use crate::{
-    cluster::{Checkpoint, Cluster, Job, JobPhase, Node},
+    cluster::{Checkpoint, Cluster, Job, JobPhase, Node, Rollout},
     limits::CHECKPOINTS_ASSIGNED_MAX,
+    rollout::{active, selects},
 };
 
 /// Everything that `node` is to do. Nothing, for a node that is not in the fleet.
@@ -23,12 +24,31 @@ pub fn assignment(cluster: &Cluster, node: NodeId, lease: Duration) -> Assignmen
         return Assignment { lease, ..Assignment::default() };
     };
     let attempts = cluster.jobs.values().filter_map(|job| attempt(job, node.id)).collect();
-    Assignment { lease, attempts, checkpoints: held(cluster, node) }
+    let checkpoints = held(cluster, node);
+    let held: BTreeSet<CheckpointId> = checkpoints.iter().copied().collect();
+    let mut active = active(cluster, node);
+    active.retain(|_, checkpoint| held.contains(checkpoint));
+    Assignment { lease, attempts, checkpoints, active, bytes_per_sec_max: rates(cluster, node) }
+}
+
+/// How fast `node` may fetch what somebody pushed to it with a limit. Of several limits the newest counts.
+fn rates(cluster: &Cluster, node: &Node) -> BTreeMap<CheckpointId, u64> {
+    let mut rollouts: Vec<&Rollout> =
+        cluster.rollouts.values().filter(|rollout| rollout.reaches(node)).collect();
+    rollouts.sort_by_key(|rollout| (rollout.at, rollout.id));
+    let mut rates = BTreeMap::new();
+    for rollout in rollouts {
+        match rollout.bytes_per_sec_max {
+            Some(rate) => drop(rates.insert(rollout.checkpoint, rate)),
+            None => drop(rates.remove(&rollout.checkpoint)),
+        }
+    }
+    rates
 }
 
 /// The checkpoints that `node` is to hold, oldest first, and never more than [`CHECKPOINTS_ASSIGNED_MAX`].
 fn held(cluster: &Cluster, node: &Node) -> Vec<CheckpointId> {
-    let rollouts = cluster.rollouts.values().filter(|rollout| selects(&rollout.to, node));
+    let rollouts = cluster.rollouts.values().filter(|rollout| rollout.reaches(node));
     let pushed: BTreeSet<CheckpointId> = rollouts.map(|rollout| rollout.checkpoint).collect();
     let leases = cluster.jobs.values().filter_map(|job| job.lease.as_ref());
     let resumed: BTreeSet<CheckpointId> =
@@ -44,7 +64,10 @@ fn held(cluster: &Cluster, node: &Node) -> Vec<CheckpointId> {
     };
     let surplus = held.len().saturating_sub(CHECKPOINTS_ASSIGNED_MAX);
     if surplus > 0 {
-        held.sort_by_key(|one| (pushed.contains(&one.0) || resumed.contains(&one.0), age(one)));
+        let active: BTreeSet<CheckpointId> = active(cluster, node).into_values().collect();
+        let is_needed =
+            |id: &CheckpointId| pushed.contains(id) || resumed.contains(id) || active.contains(id);
+        held.sort_by_key(|one| (is_needed(&one.0), age(one)));
         held.drain(..surplus);
     }
     held.sort_by_key(age);
@@ -92,8 +115,4 @@ fn is_replicated(cluster: &Cluster, id: CheckpointId, checkpoint: &Checkpoint, n
         };
         wanted && selects(&policy.to, node)
     })
-}
-
-fn selects(selector: &NodeSelector, node: &Node) -> bool {
-    selector.selects(node.id, &node.labels)
 }

@@ -4,9 +4,10 @@ use hatchery_common::{
     checkpoint::CheckpointManifest,
     dataset::DatasetManifest,
     digest::Digest,
-    id::{CertificateId, Epoch, JobId, Name, NodeId, RequestId},
+    id::{CertificateId, CheckpointId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     node::{Inventory, NodeMode},
-    recipe::{JobSpec, Labels, Priority},
+    recipe::{JobSpec, Labels, NodeSelector, Priority},
+    self_test::SelfTest,
     time::Timestamp,
     trainer::FailureCause,
 };
@@ -197,6 +198,31 @@ pub enum Change {
         /// Whether its attempt has lost its lease.
         #[serde(default)]
         late: bool,
+        /// What it answered on the node that made it, if it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        self_test: Option<Box<SelfTest>>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A checkpoint is kept no longer: its job's policy does not keep it, and nobody needs it.
+    CheckpointRetired {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Its job.
+        job: JobId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Somebody wants a checkpoint kept, or does so no longer.
+    PinChanged {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Its job.
+        job: JobId,
+        /// Whether it is to be kept.
+        is_pinned: bool,
+        /// Who.
+        by: Name,
         /// When.
         at: Timestamp,
     },
@@ -217,6 +243,17 @@ pub enum Change {
     RolloutStarted {
         /// The wish.
         rollout: Rollout,
+    },
+    /// Somebody took a rollout back: what was active before it is so again.
+    RolloutWithdrawn {
+        /// Which.
+        rollout: RolloutId,
+        /// From which of its nodes; all: it is over.
+        from: NodeSelector,
+        /// Who.
+        by: Name,
+        /// When.
+        at: Timestamp,
     },
     /// The fleet's state came back from a backup. What was granted after the backup was made is not known any more, so no
     /// job that has not ended is ever granted an epoch up to this one: I3.
@@ -254,6 +291,9 @@ impl Change {
             | Self::JobEnded { at, .. }
             | Self::CheckpointCommitted { at, .. }
             | Self::CheckpointDeclined { at, .. }
+            | Self::CheckpointRetired { at, .. }
+            | Self::PinChanged { at, .. }
+            | Self::RolloutWithdrawn { at, .. }
             | Self::Restored { at, .. } => *at,
         }
     }
@@ -282,7 +322,10 @@ impl Change {
             Self::JobEnded { .. } => "job_ended",
             Self::CheckpointCommitted { .. } => "checkpoint_committed",
             Self::CheckpointDeclined { .. } => "checkpoint_declined",
+            Self::CheckpointRetired { .. } => "checkpoint_retired",
+            Self::PinChanged { .. } => "pin_changed",
             Self::RolloutStarted { .. } => "rollout_started",
+            Self::RolloutWithdrawn { .. } => "rollout_withdrawn",
             Self::Restored { .. } => "restored",
         }
     }
@@ -299,6 +342,8 @@ impl Change {
             | Self::JobResumed { job, .. }
             | Self::PriorityChanged { job, .. }
             | Self::CheckpointDeclined { job, .. }
+            | Self::CheckpointRetired { job, .. }
+            | Self::PinChanged { job, .. }
             | Self::JobEnded { job, .. } => Some(*job),
             Self::CheckpointCommitted { manifest, .. } => Some(manifest.job),
             _ => None,

@@ -12,6 +12,7 @@ use hatchery_common::{
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     node::{Inventory, NodeMode},
     recipe::{JobSpec, Labels, NodeSelector, StartHow},
+    self_test::SelfTest,
     time::Timestamp,
     trainer::{FailureCause, Metrics},
 };
@@ -28,8 +29,10 @@ pub struct Cluster {
     pub requests: BTreeMap<RequestId, (Digest, JobId)>,
     /// Every dataset.
     pub datasets: BTreeMap<DatasetId, Dataset>,
-    /// Every committed checkpoint.
+    /// Every committed checkpoint that is kept.
     pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+    /// Every committed checkpoint that was not kept.
+    pub retired: BTreeMap<CheckpointId, RetiredCheckpoint>,
     /// Every rollout that somebody asked for.
     pub rollouts: BTreeMap<RolloutId, Rollout>,
     /// Join tokens by the digest of their secret; the secret itself is never kept.
@@ -58,8 +61,11 @@ impl Cluster {
     /// The step that a job by `spec` begins with.
     pub fn start_step(&self, spec: &JobSpec) -> u64 {
         let continued = spec.start_from.filter(|start| start.how == StartHow::Continue);
-        let checkpoint = continued.and_then(|start| self.checkpoints.get(&start.checkpoint));
-        checkpoint.map_or(0, |checkpoint| checkpoint.manifest.step)
+        let step_of = |id: CheckpointId| {
+            let kept = self.checkpoints.get(&id).map(|checkpoint| checkpoint.manifest.step);
+            kept.or_else(|| self.retired.get(&id).map(|retired| retired.step))
+        };
+        continued.and_then(|start| step_of(start.checkpoint)).unwrap_or(0)
     }
 
     /// The checkpoint of `job` with the lowest validation loss, each by the validation of its own step; of equal ones the
@@ -310,6 +316,21 @@ pub struct Checkpoint {
     pub committed_at: Timestamp,
     /// Whether its attempt had lost its lease by then: a node that was cut off kept it.
     pub late: bool,
+    /// What it answered on the node that made it; none: it gave no answer there, or was made by an older version.
+    pub self_test: Option<SelfTest>,
+    /// Whether somebody wants it kept, whatever its job's policy says.
+    pub is_pinned: bool,
+}
+
+/// What is left of a committed checkpoint that was not kept: enough to know it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetiredCheckpoint {
+    /// The job that made it.
+    pub job: JobId,
+    /// The attempt that made it.
+    pub epoch: Epoch,
+    /// Steps done.
+    pub step: u64,
 }
 
 /// Somebody's wish that a checkpoint be on a set of nodes, beside what the job's own policy wishes.
@@ -325,6 +346,18 @@ pub struct Rollout {
     pub by: Name,
     /// When.
     pub at: Timestamp,
+    /// Whether it is to answer for its job there.
+    #[serde(default)]
+    pub activate: bool,
+    /// How fast each node may fetch it at most, in bytes per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_sec_max: Option<u64>,
+    /// When it was taken back, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn_at: Option<Timestamp>,
+    /// Nodes from which alone it was taken back, bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_on: Vec<NodeSelector>,
 }
 
 /// A one-time right to get a certificate.

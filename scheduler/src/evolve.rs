@@ -3,14 +3,16 @@
 use hatchery_common::{
     id::{Epoch, JobId, Name},
     node::{Inventory, NodeMode},
-    recipe::JobSpec,
+    recipe::{JobSpec, NodeSelector},
     time::Timestamp,
     trainer::{FailureCause, Metrics},
 };
 
 use crate::{
     change::{Change, LeaseEnd},
-    cluster::{Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, Node},
+    cluster::{
+        Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, Node, RetiredCheckpoint,
+    },
     limits::{FAILURES_MAX, HOLDERS_MAX},
 };
 
@@ -63,15 +65,28 @@ impl Cluster {
             Change::RolloutStarted { rollout } => {
                 self.rollouts.insert(rollout.id, rollout.clone());
             }
+            Change::RolloutWithdrawn { rollout, from, at, .. } => {
+                if let Some(rollout) = self.rollouts.get_mut(rollout) {
+                    match from {
+                        NodeSelector::All => rollout.withdrawn_at = Some(*at),
+                        some => rollout.not_on.push(some.clone()),
+                    }
+                }
+            }
             Change::Restored { epoch_floor, .. } => {
                 for job in self.jobs.values_mut().filter(|job| !job.phase.is_terminal()) {
                     job.epoch = job.epoch.max(*epoch_floor);
                 }
             }
-            Change::CheckpointCommitted { manifest, late, at } => {
+            Change::CheckpointCommitted { manifest, late, self_test, at } => {
                 let id = manifest.id();
-                let checkpoint =
-                    Checkpoint { manifest: (**manifest).clone(), committed_at: *at, late: *late };
+                let checkpoint = Checkpoint {
+                    manifest: (**manifest).clone(),
+                    committed_at: *at,
+                    late: *late,
+                    self_test: self_test.as_deref().cloned(),
+                    is_pinned: false,
+                };
                 self.checkpoints.insert(id, checkpoint);
                 let best = self.best_checkpoint(manifest.job);
                 if let Some(job) = self.jobs.get_mut(&manifest.job) {
@@ -79,6 +94,18 @@ impl Cluster {
                     job.best = best;
                     job.checkpoint_step = manifest.step;
                     job.metrics = manifest.metrics;
+                }
+            }
+            Change::CheckpointRetired { checkpoint: id, .. } => {
+                if let Some(checkpoint) = self.checkpoints.remove(id) {
+                    let manifest = checkpoint.manifest;
+                    let (job, epoch, step) = (manifest.job, manifest.epoch, manifest.step);
+                    self.retired.insert(*id, RetiredCheckpoint { job, epoch, step });
+                }
+            }
+            Change::PinChanged { checkpoint, is_pinned, .. } => {
+                if let Some(checkpoint) = self.checkpoints.get_mut(checkpoint) {
+                    checkpoint.is_pinned = *is_pinned;
                 }
             }
             // It stands in the history; nothing else comes of it.

@@ -6,6 +6,7 @@
 //! Cluster::evolve(&Change)            infallible: a change was checked when it was made
 //! explain(&Cluster, &Observed, now)   -> every device as a place for a job
 //! assignment(&Cluster, node)          what one node is to do
+//! retire(&Cluster, now)               -> changes: checkpoints that have had their time
 //! violations(&Cluster)                what should never be
 //! ```
 //!
@@ -25,6 +26,8 @@ mod placement;
 mod plan;
 mod request;
 mod restore;
+mod retention;
+mod rollout;
 mod schedule;
 mod speed;
 mod urgency;
@@ -35,7 +38,7 @@ pub use assignment::{assignment, desired_nodes};
 pub use change::{Change, LeaseEnd};
 pub use cluster::{
     Certificate, Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, JoinToken, Lease,
-    MeasuredSpeed, Node, Rollout, SpeedKey, Workload,
+    MeasuredSpeed, Node, RetiredCheckpoint, Rollout, SpeedKey, Workload,
 };
 pub use decide::{Decision, Outcome, decide};
 pub use explain::{Candidate, Verdict, explain};
@@ -43,6 +46,8 @@ pub use observed::{Now, Observed, ObservedNode, Policy};
 pub use plan::{InLine, Plan, plan};
 pub use request::{Rejected, Request};
 pub use restore::restored;
+pub use retention::retire;
+pub use rollout::active;
 pub use speed::Known;
 pub use violations::{Violation, violations};
 pub use wait::{AwayNode, Because, Fleet, FleetNode, Instead, Rough, Wait};

@@ -11,6 +11,7 @@ use hatchery_common::{
     id::{CertificateId, CheckpointId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     node::{Inventory, NodeMode},
     recipe::{JobSpec, Labels, NodeSelector, Priority},
+    self_test::SelfTest,
     time::Timestamp,
     trainer::Ending,
 };
@@ -153,6 +154,8 @@ pub enum Request {
         node: NodeId,
         /// What it is made of.
         manifest: Box<CheckpointManifest>,
+        /// What it answered on that node, if it did.
+        self_test: Option<Box<SelfTest>>,
     },
     /// An attempt ended on its node.
     AttemptEnded {
@@ -180,6 +183,37 @@ pub enum Request {
         checkpoint: CheckpointId,
         /// On which nodes.
         to: NodeSelector,
+        /// Whether it is to answer for its job there.
+        activate: bool,
+        /// How fast each node may fetch it at most, in bytes per second.
+        bytes_per_sec_max: Option<u64>,
+        /// Who asks.
+        by: Name,
+    },
+    /// Take a rollout back.
+    Withdraw {
+        /// Which.
+        rollout: RolloutId,
+        /// From which of its nodes.
+        from: NodeSelector,
+        /// Who asks.
+        by: Name,
+    },
+    /// Take the newest activating rollout of a job back.
+    RollBack {
+        /// Which.
+        job: JobId,
+        /// From which nodes: the newest that reaches one of them.
+        from: NodeSelector,
+        /// Who asks.
+        by: Name,
+    },
+    /// Want a checkpoint kept, or no longer.
+    Pin {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Whether it is to be kept.
+        is_pinned: bool,
         /// Who asks.
         by: Name,
     },
@@ -236,6 +270,15 @@ pub enum Rejected {
         phase: &'static str,
         /// What was asked: `paused`, `resumed`, `sent back to the queue`.
         action: &'static str,
+    },
+    /// Nobody has activated a checkpoint of the job.
+    #[error(
+        "there is no rollout of {job} to roll back: its own policy says which checkpoint is active; \
+         `hatchery push CHECKPOINT --activate` chooses another"
+    )]
+    NothingActivated {
+        /// The job's name.
+        job: Name,
     },
     /// The token is unknown, used or expired. Which one is not said to a stranger.
     #[error("this join string is unknown, used or expired; make a new one with `hatchery token create`")]

@@ -94,6 +94,11 @@ fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'s
         }
     }
     check(job.checkpoint_step <= job.spec.train.raw().steps, "no checkpoint is beyond the last step");
+    let begins_with = job.spec.start_from.filter(|_| !job.phase.is_terminal());
+    check(
+        begins_with.is_none_or(|start| cluster.checkpoints.contains_key(&start.checkpoint)),
+        "what a job that has not ended begins with is kept",
+    );
     check(
         job.best == cluster.best_checkpoint(job.id),
         "a job's best checkpoint is the one of the lowest loss",
@@ -103,6 +108,10 @@ fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'s
         check(
             lease.resume_from.is_none_or(|id| own(id).is_some() || is_start(job, id)),
             "an attempt goes on from a checkpoint of its job, or begins with what its job begins with",
+        );
+        check(
+            lease.resume_from.is_none_or(|id| cluster.checkpoints.contains_key(&id)),
+            "what an attempt goes on from is kept",
         );
     }
 }
@@ -149,6 +158,7 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
         found.check(job.is_some(), subject, "its job is there");
         let known = |parent| {
             cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job)
+                || cluster.retired.get(&parent).is_some_and(|p| p.job == manifest.job)
                 || job.is_some_and(|job| is_start(job, parent))
         };
         let rule = "its parent is a checkpoint of the same job, or what that began with";
@@ -158,6 +168,10 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
         found.check(manifest.step <= newest, subject, "no checkpoint is further than the job's own");
         found.check(manifest.epoch <= epoch, subject, "its epoch is not ahead of the job's");
         by_job.entry(manifest.job).or_default().push((manifest.step, manifest.epoch, checkpoint.late));
+    }
+    for id in cluster.retired.keys() {
+        let is_kept = cluster.checkpoints.contains_key(id);
+        found.check(!is_kept, || format!("checkpoint {id}"), "what is retired is not kept");
     }
     for (job, mut line) in by_job {
         line.sort_unstable();
@@ -171,7 +185,8 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
         found.check(line.is_sorted_by(|a, b| a.1 <= b.1), || format!("job {job}"), rule);
     }
     for (id, rollout) in &cluster.rollouts {
-        let there = cluster.checkpoints.contains_key(&rollout.checkpoint);
+        let is_over = rollout.withdrawn_at.is_some() && cluster.retired.contains_key(&rollout.checkpoint);
+        let there = cluster.checkpoints.contains_key(&rollout.checkpoint) || is_over;
         found.check(there && rollout.id == *id, || format!("rollout {id}"), "its checkpoint is there");
     }
 }

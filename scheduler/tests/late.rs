@@ -29,7 +29,7 @@ fn taken_over() -> (World, JobId, NodeId, NodeId) {
     let silent = world.job(job).lease.as_ref().unwrap().node;
     let other = *world.cluster.nodes.keys().find(|node| **node != silent).unwrap();
     let manifest = Box::new(checkpoint(world.job(job), Epoch(1), 100));
-    world.ask(Request::CommitCheckpoint { node: silent, manifest }).unwrap();
+    world.ask(Request::CommitCheckpoint { node: silent, manifest, self_test: None }).unwrap();
     world.advance(LEASE);
     world.hear(other);
     world.plan();
@@ -45,7 +45,7 @@ fn offer(world: &mut World, node: NodeId, job: JobId, epoch: u64, step: u64) -> 
 
 fn bring(world: &mut World, node: NodeId, job: JobId, epoch: u64, step: u64) -> Result<(), Rejected> {
     let manifest = Box::new(checkpoint(world.job(job), Epoch(epoch), step));
-    world.ask(Request::CommitCheckpoint { node, manifest }).map(drop)
+    world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).map(drop)
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn end(world: &mut World, job: JobId, ending: Ending) {
 fn commit(world: &mut World, job: JobId, step: u64) {
     let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, step));
     let node = node_of(world, job).unwrap();
-    world.ask(Request::CommitCheckpoint { node, manifest }).unwrap();
+    world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
 }
 
 fn priority(points: u8) -> Priority {

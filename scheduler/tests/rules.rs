@@ -11,7 +11,7 @@ use hatchery_common::{
     access::Scope,
     device::{Device, DeviceKind},
     digest::Digest,
-    id::{CheckpointId, Epoch, JobId, NodeId, RequestId},
+    id::{CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
     model::{ModelConfig, RawModelConfig},
     recipe::{
         DeviceWishes, JobSpec, NodeSelector, RawTrainSpec, ReplicaPolicy, ReplicateWhich, StartFrom,
@@ -66,7 +66,9 @@ fn fail(world: &mut World, job: JobId, cause: FailureCause) {
 fn commit(world: &mut World, job: JobId, step: u64) -> Result<usize, Rejected> {
     let node = holder(world, job);
     let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, step));
-    world.ask(Request::CommitCheckpoint { node, manifest }).map(|decision| decision.changes.len())
+    world
+        .ask(Request::CommitCheckpoint { node, manifest, self_test: None })
+        .map(|decision| decision.changes.len())
 }
 
 /// Waits until the job may run again, and plans.
@@ -133,7 +135,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_by_field() {
     ));
     wrong.push(("files", hatchery_common::checkpoint::CheckpointManifest { files: vec![], ..good }));
     for (field, manifest) in wrong {
-        match world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest) }) {
+        match world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest), self_test: None }) {
             Err(Rejected::Field(error)) => assert_eq!(error.field, field),
             other => panic!("{field}: {other:?}"),
         }
@@ -146,7 +148,7 @@ fn only_the_holder_of_the_lease_is_heard() {
     let other = *world.cluster.nodes.keys().find(|node| **node != holder(&world, job)).unwrap();
     let manifest = Box::new(checkpoint(world.job(job), Epoch(1), 100));
     let fenced = Rejected::Fenced { job, given: Epoch(1), current: Epoch(1) };
-    assert_eq!(world.ask(Request::CommitCheckpoint { node: other, manifest }), Err(fenced));
+    assert_eq!(world.ask(Request::CommitCheckpoint { node: other, manifest, self_test: None }), Err(fenced));
     let (node, ending) = (holder(&world, job), Ending::Completed);
     let late = Request::AttemptEnded { node, job, epoch: Epoch(0), ending, last_output: String::new() };
     assert_eq!(world.ask(late), Err(Rejected::Fenced { job, given: Epoch(0), current: Epoch(1) }));
@@ -395,6 +397,11 @@ fn wishes_are_kept() {
     assert_eq!(holder(&world, job), cpu);
 }
 
+fn push(rollout: RolloutId, checkpoint: CheckpointId, to: NodeSelector) -> Request {
+    let by = name("ann");
+    Request::Push { rollout, checkpoint, to, activate: false, bytes_per_sec_max: None, by }
+}
+
 #[test]
 fn checkpoints_go_where_policy_and_people_want_them() {
     let mut world = World::new();
@@ -413,8 +420,8 @@ fn checkpoints_go_where_policy_and_people_want_them() {
     let second = world.job(job).checkpoint.unwrap();
     assert_eq!(assignment(&world.cluster, nodes[0], LEASE).checkpoints, [second], "only the last");
     assert_eq!(assignment(&world.cluster, nodes[1], LEASE).checkpoints, []);
-    let rollout = hatchery_common::id::RolloutId::from_bytes([3; 16]);
-    world.ask(Request::Push { rollout, checkpoint: first, to: NodeSelector::All, by: name("ann") }).unwrap();
+    let rollout = RolloutId::from_bytes([3; 16]);
+    world.ask(push(rollout, first, NodeSelector::All)).unwrap();
     assert_eq!(assignment(&world.cluster, nodes[0], LEASE).checkpoints, [first, second], "oldest first");
     assert_eq!(desired_nodes(&world.cluster)[&first], nodes.into());
     assert_eq!(desired_nodes(&world.cluster)[&second], [nodes[0]].into());
@@ -432,7 +439,7 @@ fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
         manifest.metrics.validation_step = validation.map(|(step, _)| step);
         manifest.metrics.validation_loss = validation.map(|(_, loss)| loss);
         let (id, manifest) = (manifest.id(), Box::new(manifest));
-        world.ask(Request::CommitCheckpoint { node, manifest }).unwrap();
+        world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
         let job = world.job(job);
         let assigned = assignment(&world.cluster, node, LEASE).checkpoints;
         assert!(assigned.iter().copied().eq(job.best), "only the best is replicated");
@@ -453,7 +460,7 @@ fn a_run_that_ended_early_is_completed_though_its_node_says_nothing_more() {
     let node = holder(&world, job);
     let mut manifest = checkpoint(world.job(job), world.job(job).epoch, 40);
     manifest.metrics.early_stop = Some(3);
-    world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest) }).unwrap();
+    world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest), self_test: None }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Running);
     world.advance(2 * LEASE);
     world.plan();
@@ -526,8 +533,8 @@ fn of_too_many_checkpoints_the_newest_and_the_pushed_are_assigned() {
     let node = holder(&world, job);
     commit(&mut world, job, 1).unwrap();
     let oldest = world.job(job).checkpoint.unwrap();
-    let (rollout, to) = (hatchery_common::id::RolloutId::from_bytes([3; 16]), NodeSelector::All);
-    world.ask(Request::Push { rollout, checkpoint: oldest, to: to.clone(), by: name("ann") }).unwrap();
+    let (rollout, to) = (RolloutId::from_bytes([3; 16]), NodeSelector::All);
+    world.ask(push(rollout, oldest, to.clone())).unwrap();
     world.cluster.jobs.get_mut(&job).unwrap().spec.replicate =
         ReplicaPolicy { to, which: ReplicateWhich::Each };
     let copied = world.cluster.checkpoints[&oldest].clone();

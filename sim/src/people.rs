@@ -18,7 +18,10 @@ use hatchery_common::{
     id::{DatasetId, JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::NodeMode,
-    recipe::{DeviceWishes, JobSpec, Labels, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{
+        DeviceWishes, JobSpec, Labels, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy,
+        TrainSpec,
+    },
     tls::{Credentials, JoinString},
 };
 use hatchery_proto::{
@@ -256,6 +259,7 @@ fn spec(number: usize, dataset: DatasetId, steps: u64) -> Result<JobSpec> {
         replicate: ReplicaPolicy::default(),
         start_from: None,
         queue: QueueWishes::default(),
+        retain: RetainPolicy::default(),
     })
 }
 

@@ -50,7 +50,8 @@ fn a_submitted_job_ends_as_an_answering_model_on_every_node() {
         checkpoints.as_array().unwrap().iter().map(|c| c["manifest"]["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [60, 40, 20]);
 
-    let pushed = fleet.json(&["push", "latest", "--wait"]);
+    let pushed = fleet.run(&["push", "latest", "--wait", "--output", "json"]);
+    let pushed: Value = serde_json::from_str(pushed.stdout.lines().last().unwrap()).unwrap();
     assert!(
         pushed["replicas"].as_array().unwrap().iter().all(|replica| replica["state"]["state"] == "ready")
     );

@@ -17,6 +17,7 @@ use hatchery_common::{
     dataset::{DatasetFile, DatasetManifest},
     id::{CheckpointId, DatasetId, Name, NodeId},
     node::Inventory,
+    self_test::SelfTest,
     session::{
         AgentMessage, AnswerPart, Assignment, AttemptReport, CoordinatorMessage, ReplicaState, Report,
     },
@@ -54,6 +55,8 @@ pub struct Notes {
     pub output: Vec<u8>,
     pub parts: Vec<AnswerPart>,
     pub goodbyes: usize,
+    /// What checkpoints are said to have answered where they were made.
+    pub self_tests: BTreeMap<CheckpointId, SelfTest>,
     datasets: BTreeMap<DatasetId, DatasetManifest>,
 }
 
@@ -149,6 +152,10 @@ impl Coordinator {
 
     pub fn assign(&self, change: impl FnOnce(&mut Assignment)) {
         self.desk.assignment.send_modify(change);
+    }
+
+    pub fn note(&self, change: impl FnOnce(&mut Notes)) {
+        self.desk.notes.send_modify(change);
     }
 
     pub fn answer_reports(&self, answers: bool) {
@@ -289,7 +296,8 @@ impl Agents for AgentsService {
         let found = notes.commits.iter().find(|manifest| manifest.id() == id);
         let manifest = found.ok_or_else(|| Status::not_found("there is no such checkpoint"))?;
         let manifest = convert::checkpoint_manifest_bytes(manifest);
-        Ok(Response::new(v1::GetCheckpointManifestResponse { manifest }))
+        let self_test = notes.self_tests.get(&id).cloned().map(Into::into);
+        Ok(Response::new(v1::GetCheckpointManifestResponse { manifest, self_test }))
     }
 
     async fn offer_checkpoint(
@@ -309,8 +317,12 @@ impl Agents for AgentsService {
         if self.0.fences.load(Ordering::Relaxed) {
             return Err(Status::aborted("another attempt runs now"));
         }
-        let (id, manifest) = convert::checkpoint_manifest(&request.into_inner().manifest).unwrap();
+        let v1::CommitCheckpointRequest { manifest, self_test } = request.into_inner();
+        let (id, manifest) = convert::checkpoint_manifest(&manifest).unwrap();
         self.0.notes.send_modify(|notes| {
+            if let Some(self_test) = self_test {
+                notes.self_tests.insert(id, self_test.try_into().unwrap());
+            }
             if notes.commits.iter().all(|known| known.id() != id) {
                 notes.commits.push(manifest);
             }

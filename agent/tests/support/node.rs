@@ -27,6 +27,7 @@ pub struct Node {
     pub trainer: PathBuf,
     pub calibrate: bool,
     pub free_disk_bytes_min: u64,
+    pub blob_bytes_max: u64,
     pub outage_secs_max: u64,
     pub cpu_trainers: u32,
     pub running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -39,6 +40,7 @@ impl Node {
             trainer: fake_trainer(),
             calibrate: false,
             free_disk_bytes_min: 0,
+            blob_bytes_max: 0,
             outage_secs_max: AgentSettings::default().outage_secs_max,
             cpu_trainers: 1,
             running: None,
@@ -57,6 +59,7 @@ impl Node {
             trainer: Some(self.trainer.clone()),
             calibrate: self.calibrate,
             free_disk_bytes_min: self.free_disk_bytes_min,
+            blob_bytes_max: self.blob_bytes_max,
             outage_secs_max: self.outage_secs_max,
             cpu_trainers: self.cpu_trainers,
             ..AgentSettings::default()

@@ -1,29 +1,40 @@
-//! `checkpoints`, `push`.
-
-use std::time::Duration;
+//! `checkpoints`, and how commands show and name where they are.
 
 use hatchery_common::{
-    id::Name,
     recipe::{Labels, NodeSelector},
     session::ReplicaState,
-    view::{CheckpointView, NodeState, NodeView, ReplicaView},
+    view::{CheckpointView, NodeState, NodeView},
 };
 use hatchery_proto::client::FleetClient;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
-    args::{CheckpointsArgs, PushArgs, parse_label},
-    exit::{Code, Failure, Outcome},
+    args::{CheckpointsArgs, PinCommand, parse_label},
+    exit::{Failure, Outcome},
     home::Home,
     human,
-    output::{Output, is_interactive, table},
+    output::{Output, table},
 };
 
-/// How often replicas are looked at while waiting for them.
-const POLL_EVERY: Duration = Duration::from_millis(300);
-
 /// `hatchery checkpoints`.
-pub(crate) async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> Outcome {
+pub(crate) async fn run(args: CheckpointsArgs, home: &Home, output: Output) -> Outcome {
+    match &args.command {
+        None => list(args, home, output).await,
+        Some(PinCommand::Pin { checkpoint }) => pin(checkpoint, true, home, output).await,
+        Some(PinCommand::Unpin { checkpoint }) => pin(checkpoint, false, home, output).await,
+    }
+}
+
+async fn pin(checkpoint: &str, is_pinned: bool, home: &Home, output: Output) -> Outcome {
+    let checkpoint = home.fleet().await?.pin(checkpoint, is_pinned).await?;
+    output.print(&checkpoint, |checkpoint| {
+        let (id, step, job) = (checkpoint.id.short(), checkpoint.manifest.step, &checkpoint.job_name);
+        let what =
+            if is_pinned { "is kept until it is unpinned" } else { "is kept as its job's policy says" };
+        format!("checkpoint {id} (step {step} of {job}) {what}")
+    })
+}
+
+async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> Outcome {
     let checkpoints = home.fleet().await?.checkpoints(args.job.as_deref()).await?;
     output.print(&checkpoints, |checkpoints| {
         table(
@@ -38,6 +49,7 @@ pub(crate) async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> 
                 ">size",
                 "committed",
                 "on nodes",
+                "active on",
             ],
             checkpoints.iter().map(|checkpoint| {
                 let manifest = &checkpoint.manifest;
@@ -48,14 +60,29 @@ pub(crate) async fn list(args: CheckpointsArgs, home: &Home, output: Output) -> 
                     human::loss(manifest.metrics.train_loss),
                     human::loss(manifest.metrics.validation_loss),
                     human::bits_per_byte(manifest.metrics.validation_loss),
-                    if checkpoint.is_best { "best".to_owned() } else { String::new() },
+                    marks(checkpoint),
                     human::bytes(manifest.size_bytes()),
                     human::ago(checkpoint.committed_at),
                     places(checkpoint),
+                    active_on(checkpoint),
                 ]
             }),
         )
     })
+}
+
+fn marks(checkpoint: &CheckpointView) -> String {
+    let marks = [(checkpoint.is_best, "best"), (checkpoint.is_pinned, "pinned")];
+    let marks: Vec<&str> = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, mark)| mark).collect();
+    marks.join(", ")
+}
+
+/// The nodes on which it answers for its job.
+fn active_on(checkpoint: &CheckpointView) -> String {
+    let nodes = checkpoint.replicas.iter().filter(|replica| replica.active);
+    let mut nodes: Vec<&str> = nodes.map(|replica| replica.node_name.as_str()).collect();
+    nodes.sort_unstable();
+    if nodes.is_empty() { "-".to_owned() } else { nodes.join(", ") }
 }
 
 /// Where a checkpoint is, in words: `2/3: gpu-a, cpu-b; mac fetching 40 %`.
@@ -98,97 +125,8 @@ pub(crate) fn is_settled(checkpoint: &CheckpointView, nodes: &[NodeView]) -> boo
     })
 }
 
-/// `hatchery push`.
-pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome {
-    let fleet = home.fleet().await?;
-    let to = selector(&args.to, &fleet).await?;
-    let (_, mut checkpoint) = fleet.push(&args.checkpoint, &to).await?;
-    if args.wait {
-        checkpoint = wait_everywhere(&fleet, checkpoint, output).await?;
-    }
-    output.print(&checkpoint, |checkpoint| {
-        format!(
-            "checkpoint {} (step {}) on {}",
-            checkpoint.id.short(),
-            checkpoint.manifest.step,
-            places(checkpoint)
-        )
-    })
-}
-
-/// Waits until every node that should hold `checkpoint` does, with a bar for each in a terminal.
-async fn wait_everywhere(
-    fleet: &FleetClient,
-    mut checkpoint: CheckpointView,
-    output: Output,
-) -> Result<CheckpointView, Failure> {
-    let bars = (output == Output::Text && is_interactive()).then(MultiProgress::new);
-    let mut shown: Vec<(Name, ProgressBar)> = Vec::new();
-    let mut said = String::new();
-    while !is_everywhere(&checkpoint) {
-        if let Some((node, why)) = failed(&checkpoint) {
-            return Err(Failure::failed(format!(
-                "checkpoint {} is not on {node}: {why}; the node goes on trying, see `hatchery checkpoints`",
-                checkpoint.id.short()
-            )));
-        }
-        let now = format!("waiting: checkpoint {} on {}", checkpoint.id.short(), places(&checkpoint));
-        if bars.is_none() && output == Output::Text && said != now {
-            eprintln!("{now}");
-            said = now;
-        }
-        if let Some(bars) = &bars {
-            for replica in &checkpoint.replicas {
-                let position =
-                    shown.iter().position(|(name, _)| *name == replica.node_name).unwrap_or_else(|| {
-                        let bar = bars.add(ProgressBar::new(checkpoint.manifest.size_bytes()));
-                        bar.set_style(
-                            ProgressStyle::with_template("{prefix:>16} {bar:30} {bytes}/{total_bytes} {msg}")
-                                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-                        );
-                        bar.set_prefix(replica.node_name.to_string());
-                        shown.push((replica.node_name.clone(), bar));
-                        shown.len() - 1
-                    });
-                show(replica, &shown[position].1);
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(POLL_EVERY) => {}
-            _ = tokio::signal::ctrl_c() => {
-                return Err(Failure::new(Code::Interrupted, "the rollout goes on; see `hatchery checkpoints`"));
-            }
-        }
-        checkpoint = fleet.checkpoint(&checkpoint.id.to_string()).await?;
-    }
-    if let Some(bars) = &bars {
-        bars.clear().map_err(Failure::failed)?;
-    }
-    Ok(checkpoint)
-}
-
-/// A node that could not take it, and why.
-fn failed(checkpoint: &CheckpointView) -> Option<(&Name, &str)> {
-    checkpoint.replicas.iter().find_map(|replica| match &replica.state {
-        Some(ReplicaState::Failed { why }) => Some((&replica.node_name, why.as_str())),
-        _ => None,
-    })
-}
-
-fn show(replica: &ReplicaView, bar: &ProgressBar) {
-    match &replica.state {
-        Some(ReplicaState::Fetching { done_bytes, .. }) => bar.set_position(*done_bytes),
-        Some(ReplicaState::Ready { self_test_ms }) => {
-            bar.set_position(bar.length().unwrap_or(0));
-            bar.set_message(format!("answers, self-test {self_test_ms:.0} ms"));
-        }
-        Some(ReplicaState::Failed { why }) => bar.set_message(why.clone()),
-        None => bar.set_message("waiting"),
-    }
-}
-
 /// Reads `all`, `none`, `key=value,...` or node names separated by commas.
-async fn selector(text: &str, fleet: &FleetClient) -> Result<NodeSelector, Failure> {
+pub(crate) async fn selector(text: &str, fleet: &FleetClient) -> Result<NodeSelector, Failure> {
     if let Some(selector) = parse_selector(text)? {
         return Ok(selector);
     }

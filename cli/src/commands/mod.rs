@@ -11,12 +11,14 @@ mod import;
 mod jobs;
 mod nodes;
 mod placement;
+mod rollouts;
 mod serve;
 mod submit;
 mod watch;
 
 use clap::CommandFactory;
 use control::Control;
+use hatchery_common::view::BlobsView;
 
 use crate::{
     args::{Cli, Command},
@@ -48,8 +50,10 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
         Command::Nodes => nodes::list(home, output).await,
         Command::Node(args) => nodes::show(args, home, output).await,
         Command::Datasets => datasets(home, output).await,
-        Command::Checkpoints(args) => checkpoints::list(args, home, output).await,
-        Command::Push(args) => checkpoints::push(args, home, output).await,
+        Command::Checkpoints(args) => checkpoints::run(args, home, output).await,
+        Command::Push(args) => rollouts::push(args, home, output).await,
+        Command::Rollback(args) => rollouts::rollback(args, home, output).await,
+        Command::Rollouts(args) => rollouts::list(args, home, output).await,
         Command::Generate(args) => generate::generate(args, home, output).await,
         Command::Import(args) => import::import(&args, output),
         Command::Events(args) => history::events(args, home, output).await,
@@ -91,8 +95,24 @@ async fn status(home: &Home, output: Output) -> Outcome {
             ("nodes", Some(format!("{} connected of {}", status.nodes_connected, status.nodes))),
             ("jobs", Some(format!("{} running, {} waiting", status.jobs_running, status.jobs_queued))),
             ("events", Some(status.last_event.to_string())),
+            ("blobs", Some(blobs(&status.blobs))),
         ])
     })
+}
+
+/// What the coordinator keeps, and how much of it is about to go.
+fn blobs(blobs: &BlobsView) -> String {
+    let mut text = format!("{} in {}", human::bytes(blobs.bytes), blobs.count);
+    if let Some(bytes_max) = blobs.bytes_max {
+        text += &format!(", of at most {}", human::bytes(bytes_max));
+    }
+    if let Some(free) = blobs.disk_free_bytes {
+        text += &format!("; {} free on the disk", human::bytes(free));
+    }
+    if blobs.unreferenced_bytes > 0 {
+        text += &format!("; {} that nothing names will go", human::bytes(blobs.unreferenced_bytes));
+    }
+    text
 }
 
 fn version(output: Output) -> Outcome {

@@ -220,6 +220,15 @@ fn describe(node: &NodeView) -> String {
     for note in inventory.notes.iter().cloned().chain(suspicion(node)) {
         text += &format!("\nnote         {note}");
     }
+    for active in &node.active {
+        text += &format!(
+            "\nactive       {} at step {} for {} ({})",
+            active.checkpoint.short(),
+            active.step,
+            active.job_name,
+            active.job.short()
+        );
+    }
     for running in &node.running {
         let progress = running.progress.map_or_else(String::new, |progress| {
             format!(", step {} at {} steps/s", progress.step, human::speed(progress.steps_per_sec))

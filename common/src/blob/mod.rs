@@ -32,5 +32,5 @@ pub use manifest::{
 };
 pub use piece_set::PieceSet;
 pub use reader::BlobReader;
-pub use store::{BlobInfo, BlobLimits, BlobStore};
+pub use store::{BlobInfo, BlobLimits, BlobLoan, BlobStore};
 pub use writer::BlobWriter;

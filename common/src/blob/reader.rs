@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
@@ -18,9 +19,9 @@ use crate::{
 impl BlobStore {
     /// Opens a blob to read its pieces.
     pub fn reader(&self, id: BlobId) -> Result<BlobReader, BlobError> {
-        if !self.has(id) {
-            return Err(BlobError::NotFound { id });
-        }
+        self.size(id).ok_or(BlobError::NotFound { id })?;
+        let lent = self.state().blobs.get(&id).map(|entry| Arc::clone(&entry.lent));
+        let lent = lent.ok_or(BlobError::NotFound { id })?;
         let place = self.layout().place(id);
         let opened = (|| {
             let file = File::open(&place.data).context("open", &place.data)?;
@@ -29,7 +30,7 @@ impl BlobStore {
         })();
         match opened {
             Ok((file, stamp, Ok(manifest))) => {
-                Ok(BlobReader { store: self.clone(), id, manifest, file, stamp })
+                Ok(BlobReader { store: self.clone(), id, manifest, file, stamp, _lent: lent })
             }
             Ok((_, stamp, Err(problem))) => Err(self.quarantine(id, Some(stamp), problem)),
             Err(error) if FileError::is_missing(&error) && self.has(id) => {
@@ -93,6 +94,8 @@ pub struct BlobReader {
     pub(super) manifest: PieceManifest,
     pub(super) file: File,
     pub(super) stamp: Stamp,
+    /// As long as it is there, the blob is in use.
+    _lent: Arc<()>,
 }
 
 impl BlobReader {

@@ -32,7 +32,7 @@ impl BlobStore {
         let size_bytes = fs::metadata(&place.data).context("look at", &place.data)?.len();
         let problem = match layout::read_manifest(&place.pieces, id) {
             Ok(Ok(manifest)) if manifest.size_bytes() == size_bytes => {
-                self.state().blobs.insert(id, Entry { size_bytes, checked: None });
+                self.state().blobs.insert(id, Entry::new(size_bytes, None));
                 return Ok(());
             }
             Ok(Ok(manifest)) => format!("it has {size_bytes} bytes instead of {}", manifest.size_bytes()),

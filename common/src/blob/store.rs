@@ -17,6 +17,7 @@ use crate::{
     },
     durable::{self, Context, FileError},
     id::BlobId,
+    time::BootTime,
 };
 
 /// How much a store may hold.
@@ -54,6 +55,20 @@ pub struct BlobInfo {
 #[derive(Clone, Debug)]
 pub struct BlobStore(Arc<Shared>);
 
+/// A blob that somebody counts on. Giving the loan back counts as asking for the blob.
+#[derive(Debug)]
+pub struct BlobLoan {
+    store: BlobStore,
+    id: BlobId,
+    _lent: Arc<()>,
+}
+
+impl Drop for BlobLoan {
+    fn drop(&mut self) {
+        self.store.size(self.id);
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     layout: Layout,
@@ -76,6 +91,20 @@ pub(super) struct Entry {
     pub(super) size_bytes: u64,
     /// What the file looked like when all of it was last checked by this process.
     pub(super) checked: Option<Stamp>,
+    /// When somebody last asked for it, or brought it.
+    asked_at: BootTime,
+    /// Shared with whoever reads it just now.
+    pub(super) lent: Arc<()>,
+}
+
+impl Entry {
+    pub(super) fn new(size_bytes: u64, checked: Option<Stamp>) -> Self {
+        Self { size_bytes, checked, asked_at: BootTime::now(), lent: Arc::default() }
+    }
+
+    fn is_idle_since(&self, since: BootTime) -> bool {
+        self.asked_at < since && Arc::strong_count(&self.lent) == 1
+    }
 }
 
 #[derive(Debug)]
@@ -106,14 +135,23 @@ impl BlobStore {
         Ok(store)
     }
 
-    /// Whether the blob is here, whole.
+    /// Whether the blob is here, whole. Who asks may count on it for a while: see [`remove_idle`](Self::remove_idle).
     pub fn has(&self, id: BlobId) -> bool {
-        self.state().blobs.contains_key(&id)
+        self.size(id).is_some()
     }
 
-    /// The blob's size in bytes, if it is here.
+    /// Keeps a blob from being removed as idle for as long as the loan is there; none: it is not here.
+    pub fn lend(&self, id: BlobId) -> Option<BlobLoan> {
+        let lent = self.state().blobs.get(&id).map(|entry| Arc::clone(&entry.lent))?;
+        Some(BlobLoan { store: self.clone(), id, _lent: lent })
+    }
+
+    /// The blob's size in bytes, if it is here. Who asks may count on it for a while.
     pub fn size(&self, id: BlobId) -> Option<u64> {
-        self.state().blobs.get(&id).map(|entry| entry.size_bytes)
+        let mut state = self.state();
+        let entry = state.blobs.get_mut(&id)?;
+        entry.asked_at = BootTime::now();
+        Some(entry.size_bytes)
     }
 
     /// All blobs, by name.
@@ -133,6 +171,14 @@ impl BlobStore {
     /// Bytes free on the file system.
     pub fn free_bytes(&self) -> Result<u64, BlobError> {
         Ok(self.layout().free_bytes()?)
+    }
+
+    /// Whether less is left than a tenth of what there may be, or of what must stay free beside that.
+    pub fn is_short_of_room(&self) -> bool {
+        let BlobLimits { quota_bytes, free_bytes_min } = self.0.limits;
+        let near_quota = |quota_bytes: u64| self.used_bytes() >= quota_bytes - quota_bytes / 10;
+        let free_bytes = self.free_bytes().unwrap_or(u64::MAX);
+        quota_bytes.is_some_and(near_quota) || free_bytes < free_bytes_min.saturating_add(free_bytes_min / 10)
     }
 
     /// The blob's pieces.
@@ -183,9 +229,24 @@ impl BlobStore {
 
     /// Removes a blob; false if it is not here. Whether anyone still needs it is the caller's to know.
     pub fn remove(&self, id: BlobId) -> Result<bool, BlobError> {
+        self.remove_if(id, |_| true)
+    }
+
+    /// Removes a blob that nobody reads just now, and that nobody has brought or asked for since then; false if it is not
+    /// here, or somebody has.
+    pub fn remove_idle(&self, id: BlobId, since: BootTime) -> Result<bool, BlobError> {
+        self.remove_if(id, |entry| entry.is_idle_since(since))
+    }
+
+    fn remove_if(&self, id: BlobId, may_go: impl FnOnce(&Entry) -> bool) -> Result<bool, BlobError> {
         let _naming = self.naming();
-        if self.state().blobs.remove(&id).is_none() {
-            return Ok(false);
+        {
+            // One step: who asks after it hears that the blob is gone, who asks before it keeps the blob.
+            let mut state = self.state();
+            if !state.blobs.get(&id).is_some_and(may_go) {
+                return Ok(false);
+            }
+            state.blobs.remove(&id);
         }
         let place = self.layout().place(id);
         // The data first: a manifest alone is cleared at the next start.
@@ -221,7 +282,7 @@ impl BlobStore {
 
     /// From here on the blob is here: its files are durable in their places, and were checked as `stamp` says.
     pub(super) fn register(&self, id: BlobId, size_bytes: u64, stamp: Stamp) {
-        self.state().blobs.insert(id, Entry { size_bytes, checked: Some(stamp) });
+        self.state().blobs.insert(id, Entry::new(size_bytes, Some(stamp)));
     }
 
     /// Takes a damaged blob out of the store, unless another file has taken the place of the one that was read.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec};
+use super::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec};
 use crate::{
     field::{FieldError, check_keys, from_table, nearest_key},
     id::{DatasetId, Name},
@@ -107,6 +107,8 @@ pub struct Recipe {
     pub replicate: ReplicaPolicy,
     /// How it stands in the queue.
     pub queue: QueueWishes,
+    /// Which of its checkpoints are kept.
+    pub retain: RetainPolicy,
 }
 
 /// The whole of a recipe as TOML, before it is checked.
@@ -121,6 +123,7 @@ struct RecipeText {
     devices: DeviceWishes,
     replicate: ReplicaPolicy,
     queue: QueueWishes,
+    retain: RetainPolicy,
 }
 
 impl Recipe {
@@ -166,6 +169,7 @@ impl Recipe {
             devices: text.devices,
             replicate: text.replicate,
             queue: text.queue,
+            retain: text.retain,
         })
     }
 
@@ -180,6 +184,7 @@ impl Recipe {
             replicate: self.replicate.clone(),
             start_from: None,
             queue: self.queue.clone(),
+            retain: self.retain,
         }
     }
 
@@ -191,6 +196,7 @@ impl Recipe {
             part("train", toml_of(&spec.train)),
             part("devices", toml_of(&spec.devices)),
             part("replicate", toml_of(&spec.replicate)),
+            part("retain", toml_of(&spec.retain)),
         ];
         toml::Table::from_iter(parts).to_string()
     }
@@ -234,9 +240,11 @@ fn known_keys() -> toml::Table {
         known.insert(key.to_owned(), word());
     }
     // What is left out where nothing is wished.
-    for (part, keys) in
-        [("devices", &["exclude", "memory_bytes_min"][..]), ("queue", &["group", "after", "deadline"])]
-    {
+    for (part, keys) in [
+        ("devices", &["exclude", "memory_bytes_min"][..]),
+        ("queue", &["group", "after", "deadline"]),
+        ("retain", &["last"]),
+    ] {
         let part = known.get_mut(part).and_then(toml::Value::as_table_mut).into_iter();
         part.for_each(|part| part.extend(keys.iter().map(|key| ((*key).to_owned(), word()))));
     }
@@ -283,6 +291,8 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::{
         device::DeviceKind,
@@ -326,6 +336,8 @@ mod tests {
             ("preset=sed", "did you mean `seed`?"),
             ("devices.kinds=[\"gpu\"]", "devices.kinds"),
             ("replicate.to=everyone", "replicate.to"),
+            ("retain.last=0", "retain.last"),
+            ("retain.lst=1", "did you mean `last`?"),
             ("train", "a setting is written key=value"),
         ] {
             let message = error("", &[setting]);
@@ -360,7 +372,8 @@ mod tests {
         let labels = [(Name::from_lossy("room"), Name::from_lossy("attic"))].into();
         for to in [NodeSelector::All, NodeSelector::None, NodeSelector::Labels(labels)] {
             let replicate = ReplicaPolicy { to, which: ReplicateWhich::Best };
-            let job = JobSpec { replicate, ..job.clone() };
+            let retain = RetainPolicy { last: NonZeroU32::new(3), every: 100 };
+            let job = JobSpec { replicate, retain, ..job.clone() };
             let again = Recipe::parse(Some("tiny"), &Recipe::text_of(&job), &[]).unwrap();
             assert_eq!(again.job(dataset, &job.name), job);
         }

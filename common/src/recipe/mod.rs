@@ -18,7 +18,7 @@ mod wishes;
 pub use file::{DataSpec, Preset, Recipe, RecipeError};
 pub use queue::{Priority, QueueWishes};
 pub use train::{Precision, RawTrainSpec, Schedule, TrainSpec};
-pub use wishes::{DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicateWhich};
+pub use wishes::{DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicateWhich, RetainPolicy};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct JobSpec {
     /// How it stands in the queue.
     #[serde(default, skip_serializing_if = "QueueWishes::is_default")]
     pub queue: QueueWishes,
+    /// Which of its checkpoints are kept.
+    #[serde(default, skip_serializing_if = "RetainPolicy::is_default")]
+    pub retain: RetainPolicy,
 }
 
 impl JobSpec {

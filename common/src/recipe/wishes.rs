@@ -1,6 +1,6 @@
 //! Where a job may run and where its checkpoints go.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,4 +83,23 @@ pub struct ReplicaPolicy {
     pub to: NodeSelector,
     /// Which of them.
     pub which: ReplicateWhich,
+}
+
+/// Which of a job's checkpoints are kept. The newest and the best are kept in any case, and so is what is pinned or
+/// needed: by a rollout, by a job that begins with it, by an attempt that goes on from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetainPolicy {
+    /// So many of the newest; none: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<NonZeroU32>,
+    /// Beside them each whose step is a multiple of this; 0: none. Without `last` it says nothing.
+    pub every: u64,
+}
+
+impl RetainPolicy {
+    /// Whether it keeps everything.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }

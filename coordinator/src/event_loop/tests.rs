@@ -15,7 +15,9 @@ use hatchery_common::{
     id::{BlobId, CertificateId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{DeviceWishes, JobSpec, Labels, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{
+        DeviceWishes, JobSpec, Labels, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec,
+    },
     time::Timestamp,
 };
 use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Policy, Request};
@@ -212,6 +214,7 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
         replicate: ReplicaPolicy::default(),
         start_from: None,
         queue: QueueWishes::default(),
+        retain: RetainPolicy::default(),
     };
     let job = JobId::random();
     let submit = Request::Submit {

@@ -7,6 +7,7 @@ use hatchery_common::{
     faults,
     field::FieldError,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, Name, NodeId},
+    self_test::SelfTest,
     tls::{Identity, JoinSecret, Role},
 };
 use hatchery_proto::{convert, transport::Peer, v1};
@@ -133,7 +134,8 @@ impl v1::agents_server::Agents for AgentsService {
         let checkpoint = snapshot.cluster.checkpoints.get(&checkpoint);
         let checkpoint = checkpoint.ok_or(Refusal::from(Rejected::NotFound { what: "checkpoint", id }))?;
         let manifest = convert::checkpoint_manifest_bytes(&checkpoint.manifest);
-        Ok(Response::new(v1::GetCheckpointManifestResponse { manifest }))
+        let self_test = checkpoint.self_test.clone().map(Into::into);
+        Ok(Response::new(v1::GetCheckpointManifestResponse { manifest, self_test }))
     }
 
     async fn offer_checkpoint(
@@ -158,12 +160,14 @@ impl v1::agents_server::Agents for AgentsService {
         request: Request<v1::CommitCheckpointRequest>,
     ) -> Result<Response<v1::CommitCheckpointResponse>, Status> {
         let node = Caller::node_of(&request)?;
-        let (id, manifest) =
-            convert::checkpoint_manifest(&request.into_inner().manifest).map_err(Refusal::Field)?;
+        let v1::CommitCheckpointRequest { manifest, self_test } = request.into_inner();
+        let (id, manifest) = convert::checkpoint_manifest(&manifest).map_err(Refusal::Field)?;
+        let self_test = self_test.map(SelfTest::try_from).transpose();
+        let self_test = self_test.map_err(|error| Refusal::Field(error.within("self_test")))?.map(Box::new);
         self.house.check_blobs(manifest.files.iter().map(|file| (file.blob, file.size_bytes)))?;
         let (node, manifest) =
             if faults::strikes("mutant::fencing") { self.unfenced(node, manifest) } else { (node, manifest) };
-        let commit = Change::CommitCheckpoint { node, manifest: Box::new(manifest) };
+        let commit = Change::CommitCheckpoint { node, manifest: Box::new(manifest), self_test };
         match self.house.mailbox.request(commit).await {
             Ok(_) => Ok(Response::new(v1::CommitCheckpointResponse { checkpoint: id.to_string() })),
             // To the agent an ended job is a job that it has no lease of any more.

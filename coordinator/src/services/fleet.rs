@@ -23,14 +23,15 @@ use tonic::{Request, Response, Status};
 use super::Answers;
 use crate::{
     access::Caller,
+    collect,
     describe::node_name,
     generate::{self, Answer, GenerateError},
     house::House,
-    lookup,
+    lookup::{self, Asked},
     mailbox::Snapshot,
     placement,
     refusal::Refusal,
-    view, watch,
+    rollouts, view, watch,
 };
 
 /// How long a join string is good, in seconds: least, most, and unless told otherwise.
@@ -82,15 +83,26 @@ impl FleetService {
     async fn ask(&self, request: v1::GenerateRequest) -> Result<(GenerationPart, Answer), Refusal> {
         let snapshot = self.snapshot();
         let cluster = &snapshot.cluster;
-        let checkpoint = lookup::checkpoint(cluster, &request.checkpoint)?;
+        let asked = lookup::asked(cluster, &request.checkpoint)?;
         let given = request.node.as_deref().map(|node| lookup::node(cluster, node)).transpose()?;
+        let active = match asked {
+            Asked::Checkpoint(_) => None,
+            Asked::Job(job) => generate::choose_active(&snapshot, job, given),
+        };
+        let checkpoint = match active {
+            Some((_, checkpoint)) => checkpoint,
+            None => lookup::checkpoint(cluster, &request.checkpoint)?,
+        };
         let sampling = request.sampling.map(SamplingParams::try_from).transpose();
         let sampling = sampling.map_err(|error| error.within("sampling"))?.unwrap_or_default();
         let stop = StopStrings::new(request.stop)?;
         let (prompt, max_bytes) = (request.prompt, request.max_bytes);
         let order = GenerationOrder { checkpoint, prompt, max_bytes, sampling, stop };
         order.check()?;
-        let node = generate::choose(&snapshot, checkpoint, given)?;
+        let node = match active {
+            Some((node, _)) => node,
+            None => generate::choose(&snapshot, checkpoint, given)?,
+        };
         let name = node_name(cluster, node);
         let outbox = self.house.sessions.outbox(node);
         let outbox = outbox.ok_or_else(|| GenerateError::NodeLeft { node: name.clone() })?;
@@ -122,7 +134,8 @@ impl v1::fleet_server::Fleet for FleetService {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(view::status(&self.snapshot(), self.house.started_at).into()))
+        let blobs = collect::view(&self.house);
+        Ok(Response::new(view::status(&self.snapshot(), self.house.started_at, blobs).into()))
     }
 
     async fn create_dataset(
@@ -395,11 +408,63 @@ impl v1::fleet_server::Fleet for FleetService {
         let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
         let to: NodeSelector = needed("to", request.to)?;
         let rollout = RolloutId::random();
-        self.change(Change::Push { rollout, checkpoint, to, by }).await?;
+        let (activate, bytes_per_sec_max) = (request.activate, request.bytes_per_sec_max);
+        self.change(Change::Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by }).await?;
         Ok(Response::new(v1::PushCheckpointResponse {
             rollout_id: rollout.to_string(),
             checkpoint: Some(self.checkpoint(checkpoint)?),
         }))
+    }
+
+    async fn withdraw_rollout(
+        &self,
+        request: Request<v1::WithdrawRolloutRequest>,
+    ) -> Result<Response<v1::WithdrawRolloutResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let v1::WithdrawRolloutRequest { which, from } = request.into_inner();
+        let from: NodeSelector = needed("from", from)?;
+        let missing = || Refusal::Field(FieldError::new("which", "give a job or a rollout"));
+        let which = which.ok_or_else(missing)?;
+        let withdraw = match which {
+            v1::withdraw_rollout_request::Which::Job(job) => {
+                Change::RollBack { job: self.job_id(&job)?, from: from.clone(), by }
+            }
+            v1::withdraw_rollout_request::Which::Rollout(given) => {
+                let rollout = lookup::rollout(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+                Change::Withdraw { rollout, from: from.clone(), by }
+            }
+        };
+        match self.change(withdraw).await? {
+            Outcome::Withdrawn { rollout } => {
+                let withdrawn = rollouts::withdrawn(&self.snapshot(), rollout, &from);
+                let withdrawn = withdrawn.ok_or_else(|| Status::internal("the rollout is gone"))?;
+                Ok(Response::new(withdrawn.into()))
+            }
+            other => Err(Status::internal(format!("the answer was {other:?}"))),
+        }
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<v1::ListRolloutsRequest>,
+    ) -> Result<Response<v1::ListRolloutsResponse>, Status> {
+        let rollouts = rollouts::list(&self.snapshot(), request.into_inner().all);
+        let rollouts = rollouts.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListRolloutsResponse { rollouts }))
+    }
+
+    async fn pin_checkpoint(
+        &self,
+        request: Request<v1::PinCheckpointRequest>,
+    ) -> Result<Response<v1::PinCheckpointResponse>, Status> {
+        let by = Caller::of(&request)?.name;
+        let v1::PinCheckpointRequest { checkpoint, is_pinned } = request.into_inner();
+        let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &checkpoint).map_err(Refusal::from)?;
+        let before = v1::Checkpoint { is_pinned, ..self.checkpoint(checkpoint)? };
+        self.change(Change::Pin { checkpoint, is_pinned, by }).await?;
+        // One that only its pin kept is gone by now.
+        let checkpoint = self.checkpoint(checkpoint).unwrap_or(before);
+        Ok(Response::new(v1::PinCheckpointResponse { checkpoint: Some(checkpoint) }))
     }
 
     type GenerateStream = Answers<v1::GenerateResponse>;

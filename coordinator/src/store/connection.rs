@@ -12,8 +12,12 @@ use super::StoreError;
 use crate::fault;
 
 /// The formats, oldest first; format N is what the first N scripts make.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 /// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Statements kept ready.

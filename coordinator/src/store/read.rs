@@ -10,7 +10,7 @@ use hatchery_common::{
 };
 use hatchery_scheduler::{
     Certificate, Checkpoint, Cluster, Dataset, Failure, Holder, Job, JobPhase, JoinToken, Lease,
-    MeasuredSpeed, Node, Rollout, SpeedKey, Workload,
+    MeasuredSpeed, Node, RetiredCheckpoint, Rollout, SpeedKey, Workload,
 };
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
@@ -66,13 +66,23 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
         cluster.datasets.insert(row.parse("id")?, dataset);
         Ok(())
     })?;
-    Table { name: "checkpoints", ..table }.each("SELECT * FROM checkpoints", |row| {
+    let kept = "SELECT * FROM checkpoints WHERE retired_at IS NULL";
+    Table { name: "checkpoints", ..table }.each(kept, |row| {
         let checkpoint = Checkpoint {
             manifest: row.json("manifest")?,
             committed_at: row.time("committed_at")?,
             late: row.number("late")? != 0,
+            self_test: row.optional_json("self_test")?,
+            is_pinned: row.number("is_pinned")? != 0,
         };
         cluster.checkpoints.insert(row.parse("id")?, checkpoint);
+        Ok(())
+    })?;
+    let retired = "SELECT id, job, epoch, step FROM checkpoints WHERE retired_at IS NOT NULL";
+    Table { name: "checkpoints", ..table }.each(retired, |row| {
+        let (job, epoch) = (row.parse("job")?, Epoch(row.number("epoch")?));
+        let retired = RetiredCheckpoint { job, epoch, step: row.number("step")? };
+        cluster.retired.insert(row.parse("id")?, retired);
         Ok(())
     })?;
     Table { name: "rollouts", ..table }.each("SELECT * FROM rollouts", |row| {
@@ -82,6 +92,10 @@ pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
             to: row.json("selector")?,
             by: row.name("asked_by")?,
             at: row.time("asked_at")?,
+            activate: row.number("activate")? != 0,
+            bytes_per_sec_max: row.get::<Option<i64>>("bytes_per_sec_max")?.map(|rate| rate as u64),
+            withdrawn_at: row.optional_time("withdrawn_at")?,
+            not_on: row.json("not_on")?,
         };
         cluster.rollouts.insert(rollout.id, rollout);
         Ok(())

@@ -1,7 +1,7 @@
 //! A change as rows. Updates name the epoch and the phase that they start from, so that one which does not fit what is
 //! stored touches no row, and the whole transaction is undone.
 
-use hatchery_common::{id::Name, node::Inventory, time::Timestamp};
+use hatchery_common::{id::Name, node::Inventory, recipe::NodeSelector, time::Timestamp};
 use hatchery_scheduler::{Change, JobPhase, LeaseEnd};
 use rusqlite::{Params, params};
 use serde::Serialize;
@@ -102,14 +102,39 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
             ],
         ),
         Change::RolloutStarted { rollout } => write.one(
-            "INSERT INTO rollouts (id, checkpoint, selector, asked_by, asked_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO rollouts
+                (id, checkpoint, selector, asked_by, asked_at, activate, bytes_per_sec_max, withdrawn_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 rollout.id.to_string(),
                 rollout.checkpoint.to_string(),
                 json(&rollout.to),
                 rollout.by.as_str(),
-                time(rollout.at)
+                time(rollout.at),
+                rollout.activate,
+                rollout.bytes_per_sec_max.map(|rate| rate as i64),
+                rollout.withdrawn_at.map(time),
             ],
+        ),
+        Change::RolloutWithdrawn { rollout, from: NodeSelector::All, at, .. } => write.one(
+            "UPDATE rollouts SET withdrawn_at = ?2 WHERE id = ?1 AND withdrawn_at IS NULL",
+            params![rollout.to_string(), time(*at)],
+        ),
+        Change::RolloutWithdrawn { rollout, from, .. } => write.one(
+            "UPDATE rollouts SET not_on = json_insert(not_on, '$[#]', json(?2))
+             WHERE id = ?1 AND withdrawn_at IS NULL",
+            params![rollout.to_string(), json(from)],
+        ),
+        // What is needed is kept: checked here once more for what would cost most.
+        Change::CheckpointRetired { checkpoint, at, .. } => write.one(
+            "UPDATE checkpoints SET retired_at = ?2, is_pinned = 0, self_test = NULL
+             WHERE id = ?1 AND retired_at IS NULL AND is_pinned = 0
+                AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.checkpoint = ?1)",
+            params![checkpoint.to_string(), time(*at)],
+        ),
+        Change::PinChanged { checkpoint, is_pinned, .. } => write.one(
+            "UPDATE checkpoints SET is_pinned = ?2 WHERE id = ?1 AND retired_at IS NULL",
+            params![checkpoint.to_string(), is_pinned],
         ),
         Change::Restored { epoch_floor, .. } => {
             let sql = "UPDATE jobs SET epoch = ?1 WHERE ended_at IS NULL AND epoch < ?1";
@@ -257,11 +282,11 @@ impl Write<'_> {
                     params![job.to_string(), phase.name(), why, time(*at)],
                 )
             }
-            Change::CheckpointCommitted { manifest, late, at } => {
+            Change::CheckpointCommitted { manifest, late, self_test, at } => {
                 let (id, job) = (manifest.id().to_string(), manifest.job.to_string());
                 self.one(
-                    "INSERT INTO checkpoints (id, job, epoch, step, parent, size_bytes, manifest, committed_at, late)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT INTO checkpoints (id, job, epoch, step, parent, size_bytes, manifest, committed_at, late, self_test)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
                         id,
                         job,
@@ -271,7 +296,8 @@ impl Write<'_> {
                         manifest.size_bytes() as i64,
                         json(manifest),
                         time(*at),
-                        late
+                        late,
+                        self_test.as_ref().map(json)
                     ],
                 )?;
                 // In time: the attempt has the lease. Late: it is over, and its job is not.

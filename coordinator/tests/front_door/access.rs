@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What viewers may call; a new call that only looks is added here and in the coordinator's table.
-const VIEWERS: [&str; 12] = [
+const VIEWERS: [&str; 13] = [
     "ExplainPlacement",
     "GetStatus",
     "ListDatasets",
@@ -38,6 +38,7 @@ const VIEWERS: [&str; 12] = [
     "GetNode",
     "ListCheckpoints",
     "GetCheckpoint",
+    "ListRollouts",
 ];
 
 /// The paths of all calls in all services.

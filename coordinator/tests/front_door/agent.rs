@@ -130,7 +130,7 @@ impl Agent {
     ) -> Result<CheckpointId, CallError> {
         let manifest = checkpoint(&self.blobs, job, attempt.epoch, step, parent);
         self.put(&manifest).await;
-        soon(self.client.commit_checkpoint(&manifest)).await
+        soon(self.client.commit_checkpoint(&manifest, None)).await
     }
 
     /// The same with figures of its own.
@@ -145,7 +145,7 @@ impl Agent {
         let manifest =
             CheckpointManifest { metrics, ..checkpoint(&self.blobs, job, attempt.epoch, step, parent) };
         self.put(&manifest).await;
-        soon(self.client.commit_checkpoint(&manifest)).await.unwrap()
+        soon(self.client.commit_checkpoint(&manifest, None)).await.unwrap()
     }
 
     pub(crate) async fn put(&self, manifest: &CheckpointManifest) {

@@ -45,7 +45,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
         first,
         "a repeated commit is the same one"
     );
-    assert_eq!(soon(agent.client.checkpoint_manifest(first)).await.unwrap().step, 10);
+    assert_eq!(soon(agent.client.checkpoint_manifest(first)).await.unwrap().0.step, 10);
     let assigned = session.assignment(|assignment| !assignment.checkpoints.is_empty()).await;
     assert_eq!(assigned.checkpoints, [first]);
 
@@ -62,7 +62,8 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     let idle = session.assignment(|assignment| assignment.attempts.is_empty()).await;
     assert_eq!(idle.checkpoints, [first, last]);
 
-    let ready = ReplicaReport { checkpoint: last, state: ReplicaState::Ready { self_test_ms: 3.5 } };
+    let state = ReplicaState::Ready { self_test_ms: 3.5 };
+    let ready = ReplicaReport { checkpoint: last, state, active: true };
     session.report(vec![], vec![ready.clone()]).await;
     let fleet = house.fleet().await;
     let shown = soon(fleet.checkpoint("latest")).await.unwrap();
@@ -133,12 +134,12 @@ async fn only_the_holder_of_the_lease_counts() {
     // Another node, and another epoch: neither commits, neither ends the attempt.
     let manifest = checkpoint(&two.blobs, &job, attempt.epoch, 10, None);
     two.put(&manifest).await;
-    let error = soon(two.client.commit_checkpoint(&manifest)).await.unwrap_err();
+    let error = soon(two.client.commit_checkpoint(&manifest, None)).await.unwrap_err();
     let CallError::Refused(message) = &error else { panic!("{error:?}") };
     assert!(message.contains("has no lease"), "{message}");
     let manifest = checkpoint(&one.blobs, &job, Epoch(7), 10, None);
     one.put(&manifest).await;
-    let error = soon(one.client.commit_checkpoint(&manifest)).await.unwrap_err();
+    let error = soon(one.client.commit_checkpoint(&manifest, None)).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("epoch 7")), "{error:?}");
     other.report(vec![ended(&attempt, Ending::Completed)], vec![]).await;
     let mut stale = ended(&attempt, Ending::Completed);
@@ -154,7 +155,7 @@ async fn only_the_holder_of_the_lease_counts() {
 
     // A commit without its blobs.
     let manifest = checkpoint(&one.blobs, &job, attempt.epoch, 11, None);
-    let error = soon(one.client.commit_checkpoint(&manifest)).await.unwrap_err();
+    let error = soon(one.client.commit_checkpoint(&manifest, None)).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("4 of the 4 blobs")), "{error:?}");
 
     // The attempt fails; the job comes back with the next epoch, and the old one is over for good.
@@ -289,7 +290,7 @@ async fn a_checkpoint_that_does_not_fit_is_told_by_field() {
     let channel = soon(connect(&agent.credentials.addresses, config, Profile::Control)).await.unwrap();
     let mut raw = v1::agents_client::AgentsClient::new(channel);
     for manifest in [&b"{}"[..], b"", b"[1"] {
-        let request = v1::CommitCheckpointRequest { manifest: manifest.to_vec() };
+        let request = v1::CommitCheckpointRequest { manifest: manifest.to_vec(), self_test: None };
         let status = soon(raw.commit_checkpoint(request)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with("manifest: "), "{}", status.message());

@@ -70,14 +70,14 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
         let mut files = good.files.clone();
         lie(&mut files);
         let manifest = CheckpointManifest { files, ..good.clone() };
-        let error = soon(agent.client.commit_checkpoint(&manifest)).await.unwrap_err().to_string();
+        let error = soon(agent.client.commit_checkpoint(&manifest, None)).await.unwrap_err().to_string();
         assert!(error.contains(said), "{:?}: {error}", manifest.files);
     }
     let foreign = CheckpointManifest { epoch: Epoch(attempt.epoch.0 + 1), ..good.clone() };
-    soon(agent.client.commit_checkpoint(&foreign)).await.unwrap_err();
+    soon(agent.client.commit_checkpoint(&foreign, None)).await.unwrap_err();
     assert_eq!(soon(house.fleet().await.checkpoints(None)).await.unwrap(), [], "none of these counts");
     assert_eq!(others(house.folder.path()), before, "nothing lies where it does not belong");
-    soon(agent.client.commit_checkpoint(&good)).await.unwrap();
+    soon(agent.client.commit_checkpoint(&good, None)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

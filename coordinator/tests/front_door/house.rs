@@ -9,7 +9,7 @@ use hatchery_common::{
     dataset::{DatasetFile, DatasetManifest},
     id::{CheckpointId, DatasetId, Epoch, JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
-    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec},
     tls::Credentials,
     trainer::Metrics,
     view::JobView,
@@ -182,6 +182,7 @@ pub(crate) fn spec(dataset: DatasetId) -> JobSpec {
         replicate: ReplicaPolicy::default(),
         start_from: None,
         queue: QueueWishes::default(),
+        retain: RetainPolicy::default(),
     }
 }
 

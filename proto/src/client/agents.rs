@@ -9,6 +9,7 @@ use hatchery_common::{
     field::FieldError,
     id::{CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
     recipe::Labels,
+    self_test::SelfTest,
     session::{AgentMessage, CoordinatorMessage},
     tls::{CertificateRequest, Credentials, JoinString, KeyHash, client_config_pinned},
 };
@@ -129,18 +130,19 @@ impl AgentsClient {
         Ok(manifest)
     }
 
-    /// What a checkpoint is made of; the answer is checked against the id.
+    /// What a checkpoint is made of, and what it answered on the node that made it; the answer is checked against the id.
     pub async fn checkpoint_manifest(
         &self,
         checkpoint: CheckpointId,
-    ) -> Result<CheckpointManifest, CallError> {
+    ) -> Result<(CheckpointManifest, Option<SelfTest>), CallError> {
         let request = v1::GetCheckpointManifestRequest { checkpoint: checkpoint.to_string() };
         let response = answer(self.calls().get_checkpoint_manifest(request)).await?;
         let (id, manifest) = checkpoint_manifest(&response.manifest).map_err(CallError::unusable)?;
         if id != checkpoint {
             return Err(CallError::unusable(FieldError::new("manifest", "is another checkpoint's")));
         }
-        Ok(manifest)
+        let self_test = response.self_test.map(SelfTest::try_from).transpose();
+        Ok((manifest, self_test.map_err(|error| CallError::unusable(error.within("self_test")))?))
     }
 
     /// Whether a checkpoint of this attempt and step is wanted; if not, why. [`CallError::NotFound`]: the coordinator knows
@@ -156,10 +158,15 @@ impl AgentsClient {
         Ok(response.declined.map_or(Ok(()), Err))
     }
 
-    /// Commits a checkpoint whose blobs have been put. [`CallError::Refused`]: blobs are missing, the epoch was not this
+    /// Commits a checkpoint whose blobs have been put, with what it answers here. [`CallError::Refused`]: blobs are missing, the epoch was not this
     /// node's, or the job has come further meanwhile.
-    pub async fn commit_checkpoint(&self, manifest: &CheckpointManifest) -> Result<CheckpointId, CallError> {
-        let request = v1::CommitCheckpointRequest { manifest: checkpoint_manifest_bytes(manifest) };
+    pub async fn commit_checkpoint(
+        &self,
+        manifest: &CheckpointManifest,
+        self_test: Option<SelfTest>,
+    ) -> Result<CheckpointId, CallError> {
+        let manifest = checkpoint_manifest_bytes(manifest);
+        let request = v1::CommitCheckpointRequest { manifest, self_test: self_test.map(Into::into) };
         let response = answer(self.calls().commit_checkpoint(request)).await?;
         id("checkpoint", &response.checkpoint)
     }

@@ -12,7 +12,8 @@ use hatchery_common::{
     time::Timestamp,
     tls::Credentials,
     view::{
-        CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, PlacementView, StatusView,
+        CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, PlacementView,
+        RolloutView, StatusView, WithdrawnView,
     },
 };
 use tonic::transport::Channel;
@@ -30,7 +31,7 @@ use crate::{
 /// What a model is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateCall {
-    /// Id, unique prefix, a job (its newest), or `latest`.
+    /// Id, unique prefix, a job (what is active of it), or `latest`.
     pub checkpoint: String,
     /// A node's name or id; none: any that holds it.
     pub node: Option<String>,
@@ -42,6 +43,19 @@ pub struct GenerateCall {
     pub sampling: SamplingParams,
     /// Strings at which the answer ends.
     pub stop: StopStrings,
+}
+
+/// A checkpoint for nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushCall {
+    /// Id, unique prefix, a job (its newest), or `latest`.
+    pub checkpoint: String,
+    /// The nodes.
+    pub to: NodeSelector,
+    /// Whether it is to answer for its job there.
+    pub activate: bool,
+    /// How fast each node may fetch it at most, in bytes per second; none: as fast as it can.
+    pub bytes_per_sec_max: Option<u64>,
 }
 
 /// What a join string is to allow.
@@ -226,15 +240,50 @@ impl FleetClient {
     }
 
     /// Wishes a checkpoint on nodes.
-    pub async fn push(
-        &self,
-        checkpoint: &str,
-        to: &NodeSelector,
-    ) -> Result<(RolloutId, CheckpointView), CallError> {
-        let request =
-            v1::PushCheckpointRequest { checkpoint: checkpoint.to_owned(), to: Some(to.clone().into()) };
+    pub async fn push(&self, call: &PushCall) -> Result<(RolloutId, CheckpointView), CallError> {
+        let request = v1::PushCheckpointRequest {
+            checkpoint: call.checkpoint.clone(),
+            to: Some(call.to.clone().into()),
+            activate: call.activate,
+            bytes_per_sec_max: call.bytes_per_sec_max,
+        };
         let response = answer(self.calls().push_checkpoint(request)).await?;
         Ok((id("rollout_id", &response.rollout_id)?, part("checkpoint", response.checkpoint)?))
+    }
+
+    /// Takes the newest activating rollout of a job that reaches one of these nodes back from them.
+    pub async fn roll_back(&self, job: &str, from: &NodeSelector) -> Result<WithdrawnView, CallError> {
+        self.withdraw_which(v1::withdraw_rollout_request::Which::Job(job.to_owned()), from).await
+    }
+
+    /// Takes a rollout back from these nodes, by its id or a unique prefix of it.
+    pub async fn withdraw(&self, rollout: &str, from: &NodeSelector) -> Result<WithdrawnView, CallError> {
+        self.withdraw_which(v1::withdraw_rollout_request::Which::Rollout(rollout.to_owned()), from).await
+    }
+
+    async fn withdraw_which(
+        &self,
+        which: v1::withdraw_rollout_request::Which,
+        from: &NodeSelector,
+    ) -> Result<WithdrawnView, CallError> {
+        read(
+            answer(self.calls().withdraw_rollout(v1::WithdrawRolloutRequest {
+                which: Some(which),
+                from: Some(from.clone().into()),
+            }))
+            .await?,
+        )
+    }
+
+    /// The rollouts in force, or `all`, newest first; those of jobs' policies among them.
+    pub async fn rollouts(&self, all: bool) -> Result<Vec<RolloutView>, CallError> {
+        parts("rollouts", answer(self.calls().list_rollouts(v1::ListRolloutsRequest { all })).await?.rollouts)
+    }
+
+    /// Keeps a checkpoint whatever its job's policy says, or no longer.
+    pub async fn pin(&self, checkpoint: &str, is_pinned: bool) -> Result<CheckpointView, CallError> {
+        let request = v1::PinCheckpointRequest { checkpoint: checkpoint.to_owned(), is_pinned };
+        part("checkpoint", answer(self.calls().pin_checkpoint(request)).await?.checkpoint)
     }
 
     /// Asks a model for new bytes, given out as they are made: who answers, the bytes, the figures.

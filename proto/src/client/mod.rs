@@ -18,7 +18,7 @@ use crate::transport::{Network, Profile, connect_over};
 
 pub use agents::AgentsClient;
 pub use error::CallError;
-pub use fleet::{FleetClient, GenerateCall, TokenCall};
+pub use fleet::{FleetClient, GenerateCall, PushCall, TokenCall};
 
 /// How long a call with one answer may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);

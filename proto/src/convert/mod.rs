@@ -11,6 +11,7 @@ mod manifest;
 mod node;
 mod recipe;
 mod report;
+mod rollout;
 mod run;
 mod session;
 mod swarm;

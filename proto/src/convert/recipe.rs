@@ -1,5 +1,7 @@
 //! Recipes: the model's shape, how to train, where to run, where checkpoints go.
 
+use std::num::NonZeroU32;
+
 use hatchery_common::{
     device::DeviceKind,
     field::FieldError,
@@ -7,7 +9,7 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     recipe::{
         DeviceWishes, JobSpec, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy,
-        ReplicateWhich, Schedule, StartFrom, StartHow, TrainSpec,
+        ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow, TrainSpec,
     },
     time::Timestamp,
 };
@@ -247,6 +249,21 @@ pub fn priority(number: u32) -> Result<Priority, FieldError> {
     Priority::new(u8::try_from(number).unwrap_or(u8::MAX))
 }
 
+impl From<RetainPolicy> for v1::RetainPolicy {
+    fn from(policy: RetainPolicy) -> Self {
+        Self { last: policy.last.map(NonZeroU32::get), every: policy.every }
+    }
+}
+
+impl TryFrom<v1::RetainPolicy> for RetainPolicy {
+    type Error = FieldError;
+
+    fn try_from(policy: v1::RetainPolicy) -> Result<Self, FieldError> {
+        let at_least_one = |last| NonZeroU32::new(last).ok_or(FieldError::new("last", "must be at least 1"));
+        Ok(Self { last: policy.last.map(at_least_one).transpose()?, every: policy.every })
+    }
+}
+
 impl From<JobSpec> for v1::JobSpec {
     fn from(spec: JobSpec) -> Self {
         Self {
@@ -258,6 +275,7 @@ impl From<JobSpec> for v1::JobSpec {
             replicate: Some(spec.replicate.into()),
             start_from: spec.start_from.map(Into::into),
             queue: Some(spec.queue.into()),
+            retain: Some(spec.retain.into()),
         }
     }
 }
@@ -275,6 +293,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             replicate: needed("replicate", spec.replicate)?,
             start_from: optional("start_from", spec.start_from)?,
             queue: optional("queue", spec.queue)?.unwrap_or_default(),
+            retain: optional("retain", spec.retain)?.unwrap_or_default(),
         })
     }
 }

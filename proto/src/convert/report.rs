@@ -3,6 +3,7 @@
 use hatchery_common::{
     field::FieldError,
     id::Epoch,
+    self_test::SelfTest,
     session::{ATTEMPTS_MAX, AttemptPhase, AttemptReport, REPLICAS_MAX, ReplicaReport, ReplicaState, Report},
 };
 
@@ -117,7 +118,7 @@ impl From<ReplicaReport> for v1::ReplicaReport {
                 replica_report::State::Failed(replica::Failed { why })
             }
         };
-        Self { checkpoint: report.checkpoint.to_string(), state: Some(state) }
+        Self { checkpoint: report.checkpoint.to_string(), state: Some(state), active: report.active }
     }
 }
 
@@ -130,7 +131,24 @@ impl TryFrom<v1::ReplicaReport> for ReplicaReport {
             replica_report::State::Ready(ready) => ready.try_into()?,
             replica_report::State::Failed(failed) => failed.try_into()?,
         };
-        Ok(Self { checkpoint: parsed("checkpoint", &report.checkpoint)?, state })
+        Ok(Self { checkpoint: parsed("checkpoint", &report.checkpoint)?, state, active: report.active })
+    }
+}
+
+impl From<SelfTest> for v1::SelfTest {
+    fn from(self_test: SelfTest) -> Self {
+        Self { answer: self_test.answer, log_probabilities: self_test.log_probabilities }
+    }
+}
+
+impl TryFrom<v1::SelfTest> for SelfTest {
+    type Error = FieldError;
+
+    fn try_from(self_test: v1::SelfTest) -> Result<Self, FieldError> {
+        let v1::SelfTest { answer, log_probabilities } = self_test;
+        let self_test = Self { answer, log_probabilities };
+        self_test.check()?;
+        Ok(self_test)
     }
 }
 

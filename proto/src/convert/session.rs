@@ -1,6 +1,6 @@
 //! The session's two directions.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hatchery_common::{
     field::FieldError,
@@ -25,6 +25,22 @@ impl From<Assignment> for v1::Assignment {
             lease_ms: assignment.lease.as_millis() as u64,
             attempts: assignment.attempts.into_iter().map(Into::into).collect(),
             checkpoints: assignment.checkpoints.iter().map(ToString::to_string).collect(),
+            active: assignment
+                .active
+                .iter()
+                .map(|(job, checkpoint)| v1::assignment::Active {
+                    job: job.to_string(),
+                    checkpoint: checkpoint.to_string(),
+                })
+                .collect(),
+            rates: assignment
+                .bytes_per_sec_max
+                .iter()
+                .map(|(checkpoint, rate)| v1::assignment::Rate {
+                    checkpoint: checkpoint.to_string(),
+                    bytes_per_sec_max: *rate,
+                })
+                .collect(),
         }
     }
 }
@@ -37,8 +53,25 @@ impl TryFrom<v1::Assignment> for Assignment {
             lease: Duration::from_millis(assignment.lease_ms),
             attempts: each("attempts", assignment.attempts, ATTEMPTS_MAX)?,
             checkpoints: parsed_each("checkpoints", &assignment.checkpoints, ENTRIES_MAX)?,
+            active: entries("active", &assignment.active, |one| {
+                Ok((parsed("job", &one.job)?, parsed("checkpoint", &one.checkpoint)?))
+            })?,
+            bytes_per_sec_max: entries("rates", &assignment.rates, |one| {
+                Ok((parsed("checkpoint", &one.checkpoint)?, one.bytes_per_sec_max))
+            })?,
         })
     }
+}
+
+/// Reads the pairs of a map.
+fn entries<W, K: Ord, V>(
+    field: &str,
+    list: &[W],
+    read: impl Fn(&W) -> Result<(K, V), FieldError>,
+) -> Result<BTreeMap<K, V>, FieldError> {
+    at_most(field, list.len(), ENTRIES_MAX, "entries")?;
+    let pair = |(index, one)| read(one).map_err(|error| error.within(&format!("{field}.{index}")));
+    list.iter().enumerate().map(pair).collect()
 }
 
 impl From<AssignedAttempt> for v1::AssignedAttempt {

@@ -10,8 +10,9 @@ use hatchery_common::{
     time::Timestamp,
     trainer::FailureCause,
     view::{
-        CandidateView, CertificateView, CheckpointView, DatasetView, EventView, FailureView, JobView,
-        NodeState, NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView, WaitingView,
+        BlobsView, CandidateView, CertificateView, CheckpointView, DatasetView, EventView, FailureView,
+        JobView, NodeState, NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView,
+        WaitingView,
     },
 };
 
@@ -43,6 +44,7 @@ impl From<StatusView> for v1::GetStatusResponse {
             nodes: status.nodes,
             jobs_running: status.jobs_running,
             jobs_queued: status.jobs_queued,
+            blobs: Some(status.blobs.into()),
         }
     }
 }
@@ -59,7 +61,23 @@ impl TryFrom<v1::GetStatusResponse> for StatusView {
             nodes: status.nodes,
             jobs_running: status.jobs_running,
             jobs_queued: status.jobs_queued,
+            blobs: status.blobs.map(Into::into).unwrap_or_default(),
         })
+    }
+}
+
+impl From<BlobsView> for v1::get_status_response::Blobs {
+    fn from(blobs: BlobsView) -> Self {
+        let BlobsView { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes } = blobs;
+        Self { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes }
+    }
+}
+
+impl From<v1::get_status_response::Blobs> for BlobsView {
+    fn from(blobs: v1::get_status_response::Blobs) -> Self {
+        let v1::get_status_response::Blobs { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes } =
+            blobs;
+        Self { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes }
     }
 }
 
@@ -164,6 +182,7 @@ impl From<NodeView> for v1::Node {
             waiting: node.waiting.into_iter().map(Into::into).collect(),
             away: node.away.map(Into::into),
             peers: node.peers.map(Into::into),
+            active: node.active.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -231,6 +250,7 @@ impl TryFrom<v1::Node> for NodeView {
             replicas_wanted: node.replicas_wanted,
             mode: parsed("mode", &node.mode)?,
             waiting: each("waiting", node.waiting, ENTRIES_MAX)?,
+            active: each("active", node.active, ENTRIES_MAX)?,
             away: optional("away", node.away)?,
             peers: optional("peers", node.peers)?,
         })
@@ -369,6 +389,7 @@ impl From<CheckpointView> for v1::Checkpoint {
             job_name: checkpoint.job_name.into(),
             committed_at_ms: checkpoint.committed_at.0,
             is_best: checkpoint.is_best,
+            is_pinned: checkpoint.is_pinned,
             replicas: checkpoint.replicas.into_iter().map(Into::into).collect(),
         }
     }
@@ -388,6 +409,7 @@ impl TryFrom<v1::Checkpoint> for CheckpointView {
             job_name: Name::new("job_name", &checkpoint.job_name)?,
             committed_at: Timestamp(checkpoint.committed_at_ms),
             is_best: checkpoint.is_best,
+            is_pinned: checkpoint.is_pinned,
             replicas: each("replicas", checkpoint.replicas, ENTRIES_MAX)?,
         })
     }
@@ -408,7 +430,12 @@ impl From<ReplicaView> for v1::Replica {
                 replica::State::Failed(replica::Failed { why })
             }
         };
-        Self { node: replica.node.to_string(), node_name: replica.node_name.into(), state: Some(state) }
+        Self {
+            node: replica.node.to_string(),
+            node_name: replica.node_name.into(),
+            state: Some(state),
+            active: replica.active,
+        }
     }
 }
 
@@ -426,6 +453,7 @@ impl TryFrom<v1::Replica> for ReplicaView {
             node: parsed("node", &replica.node)?,
             node_name: Name::new("node_name", &replica.node_name)?,
             state,
+            active: replica.active,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use hatchery_common::{id::BlobId, tls::Credentials};
 use tonic::transport::Channel;
 
-use super::{HAVE_BLOBS_MAX, TransferError};
+use super::{HAVE_BLOBS_MAX, Throttle, TransferError};
 use crate::{
     client::{CallError, answer, open},
     transport::{BULK_MESSAGE_BYTES_MAX, Network, Profile, Tcp},
@@ -18,7 +18,11 @@ use crate::{
 /// `on_bytes` of the methods hears how many more bytes are where they should be, those included that were there before:
 /// in the end they sum up to the size of all blobs that were named.
 #[derive(Clone, Debug)]
-pub struct BlobClient(blobs_client::BlobsClient<Channel>);
+pub struct BlobClient {
+    client: blobs_client::BlobsClient<Channel>,
+    /// How fast blobs are fetched at most.
+    throttle: Option<Arc<Throttle>>,
+}
 
 impl BlobClient {
     /// Connects; an error says why not.
@@ -39,11 +43,25 @@ impl BlobClient {
         let client = blobs_client::BlobsClient::new(channel)
             .max_decoding_message_size(BULK_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX);
-        Self(client)
+        Self { client, throttle: None }
+    }
+
+    /// The same connection, over which blobs are fetched no faster than this, in bytes per second for all fetches together.
+    #[must_use]
+    pub fn limited_to(mut self, bytes_per_sec_max: u64) -> Self {
+        self.throttle = Some(Arc::new(Throttle::new(bytes_per_sec_max)));
+        self
+    }
+
+    /// Waits while more bytes have come than may.
+    pub(super) async fn pace(&self, bytes: u64) {
+        if let Some(throttle) = &self.throttle {
+            throttle.take(bytes).await;
+        }
     }
 
     pub(super) fn calls(&self) -> blobs_client::BlobsClient<Channel> {
-        self.0.clone()
+        self.client.clone()
     }
 
     /// Those of `blobs` that are not on the other side, each once, in their order.

@@ -106,12 +106,13 @@ impl BlobClient {
                 if manifest.piece_count() <= 1 {
                     let bytes = only_piece(&manifest, &mut parts).await?;
                     on_moved(bytes.len() as u64);
+                    self.pace(bytes.len() as u64).await;
                     return Ok(Some(bytes));
                 }
                 let count = manifest.piece_count();
                 match Writing::open(store, manifest).await? {
                     Step::Open(writing) if writing.missing() == [(0, count)] => {
-                        match take_pieces(writing, parts, (0, count), &on_moved).await? {
+                        match self.take_pieces(writing, parts, (0, count), &on_moved).await? {
                             Step::Open(writing) => writing,
                             Step::Complete => return Ok(None),
                         }
@@ -132,7 +133,7 @@ impl BlobClient {
                     return Err(error);
                 }
             };
-            match take_pieces(writing, parts, (first, end), &on_moved).await? {
+            match self.take_pieces(writing, parts, (first, end), &on_moved).await? {
                 Step::Open(open) => writing = open,
                 Step::Complete => return Ok(None),
             }
@@ -169,6 +170,36 @@ impl BlobClient {
         }
         Ok((manifest, parts))
     }
+
+    /// Writes the pieces `first..end` as they come.
+    async fn take_pieces(
+        &self,
+        mut writing: Writing,
+        mut parts: Streaming<GetResponse>,
+        (first, end): (u32, u32),
+        on_moved: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Step, TransferError> {
+        for index in first..end {
+            let bytes = match next_piece(&mut parts, index).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    writing.close().await;
+                    return Err(error);
+                }
+            };
+            let new_bytes = bytes.len() as u64;
+            match writing.write(index, bytes).await? {
+                Step::Open(open) => writing = open,
+                Step::Complete => {
+                    on_moved(new_bytes);
+                    return Ok(Step::Complete);
+                }
+            }
+            on_moved(new_bytes);
+            self.pace(new_bytes).await;
+        }
+        Ok(Step::Open(writing))
+    }
 }
 
 /// The next piece, which must be the one that is expected.
@@ -196,32 +227,4 @@ async fn only_piece(
     let bytes = next_piece(parts, 0).await?;
     manifest.verify(0, &bytes).map_err(|problem| BlobError::WrongPiece { id: manifest.id(), problem })?;
     Ok(bytes)
-}
-
-/// Writes the pieces `first..end` as they come.
-async fn take_pieces(
-    mut writing: Writing,
-    mut parts: Streaming<GetResponse>,
-    (first, end): (u32, u32),
-    on_moved: &(dyn Fn(u64) + Send + Sync),
-) -> Result<Step, TransferError> {
-    for index in first..end {
-        let bytes = match next_piece(&mut parts, index).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                writing.close().await;
-                return Err(error);
-            }
-        };
-        let new_bytes = bytes.len() as u64;
-        match writing.write(index, bytes).await? {
-            Step::Open(open) => writing = open,
-            Step::Complete => {
-                on_moved(new_bytes);
-                return Ok(Step::Complete);
-            }
-        }
-        on_moved(new_bytes);
-    }
-    Ok(Step::Open(writing))
 }

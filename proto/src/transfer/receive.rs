@@ -1,10 +1,10 @@
 //! One call of `Put`, as the server sees it.
 
-use std::mem;
+use std::{collections::BTreeMap, mem};
 
 use futures::{FutureExt, Stream, StreamExt};
 use hatchery_common::{
-    blob::{BlobError, BlobStore, PieceManifest},
+    blob::{BlobError, BlobLoan, BlobStore, PieceManifest},
     faults,
     field::FieldError,
     id::BlobId,
@@ -31,6 +31,9 @@ pub(super) struct Receiving {
     current: Current,
     gathered: Vec<Bytes>,
     gathered_bytes: usize,
+    /// What has come in this call, or was here already: it stays until the caller has had time to name it, however long the
+    /// call takes.
+    brought: BTreeMap<BlobId, BlobLoan>,
 }
 
 /// The blob begun last.
@@ -47,7 +50,14 @@ enum Current {
 
 impl Receiving {
     pub(super) fn new(store: BlobStore, answers: mpsc::Sender<Result<PutResponse, Status>>) -> Self {
-        Self { store, answers, current: Current::Nothing, gathered: Vec::new(), gathered_bytes: 0 }
+        Self {
+            store,
+            answers,
+            current: Current::Nothing,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            brought: BTreeMap::new(),
+        }
     }
 
     /// Takes what comes until nothing more comes.
@@ -161,7 +171,12 @@ impl Receiving {
         Ok(())
     }
 
-    async fn answer(&self, id: BlobId, missing: Vec<(u32, u32)>) -> Result<(), Status> {
+    async fn answer(&mut self, id: BlobId, missing: Vec<(u32, u32)>) -> Result<(), Status> {
+        if missing.is_empty()
+            && let Some(loan) = self.store.lend(id)
+        {
+            self.brought.insert(id, loan);
+        }
         let missing = missing.into_iter().map(|(first, end)| PieceRange { first, end }).collect();
         let answer = PutResponse { blob: id.to_string(), missing };
         faults::strikes("transfer::before_answer");

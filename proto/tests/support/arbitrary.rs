@@ -1,6 +1,6 @@
 //! Any value of the domain's large types.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
     availability::{Away, AwayReason, LocalTime},
@@ -10,13 +10,14 @@ use hatchery_common::{
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
+    id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, NodeMode, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
-        ReplicaPolicy, ReplicateWhich, Schedule, StartFrom, StartHow, TrainSpec,
+        ReplicaPolicy, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow, TrainSpec,
     },
+    self_test::{SELF_TEST_BYTES, SelfTest},
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
         CoordinatorMessage, ReplicaReport, ReplicaState, Report,
@@ -24,11 +25,16 @@ use hatchery_common::{
     time::Timestamp,
     trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
     view::{
-        CheckpointView, FailureView, JobView, NodeState, NodeView, PeersView, ReplicaView, RunningView,
-        WaitingView,
+        ActiveView, CheckpointView, FailureView, JobView, NodeState, NodeView, PeersView, ReplicaView,
+        RolloutView, RunningView, WaitingView,
     },
 };
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::{btree_map, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
 
 pub(crate) fn job_id() -> impl Strategy<Value = JobId> {
     any::<[u8; 16]>().prop_map(JobId::from_bytes)
@@ -176,8 +182,10 @@ pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
             .prop_map(|(to, which)| ReplicaPolicy { to, which });
     let start = (checkpoint_id(), select(vec![StartHow::Continue, StartHow::FineTune]))
         .prop_map(|(checkpoint, how)| StartFrom { checkpoint, how });
-    (name(), digest(), model(), train(), devices, replicate, option::of(start), queue).prop_map(
-        |(name, dataset, model, train, devices, replicate, start_from, queue)| JobSpec {
+    let retain = (option::of(1..=u32::MAX), any::<u64>())
+        .prop_map(|(last, every)| RetainPolicy { last: last.and_then(NonZeroU32::new), every });
+    (name(), digest(), model(), train(), devices, replicate, option::of(start), (queue, retain)).prop_map(
+        |(name, dataset, model, train, devices, replicate, start_from, (queue, retain))| JobSpec {
             name,
             dataset: DatasetId(dataset),
             model,
@@ -186,6 +194,7 @@ pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
             replicate,
             start_from,
             queue,
+            retain,
         },
     )
 }
@@ -279,8 +288,8 @@ fn replica_state() -> impl Strategy<Value = ReplicaState> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
-    let replica = (checkpoint_id(), replica_state())
-        .prop_map(|(checkpoint, state)| ReplicaReport { checkpoint, state });
+    let replica = (checkpoint_id(), replica_state(), any::<bool>())
+        .prop_map(|(checkpoint, state, active)| ReplicaReport { checkpoint, state, active });
     let seen = (vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>());
     (any::<u64>(), seen, any::<bool>(), option::of(away())).prop_map(
         |(sequence, (attempts, replicas, disk_free_bytes), leaving, away)| Report {
@@ -310,11 +319,15 @@ pub(crate) fn assignment() -> impl Strategy<Value = Assignment> {
             resume_from,
             stop,
         });
-    (any::<u32>(), vec(attempt, 0..3), vec(checkpoint_id(), 0..4)).prop_map(
-        |(lease_ms, attempts, checkpoints)| Assignment {
+    let active = btree_map(job_id(), checkpoint_id(), 0..4);
+    let rates = btree_map(checkpoint_id(), any::<u64>(), 0..4);
+    (any::<u32>(), vec(attempt, 0..3), vec(checkpoint_id(), 0..4), active, rates).prop_map(
+        |(lease_ms, attempts, checkpoints, active, bytes_per_sec_max)| Assignment {
             lease: Duration::from_millis(lease_ms.into()),
             attempts,
             checkpoints,
+            active,
+            bytes_per_sec_max,
         },
     )
 }
@@ -425,24 +438,29 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
     let mode = select(vec![NodeMode::Open, NodeMode::Cordoned, NodeMode::Draining]);
     let state = select(vec![NodeState::Connected, NodeState::Disconnected, NodeState::Unknown]);
     let head = (node_id(), name(), labels(), inventory(), time());
+    let active = (job_id(), name(), checkpoint_id(), any::<u64>())
+        .prop_map(|(job, job_name, checkpoint, step)| ActiveView { job, job_name, checkpoint, step });
     let away = (option::of(away()), option::of(peers_view()));
-    let work = (vec(running, 0..3), (mode, away), vec(waiting, 0..3));
+    let work = (vec(running, 0..3), (mode, away), (vec(waiting, 0..3), vec(active, 0..3)));
     (head, state, option::of(any::<u64>()), work, any::<(u32, u32)>()).prop_map(
-        |(head, state, last_heard_ms_ago, (running, (mode, (away, peers)), waiting), replicas)| NodeView {
-            id: head.0,
-            name: head.1,
-            labels: head.2,
-            inventory: head.3,
-            joined_at: head.4,
-            state,
-            last_heard_ms_ago,
-            running,
-            replicas_ready: replicas.0,
-            replicas_wanted: replicas.1,
-            mode,
-            away,
-            waiting,
-            peers,
+        |(head, state, last_heard_ms_ago, (running, (mode, (away, peers)), (waiting, active)), replicas)| {
+            NodeView {
+                id: head.0,
+                name: head.1,
+                labels: head.2,
+                inventory: head.3,
+                joined_at: head.4,
+                state,
+                last_heard_ms_ago,
+                running,
+                replicas_ready: replicas.0,
+                replicas_wanted: replicas.1,
+                mode,
+                away,
+                waiting,
+                active,
+                peers,
+            }
         },
     )
 }
@@ -493,18 +511,47 @@ pub(crate) fn checkpoint_manifest() -> impl Strategy<Value = CheckpointManifest>
 }
 
 pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
-    let replica = (node_id(), name(), option::of(replica_state()))
-        .prop_map(|(node, node_name, state)| ReplicaView { node, node_name, state });
-    (checkpoint_manifest(), name(), time(), any::<bool>(), vec(replica, 0..4)).prop_map(
-        |(manifest, job_name, committed_at, is_best, replicas)| CheckpointView {
+    let replica = (node_id(), name(), option::of(replica_state()), any::<bool>())
+        .prop_map(|(node, node_name, state, active)| ReplicaView { node, node_name, state, active });
+    (checkpoint_manifest(), name(), time(), any::<(bool, bool)>(), vec(replica, 0..4)).prop_map(
+        |(manifest, job_name, committed_at, (is_best, is_pinned), replicas)| CheckpointView {
             id: manifest.id(),
             manifest,
             job_name,
             committed_at,
             is_best,
+            is_pinned,
             replicas,
         },
     )
+}
+
+pub(crate) fn rollout_view() -> impl Strategy<Value = RolloutView> {
+    let what = (option::of(any::<[u8; 16]>()), job_id(), name(), checkpoint_id(), any::<u64>());
+    let whose = (text(), option::of(name()), time(), any::<bool>());
+    let rest = (option::of(any::<u64>()), option::of(time()), any::<(u32, u32, u32, u32)>());
+    (what, whose, rest).prop_map(|(what, whose, rest)| RolloutView {
+        id: what.0.map(RolloutId::from_bytes),
+        job: what.1,
+        job_name: what.2,
+        checkpoint: what.3,
+        step: what.4,
+        to: whose.0,
+        by: whose.1,
+        at: whose.2,
+        activate: whose.3,
+        bytes_per_sec_max: rest.0,
+        withdrawn_at: rest.1,
+        nodes: rest.2.0,
+        ready: rest.2.1,
+        active: rest.2.2,
+        failed: rest.2.3,
+    })
+}
+
+pub(crate) fn self_test() -> impl Strategy<Value = SelfTest> {
+    (vec(any::<u8>(), SELF_TEST_BYTES), vec(-1e3..=0.0f64, SELF_TEST_BYTES))
+        .prop_map(|(answer, log_probabilities)| SelfTest { answer, log_probabilities })
 }
 
 fn finished() -> impl Strategy<Value = GenerationFinished> {

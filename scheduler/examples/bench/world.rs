@@ -159,7 +159,7 @@ impl World {
                 metrics: Metrics::default(),
                 files: CheckpointManifest::FILES.map(file).to_vec(),
             });
-            self.ask(Request::CommitCheckpoint { node, manifest })?;
+            self.ask(Request::CommitCheckpoint { node, manifest, self_test: None })?;
         }
         self.ask(Request::AttemptEnded { node, job, epoch, ending, last_output: String::new() })
     }

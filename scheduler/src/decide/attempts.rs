@@ -7,6 +7,7 @@ use hatchery_common::{
     checkpoint::CheckpointManifest,
     field::FieldError,
     id::{Epoch, JobId, NodeId},
+    self_test::SelfTest,
     time::Timestamp,
     trainer::Ending,
 };
@@ -62,8 +63,10 @@ pub(super) fn offer(
     let Offer { job: id, epoch, step } = offer;
     let job = super::job(cluster, id)?;
     let taken = || {
-        let mut checkpoints = cluster.checkpoints.values().map(|checkpoint| &checkpoint.manifest);
-        checkpoints.any(|manifest| (manifest.job, manifest.epoch, manifest.step) == (id, epoch, step))
+        let kept = cluster.checkpoints.values().map(|checkpoint| &checkpoint.manifest);
+        let kept = kept.map(|manifest| (manifest.job, manifest.epoch, manifest.step));
+        let retired = cluster.retired.values().map(|retired| (retired.job, retired.epoch, retired.step));
+        kept.chain(retired).any(|one| one == (id, epoch, step))
     };
     let standing = standing(job, epoch, node);
     let declined = match &standing {
@@ -88,11 +91,13 @@ pub(super) fn commit(
     cluster: &Cluster,
     node: NodeId,
     manifest: Box<CheckpointManifest>,
+    self_test: Option<Box<SelfTest>>,
     at: Timestamp,
 ) -> Result<Decision, Rejected> {
     let job = super::job(cluster, manifest.job)?;
     // An agent that missed the answer asks again, perhaps after it lost its lease: what is committed stays so.
-    if cluster.checkpoints.contains_key(&manifest.id()) {
+    let id = manifest.id();
+    if cluster.checkpoints.contains_key(&id) || cluster.retired.contains_key(&id) {
         return Ok(Decision::done([]));
     }
     let late = standing(job, manifest.epoch, node)? == Standing::Late;
@@ -102,7 +107,8 @@ pub(super) fn commit(
     let id = job.id;
     // Nothing runs that would come to the end by itself.
     let end = (ends && waits).then_some(Change::JobEnded { job: id, phase: JobPhase::Completed, at });
-    Ok(Decision::done([Change::CheckpointCommitted { manifest, late, at }].into_iter().chain(end)))
+    let committed = Change::CheckpointCommitted { manifest, late, self_test, at };
+    Ok(Decision::done([committed].into_iter().chain(end)))
 }
 
 fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -> Result<(), FieldError> {
@@ -126,9 +132,13 @@ fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -
         );
         return Err(FieldError::new("step", problem));
     }
+    let is_own = |parent| {
+        cluster.checkpoints.get(&parent).is_some_and(|parent| parent.manifest.job == job.id)
+            || cluster.retired.get(&parent).is_some_and(|parent| parent.job == job.id)
+    };
     if let Some(parent) = manifest.parent
         && job.spec.start_from.is_none_or(|start| start.checkpoint != parent)
-        && cluster.checkpoints.get(&parent).is_none_or(|parent| parent.manifest.job != job.id)
+        && !is_own(parent)
     {
         return Err(FieldError::new("parent", format!("{parent} is no checkpoint of this job")));
     }

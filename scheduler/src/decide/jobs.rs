@@ -1,4 +1,4 @@
-//! Datasets, jobs and rollouts: what people ask for.
+//! Datasets and jobs: what people ask for.
 
 use hatchery_common::{
     dataset::DatasetManifest,
@@ -6,15 +6,15 @@ use hatchery_common::{
     field::FieldError,
     id::{JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
-    recipe::{JobSpec, NodeSelector, Priority, StartFrom, StartHow},
+    recipe::{JobSpec, Priority, StartFrom, StartHow},
     time::Timestamp,
 };
 
 use super::{Decision, Outcome, check_count, check_labels, check_room, check_selector};
 use crate::{
     change::Change,
-    cluster::{Cluster, HandOver, Job, JobPhase, Rollout},
-    limits::{AFTER_MAX, DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX, ROLLOUTS_MAX},
+    cluster::{Cluster, HandOver, Job, JobPhase},
+    limits::{AFTER_MAX, DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX},
     request::Rejected,
 };
 
@@ -192,21 +192,4 @@ pub(super) fn set_priority(
     }
     let change = Change::PriorityChanged { job: id, priority, by, at };
     Ok(Decision::done((job.spec.queue.priority != priority).then_some(change)))
-}
-
-pub(super) fn push(cluster: &Cluster, rollout: Rollout) -> Result<Decision, Rejected> {
-    if cluster.rollouts.contains_key(&rollout.id) {
-        return Ok(Decision::done([]));
-    }
-    if !cluster.checkpoints.contains_key(&rollout.checkpoint) {
-        return Err(Rejected::NotFound { what: "checkpoint", id: rollout.checkpoint.to_string() });
-    }
-    check_selector("to", &rollout.to)?;
-    if let NodeSelector::Nodes(nodes) = &rollout.to {
-        for node in nodes {
-            super::node(cluster, *node)?;
-        }
-    }
-    check_room(cluster.rollouts.len(), ROLLOUTS_MAX, "rollouts")?;
-    Ok(Decision::done([Change::RolloutStarted { rollout }]))
 }

@@ -4,10 +4,11 @@ mod access;
 mod attempts;
 mod jobs;
 mod nodes;
+mod rollouts;
 
 use hatchery_common::{
     field::FieldError,
-    id::{JobId, NodeId},
+    id::{JobId, NodeId, RolloutId},
     recipe::{Labels, NodeSelector},
 };
 
@@ -48,6 +49,11 @@ pub enum Outcome {
         /// If not, why, for a person.
         declined: Option<String>,
     },
+    /// A rollout is taken back.
+    Withdrawn {
+        /// Which.
+        rollout: RolloutId,
+    },
     /// It is done, or was done before.
     Done,
 }
@@ -85,13 +91,29 @@ pub fn decide(cluster: &Cluster, request: Request, now: Now) -> Result<Decision,
         Request::Requeue { job, by } => jobs::requeue(cluster, job, by, at),
         Request::SetPriority { job, priority, by } => jobs::set_priority(cluster, job, priority, by, at),
         Request::SetNodeMode { node, mode, by } => nodes::set_mode(cluster, node, mode, by, at),
-        Request::Push { rollout, checkpoint, to, by } => {
-            jobs::push(cluster, Rollout { id: rollout, checkpoint, to, by, at })
+        Request::Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by } => {
+            let rollout = Rollout {
+                id: rollout,
+                checkpoint,
+                to,
+                by,
+                at,
+                activate,
+                bytes_per_sec_max,
+                withdrawn_at: None,
+                not_on: Vec::new(),
+            };
+            rollouts::push(cluster, rollout)
         }
+        Request::Withdraw { rollout, from, by } => rollouts::withdraw(cluster, rollout, from, by, at),
+        Request::RollBack { job, from, by } => rollouts::roll_back(cluster, job, from, by, at),
+        Request::Pin { checkpoint, is_pinned, by } => rollouts::pin(cluster, checkpoint, is_pinned, by, at),
         Request::OfferCheckpoint { node, job, epoch, step } => {
             attempts::offer(cluster, node, attempts::Offer { job, epoch, step }, at)
         }
-        Request::CommitCheckpoint { node, manifest } => attempts::commit(cluster, node, manifest, at),
+        Request::CommitCheckpoint { node, manifest, self_test } => {
+            attempts::commit(cluster, node, manifest, self_test, at)
+        }
         Request::AttemptEnded { node, job, epoch, ending, last_output } => {
             attempts::ended(cluster, node, attempts::End { job, epoch, ending, last_output }, at)
         }

@@ -1,16 +1,17 @@
 //! What must hold after every change, every plan and every history.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hatchery_common::{
     device::Device,
-    id::{JobId, NodeId},
+    id::{CheckpointId, JobId, NodeId},
     node::{NodeMode, TrainerState},
+    recipe::{NodeSelector, ReplicateWhich},
     session::Report,
 };
 use hatchery_scheduler::{
-    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, ObservedNode, Plan, Wait,
-    assignment, desired_nodes, plan,
+    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, ObservedNode, Plan, Rollout,
+    Wait, assignment, desired_nodes, plan,
 };
 
 use super::{LEASE, MEMORY_BYTES, World};
@@ -29,6 +30,8 @@ impl World {
                         | Change::CheckpointDeclined { .. }
                         | Change::HandOverRequested { .. }
                         | Change::PriorityChanged { .. }
+                        | Change::CheckpointRetired { .. }
+                        | Change::PinChanged { .. }
                 );
                 let queued_too = match change {
                     Change::CheckpointCommitted { late, .. } => *late,
@@ -36,8 +39,13 @@ impl World {
                 };
                 keeps && (queued_too || after.name() != "queued")
             }
-            // One that comes too late for a job that has ended is in the history all the same.
-            (before, after) if before == after => matches!(change, Change::CheckpointDeclined { .. }),
+            // One that comes too late for a job that has ended is in the history all the same; its checkpoints are kept or not.
+            (before, after) if before == after => matches!(
+                change,
+                Change::CheckpointDeclined { .. }
+                    | Change::CheckpointRetired { .. }
+                    | Change::PinChanged { .. }
+            ),
             (JobPhase::Queued | JobPhase::Paused, JobPhase::Completed) => true,
             (JobPhase::Queued, after) => matches!(
                 after,
@@ -81,6 +89,30 @@ impl World {
         assert!(ended.is_superset(&due), "{ended:?} but {due:?}");
         for job in ended.difference(&due).map(|job| self.job(*job)) {
             assert!(!job.spec.queue.after.is_empty(), "only what comes after others ends before it began");
+        }
+    }
+
+    /// What is retired is of no use to anybody, and is beyond what its job's policy keeps; then nothing more is.
+    pub(super) fn check_retired(&self, changes: &[Change]) {
+        for change in changes {
+            let Change::CheckpointRetired { checkpoint, job, .. } = change else { panic!("{change:?}") };
+            let gone = &self.cluster.checkpoints[checkpoint];
+            let (owner, retain) = (self.job(*job), self.job(*job).spec.retain);
+            let line = self.cluster.checkpoints.values().filter(|one| one.manifest.job == *job);
+            let newer = line.filter(|one| one.manifest.step > gone.manifest.step).count();
+            assert!(newer >= retain.last.unwrap().get() as usize, "{newer} are newer");
+            assert!(retain.every == 0 || !gone.manifest.step.is_multiple_of(retain.every));
+            assert!(
+                !gone.is_pinned && owner.checkpoint != Some(*checkpoint) && owner.best != Some(*checkpoint)
+            );
+            let named =
+                |rollout: &Rollout| rollout.withdrawn_at.is_none() && rollout.checkpoint == *checkpoint;
+            assert!(!self.cluster.rollouts.values().any(named), "a rollout names it");
+            for job in self.cluster.jobs.values() {
+                assert_ne!(job.lease.as_ref().and_then(|lease| lease.resume_from), Some(*checkpoint));
+                let begins = job.spec.start_from.filter(|_| !job.phase.is_terminal());
+                assert_ne!(begins.map(|start| start.checkpoint), Some(*checkpoint));
+            }
         }
     }
 
@@ -241,6 +273,8 @@ impl World {
                 told += 1;
             }
             let held: BTreeSet<_> = assignment.checkpoints.iter().copied().collect();
+            self.check_active(*node, &assignment.active);
+            assert!(assignment.active.values().all(|active| held.contains(active)));
             for checkpoint in self.cluster.checkpoints.keys() {
                 let desired = desired.get(checkpoint).is_some_and(|nodes| nodes.contains(node));
                 assert_eq!(held.contains(checkpoint), desired);
@@ -248,5 +282,25 @@ impl World {
         }
         let leases = self.cluster.jobs.values().filter(|job| job.lease.is_some()).count();
         assert_eq!(told, leases, "every lease is told to its node");
+    }
+
+    /// What is active is what was activated there last, else what the job's policy puts there.
+    fn check_active(&self, id: NodeId, active: &BTreeMap<JobId, CheckpointId>) {
+        let labels = &self.cluster.nodes[&id].labels;
+        for job in self.cluster.jobs.values() {
+            let activations = self.cluster.activations(job.id);
+            let is_there = |selector: &NodeSelector| selector.selects(id, labels);
+            let activated = activations
+                .iter()
+                .rfind(|rollout| is_there(&rollout.to) && !rollout.not_on.iter().any(is_there));
+            let replicate = &job.spec.replicate;
+            let by_policy = match replicate.which {
+                _ if !replicate.to.selects(id, labels) => None,
+                ReplicateWhich::Best => job.best,
+                _ => job.checkpoint,
+            };
+            let wanted = activated.map(|rollout| rollout.checkpoint).or(by_policy);
+            assert_eq!(active.get(&job.id).copied(), wanted, "{activations:?}");
+        }
     }
 }

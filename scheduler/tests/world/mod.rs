@@ -1,6 +1,7 @@
 //! A small fleet that random steps happen to, with everything that must hold checked after every change.
 
 mod check;
+mod rollouts;
 mod steps;
 
 use std::{sync::Arc, time::Duration};
@@ -14,13 +15,13 @@ use hatchery_common::{
     id::{BlobId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, TrainSpec},
+    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec},
     session::{AttemptPhase, AttemptReport},
     time::{BootTime, Timestamp},
     trainer::{Calibration, Metrics, Progress},
 };
 use hatchery_scheduler::{
-    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan, violations,
+    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan, retire, violations,
 };
 
 pub(crate) use steps::{Step, Stray, steps};
@@ -73,6 +74,10 @@ impl World {
         self.check_plan(&made);
         self.apply(made.changes.clone());
         self.observed.intended = Arc::new(made.queues.clone());
+        let retired = retire(&self.cluster, self.now.wall);
+        self.check_retired(&retired);
+        self.apply(retired);
+        assert_eq!(retire(&self.cluster, self.now.wall), [], "one step is enough");
         self.check_rest(&made);
         made
     }
@@ -215,6 +220,7 @@ pub(crate) fn spec(dataset: &DatasetManifest, steps: u64) -> JobSpec {
         replicate: ReplicaPolicy::default(),
         start_from: None,
         queue: QueueWishes::default(),
+        retain: RetainPolicy::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Random steps: what people, nodes, clocks and stray messages may do.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -8,11 +8,11 @@ use hatchery_common::{
     dataset::DatasetManifest,
     device::{Device, DeviceKind},
     digest::Digest,
-    id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId, RolloutId},
+    id::{CertificateId, CheckpointId, Epoch, JobId, NodeId, RequestId},
     node::NodeMode,
     recipe::{
-        DeviceWishes, JobSpec, NodeSelector, Priority, QueueWishes, ReplicaPolicy, ReplicateWhich, StartFrom,
-        StartHow,
+        DeviceWishes, JobSpec, NodeSelector, Priority, QueueWishes, ReplicaPolicy, ReplicateWhich,
+        RetainPolicy, StartFrom, StartHow,
     },
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
@@ -20,7 +20,7 @@ use hatchery_common::{
 use hatchery_scheduler::{Holder, JobPhase, Observed, Outcome, Policy, Rejected, Request};
 use proptest::prelude::*;
 
-use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, spec};
+use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, rollouts::self_test, spec};
 
 /// One thing that happens. Small numbers choose among what is there, wrapping around.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub(crate) enum Step {
     KeepsCrashing(u8),
     Goodbye(u8),
     Push { checkpoint: u8, to: u8 },
+    Withdraw { which: u8, how: u8 },
+    Pin { checkpoint: u8, is_pinned: bool },
     Hear { node: u8, progress: u8, rate: u8 },
     Disconnect(u8),
     Restart,
@@ -89,7 +91,10 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         8 => (small.clone(), stray, 0..12u8).prop_map(|(job, stray, ending)| Step::End { job, stray, ending }),
         1 => small.clone().prop_map(Step::KeepsCrashing),
         1 => small.clone().prop_map(Step::Goodbye),
-        1 => (small.clone(), small.clone()).prop_map(|(checkpoint, to)| Step::Push { checkpoint, to }),
+        2 => (small.clone(), small.clone()).prop_map(|(checkpoint, to)| Step::Push { checkpoint, to }),
+        1 => (small.clone(), 0..4u8).prop_map(|(which, how)| Step::Withdraw { which, how }),
+        1 => (small.clone(), any::<bool>())
+            .prop_map(|(checkpoint, is_pinned)| Step::Pin { checkpoint, is_pinned }),
         8 => (small.clone(), small.clone(), small.clone())
             .prop_map(|(node, progress, rate)| Step::Hear { node, progress, rate }),
         2 => small.prop_map(Step::Disconnect),
@@ -99,7 +104,7 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..=most)
 }
 
-fn pick<T>(mut all: impl ExactSizeIterator<Item = T>, which: u8) -> Option<T> {
+pub(super) fn pick<T>(mut all: impl ExactSizeIterator<Item = T>, which: u8) -> Option<T> {
     let count = all.len();
     (count > 0).then(|| all.nth(usize::from(which) % count)).flatten()
 }
@@ -171,6 +176,8 @@ impl World {
                 }
             }
             Step::Push { checkpoint, to } => self.step_push(*checkpoint, *to),
+            Step::Withdraw { which, how } => self.step_withdraw(*which, *how),
+            Step::Pin { checkpoint, is_pinned } => self.step_pin(*checkpoint, *is_pinned),
             Step::Hear { node, progress, rate } => self.step_hear(*node, *progress, *rate),
             Step::Disconnect(which) => {
                 if let Some(node) = self.pick_node(*which) {
@@ -187,11 +194,11 @@ impl World {
         self.plan();
     }
 
-    fn pick_node(&self, which: u8) -> Option<NodeId> {
+    pub(super) fn pick_node(&self, which: u8) -> Option<NodeId> {
         pick(self.cluster.nodes.keys(), which).copied()
     }
 
-    fn pick_job(&self, which: u8) -> Option<JobId> {
+    pub(super) fn pick_job(&self, which: u8) -> Option<JobId> {
         pick(self.cluster.jobs.keys(), which).copied()
     }
 
@@ -276,7 +283,9 @@ impl World {
         };
         let start_from = self.pick_start(policy, &dataset, steps).filter(|_| wishes.is_multiple_of(3));
         let replicate = ReplicaPolicy { to, which };
-        let spec = JobSpec { devices, replicate, start_from, queue, ..spec(&dataset, steps) };
+        let last = NonZeroU32::new(u32::from((wishes + policy) % 4)).filter(|last| last.get() < 3);
+        let retain = RetainPolicy { last, every: u64::from(wishes % 2) * 3 };
+        let spec = JobSpec { devices, replicate, start_from, queue, retain, ..spec(&dataset, steps) };
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
         let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
         self.submitted.push((request, body, job, spec.clone()));
@@ -342,9 +351,13 @@ impl World {
         let step = [reached + 1, u64::midpoint(reached, last), last, reached][usize::from(far) % 4];
         let new = step > reached && step <= last;
         let manifest = Box::new(checkpoint(job, epoch, step));
-        let known = self.cluster.checkpoints.contains_key(&manifest.id());
+        let known = self.is_known(manifest.id());
         let was_held = job.was_held(epoch, node);
-        let answer = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() });
+        let answer = self.ask(Request::CommitCheckpoint {
+            node,
+            manifest: manifest.clone(),
+            self_test: self_test(far),
+        });
         if known {
             assert_eq!(answer.unwrap().changes, []);
         } else {
@@ -367,7 +380,11 @@ impl World {
         let known = self.cluster.checkpoints.values().any(|known| {
             let known = &known.manifest;
             (known.job, known.epoch, known.step) == (id, epoch, step)
-        });
+        }) || self
+            .cluster
+            .retired
+            .values()
+            .any(|known| (known.job, known.epoch, known.step) == (id, epoch, step));
         let offer = self.ask(Request::OfferCheckpoint { node, job: id, epoch, step }).unwrap();
         let Outcome::Offered { declined } = offer.outcome else { panic!("{:?}", offer.outcome) };
         let wanted = known || !before.phase.is_terminal() && (reached + 1..=last).contains(&step);
@@ -379,12 +396,14 @@ impl World {
         if wanted && !known {
             let parents = self.cluster.checkpoints.len();
             let waits = matches!(before.phase, JobPhase::Queued | JobPhase::Paused);
-            let decision = self.ask(Request::CommitCheckpoint { node, manifest: manifest.clone() }).unwrap();
+            let commit = Request::CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
+            let decision = self.ask(commit).unwrap();
             assert_eq!(self.cluster.checkpoints.len(), parents + 1);
             assert_eq!(self.cluster.checkpoints[&manifest.id()].late, !is_holder);
             assert_eq!(decision.changes.len(), 1 + usize::from(waits && step == last), "{decision:?}");
         } else if !known {
-            assert!(self.ask(Request::CommitCheckpoint { node, manifest }).is_err(), "{terminal}");
+            let commit = Request::CommitCheckpoint { node, manifest, self_test: None };
+            assert!(self.ask(commit).is_err(), "{terminal}");
         }
     }
 
@@ -392,7 +411,8 @@ impl World {
         let Some(known) = pick(self.cluster.checkpoints.values(), which) else { return };
         let manifest = Box::new(known.manifest.clone());
         let node = self.pick_node(which).unwrap_or(NodeId::from_bytes([9; 16]));
-        assert_eq!(self.ask(Request::CommitCheckpoint { node, manifest }).unwrap().changes, []);
+        let commit = Request::CommitCheckpoint { node, manifest, self_test: self_test(which) };
+        assert_eq!(self.ask(commit).unwrap().changes, []);
     }
 
     fn step_end(&mut self, which: u8, stray: Stray, ending: u8) {
@@ -472,22 +492,8 @@ impl World {
         self.observed.nodes.get_mut(&node).unwrap().report.away = away;
     }
 
-    fn step_push(&mut self, which: u8, to: u8) {
-        let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else {
-            let checkpoint = CheckpointId(self.draw());
-            let rollout = RolloutId::from_bytes(self.draw_id());
-            let push = Request::Push { rollout, checkpoint, to: NodeSelector::All, by: name("ann") };
-            assert!(matches!(self.ask(push), Err(Rejected::NotFound { what: "checkpoint", .. })));
-            return;
-        };
-        let to = match self.pick_node(to) {
-            Some(node) if to < 6 => NodeSelector::Nodes(vec![node]),
-            _ => NodeSelector::All,
-        };
-        let rollout = RolloutId::from_bytes(self.draw_id());
-        let push = Request::Push { rollout, checkpoint, to, by: name("ann") };
-        self.ask(push.clone()).unwrap();
-        assert_eq!(self.ask(push).unwrap().changes, []);
+    fn is_known(&self, checkpoint: CheckpointId) -> bool {
+        self.cluster.checkpoints.contains_key(&checkpoint) || self.cluster.retired.contains_key(&checkpoint)
     }
 
     /// A report: the attempts of a node with some progress, or with none.

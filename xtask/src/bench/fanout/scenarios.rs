@@ -30,7 +30,7 @@ const UNSHAPED_MEGABYTES: u64 = 400;
 /// What a full copy is on the wire, with headers and what else is said meanwhile.
 const COPY_WITH_HEADERS: f64 = 1.05;
 /// The fault point of an agent that serves wrong bytes.
-const FLIPS_BYTES: (&str, &str) = ("FAILPOINTS", "peers::flips_bytes=return");
+const FLIPS_BYTES: (&str, &str) = ("FAILPOINTS", "peers::flips_a_bit=return");
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

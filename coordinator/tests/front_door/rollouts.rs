@@ -1,0 +1,133 @@
+//! Rollouts: wished, reported, taken back.
+
+use futures::StreamExt as _;
+use hatchery_common::{
+    generate::{GenerationPart, SamplingParams, StopStrings},
+    id::CheckpointId,
+    recipe::NodeSelector,
+    self_test::{SELF_TEST_BYTES, SelfTest},
+    session::{ReplicaReport, ReplicaState},
+};
+use hatchery_proto::client::{CallError, GenerateCall, PushCall};
+
+use crate::{
+    agent::{Agent, Session},
+    house::{House, checkpoint, soon},
+};
+
+fn replica(checkpoint: CheckpointId, active: bool) -> ReplicaReport {
+    ReplicaReport { checkpoint, state: ReplicaState::Ready { self_test_ms: 1.0 }, active }
+}
+
+/// Which checkpoint answers when the job is asked, and where.
+async fn who_answers(
+    house: &House,
+    job: &str,
+    node: Option<&str>,
+) -> Result<(String, CheckpointId), CallError> {
+    let call = GenerateCall {
+        checkpoint: job.to_owned(),
+        node: node.map(str::to_owned),
+        prompt: b"to be".to_vec(),
+        max_bytes: 8,
+        sampling: SamplingParams::greedy(),
+        stop: StopStrings::default(),
+    };
+    let mut answer = soon(house.fleet().await.generate(&call)).await?;
+    match soon(answer.next()).await.unwrap()? {
+        GenerationPart::Chosen { node_name, checkpoint, .. } => Ok((node_name.to_string(), checkpoint)),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn push(house: &House, checkpoint: CheckpointId, to: NodeSelector) {
+    let checkpoint = checkpoint.to_string();
+    let call = PushCall { checkpoint, to, activate: true, bytes_per_sec_max: Some(1 << 20) };
+    soon(house.fleet().await.push(&call)).await.unwrap();
+}
+
+async fn until_active(session: &mut Session, id: CheckpointId) {
+    session.assignment(|assignment| assignment.active.values().eq([&id])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
+    let house = House::start().await;
+    let ada = Agent::join(&house, "ada").await;
+    let mut on_ada = ada.session().await;
+    let job = house.submit().await;
+    let attempt = on_ada.attempt().await;
+    let first = ada.commit(&job, &attempt, 5, None).await.unwrap();
+    let second = ada.commit(&job, &attempt, 10, None).await.unwrap();
+    let bob = Agent::join(&house, "bob").await;
+    let mut on_bob = bob.session().await;
+    until_active(&mut on_bob, second).await;
+
+    let error = who_answers(&house, "demo", None).await.unwrap_err();
+    assert!(error.to_string().contains("is not ready on any connected node"), "{error}");
+    on_bob.report(vec![], vec![replica(first, true), replica(second, false)]).await;
+    let answered = who_answers(&house, "demo", None).await.unwrap();
+    assert_eq!(answered, ("bob".to_owned(), first), "the old one answers until the new one is active");
+    on_ada.report(vec![], vec![replica(second, true)]).await;
+    let answered = who_answers(&house, "demo", None).await.unwrap();
+    assert_eq!(answered, ("ada".to_owned(), second), "a node that is where it should be comes first");
+    assert_eq!(who_answers(&house, "demo:latest", Some("bob")).await.unwrap().1, second, "one by its name");
+
+    push(&house, first, NodeSelector::All).await;
+    until_active(&mut on_bob, first).await;
+    on_bob.report(vec![], vec![replica(first, true)]).await;
+    let answered = who_answers(&house, "demo", None).await.unwrap();
+    assert_eq!(answered, ("bob".to_owned(), first));
+    let fleet = house.fleet().await;
+    let rollouts = soon(fleet.rollouts(false)).await.unwrap();
+    assert_eq!(rollouts.len(), 2, "the push and the job's own policy: {rollouts:?}");
+    let pushed = &rollouts[0];
+    assert_eq!(
+        (pushed.checkpoint, pushed.step, pushed.nodes, pushed.ready, pushed.active),
+        (first, 5, 2, 1, 1)
+    );
+    assert_eq!((pushed.to.as_str(), pushed.bytes_per_sec_max), ("all nodes", Some(1 << 20)));
+    let policy = &rollouts[1];
+    assert_eq!((policy.id, policy.by.as_ref(), policy.checkpoint), (None, None, second));
+    let shown = soon(fleet.node("bob")).await.unwrap();
+    assert_eq!(shown.active.iter().map(|one| (one.checkpoint, one.step)).collect::<Vec<_>>(), [(first, 5)]);
+
+    let withdrawn = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap();
+    assert_eq!(withdrawn.rollout.checkpoint, first);
+    let now: Vec<_> = withdrawn.active.iter().map(|one| (one.node_name.as_str(), one.checkpoint)).collect();
+    assert_eq!(now.len(), 2);
+    assert!(now.iter().all(|(_, checkpoint)| *checkpoint == Some(second)), "{now:?}");
+    until_active(&mut on_bob, second).await;
+    assert_eq!(soon(fleet.rollouts(false)).await.unwrap().len(), 1);
+    assert_eq!(soon(fleet.rollouts(true)).await.unwrap().len(), 2);
+    let error = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap_err();
+    assert!(
+        matches!(&error, CallError::Refused(why) if why.contains("push CHECKPOINT --activate")),
+        "{error:?}"
+    );
+    let again = soon(fleet.withdraw(&withdrawn.rollout.id.unwrap().to_string()[..8], &NodeSelector::All))
+        .await
+        .unwrap();
+    assert_eq!(again.rollout.id, withdrawn.rollout.id, "twice is as good as once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_checkpoint_answers_where_it_was_made_outlives_a_restart() {
+    let mut house = House::start().await;
+    let mut ada = Agent::join(&house, "ada").await;
+    let mut session = ada.session().await;
+    let job = house.submit().await;
+    let attempt = session.attempt().await;
+    let manifest = checkpoint(&ada.blobs, &job, attempt.epoch, 5, None);
+    ada.put(&manifest).await;
+    let log_probabilities = vec![-1.0 / 3.0; SELF_TEST_BYTES];
+    let self_test = SelfTest { answer: b"sixteen bytes ok".to_vec(), log_probabilities };
+    let wrong = SelfTest { answer: b"too few".to_vec(), ..self_test.clone() };
+    let error = soon(ada.client.commit_checkpoint(&manifest, Some(wrong))).await.unwrap_err();
+    assert!(error.to_string().contains("self_test.answer"), "{error}");
+    let id = soon(ada.client.commit_checkpoint(&manifest, Some(self_test.clone()))).await.unwrap();
+    drop(session);
+    house.restart().await;
+    ada.move_to(&house).await;
+    assert_eq!(soon(ada.client.checkpoint_manifest(id)).await.unwrap(), (manifest, Some(self_test)));
+}

@@ -1,0 +1,96 @@
+//! Rollouts and pins: what people want of checkpoints.
+
+use hatchery_common::{
+    field::check_range,
+    id::{CheckpointId, JobId, Name, RolloutId},
+    recipe::NodeSelector,
+    time::Timestamp,
+};
+
+use super::{Decision, Outcome, check_room, check_selector};
+use crate::{
+    change::Change,
+    cluster::{Checkpoint, Cluster, Node, Rollout},
+    limits::{RATE_BYTES_PER_SEC_MIN, ROLLOUTS_MAX, WITHDRAWALS_MAX},
+    request::Rejected,
+};
+
+pub(super) fn push(cluster: &Cluster, rollout: Rollout) -> Result<Decision, Rejected> {
+    if cluster.rollouts.contains_key(&rollout.id) {
+        return Ok(Decision::done([]));
+    }
+    checkpoint(cluster, rollout.checkpoint)?;
+    let rate = rollout.bytes_per_sec_max.unwrap_or(u64::MAX);
+    check_range("bytes_per_sec_max", rate, RATE_BYTES_PER_SEC_MIN, u64::MAX)?;
+    check_nodes(cluster, "to", &rollout.to)?;
+    check_room(cluster.rollouts.len(), ROLLOUTS_MAX, "rollouts")?;
+    Ok(Decision::done([Change::RolloutStarted { rollout }]))
+}
+
+pub(super) fn withdraw(
+    cluster: &Cluster,
+    id: RolloutId,
+    from: NodeSelector,
+    by: Name,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    let rollout = cluster.rollouts.get(&id);
+    let rollout = rollout.ok_or_else(|| Rejected::NotFound { what: "rollout", id: id.to_string() })?;
+    check_nodes(cluster, "from", &from)?;
+    let is_done = rollout.withdrawn_at.is_some() || rollout.not_on.contains(&from);
+    if !is_done && from != NodeSelector::All {
+        check_room(rollout.not_on.len(), WITHDRAWALS_MAX, "withdrawals from some nodes of one rollout")?;
+    }
+    let change = Change::RolloutWithdrawn { rollout: id, from, by, at };
+    Ok(Decision {
+        changes: (!is_done).then_some(change).into_iter().collect(),
+        outcome: Outcome::Withdrawn { rollout: id },
+    })
+}
+
+pub(super) fn roll_back(
+    cluster: &Cluster,
+    id: JobId,
+    from: NodeSelector,
+    by: Name,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    let job = super::job(cluster, id)?;
+    check_nodes(cluster, "from", &from)?;
+    let nodes: Vec<&Node> =
+        cluster.nodes.values().filter(|node| from.selects(node.id, &node.labels)).collect();
+    let matters =
+        |rollout: &&Rollout| from == NodeSelector::All || nodes.iter().any(|node| rollout.reaches(node));
+    let newest = cluster.activations(id).into_iter().rfind(matters).map(|rollout| rollout.id);
+    match newest {
+        Some(newest) => withdraw(cluster, newest, from, by, at),
+        None => Err(Rejected::NothingActivated { job: job.spec.name.clone() }),
+    }
+}
+
+pub(super) fn pin(
+    cluster: &Cluster,
+    id: CheckpointId,
+    is_pinned: bool,
+    by: Name,
+    at: Timestamp,
+) -> Result<Decision, Rejected> {
+    let known = checkpoint(cluster, id)?;
+    let change = Change::PinChanged { checkpoint: id, job: known.manifest.job, is_pinned, by, at };
+    Ok(Decision::done((known.is_pinned != is_pinned).then_some(change)))
+}
+
+fn check_nodes(cluster: &Cluster, field: &str, selector: &NodeSelector) -> Result<(), Rejected> {
+    check_selector(field, selector)?;
+    if let NodeSelector::Nodes(nodes) = selector {
+        for node in nodes {
+            super::node(cluster, *node)?;
+        }
+    }
+    Ok(())
+}
+
+fn checkpoint(cluster: &Cluster, id: CheckpointId) -> Result<&Checkpoint, Rejected> {
+    let known = cluster.checkpoints.get(&id);
+    known.ok_or_else(|| Rejected::NotFound { what: "checkpoint", id: id.to_string() })
+}

@@ -1,0 +1,165 @@
+//! Which checkpoint answers where, and which are kept.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic anywhere")]
+
+#[allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+mod world;
+
+use std::{num::NonZeroU32, time::Duration};
+
+use hatchery_common::{
+    device::Device,
+    id::{CheckpointId, JobId, NodeId, RolloutId},
+    recipe::{NodeSelector, ReplicaPolicy, ReplicateWhich, RetainPolicy},
+    self_test::{SELF_TEST_BYTES, SelfTest},
+};
+use hatchery_scheduler::{Change, Rejected, Request, assignment};
+use world::{LEASE, World, checkpoint, name};
+
+/// Two nodes and a job that runs on one of them, with this policy.
+fn running(replicate: ReplicaPolicy, retain: RetainPolicy) -> (World, JobId, [NodeId; 2]) {
+    let mut world = World::new();
+    let nodes = ["a", "b"].map(|name| world.join(name, &[(Device::CPU, Some(8e10))]));
+    let job = world.submit_as("ann", 1000, |spec| (spec.replicate, spec.retain) = (replicate, retain));
+    world.plan();
+    (world, job, nodes)
+}
+
+/// Commits the checkpoint of `step`, and plans.
+fn commit(world: &mut World, job: JobId, step: u64) -> CheckpointId {
+    world.advance(Duration::from_secs(1));
+    let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, step));
+    let (id, node) = (manifest.id(), world.job(job).lease.as_ref().unwrap().node);
+    world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
+    world.hear(node);
+    world.plan();
+    id
+}
+
+fn activate(world: &mut World, checkpoint: CheckpointId, to: NodeSelector) -> RolloutId {
+    world.advance(Duration::from_secs(1));
+    let rollout = RolloutId::from_bytes(world.draw_id());
+    let by = name("ann");
+    let push =
+        Request::Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: Some(5_000_000), by };
+    world.ask(push).unwrap();
+    rollout
+}
+
+fn active(world: &World, node: NodeId, job: JobId) -> Option<CheckpointId> {
+    assignment(&world.cluster, node, LEASE).active.get(&job).copied()
+}
+
+#[test]
+fn the_newest_activation_counts_and_a_rollback_brings_back_what_was_before() {
+    let to = NodeSelector::All;
+    let policy = ReplicaPolicy { to, which: ReplicateWhich::Last };
+    let (mut world, job, [a, b]) = running(policy, RetainPolicy::default());
+    let roll_back_from =
+        |world: &mut World, from| world.ask(Request::RollBack { job, from, by: name("bob") });
+    let roll_back = |world: &mut World| roll_back_from(world, NodeSelector::All);
+    assert_eq!(active(&world, a, job), None);
+    let first = commit(&mut world, job, 100);
+    let second = commit(&mut world, job, 200);
+    assert_eq!(active(&world, a, job), Some(second), "the policy's");
+    let error = roll_back(&mut world).unwrap_err();
+    assert!(matches!(error, Rejected::NothingActivated { .. }), "{error}");
+
+    activate(&mut world, first, NodeSelector::Nodes(vec![a]));
+    let third = commit(&mut world, job, 300);
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(first), Some(third)));
+    let told = assignment(&world.cluster, a, LEASE);
+    assert_eq!(told.bytes_per_sec_max, [(first, 5_000_000)].into());
+    activate(&mut world, second, NodeSelector::All);
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(second), Some(second)));
+    let held = assignment(&world.cluster, a, LEASE).checkpoints;
+    assert_eq!(
+        held,
+        [first, second, third],
+        "what was active before stays, so that a rollback moves nothing"
+    );
+
+    roll_back(&mut world).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(first), Some(third)));
+    assert!(!assignment(&world.cluster, b, LEASE).checkpoints.contains(&second), "it is not wished any more");
+    roll_back(&mut world).unwrap();
+    assert_eq!(active(&world, a, job), Some(third));
+    assert!(roll_back(&mut world).is_err(), "there is nothing left to roll back");
+
+    // On one node alone: what an older rollout put there, then the policy's.
+    activate(&mut world, first, NodeSelector::All);
+    activate(&mut world, second, NodeSelector::All);
+    let on_a = || NodeSelector::Nodes(vec![a]);
+    roll_back_from(&mut world, on_a()).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(first), Some(second)));
+    roll_back_from(&mut world, on_a()).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(third), Some(second)));
+    assert!(roll_back_from(&mut world, on_a()).is_err());
+    roll_back(&mut world).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(third), Some(first)));
+    world.check_history();
+}
+
+#[test]
+fn a_policy_says_what_is_kept_and_need_comes_before_it() {
+    let retain = RetainPolicy { last: NonZeroU32::new(2), every: 400 };
+    let (mut world, job, _) = running(ReplicaPolicy::default(), retain);
+    let steps = |world: &World| {
+        let mut steps: Vec<u64> = world.cluster.checkpoints.values().map(|one| one.manifest.step).collect();
+        steps.sort_unstable();
+        steps
+    };
+    let first = commit(&mut world, job, 100);
+    world.ask(Request::Pin { checkpoint: first, is_pinned: true, by: name("ann") }).unwrap();
+    let second = commit(&mut world, job, 201);
+    let rollout = activate(&mut world, second, NodeSelector::None);
+    for step in [301, 400, 500, 600, 700] {
+        commit(&mut world, job, step);
+    }
+    let best = world.cluster.checkpoints[&world.job(job).best.unwrap()].manifest.step;
+    let mut kept = vec![100, 201, best, 400, 600, 700];
+    kept.sort_unstable();
+    kept.dedup();
+    assert_eq!(steps(&world), kept, "pinned, rolled out, the best, a landmark, the last two");
+
+    let from = NodeSelector::All;
+    world.ask(Request::Withdraw { rollout, from, by: name("ann") }).unwrap();
+    world.plan();
+    assert!(steps(&world).contains(&201) == (best == 201), "nobody needs it any more");
+    world.ask(Request::Pin { checkpoint: first, is_pinned: false, by: name("ann") }).unwrap();
+    world.plan();
+    assert!(steps(&world).contains(&100) == (best == 100));
+    // An agent that missed the answer asks again, long after.
+    let retired = *world.cluster.retired.keys().next().unwrap();
+    let change = world.batches.iter().flatten().find_map(|change| match change {
+        Change::CheckpointCommitted { manifest, .. } if manifest.id() == retired => Some(manifest.clone()),
+        _ => None,
+    });
+    let node = world.job(job).lease.as_ref().unwrap().node;
+    let again = Request::CommitCheckpoint { node, manifest: change.unwrap(), self_test: None };
+    assert_eq!(world.ask(again).unwrap().changes, []);
+    world.check_history();
+}
+
+#[test]
+fn without_a_policy_everything_is_kept() {
+    let (mut world, job, _) = running(ReplicaPolicy::default(), RetainPolicy::default());
+    for step in 1..50 {
+        commit(&mut world, job, step);
+    }
+    assert_eq!((world.cluster.checkpoints.len(), world.cluster.retired.len()), (49, 0));
+}
+
+#[test]
+fn what_a_checkpoint_answered_where_it_was_made_is_kept_with_it() {
+    let (mut world, job, _) = running(ReplicaPolicy::default(), RetainPolicy::default());
+    let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, 100));
+    let (id, node) = (manifest.id(), world.job(job).lease.as_ref().unwrap().node);
+    let log_probabilities = vec![-0.1; SELF_TEST_BYTES];
+    let self_test = SelfTest { answer: b"answers to this.".to_vec(), log_probabilities };
+    assert_eq!(self_test.check(), Ok(()));
+    let boxed = Some(Box::new(self_test.clone()));
+    world.ask(Request::CommitCheckpoint { node, manifest, self_test: boxed }).unwrap();
+    assert_eq!(world.cluster.checkpoints[&id].self_test, Some(self_test));
+    world.check_history();
+}
