@@ -28,7 +28,7 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, QueueWishes, RawTrainSpec, ReplicaPolicy,
-        ReplicateWhich, TrainSpec,
+        ReplicateWhich, RetainPolicy, TrainSpec,
     },
     session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
     tls::{Credentials, JoinString},
