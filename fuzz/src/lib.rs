@@ -9,6 +9,7 @@ mod join;
 mod manifests;
 mod messages;
 mod models;
+mod peers;
 
 /// One parser.
 pub struct Target {
@@ -21,11 +22,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "piece-manifest", check: blob::piece_manifest, seeds: blob::piece_manifests },
     Target { name: "piece-set", check: blob::piece_set, seeds: blob::piece_sets },
     Target { name: "from-agent", check: messages::from_agent, seeds: messages::of_agents },
     Target { name: "from-coordinator", check: messages::from_coordinator, seeds: messages::of_coordinators },
+    Target { name: "peer-ask", check: peers::ask, seeds: peers::asks },
+    Target { name: "squeezed-piece", check: peers::squeezed, seeds: peers::squeezed_pieces },
     Target { name: "checkpoint-manifest", check: manifests::checkpoint, seeds: manifests::checkpoints },
     Target { name: "dataset-manifest", check: manifests::dataset, seeds: manifests::datasets },
     Target { name: "checkpoint-folder", check: models::folder, seeds: models::folders },

@@ -33,7 +33,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("hatchery-tests", &["hatchery-common"]),
-    ("hatchery-fuzz", &["hatchery-bdh", "hatchery-common", "hatchery-proto"]),
+    ("hatchery-fuzz", &["hatchery-bdh", "hatchery-common", "hatchery-proto", "hatchery-swarm"]),
     ("xtask", &[]),
 ];
 

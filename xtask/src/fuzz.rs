@@ -11,11 +11,13 @@ use crate::{cargo, repo};
 
 const PACKAGE: &str = "hatchery-fuzz";
 /// All targets; `fuzz/src/lib.rs` says what they are.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 11] = [
     "piece-manifest",
     "piece-set",
     "from-agent",
     "from-coordinator",
+    "peer-ask",
+    "squeezed-piece",
     "checkpoint-manifest",
     "dataset-manifest",
     "checkpoint-folder",

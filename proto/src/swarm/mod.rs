@@ -25,6 +25,8 @@ pub use fetch::FetchError;
 pub use rate::RateLimit;
 pub use service::PeerService;
 pub use share::Shares;
+pub use squeeze::{Squeezer, expand};
+pub use wire::wanted;
 
 /// Blobs of more than this go from node to node; smaller ones have one piece and come from the coordinator.
 pub const SWARM_SIZE_BYTES_MIN: u64 = hatchery_common::blob::PIECE_BYTES_MIN as u64 + 1;

@@ -17,7 +17,7 @@ const SAMPLE_EVERY: u32 = 64;
 
 /// Which width is best for the pieces of one blob, as a sample of them shows.
 #[derive(Debug, Default)]
-pub(super) struct Squeezer(Mutex<Choice>);
+pub struct Squeezer(Mutex<Choice>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Choice {
@@ -31,7 +31,7 @@ struct Choice {
 impl Squeezer {
     /// The piece with fewer bytes, and the width of its numbers; none if that does not save enough. Takes the time of a
     /// compressor: call it off a runtime's threads.
-    pub(super) fn squeeze(&self, piece: &[u8]) -> Option<(u32, Vec<u8>)> {
+    pub fn squeeze(&self, piece: &[u8]) -> Option<(u32, Vec<u8>)> {
         let choice = self.next_choice();
         let squeezed = if choice.is_known {
             choice.width.and_then(|width| squeeze(piece, width).map(|bytes| (width, bytes)))
@@ -61,7 +61,7 @@ fn squeeze(piece: &[u8], width: usize) -> Option<Vec<u8>> {
 }
 
 /// The piece of `size_bytes` that was squeezed; none if it is not that. Memory is bounded by the size.
-pub(super) fn expand(bytes: &[u8], width: u32, size_bytes: u64) -> Option<Vec<u8>> {
+pub fn expand(bytes: &[u8], width: u32, size_bytes: u64) -> Option<Vec<u8>> {
     let width = WIDTHS.into_iter().find(|one| *one == width as usize)?;
     let planes = zstd::bulk::decompress(bytes, size_bytes as usize).ok()?;
     (planes.len() as u64 == size_bytes).then(|| interleaved(&planes, width))

@@ -21,7 +21,7 @@ pub(super) fn to_parent(message: &ToParent) -> v1::ToParent {
 }
 
 /// What is asked for, of a blob of `count` pieces.
-pub(super) fn wanted(count: u32, wanted: Option<ask::Wanted>) -> Result<Wanted, FieldError> {
+pub fn wanted(count: u32, wanted: Option<ask::Wanted>) -> Result<Wanted, FieldError> {
     match wanted {
         Some(ask::Wanted::Piece(index)) if index < count => Ok(Wanted::One(index)),
         Some(ask::Wanted::Piece(index)) => {

@@ -10,7 +10,7 @@ use hatchery_common::{
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
+    id::{BlobId, CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, NodeMode, TrainerState},
     recipe::{
@@ -22,6 +22,7 @@ use hatchery_common::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
         CoordinatorMessage, ReplicaReport, ReplicaState, Report,
     },
+    swarm::{FetchPlan, PeerReach, PlannedParent, SwarmReport, Trouble, Wait, WantedBlob},
     time::Timestamp,
     trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
     view::{
@@ -586,7 +587,56 @@ pub(crate) fn agent_message() -> impl Strategy<Value = AgentMessage> {
         ),
         (request_id(), part).prop_map(|(request, part)| AgentMessage::Generation { request, part }),
         Just(AgentMessage::Goodbye),
+        swarm_report().prop_map(AgentMessage::Swarm),
+        (blob_id(), trouble()).prop_map(|(blob, trouble)| AgentMessage::PeerTrouble { blob, trouble }),
     ]
+}
+
+fn blob_id() -> impl Strategy<Value = BlobId> {
+    digest().prop_map(BlobId)
+}
+
+fn addresses() -> impl Strategy<Value = Vec<String>> {
+    vec(select(vec!["gpu-a:4748".to_owned(), "[::1]:80".to_owned(), "10.0.0.7:65535".to_owned()]), 0..3)
+}
+
+fn swarm_report() -> impl Strategy<Value = SwarmReport> {
+    let reach = (option::of(1..=u16::MAX), addresses(), option::of(any::<u32>()))
+        .prop_map(|(port, addresses, children_max)| PeerReach { port, addresses, children_max });
+    let wants = vec((blob_id(), any::<u32>()).prop_map(|(blob, held)| WantedBlob { blob, held }), 0..3);
+    let rates = (option::of(1.0..1e12), option::of(1.0..1e12), any::<(u64, u64)>());
+    (option::of(reach), option::of(vec(blob_id(), 0..3)), wants, rates).prop_map(
+        |(reach, holds, wants, (up_bytes_per_sec, down_bytes_per_sec, (sent_bytes, received_bytes)))| {
+            SwarmReport {
+                reach,
+                holds,
+                wants,
+                up_bytes_per_sec,
+                down_bytes_per_sec,
+                sent_bytes,
+                received_bytes,
+            }
+        },
+    )
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        node_id().prop_map(Trouble::Stalled),
+        node_id().prop_map(Trouble::Slow),
+        node_id().prop_map(Trouble::Wrong),
+        Just(Trouble::Starved),
+    ]
+}
+
+fn fetch_plan() -> impl Strategy<Value = FetchPlan> {
+    let parent = (node_id(), addresses()).prop_map(|(node, addresses)| PlannedParent { node, addresses });
+    let waits = option::of(select(vec![Wait::NoHolder, Wait::NoSlot]));
+    (blob_id(), vec(parent, 0..3), waits).prop_map(|(blob, parents, waits)| FetchPlan {
+        blob,
+        parents,
+        waits,
+    })
 }
 
 pub(crate) fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
@@ -615,7 +665,10 @@ pub(crate) fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage>
             stop,
         },
     );
+    let certificate = any::<[u8; 16]>().prop_map(CertificateId::from_bytes);
     prop_oneof![
+        fetch_plan().prop_map(CoordinatorMessage::FetchPlan),
+        vec(certificate, 0..3).prop_map(CoordinatorMessage::Revoked),
         (name(), any::<u32>()).prop_map(|(name, every_ms)| CoordinatorMessage::Welcome {
             name,
             report_every: Duration::from_millis(every_ms.into()),
