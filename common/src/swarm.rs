@@ -55,6 +55,8 @@ pub struct WantedBlob {
     pub blob: BlobId,
     /// Pieces of it that are there.
     pub held: u32,
+    /// Which fetch of this node's it is: another number is another fetch, which knows no plan yet.
+    pub fetch: u64,
 }
 
 /// What a receiver has to say about its parents.
@@ -99,5 +101,5 @@ pub struct PlannedParent {
     pub addresses: Vec<String>,
 }
 
-/// The certificates of agents that were revoked and have not expired: who bears one is served nothing.
+/// The certificates of agents that were revoked: who bears one is served nothing.
 pub type Revoked = Vec<CertificateId>;

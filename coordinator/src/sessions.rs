@@ -21,7 +21,7 @@ use hatchery_proto::{
 use hatchery_scheduler::{Cluster, Request, assignment};
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -34,6 +34,8 @@ use crate::{
 
 /// A new session must say hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// How often a session's reports of blobs are heard.
+const SWARM_REPORT_SPACING: Duration = Duration::from_millis(20);
 /// Orders waiting to go out over one session.
 const ORDERS_MAX: usize = 64;
 /// Messages on their way out over one session; an agent that does not read them is not listened to either.
@@ -174,6 +176,8 @@ struct Session<'a> {
     remote: Option<IpAddr>,
     /// Told when there are plans for the agent.
     plans_due: Arc<Notify>,
+    /// When it is heard again how the agent stands with blobs.
+    next_swarm_report: Instant,
     /// The revoked certificates that the agent knows of.
     revoked: Option<Revoked>,
 }
@@ -201,6 +205,7 @@ impl<'a> Session<'a> {
             assigned: None,
             remote,
             plans_due,
+            next_swarm_report: Instant::now(),
             revoked: None,
         }
     }
@@ -255,7 +260,7 @@ impl<'a> Session<'a> {
                     ControlFlow::Continue(())
                 }
                 () = self.plans_due.notified() => {
-                    for plan in self.house.tracking.due(self.node) {
+                    for plan in self.house.tracking.due(self.node, self.number) {
                         self.send(CoordinatorMessage::FetchPlan(plan)).await?;
                     }
                     ControlFlow::Continue(())
@@ -285,7 +290,12 @@ impl<'a> Session<'a> {
             AgentMessage::Generation { request, part } => {
                 self.house.answers.pass_on(self.number, request, part);
             }
-            AgentMessage::Swarm(report) => self.house.tracking.report(node, self.remote, report),
+            AgentMessage::Swarm(report) => {
+                // One that says too much is heard more slowly, its own heartbeats included.
+                sleep_until(self.next_swarm_report).await;
+                self.next_swarm_report = Instant::now() + SWARM_REPORT_SPACING;
+                self.house.tracking.report(node, self.remote, report);
+            }
             AgentMessage::PeerTrouble { blob, trouble } => self.house.tracking.trouble(blob, node, trouble),
             AgentMessage::Goodbye => {
                 self.goodbye().await?;

@@ -20,6 +20,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{addresses::join, mailbox::SessionNumber};
 
@@ -27,6 +28,11 @@ use crate::{addresses::join, mailbox::SessionNumber};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a node without a session stays in the plans: its peers may reach it all the same.
 const GONE_AFTER: Duration = Duration::from_secs(10);
+/// How often it is tried whether a node can be dialled that could not, and one that could.
+const PROBE_EVERY: Duration = Duration::from_mins(1);
+const PROBE_REACHED_EVERY: Duration = Duration::from_mins(10);
+/// At every so many looks those who wait are told why.
+const REASONS_EVERY: u64 = 5;
 /// How long one address of a node may take to answer.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,6 +52,9 @@ pub(crate) struct Tracking {
 struct State {
     tracker: Tracker,
     members: BTreeMap<NodeId, Member>,
+    /// The blobs of this machine that the tracker knows of: those that somebody wants.
+    here: BTreeSet<BlobId>,
+    looks: u64,
 }
 
 /// A node as its session told of it.
@@ -56,7 +65,11 @@ struct Member {
     addresses: Vec<String>,
     reach: Reach,
     holds: BTreeSet<BlobId>,
-    wants: BTreeSet<BlobId>,
+    /// What it fetches, each with the number of that fetch.
+    wants: BTreeMap<BlobId, u64>,
+    /// Whether it can be dialled is being tried.
+    probe: Option<AbortOnDropHandle<()>>,
+    probed_at: Option<Instant>,
     has_reported: bool,
     sent_bytes: u64,
     received_bytes: u64,
@@ -75,7 +88,8 @@ impl Tracking {
     ) -> Self {
         let mut tracker = Tracker::new(Random::new(RandomState::new().build_hasher().finish()));
         tracker.node_came(COORDINATOR, Reach { can_be_dialled: true, children_max: None });
-        let state = Mutex::new(State { tracker, members: BTreeMap::new() });
+        let state = State { tracker, members: BTreeMap::new(), here: BTreeSet::new(), looks: 0 };
+        let state = Mutex::new(state);
         Self { state, blobs, shares, network, hosts }
     }
 
@@ -89,7 +103,9 @@ impl Tracking {
             Some(known) => Member {
                 session,
                 gone_since: None,
-                due: known.wants.clone(),
+                // Its fetches are other ones if its agent is another one: all plans are due when it names them.
+                wants: known.wants.keys().map(|blob| (*blob, 0)).collect(),
+                due: BTreeSet::new(),
                 is_due: Arc::clone(&is_due),
                 ..known
             },
@@ -99,7 +115,9 @@ impl Tracking {
                 addresses: Vec::new(),
                 reach: Reach { can_be_dialled: false, children_max: None },
                 holds: BTreeSet::new(),
-                wants: BTreeSet::new(),
+                wants: BTreeMap::new(),
+                probe: None,
+                probed_at: None,
                 has_reported: false,
                 sent_bytes: 0,
                 received_bytes: 0,
@@ -107,7 +125,6 @@ impl Tracking {
                 is_due: Arc::clone(&is_due),
             },
         };
-        is_due.notify_one();
         state.members.insert(node, member);
         is_due
     }
@@ -129,13 +146,13 @@ impl Tracking {
             let addresses = self.addresses(&reach, remote);
             if addresses.is_empty() {
                 member.reach.can_be_dialled = false;
-            } else if !same_set(&addresses, &member.addresses) || !member.reach.can_be_dialled {
-                tokio::spawn(Arc::clone(self).probe(node, member.session, addresses.clone()));
             }
             member.reach.children_max = reach.children_max.map(|max| max as usize);
             if !same_set(&addresses, &member.addresses) {
                 member.addresses = addresses;
+                member.probed_at = None;
             }
+            self.probe_if_due(node, member);
         }
         member.has_reported = true;
         (member.sent_bytes, member.received_bytes) = (report.sent_bytes, report.received_bytes);
@@ -153,18 +170,25 @@ impl Tracking {
         }
         let before = std::mem::take(&mut member.wants);
         for wanted in report.wants.iter().filter(|wanted| !member.holds.contains(&wanted.blob)) {
-            member.wants.insert(wanted.blob);
-            if before.contains(&wanted.blob) {
-                state.tracker.progressed(wanted.blob, node, wanted.held);
-            } else {
-                if self.blobs.has(wanted.blob) {
-                    state.tracker.has_all(wanted.blob, COORDINATOR);
+            member.wants.insert(wanted.blob, wanted.fetch);
+            match before.get(&wanted.blob) {
+                Some(fetch) => {
+                    state.tracker.progressed(wanted.blob, node, wanted.held);
+                    if *fetch != wanted.fetch {
+                        member.due.insert(wanted.blob);
+                        member.is_due.notify_one();
+                    }
                 }
-                state.tracker.wants(wanted.blob, node, wanted.held);
+                None => {
+                    if self.blobs.has(wanted.blob) && state.here.insert(wanted.blob) {
+                        state.tracker.has_all(wanted.blob, COORDINATOR);
+                    }
+                    state.tracker.wants(wanted.blob, node, wanted.held);
+                }
             }
         }
-        for blob in before.iter().filter(|blob| !member.wants.contains(blob) && !member.holds.contains(blob))
-        {
+        let is_over = |blob: &&BlobId| !member.wants.contains_key(blob) && !member.holds.contains(blob);
+        for blob in before.keys().filter(is_over) {
             state.tracker.leaves(*blob, node);
         }
         for (direction, rate) in
@@ -187,11 +211,13 @@ impl Tracking {
         state.spread_plans();
     }
 
-    /// The plans that a node has not been told yet.
-    pub(crate) fn due(&self, node: NodeId) -> Vec<FetchPlan> {
+    /// The plans that a node has not been told yet, for the session that it has.
+    pub(crate) fn due(&self, node: NodeId, session: SessionNumber) -> Vec<FetchPlan> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let Some(member) = state.members.get_mut(&node) else { return Vec::new() };
+        let Some(member) = state.members.get_mut(&node).filter(|member| member.session == session) else {
+            return Vec::new();
+        };
         let due = std::mem::take(&mut member.due);
         let plans: Vec<Plan> = due.into_iter().filter_map(|blob| state.tracker.plan(blob, node)).collect();
         let planned = |&(node, _): &(NodeId, _)| PlannedParent {
@@ -254,7 +280,7 @@ impl Tracking {
         }
     }
 
-    fn look(&self, now: Instant, up_bytes_per_sec: Option<f64>) {
+    fn look(self: &Arc<Self>, now: Instant, up_bytes_per_sec: Option<f64>) {
         let mut guard = self.state();
         let state = &mut *guard;
         if let Some(rate) = up_bytes_per_sec.filter(|rate| *rate > 0.0) {
@@ -268,12 +294,28 @@ impl Tracking {
             state.tracker.node_left(node);
         }
         let wanted: BTreeSet<BlobId> =
-            state.members.values().flat_map(|member| member.wants.iter().copied()).collect();
-        for blob in wanted {
-            if self.blobs.has(blob) {
-                state.tracker.has_all(blob, COORDINATOR);
-            } else {
-                state.tracker.leaves(blob, COORDINATOR);
+            state.members.values().flat_map(|member| member.wants.keys().copied()).collect();
+        let here: BTreeSet<BlobId> = wanted.into_iter().filter(|blob| self.blobs.has(*blob)).collect();
+        for blob in here.difference(&state.here) {
+            state.tracker.has_all(*blob, COORDINATOR);
+        }
+        for blob in state.here.difference(&here) {
+            state.tracker.leaves(*blob, COORDINATOR);
+        }
+        state.here = here;
+        state.looks += 1;
+        for (node, member) in &mut state.members {
+            self.probe_if_due(*node, member);
+            // Why somebody waits may be another reason by now, which is no new plan.
+            if state.looks.is_multiple_of(REASONS_EVERY) {
+                let waits = |blob: &&BlobId| {
+                    state.tracker.plan(**blob, *node).is_some_and(|plan| plan.waits.is_some())
+                };
+                let waiting: Vec<BlobId> = member.wants.keys().filter(waits).copied().collect();
+                if !waiting.is_empty() {
+                    member.due.extend(waiting);
+                    member.is_due.notify_one();
+                }
             }
         }
         state.spread_plans();
@@ -298,6 +340,18 @@ impl Tracking {
             add(SocketAddr::new(remote, port).to_string());
         }
         addresses
+    }
+
+    /// Tries whether a node can be dialled, if that is not known, or was long ago; one try at a time.
+    fn probe_if_due(self: &Arc<Self>, node: NodeId, member: &mut Member) {
+        let again_after = if member.reach.can_be_dialled { PROBE_REACHED_EVERY } else { PROBE_EVERY };
+        let is_due = member.probed_at.is_none_or(|at| at.elapsed() >= again_after);
+        let is_trying = member.probe.as_ref().is_some_and(|probe| !probe.is_finished());
+        if is_due && !is_trying && member.gone_since.is_none() && !member.addresses.is_empty() {
+            member.probed_at = Some(Instant::now());
+            let probe = Arc::clone(self).probe(node, member.session, member.addresses.clone());
+            member.probe = Some(AbortOnDropHandle::new(tokio::spawn(probe)));
+        }
     }
 
     /// Finds out whether a node can be dialled, and puts the addresses that answer first.

@@ -300,6 +300,7 @@ impl AgentHost {
             cpu_threads: 1,
             availability: AvailabilitySettings { owner_idle_secs_min: Some(60), ..Default::default() },
             peers: PeerSettings {
+                listen: "0.0.0.0:0".to_owned(),
                 advertise: vec![turmoil::lookup(host(number)).to_string()],
                 ..PeerSettings::default()
             },

@@ -43,6 +43,8 @@ pub const STARVED_AFTER: Duration = Duration::from_secs(1);
 pub const CHILDREN_MIN: usize = 4;
 /// Parents that stalled and that a receiver is not given again until so many others have.
 pub const AVOIDED_MAX: usize = 8;
+/// Most nodes that a receiver says it was sent wrong bytes by, of one blob.
+pub const BANNED_MAX: usize = 64;
 /// So many receivers that were sent wrong bytes by a node make it nobody's parent.
 pub const BARRED_BY: usize = 2;
 /// Most receivers that are remembered to have said so of one node.

@@ -30,6 +30,10 @@ pub use settings::PeerSettings;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often progress and rates are told while something is on its way.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How often at most a change is told.
+const REPORT_SPACING: Duration = Duration::from_millis(50);
+/// Most parents that are remembered to have sent wrong bytes.
+const ACCUSED_MAX: usize = 64;
 /// Reports of trouble that wait.
 const TROUBLES_AHEAD: usize = 64;
 
@@ -128,12 +132,19 @@ struct Teller {
     troubles: mpsc::Receiver<(BlobId, Trouble)>,
 }
 
+/// Only wrong bytes are remembered: all other trouble is over, or comes again.
+fn remember(accused: &mut Vec<(BlobId, Trouble)>, trouble: (BlobId, Trouble)) {
+    if matches!(trouble.1, Trouble::Wrong(_)) && !accused.contains(&trouble) && accused.len() < ACCUSED_MAX {
+        accused.push(trouble);
+    }
+}
+
 /// What was told in a session.
 #[derive(Default)]
 struct Told {
     reach: Option<PeerReach>,
     holds: Option<Vec<BlobId>>,
-    wanted: Vec<BlobId>,
+    wanted: Vec<(BlobId, u64)>,
     /// When progress was told last, and what had come by then.
     at: Option<Instant>,
     received_bytes: u64,
@@ -142,33 +153,48 @@ struct Told {
 
 impl Teller {
     async fn run(mut self) {
+        let mut accused = Vec::new();
         loop {
             let outbox = self.outboxes.borrow_and_update().clone();
-            let Some(outbox) = outbox else {
-                if self.outboxes.changed().await.is_err() {
-                    return;
-                }
+            if let Some(outbox) = outbox {
+                self.tell(outbox, &mut accused).await;
                 continue;
-            };
-            self.tell(outbox).await;
+            }
+            tokio::select! {
+                changed = self.outboxes.changed() => if changed.is_err() { return },
+                Some(trouble) = self.troubles.recv() => remember(&mut accused, trouble),
+            }
         }
     }
 
-    /// Tells over one session, until there is another one.
-    async fn tell(&mut self, outbox: Outbox) {
+    /// Tells over one session, until there is another one. Each hears again who has sent `accused` wrong bytes.
+    async fn tell(&mut self, outbox: Outbox, accused: &mut Vec<(BlobId, Trouble)>) {
         let mut told = Told::default();
+        let mut again = accused.clone().into_iter();
+        let mut may_report_at = Instant::now();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
                 _ = self.outboxes.changed() => return,
                 Some((blob, trouble)) = self.troubles.recv() => {
+                    remember(accused, (blob, trouble));
                     Some(AgentMessage::PeerTrouble { blob, trouble })
                 }
-                () = self.exchange.changed() => self.report(&mut told),
+                () = self.exchange.changed(), if may_report_at <= Instant::now() => self.report(&mut told),
                 _ = look.tick() => self.report(&mut told),
             };
+            // The first report has told who wants what; what is accused belongs to that.
+            let message = match message {
+                None if told.reach.is_some() => {
+                    again.next().map(|(blob, trouble)| AgentMessage::PeerTrouble { blob, trouble })
+                }
+                message => message,
+            };
             let Some(message) = message else { continue };
+            if matches!(message, AgentMessage::Swarm(_)) {
+                may_report_at = Instant::now() + REPORT_SPACING;
+            }
             let sent = tokio::select! {
                 sent = outbox.send(message) => sent.is_ok(),
                 _ = self.outboxes.changed() => return,
@@ -187,7 +213,7 @@ impl Teller {
     fn report(&mut self, told: &mut Told) -> Option<AgentMessage> {
         let mut wants = self.exchange.wants();
         wants.truncate(SWARM_BLOBS_MAX);
-        let wanted: Vec<BlobId> = wants.iter().map(|wanted| wanted.blob).collect();
+        let wanted: Vec<(BlobId, u64)> = wants.iter().map(|wanted| (wanted.blob, wanted.fetch)).collect();
         let mut holds = self.shares.whole();
         holds.truncate(SWARM_BLOBS_MAX);
         let reach = self.reached.borrow_and_update().clone();

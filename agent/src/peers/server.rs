@@ -55,7 +55,15 @@ impl Server {
 
     /// Serves until the credentials change.
     async fn serve(&mut self, address: &mut SocketAddr, credentials: &Credentials) -> Result<(), String> {
-        let listener = self.ground.listen(*address).await.map_err(|error| error.to_string())?;
+        let listener = match self.ground.listen(*address).await {
+            // A system without IPv6.
+            Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+                let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+                self.ground.listen(address).await
+            }
+            listening => listening,
+        };
+        let listener = listener.map_err(|error| error.to_string())?;
         let bound = listener.local_addr().map_err(|error| error.to_string())?;
         // Others know this port from now on.
         address.set_port(bound.port());
@@ -76,8 +84,11 @@ impl Server {
     async fn reach_of(&self, bound: SocketAddr, credentials: &Credentials) -> PeerReach {
         let mut addresses = self.settings.advertised(bound.port());
         if addresses.is_empty() {
-            let own =
-                if bound.ip().is_unspecified() { outward_ip(credentials).await } else { Some(bound.ip()) };
+            let own = if bound.ip().is_unspecified() {
+                outward_ip(credentials, bound.ip()).await
+            } else {
+                Some(bound.ip())
+            };
             let own = own.filter(|ip| !ip.is_loopback());
             addresses.extend(own.map(|ip| SocketAddr::new(ip, bound.port()).to_string()));
         }
@@ -88,10 +99,11 @@ impl Server {
 
 /// This machine's address on the way to the coordinator, by which nodes in the same network reach it. A UDP socket that
 /// is "connected" sends nothing: it only asks the routing table.
-async fn outward_ip(credentials: &Credentials) -> Option<IpAddr> {
+async fn outward_ip(credentials: &Credentials, bound: IpAddr) -> Option<IpAddr> {
     for address in &credentials.addresses {
         let Ok(Ok(found)) = timeout(LOOKUP_WITHIN, lookup_host(address)).await else { continue };
-        for coordinator in found {
+        // A listener for IPv6 takes IPv4 too; one for IPv4 does not take IPv6.
+        for coordinator in found.filter(|found| bound.is_ipv6() || found.is_ipv4()) {
             let unspecified: IpAddr = match coordinator {
                 SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

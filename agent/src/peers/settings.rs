@@ -18,7 +18,7 @@ const CHILDREN_MAX: u32 = 64;
 pub struct PeerSettings {
     /// Whether large blobs are fetched from other nodes, and served to them; if not, all come from the coordinator.
     pub enabled: bool,
-    /// Address and port on which this node serves others; port 0 takes any free one.
+    /// Address and port on which this node serves others; port 0 takes any free one. `[::]` is all addresses, of IPv4 too.
     pub listen: String,
     /// How others reach this machine: `host`, or `host:port` where the port is another one. Empty: found out.
     pub advertise: Vec<String>,
@@ -34,7 +34,7 @@ impl Default for PeerSettings {
     fn default() -> Self {
         Self {
             enabled: true,
-            listen: "0.0.0.0:0".to_owned(),
+            listen: "[::]:0".to_owned(),
             advertise: Vec::new(),
             children_max: 0,
             upload_bytes_per_sec_max: 0,
@@ -56,7 +56,7 @@ impl PeerSettings {
     /// Where to listen.
     pub(super) fn address(&self) -> Result<SocketAddr, FieldError> {
         self.listen.parse().map_err(|_| {
-            FieldError::new("listen", format!("`{}` is not IP:PORT, such as 0.0.0.0:0", self.listen))
+            FieldError::new("listen", format!("`{}` is not IP:PORT, such as [::]:4748", self.listen))
         })
     }
 

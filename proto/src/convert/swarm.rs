@@ -44,11 +44,16 @@ impl TryFrom<v1::SwarmReport> for SwarmReport {
     }
 }
 
-/// A rate is a finite number above 0.
+/// Most bytes per second that are believed.
+const BYTES_PER_SEC_MAX: f64 = 1e12;
+
+/// A rate is a number above 0, and no more than any link has.
 fn rate(field: &str, rate: Option<f64>) -> Result<Option<f64>, FieldError> {
     match rate {
-        Some(rate) if !(rate.is_finite() && rate > 0.0) => {
-            Err(FieldError::new(field, format!("{rate} is no number of bytes per second above 0")))
+        Some(rate) if !(rate > 0.0 && rate <= BYTES_PER_SEC_MAX) => {
+            let problem =
+                format!("{rate} is no number of bytes per second above 0 and up to {BYTES_PER_SEC_MAX}");
+            Err(FieldError::new(field, problem))
         }
         _ => Ok(rate),
     }
@@ -87,7 +92,7 @@ fn addresses(list: Vec<String>) -> Result<Vec<String>, FieldError> {
 
 impl From<WantedBlob> for v1::WantedBlob {
     fn from(wanted: WantedBlob) -> Self {
-        Self { blob: wanted.blob.to_string(), held: wanted.held }
+        Self { blob: wanted.blob.to_string(), held: wanted.held, fetch: wanted.fetch }
     }
 }
 
@@ -95,7 +100,7 @@ impl TryFrom<v1::WantedBlob> for WantedBlob {
     type Error = FieldError;
 
     fn try_from(wanted: v1::WantedBlob) -> Result<Self, FieldError> {
-        Ok(Self { blob: parsed("blob", &wanted.blob)?, held: wanted.held })
+        Ok(Self { blob: parsed("blob", &wanted.blob)?, held: wanted.held, fetch: wanted.fetch })
     }
 }
 

@@ -30,6 +30,7 @@ struct Inner {
     pool: Arc<Pool>,
     fetching: Mutex<HashMap<BlobId, Fetching>>,
     received_bytes: Arc<AtomicU64>,
+    last_fetch: AtomicU64,
     /// Told whenever what is fetched has changed.
     changed: Arc<Notify>,
     troubles: mpsc::Sender<(BlobId, Trouble)>,
@@ -40,6 +41,7 @@ struct Inner {
 struct Fetching {
     held: Arc<AtomicU32>,
     plan: watch::Sender<Option<FetchPlan>>,
+    number: u64,
 }
 
 impl Exchange {
@@ -54,8 +56,8 @@ impl Exchange {
     ) -> Self {
         let pool = Arc::new(Pool::new(network, credentials));
         let (fetching, changed) = (Mutex::default(), Arc::default());
-        let received_bytes = Arc::default();
-        Self(Arc::new(Inner { store, shares, pool, fetching, received_bytes, changed, troubles }))
+        let (received_bytes, last_fetch) = (Arc::default(), AtomicU64::new(0));
+        Self(Arc::new(Inner { store, shares, pool, fetching, received_bytes, last_fetch, changed, troubles }))
     }
 
     /// Makes sure that a blob of `size_bytes` is in the store, checked and durable. `coordinator` is asked for the blob's
@@ -108,9 +110,12 @@ impl Exchange {
 
     /// What is being fetched, in order.
     pub fn wants(&self) -> Vec<WantedBlob> {
-        let held = |fetching: &Fetching| fetching.held.load(Ordering::Relaxed);
         let fetching = self.fetching();
-        let wanted = fetching.iter().map(|(blob, fetching)| WantedBlob { blob: *blob, held: held(fetching) });
+        let wanted = fetching.iter().map(|(blob, fetching)| WantedBlob {
+            blob: *blob,
+            held: fetching.held.load(Ordering::Relaxed),
+            fetch: fetching.number,
+        });
         let mut wanted: Vec<WantedBlob> = wanted.collect();
         wanted.sort_by_key(|wanted| wanted.blob);
         wanted
@@ -140,7 +145,8 @@ impl Exchange {
         }
         let (plan, receiver) = watch::channel(None);
         let held = Arc::new(AtomicU32::new(0));
-        fetching.insert(blob, Fetching { held: Arc::clone(&held), plan });
+        let number = self.0.last_fetch.fetch_add(1, Ordering::Relaxed) + 1;
+        fetching.insert(blob, Fetching { held: Arc::clone(&held), plan, number });
         self.0.changed.notify_one();
         Ok((Registered { exchange: self.clone(), blob }, held, receiver))
     }

@@ -116,6 +116,8 @@ struct Running<'a, F> {
     start: Instant,
     /// When a new piece last came, or it was last found that there is a good reason for none.
     last_piece: Instant,
+    /// Since when it waits for a place at a parent.
+    waits_since: Option<Instant>,
 }
 
 /// A blob is served from its first pieces on; an end before the last one ends that too.
@@ -171,6 +173,7 @@ impl Fetch<'_> {
             events,
             start: now,
             last_piece: now,
+            waits_since: None,
         };
         running.run(heard).await
     }
@@ -229,15 +232,19 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
         let mut patience = tokio::time::interval(PATIENCE_LOOK_EVERY);
         self.take_plan();
         loop {
-            let now = self.start.elapsed();
-            for step in self.receiver.next(now) {
-                self.take(step);
+            // Under a limit, what has come already is waited for before more is asked for.
+            let paused_until = self.fetch.limit.free_at();
+            if paused_until.is_none() {
+                for step in self.receiver.next(self.start.elapsed()) {
+                    self.take(step);
+                }
             }
             if self.receiver.is_complete() && self.finish().await? {
                 return Ok(());
             }
             let wake_at = self.receiver.wake_at(self.start.elapsed());
             let wake_at = self.start + wake_at.unwrap_or(Duration::from_hours(1));
+            let wake_at = paused_until.unwrap_or(wake_at);
             tokio::select! {
                 Some((number, event)) = heard.recv() => {
                     self.hear(number, event)?;
@@ -325,9 +332,7 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
                 match self.receiver.piece(node, ask, index, is_good, at) {
                     Arrival::New => self.tell_of(index, size_bytes),
                     Arrival::Duplicate => {}
-                    Arrival::Refused => {
-                        self.ban(number, node, "it has sent a piece that is not what its hash says")
-                    }
+                    Arrival::Refused => self.ban(number, node),
                 }
             }
             Heard::Lost(why) => {
@@ -335,7 +340,13 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
                 parent.outbound = None;
                 self.receiver.parent_lost(node);
             }
-            Heard::Unruly(why) => self.ban(number, node, &why),
+            Heard::Unruly(why) => {
+                tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), why, "a parent is left");
+                self.parents.remove(&number);
+                // Never again here; whether it is to blame is another question, so it is only replaced.
+                let _banned = self.receiver.ban(node);
+                self.take(Step::Report(Trouble::Stalled(node)));
+            }
             Heard::CannotWrite(error) => return Err(error.into()),
         }
         Ok(())
@@ -356,8 +367,8 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
         (self.on_bytes)(size_bytes);
     }
 
-    fn ban(&mut self, number: ParentNumber, node: NodeId, why: &str) {
-        tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), why, "a parent is banned");
+    fn ban(&mut self, number: ParentNumber, node: NodeId) {
+        tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), "a parent has sent wrong bytes; it is banned");
         self.parents.remove(&number);
         let step = self.receiver.ban(node);
         self.take(step);
@@ -416,17 +427,37 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
         let (blob, waited) = (self.fetch.blob, self.last_piece.elapsed());
         let have = self.receiver.have();
         let (missing, count) = (have.count() - have.held(), have.count());
-        let plan = self.fetch.plan.borrow();
+        let now = Instant::now();
+        let plan = self.fetch.plan.borrow().clone();
         let is_connected = self.parents.values().any(|parent| parent.outbound.is_some());
         let error = match plan.as_ref() {
             None if waited >= PLAN_WITHIN => FetchError::NoPlan { blob },
             Some(plan) if plan.waits == Some(Wait::NoHolder) && waited >= HOLDER_WITHIN && !is_connected => {
                 FetchError::NoHolder { blob }
             }
-            Some(plan) if plan.waits == Some(Wait::NoSlot) && waited < SLOT_WITHIN => return Ok(()),
-            Some(_) if waited >= PIECE_WITHIN => FetchError::Stuck { blob, missing, count, waited },
-            _ => return Ok(()),
+            Some(plan) if plan.waits == Some(Wait::NoSlot) => {
+                let since = *self.waits_since.get_or_insert(now);
+                if now - since < SLOT_WITHIN {
+                    // There is a good reason why nothing comes.
+                    self.last_piece = now;
+                    return Ok(());
+                }
+                FetchError::Stuck { blob, missing, count, waited: now - since }
+            }
+            Some(_) if waited >= self.piece_within() => FetchError::Stuck { blob, missing, count, waited },
+            _ => {
+                self.waits_since = None;
+                return Ok(());
+            }
         };
         Err(error)
+    }
+
+    /// How long no piece may come: under a low limit one takes its time.
+    fn piece_within(&self) -> Duration {
+        let piece_bytes = f64::from(self.writer.manifest().piece_bytes());
+        let secs =
+            self.fetch.limit.bytes_per_sec().map_or(0.0, |rate| 4.0 * piece_bytes / rate.max(1) as f64);
+        PIECE_WITHIN.max(Duration::try_from_secs_f64(secs).unwrap_or(PIECE_WITHIN))
     }
 }

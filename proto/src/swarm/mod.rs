@@ -32,6 +32,9 @@ pub use wire::wanted;
 pub const SWARM_SIZE_BYTES_MIN: u64 = hatchery_common::blob::PIECE_BYTES_MIN as u64 + 1;
 /// Most streams to children that are served at once, all blobs together.
 const CHILDREN_STREAMS_MAX: usize = 256;
+/// Most of them to one node, and how long one may ask for nothing.
+const STREAMS_OF_A_NODE_MAX: usize = 32;
+const ASK_WITHIN: Duration = Duration::from_mins(15);
 /// Messages to one child that wait for the connection.
 const TO_CHILD_AHEAD: usize = 2;
 /// What a child is to be sent that waits for its turn: a piece, and a `Nothing` for each ask.

@@ -163,7 +163,7 @@ impl Line {
     async fn take(&self, piece: v1::SwarmPiece) -> Result<(), End> {
         let v1::SwarmPiece { ask, index, bytes, squeezed_width } = piece;
         let (at, wire_bytes) = (Instant::now(), bytes.len() as u64);
-        self.limit.take(wire_bytes).await;
+        self.limit.charge(wire_bytes);
         let writer = self.writer.clone();
         let size_bytes = writer.manifest().piece_range(index).map_or(0, |range| range.end - range.start);
         let written = blocking(move || {
@@ -208,7 +208,8 @@ async fn open(
         let mut inbound = client.fetch(ReceiverStream::new(requests)).await?.into_inner();
         match inbound.message().await?.and_then(|message| message.message) {
             Some(to_child::Message::Have(have)) => Ok((outbound, have, inbound)),
-            _ => Err(Status::invalid_argument("it did not begin with what it has")),
+            Some(_) => Err(Status::invalid_argument("it did not begin with what it has")),
+            None => Err(Status::unavailable("it has ended the stream")),
         }
     };
     let late = |_| Status::deadline_exceeded("it did not say in time what it has");

@@ -1,7 +1,7 @@
 //! The service: a stream for each child and blob.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,14 +14,15 @@ use hatchery_common::{
 };
 use hatchery_swarm::AskId;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    CHILDREN_STREAMS_MAX, OPEN_WITHIN, Shares, TELLING_SPACING, TO_CHILD_AHEAD,
+    ASK_WITHIN, CHILDREN_STREAMS_MAX, OPEN_WITHIN, STREAMS_OF_A_NODE_MAX, Shares, TELLING_SPACING,
+    TO_CHILD_AHEAD,
     share::{Child, Turn},
     wire,
 };
@@ -38,8 +39,10 @@ use crate::{
 pub struct PeerService {
     shares: Shares,
     streams: Arc<Semaphore>,
+    /// How many of them each node has.
+    of_nodes: Arc<Mutex<HashMap<NodeId, usize>>>,
     /// Certificates that are good for nothing any more.
-    revoked: Arc<Mutex<HashSet<CertificateId>>>,
+    revoked: Arc<watch::Sender<HashSet<CertificateId>>>,
 }
 
 type Outbound = mpsc::Sender<Result<v1::ToChild, Status>>;
@@ -48,7 +51,7 @@ impl PeerService {
     /// Serves these blobs.
     pub fn new(shares: Shares) -> Self {
         let streams = Arc::new(Semaphore::new(CHILDREN_STREAMS_MAX));
-        Self { shares, streams, revoked: Arc::default() }
+        Self { shares, streams, of_nodes: Arc::default(), revoked: Arc::new(watch::Sender::default()) }
     }
 
     /// The blobs that are served.
@@ -58,24 +61,21 @@ impl PeerService {
 
     /// Whose certificates are good for nothing, from now on.
     pub fn revoke(&self, certificates: impl IntoIterator<Item = CertificateId>) {
-        let certificates = certificates.into_iter().collect();
-        *self.revoked.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
+        self.revoked.send_replace(certificates.into_iter().collect());
     }
 
-    /// Which node calls. Only nodes of this fleet are served, and the coordinator.
-    fn caller<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+    /// Which node calls, and with which certificate. Only nodes of this fleet are served, and the coordinator.
+    fn caller<T>(&self, request: &Request<T>) -> Result<(NodeId, CertificateId), Status> {
         let identity = request.extensions().get::<Peer>().and_then(|peer| peer.identity.as_ref());
         let identity =
             identity.ok_or_else(|| Status::unauthenticated("pieces are for nodes of this fleet"))?;
-        let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
-        if revoked.contains(&identity.certificate) {
-            return Err(Status::unauthenticated(
-                "this certificate was revoked; join again with a new join string",
-            ));
+        let certificate = identity.certificate;
+        if self.revoked.borrow().contains(&certificate) {
+            return Err(was_revoked());
         }
         match identity.role {
-            Role::Agent(node) => Ok(node),
-            Role::Coordinator => Ok(COORDINATOR),
+            Role::Agent(node) => Ok((node, certificate)),
+            Role::Coordinator => Ok((COORDINATOR, certificate)),
             Role::Operator(_) | Role::Viewer(_) => {
                 Err(Status::permission_denied("pieces are for nodes; people fetch blobs by `Blobs.Get`"))
             }
@@ -91,16 +91,28 @@ impl Peers for PeerService {
         &self,
         request: Request<Streaming<v1::ToParent>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let node = self.caller(&request)?;
+        let (node, certificate) = self.caller(&request)?;
         let full = |_| Status::resource_exhausted("so many are served here that there is no room for more");
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(full)?;
+        let own_place = OwnPlace::take(&self.of_nodes, node)?;
+        let mut revoked = self.revoked.subscribe();
         let (outbound, receiver) = mpsc::channel(TO_CHILD_AHEAD);
         let shares = self.shares.clone();
         tokio::spawn(async move {
             let outbound_too = outbound.clone();
-            let served =
-                Serving { shares, node, outbound: outbound_too, takes_squeezed: false, _place: place };
-            if let Err(status) = served.run(request.into_inner()).await {
+            let served = Serving {
+                shares,
+                node,
+                outbound: outbound_too,
+                takes_squeezed: false,
+                _place: (place, own_place),
+            };
+            let ended = tokio::select! {
+                ended = served.run(request.into_inner()) => ended,
+                // The sender goes with the service.
+                _ = revoked.wait_for(|revoked| revoked.contains(&certificate)) => Err(was_revoked()),
+            };
+            if let Err(status) = ended {
                 tracing::debug!(%node, %status, "a child is served no longer");
                 // An error here says that the child is gone and wants no answer.
                 let _ = outbound.send(Err(status)).await;
@@ -117,7 +129,42 @@ struct Serving {
     outbound: Outbound,
     /// Whether the child takes squeezed pieces.
     takes_squeezed: bool,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, OwnPlace),
+}
+
+/// One of the streams that a node may have.
+struct OwnPlace {
+    of_nodes: Arc<Mutex<HashMap<NodeId, usize>>>,
+    node: NodeId,
+}
+
+impl OwnPlace {
+    fn take(of_nodes: &Arc<Mutex<HashMap<NodeId, usize>>>, node: NodeId) -> Result<Self, Status> {
+        let mut streams = of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = streams.entry(node).or_default();
+        if *own >= STREAMS_OF_A_NODE_MAX {
+            let problem = format!("this node has {STREAMS_OF_A_NODE_MAX} streams open here already");
+            return Err(Status::resource_exhausted(problem));
+        }
+        *own += 1;
+        Ok(Self { of_nodes: Arc::clone(of_nodes), node })
+    }
+}
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        let mut streams = self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = streams.get_mut(&self.node) {
+            *own -= 1;
+            if *own == 0 {
+                streams.remove(&self.node);
+            }
+        }
+    }
+}
+
+fn was_revoked() -> Status {
+    Status::unauthenticated("this certificate was revoked; join again with a new join string")
 }
 
 impl Serving {
@@ -155,7 +202,7 @@ impl Serving {
         &self,
         child: &Child,
         mut turns: mpsc::Receiver<Turn>,
-        mut grew: tokio::sync::watch::Receiver<()>,
+        mut grew: watch::Receiver<()>,
         mut told: hatchery_common::blob::PieceSet,
     ) -> Result<(), Status> {
         let mut next_telling = Instant::now();
@@ -236,7 +283,8 @@ impl Serving {
 async fn hear(child: &Child, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
     let count = child.share().manifest().piece_count();
     loop {
-        let Some(message) = inbound.message().await? else {
+        let idle = |_| Status::deadline_exceeded("the child has asked for nothing for too long");
+        let Some(message) = timeout(ASK_WITHIN, inbound.message()).await.map_err(idle)?? else {
             return Err(Status::cancelled("the child has left"));
         };
         match message.message {

@@ -603,7 +603,14 @@ fn addresses() -> impl Strategy<Value = Vec<String>> {
 fn swarm_report() -> impl Strategy<Value = SwarmReport> {
     let reach = (option::of(1..=u16::MAX), addresses(), option::of(any::<u32>()))
         .prop_map(|(port, addresses, children_max)| PeerReach { port, addresses, children_max });
-    let wants = vec((blob_id(), any::<u32>()).prop_map(|(blob, held)| WantedBlob { blob, held }), 0..3);
+    let wants = vec(
+        (blob_id(), any::<u32>(), any::<u64>()).prop_map(|(blob, held, fetch)| WantedBlob {
+            blob,
+            held,
+            fetch,
+        }),
+        0..3,
+    );
     let rates = (option::of(1.0..1e12), option::of(1.0..1e12), any::<(u64, u64)>());
     (option::of(reach), option::of(vec(blob_id(), 0..3)), wants, rates).prop_map(
         |(reach, holds, wants, (up_bytes_per_sec, down_bytes_per_sec, (sent_bytes, received_bytes)))| {

@@ -158,11 +158,18 @@ impl Receiver {
         let Some(place) = self.parents[at].asks.iter().position(|asked| asked.ask == ask) else { return };
         let asked = self.parents[at].asks.remove(place);
         self.release(&asked);
-        // It said that it had this piece: do not ask for it again.
-        if let (Wanted::One(index), Some(have)) = (asked.wanted, &mut self.parents[at].have)
-            && have.remove(index)
-        {
+        // It said that it had these pieces: do not ask it for them again.
+        let Some(have) = &mut self.parents[at].have else { return };
+        let refused = match asked.wanted {
+            Wanted::One(index) if have.has(index) => vec![index],
+            Wanted::One(_) => Vec::new(),
+            Wanted::Any(pieces) => pieces.intersection(have).indexes().collect(),
+        };
+        for &index in &refused {
+            have.remove(index);
             self.holders[index as usize] -= 1;
+        }
+        if !refused.is_empty() {
             self.find_shared();
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hatchery_common::{
     id::{BlobId, NodeId},
-    swarm::{Trouble, Wait},
+    swarm::{COORDINATOR, Trouble, Wait},
 };
 
 use crate::{
@@ -237,6 +237,8 @@ impl Tracker {
                     known.is_called_slow = true;
                 }
             }
+            // Of somebody who is not here there is nothing to keep.
+            Trouble::Wrong(parent) if !self.nodes.contains_key(&parent) => {}
             Trouble::Wrong(parent) => {
                 member.ban(parent);
                 self.unlink(blob, parent, receiver);
@@ -288,6 +290,10 @@ impl Tracker {
     }
 
     fn suspect(&mut self, node: NodeId, reporter: NodeId) {
+        // What holds all of it is nobody's to bar; whoever was sent wrong bytes by it fetches from others.
+        if node == COORDINATOR {
+            return;
+        }
         let Some(known) = self.nodes.get_mut(&node) else { return };
         if known.suspected_by.len() < SUSPECTS_TOLD_MAX {
             known.suspected_by.insert(reporter);

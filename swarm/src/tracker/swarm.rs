@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hatchery_common::id::NodeId;
 
-use crate::limits::AVOIDED_MAX;
+use crate::limits::{AVOIDED_MAX, BANNED_MAX};
 
 /// A blob is rare while less than one member in so many has the whole of it.
 const RARE_FACTOR: usize = 4;
@@ -55,7 +55,7 @@ impl Member {
     }
 
     pub(super) fn ban(&mut self, node: NodeId) {
-        if !self.banned.contains(&node) {
+        if !self.banned.contains(&node) && self.banned.len() < BANNED_MAX {
             self.banned.push(node);
         }
     }
