@@ -219,3 +219,32 @@ fn who_cannot_be_had_is_waited_for() {
     tracker.has_all(blob(0), node(2));
     assert_eq!(waits(&tracker, 3), None, "its turn");
 }
+
+#[test]
+fn one_to_whom_all_others_seemed_to_stall_is_given_parents_again() {
+    for seed in 0..50 {
+        let mut tracker = Tracker::new(Random::new(seed));
+        for number in 1..=8 {
+            tracker.node_came(node(number), Reach { can_be_dialled: true, children_max: None });
+        }
+        tracker.has_all(blob(0), node(1));
+        (2..=8).for_each(|number| tracker.wants(blob(0), node(number), 1));
+        // Its own link is down for a moment: one after the other falls silent.
+        let lonely = node(2);
+        for _ in 0..3 {
+            for other in (1..=8).filter(|number| *number != 2) {
+                tracker.trouble(blob(0), lonely, Trouble::Stalled(node(other)));
+            }
+        }
+        // And those that it has left go away.
+        let left = tracker.plan(blob(0), lonely).unwrap().parents;
+        for (parent, _) in left.iter().take(3) {
+            tracker.leaves(blob(0), *parent);
+        }
+        tracker.trouble(blob(0), lonely, Trouble::Starved);
+        let plan = tracker.plan(blob(0), lonely).unwrap();
+        let others_have = (1..=8)
+            .any(|number| number != 2 && left.iter().take(3).all(|(parent, _)| *parent != node(number)));
+        assert!(!plan.parents.is_empty() || !others_have, "seed {seed}: {plan:?}");
+    }
+}

@@ -182,10 +182,13 @@ impl Tracker {
         suitable.min_by_key(|&node| self.reluctance(blob, node, receiver))
     }
 
-    /// How much one would rather have somebody else as a parent: most if it is suspected of wrong bytes.
+    /// How much one would rather have somebody else as a parent: most if it has stalled, then if it is suspected of wrong
+    /// bytes.
     fn reluctance(&self, blob: BlobId, parent: NodeId, receiver: NodeId) -> u8 {
+        let member = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&receiver));
+        let has_stalled = member.is_some_and(|member| member.avoids(parent));
         let is_suspected = self.nodes.get(&parent).is_some_and(|known| !known.suspected_by.is_empty());
-        2 * u8::from(is_suspected) + u8::from(self.wastes(blob, parent, receiver))
+        4 * u8::from(has_stalled) + 2 * u8::from(is_suspected) + u8::from(self.wastes(blob, parent, receiver))
     }
 
     /// Whether the parent is one of few that have the whole blob, and the receiver passes nothing on.
@@ -227,10 +230,12 @@ impl Tracker {
         if member.parents.len() >= PARENTS_ENOUGH {
             drawn.retain(|&node| !self.wastes(blob, node, receiver));
         }
+        // To one whose own link was down all others seemed to stall: better one of them again than nobody.
+        let takes_any = member.parents.len() < PARENTS_ENOUGH;
         drawn.retain(|&node| {
             node != receiver
                 && !member.parents.contains(&node)
-                && !member.avoids(node)
+                && (takes_any || !member.avoids(node))
                 && self.can_serve(blob, node, member)
         });
         for last in (1..drawn.len()).rev() {
