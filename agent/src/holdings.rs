@@ -113,6 +113,7 @@ impl Holdings {
         let local = self.known.iter().map(|(id, holding)| LocalCheckpoint {
             id: *id,
             phase: holding.phase,
+            is_here: here.contains(id),
             in_use: in_use.contains(id),
             wished_at: holding.wished_at,
         });
