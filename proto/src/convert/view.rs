@@ -68,16 +68,23 @@ impl TryFrom<v1::GetStatusResponse> for StatusView {
 
 impl From<BlobsView> for v1::get_status_response::Blobs {
     fn from(blobs: BlobsView) -> Self {
-        let BlobsView { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes } = blobs;
-        Self { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes }
+        let BlobsView { count, bytes, unreferenced_bytes, unfinished_bytes, bytes_max, disk_free_bytes } =
+            blobs;
+        Self { count, bytes, unreferenced_bytes, unfinished_bytes, bytes_max, disk_free_bytes }
     }
 }
 
 impl From<v1::get_status_response::Blobs> for BlobsView {
     fn from(blobs: v1::get_status_response::Blobs) -> Self {
-        let v1::get_status_response::Blobs { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes } =
-            blobs;
-        Self { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes }
+        let v1::get_status_response::Blobs {
+            count,
+            bytes,
+            unreferenced_bytes,
+            unfinished_bytes,
+            bytes_max,
+            disk_free_bytes,
+        } = blobs;
+        Self { count, bytes, unreferenced_bytes, unfinished_bytes, bytes_max, disk_free_bytes }
     }
 }
 
