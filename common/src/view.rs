@@ -326,6 +326,8 @@ pub struct ReplicaView {
     pub state: Option<crate::session::ReplicaState>,
     /// Whether it answers there for its job.
     pub active: bool,
+    /// Whether it is to answer there for its job, as soon as it can.
+    pub to_be_active: bool,
 }
 
 /// A wish that a checkpoint be on a set of nodes, and how far it is.

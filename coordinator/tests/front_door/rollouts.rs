@@ -73,7 +73,13 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
     assert_eq!(answered, ("ada".to_owned(), second), "a node that is where it should be comes first");
     assert_eq!(who_answers(&house, "demo:latest", Some("bob")).await.unwrap().1, second, "one by its name");
 
+    let places = async |id: CheckpointId| {
+        let shown = soon(house.fleet().await.checkpoint(&id.to_string())).await.unwrap();
+        shown.replicas.iter().map(|one| (one.node_name.to_string(), one.to_be_active)).collect::<Vec<_>>()
+    };
     push(&house, first, NodeSelector::All).await;
+    assert!(places(first).await.iter().all(|(_, to_be_active)| *to_be_active));
+    assert!(places(second).await.iter().all(|(_, to_be_active)| !to_be_active));
     until_active(&mut on_bob, first).await;
     on_bob.report(vec![], vec![replica(first, true)]).await;
     let answered = who_answers(&house, "demo", None).await.unwrap();

@@ -442,6 +442,7 @@ impl From<ReplicaView> for v1::Replica {
             node_name: replica.node_name.into(),
             state: Some(state),
             active: replica.active,
+            to_be_active: replica.to_be_active,
         }
     }
 }
@@ -461,6 +462,7 @@ impl TryFrom<v1::Replica> for ReplicaView {
             node_name: Name::new("node_name", &replica.node_name)?,
             state,
             active: replica.active,
+            to_be_active: replica.to_be_active,
         })
     }
 }
