@@ -20,6 +20,7 @@ use hatchery_common::{
     time::BootTime,
     trainer::{AttemptOrder, Ending, FailureCause, Progress, TrainerCommand, TrainerEvent, Validation},
 };
+use hatchery_proto::client::CallError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -242,7 +243,7 @@ impl Attempt {
     async fn begin(
         &self,
         leftover: Option<&Finished>,
-        told: impl Fn(u64, u64) + Send,
+        told: impl Fn(u64, u64) + Send + Sync,
     ) -> Result<Begin, ObtainError> {
         let obtainer = &self.workshop.obtainer;
         let spec = &self.assigned.spec;
@@ -255,9 +256,28 @@ impl Attempt {
         if let Some(leftover) = leftover.filter(|leftover| leftover.step >= local_step) {
             return Ok(Begin::Resume(leftover.folder.clone()));
         }
-        let Some(id) = committed.map(|committed| committed.checkpoint).or(self.assigned.resume_from) else {
-            return Ok(Begin::Anew);
-        };
+        if let Some(Committed { checkpoint, .. }) = committed {
+            match self.resume(checkpoint, &told).await {
+                // Others may have taken its place meanwhile, and it is kept no longer.
+                Err(ObtainError::Call(CallError::NotFound(why))) => {
+                    tracing::warn!(job = %self.assigned.job.short(), why, "what it committed is gone: it goes on from what it was assigned");
+                }
+                other => return other,
+            }
+        }
+        match self.assigned.resume_from {
+            Some(id) => self.resume(id, &told).await,
+            None => Ok(Begin::Anew),
+        }
+    }
+
+    /// Gets a checkpoint to begin with.
+    async fn resume(
+        &self,
+        id: CheckpointId,
+        told: &(impl Fn(u64, u64) + Send + Sync),
+    ) -> Result<Begin, ObtainError> {
+        let (obtainer, spec) = (&self.workshop.obtainer, &self.assigned.spec);
         self.tell(AttemptUpdate::Uses(id)).await;
         obtainer.obtain(id, None, told).await?;
         Ok(match obtainer.store().folder(id) {

@@ -46,6 +46,8 @@ pub(crate) struct CheckpointStore {
 #[derive(Debug, Default)]
 struct State {
     held: BTreeMap<CheckpointId, Arc<CheckpointManifest>>,
+    /// Those of which parts may be here though they are not held: they are on their way here, or on their way out.
+    begun: BTreeMap<CheckpointId, Arc<CheckpointManifest>>,
     /// How many are at work with a blob that no held checkpoint may name yet.
     pins: BTreeMap<BlobId, usize>,
 }
@@ -88,6 +90,19 @@ impl CheckpointStore {
     /// Every checkpoint that is here.
     pub(crate) fn ids(&self) -> Vec<CheckpointId> {
         self.state().held.keys().copied().collect()
+    }
+
+    /// Notes that the blobs of a checkpoint are about to come, so that its removal finds them.
+    pub(crate) fn begin(&self, id: CheckpointId, manifest: &Arc<CheckpointManifest>) {
+        let mut state = self.state();
+        if !state.held.contains_key(&id) {
+            state.begun.insert(id, Arc::clone(manifest));
+        }
+    }
+
+    /// Every checkpoint of which parts may be here, but not all of it.
+    pub(crate) fn begun(&self) -> Vec<CheckpointId> {
+        self.state().begun.keys().copied().collect()
     }
 
     /// The manifest of a checkpoint that is here.
@@ -152,7 +167,9 @@ impl CheckpointStore {
         // What stands there without being held is no checkpoint.
         remove_folder(&path)?;
         durable::rename(&unfinished.keep(), &path)?;
-        self.state().held.insert(id, Arc::new(manifest.clone()));
+        let mut state = self.state();
+        state.held.insert(id, Arc::new(manifest.clone()));
+        state.begun.remove(&id);
         Ok(())
     }
 
@@ -183,27 +200,54 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Removes a checkpoint, and those of its blobs that nothing else here needs.
+    /// Removes a checkpoint, or what is here of it, and those of its blobs that nothing else here needs. While an
+    /// unfinished one has a writer still, the error is [`BlobError::Busy`], and it is to be removed again.
     pub(crate) fn remove(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
         self.alone_with(id, || {
-            let Some(manifest) = self.manifest(id) else { return Ok(()) };
-            self.forget(id)?;
+            if self.manifest(id).is_some() {
+                self.forget(id)?;
+            }
+            let Some(manifest) = self.state().begun.get(&id).cloned() else { return Ok(()) };
             let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
-            self.remove_unused(&blobs)
+            self.remove_unused(&blobs)?;
+            self.state().begun.remove(&id);
+            Ok(())
         })
     }
 
-    /// Removes those of `blobs` that no checkpoint here names and nobody is at work with.
+    /// Removes those of `blobs`, whole or unfinished, that no checkpoint here names and nobody is at work with.
     pub(crate) fn remove_unused(&self, blobs: &[BlobId]) -> Result<(), CheckpointStoreError> {
         for blob in blobs {
             let state = self.state();
-            let named =
-                state.held.values().any(|manifest| manifest.files.iter().any(|file| file.blob == *blob));
-            if !named && !state.pins.contains_key(blob) {
+            if !state.needs(*blob) {
+                // First what may turn into the other.
+                self.blobs.discard_partial(*blob)?;
                 self.blobs.remove(*blob)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes whatever no checkpoint here names and nobody is at work with, also what was begun and is to be gone on with
+    /// later; true if there is more room now.
+    pub(crate) fn make_room(&self) -> Result<bool, CheckpointStoreError> {
+        let before_bytes = self.blobs.used_bytes();
+        let here = self.blobs.list().into_iter().chain(self.blobs.partials());
+        for blob in here {
+            match self.remove_unused(&[blob.id]) {
+                // Somebody lets go of it just now.
+                Err(CheckpointStoreError::Blob(BlobError::Busy { .. })) => {}
+                other => other?,
+            }
+        }
+        let gone_bytes = before_bytes.saturating_sub(self.blobs.used_bytes());
+        if gone_bytes > 0 {
+            tracing::info!(
+                bytes = gone_bytes,
+                "room is short: what belongs to no checkpoint here is removed"
+            );
+        }
+        Ok(gone_bytes > 0)
     }
 
     /// Does `work` while nobody else works on the same checkpoint's folder. Blocks; not to be nested.
@@ -219,7 +263,12 @@ impl CheckpointStore {
     }
 
     fn forget(&self, id: CheckpointId) -> Result<(), FileError> {
-        self.state().held.remove(&id);
+        {
+            let mut state = self.state();
+            if let Some(manifest) = state.held.remove(&id) {
+                state.begun.insert(id, manifest);
+            }
+        }
         // First it loses its name, so that no half of it is ever taken for a checkpoint.
         let leaving = self.folder.join(format!("{UNFINISHED}{id}"));
         remove_folder(&leaving)?;
@@ -233,6 +282,14 @@ impl CheckpointStore {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether a held checkpoint names a blob, or somebody is at work with it.
+    fn needs(&self, blob: BlobId) -> bool {
+        let names = |manifest: &Arc<CheckpointManifest>| manifest.files.iter().any(|file| file.blob == blob);
+        self.pins.contains_key(&blob) || self.held.values().any(names)
     }
 }
 
@@ -324,6 +381,37 @@ mod tests {
         std::fs::write(path(&other), name.replace('m', "n")).unwrap();
         store.install(&other).unwrap();
         assert_eq!(std::fs::read_to_string(path(&other)).unwrap(), name);
+    }
+
+    #[test]
+    fn with_a_fetch_that_was_given_up_all_of_it_goes_that_nobody_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let blobs = store.blobs();
+        let half = Arc::new(manifest(blobs));
+        let large = PieceManifest::of_reader([7_u8; 3 << 20].as_slice(), 3 << 20).unwrap();
+        let mut given_up = CheckpointManifest { step: 2, ..CheckpointManifest::clone(&half) };
+        given_up.files[2].blob = large.id();
+        let (given_up, id) = (Arc::new(given_up.clone()), given_up.id());
+        store.begin(id, &given_up);
+        assert_eq!((store.begun(), store.ids()), (vec![id], vec![]));
+        let pins = store.pin(vec![half.files[0].blob]);
+        let writer = blobs.writer(large).unwrap();
+        let error = store.remove(id).unwrap_err();
+        assert!(matches!(error, CheckpointStoreError::Blob(BlobError::Busy { .. })), "{error}");
+        drop(writer);
+        store.remove(id).unwrap();
+        assert_eq!((store.begun(), blobs.partials()), (vec![], vec![]));
+        let left: Vec<BlobId> = blobs.list().iter().map(|blob| blob.id).collect();
+        let mut needed = vec![half.files[0].blob, half.files[2].blob];
+        needed.sort();
+        assert_eq!(left, needed, "what is at work, and what the checkpoint does not name");
+
+        assert!(store.make_room().unwrap());
+        assert_eq!(blobs.list().len(), 1);
+        drop(pins);
+        assert!(store.make_room().unwrap() && blobs.used_bytes() == 0);
+        assert!(!store.make_room().unwrap());
     }
 
     #[test]

@@ -278,7 +278,13 @@ impl Delivery {
         clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
         let (store, attempt, source) =
             (self.obtainer.store().clone(), Arc::clone(&self.attempt), finished.clone());
-        let manifest = blocking(move || take_over(store.blobs(), &attempt, &source)).await?;
+        let manifest = blocking(move || match take_over(store.blobs(), &attempt, &source) {
+            Err(error) if error.is_for_want_of_room() && store.make_room()? => {
+                Ok(take_over(store.blobs(), &attempt, &source)?)
+            }
+            other => other.map_err(DeliverError::from),
+        })
+        .await?;
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.obtainer.store().pin(blobs.clone());
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use hatchery_common::{
+    blob::BlobError,
     id::{CheckpointId, JobId},
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
@@ -17,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     active::Active,
     backoff::Backoff,
+    checkpoint_store::{CheckpointStore, CheckpointStoreError},
     reconcile::{CheckpointPhase, LocalCheckpoint},
     replica::ReplicaMaker,
 };
@@ -24,6 +26,9 @@ use crate::{
 /// First and longest wait before a failed replica is tried again.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_mins(1);
+/// How often it is looked whether whoever wrote a blob that is to go has let go of it, and how many times.
+const LET_GO_POLL: Duration = Duration::from_millis(20);
+const LET_GO_POLLS_MAX: u32 = 500;
 
 /// All checkpoints here, and those on their way.
 pub(crate) struct Holdings {
@@ -75,11 +80,17 @@ impl Holdings {
         now: BootTime,
     ) -> Vec<LocalCheckpoint> {
         let here: BTreeSet<CheckpointId> = self.maker.obtainer.store().ids().into_iter().collect();
+        let begun: BTreeSet<CheckpointId> = self.maker.obtainer.store().begun().into_iter().collect();
         // Looked at after what is here: one whose removal was not over by now may still be in that list.
         let leaving: BTreeSet<CheckpointId> = self.dropping.iter().map(|(id, _)| *id).collect();
         self.dropping.retain(|(_, removal)| !removal.is_finished());
         for id in here.difference(&leaving) {
             self.known.entry(*id).or_insert_with(|| Holding::new(CheckpointPhase::Held, now));
+        }
+        // What an attempt began to fetch and did not end: it goes like any other that nobody wishes.
+        for id in begun.difference(&leaving) {
+            let given_up = CheckpointPhase::Failed { retry_at: now };
+            self.known.entry(*id).or_insert_with(|| Holding::new(given_up, now));
         }
         let wished: BTreeSet<CheckpointId> =
             assignment.into_iter().flat_map(|assignment| assignment.checkpoints.iter().copied()).collect();
@@ -102,6 +113,7 @@ impl Holdings {
         let local = self.known.iter().map(|(id, holding)| LocalCheckpoint {
             id: *id,
             phase: holding.phase,
+            is_here: here.contains(id),
             in_use: in_use.contains(id),
             wished_at: holding.wished_at,
         });
@@ -148,8 +160,7 @@ impl Holdings {
                     let _ended = work.await;
                 }
                 maker.models.forget(id);
-                let store = maker.obtainer.store().clone();
-                if let Err(error) = blocking(move || store.remove(id)).await {
+                if let Err(error) = remove(maker.obtainer.store(), id).await {
                     tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint cannot be removed");
                 }
             });
@@ -209,5 +220,20 @@ impl Holdings {
             Some(ReplicaReport { checkpoint: *id, state, active })
         });
         told.take(REPLICAS_MAX).collect()
+    }
+}
+
+/// Removes a checkpoint and what is unfinished of it. A fetch that was just given up may have a writer for a moment longer.
+async fn remove(store: &CheckpointStore, id: CheckpointId) -> Result<(), CheckpointStoreError> {
+    let mut polls = 0;
+    loop {
+        let again = store.clone();
+        match blocking(move || again.remove(id)).await {
+            Err(CheckpointStoreError::Blob(BlobError::Busy { .. })) if polls < LET_GO_POLLS_MAX => {
+                polls += 1;
+                tokio::time::sleep(LET_GO_POLL).await;
+            }
+            other => return other,
+        }
     }
 }

@@ -62,6 +62,11 @@ impl ObtainError {
 }
 
 impl ObtainError {
+    /// Whether there is no room for it here.
+    fn is_for_want_of_room(&self) -> bool {
+        self.cause() == Some(FailureCause::Storage)
+    }
+
     /// Whether the coordinator lacks a blob that belongs to something it knows: it may have found it damaged, and get
     /// it again from a node that holds it.
     pub(crate) fn is_lost_blob(&self) -> bool {
@@ -70,10 +75,7 @@ impl ObtainError {
 }
 
 fn of_store(error: &BlobError) -> Option<FailureCause> {
-    match error {
-        BlobError::Full { .. } | BlobError::Quota { .. } => Some(FailureCause::Storage),
-        _ => None,
-    }
+    error.is_for_want_of_room().then_some(FailureCause::Storage)
 }
 
 /// Gets blobs and checkpoints; each checkpoint by one worker at a time, whoever asks for it.
@@ -101,8 +103,26 @@ impl Obtainer {
     }
 
     /// Makes sure that blobs, each with its size in bytes, are here, fetched no faster than said; pin them first. Large
-    /// ones come from other nodes, the others from the coordinator. `on_bytes` hears of how many more.
+    /// ones come from other nodes, the others from the coordinator. If there is no room for them, what nobody needs goes.
+    /// `on_bytes` hears of how many more.
     pub(crate) async fn blobs(
+        &self,
+        named: &[(BlobId, u64)],
+        bytes_per_sec_max: Option<u64>,
+        mut on_bytes: impl FnMut(u64) + Send,
+    ) -> Result<(), ObtainError> {
+        let fetched = self.fetch_blobs(named, bytes_per_sec_max, &mut on_bytes).await;
+        if !fetched.as_ref().is_err_and(ObtainError::is_for_want_of_room) {
+            return fetched;
+        }
+        let store = self.store.clone();
+        if blocking(move || store.make_room()).await? {
+            return self.fetch_blobs(named, bytes_per_sec_max, on_bytes).await;
+        }
+        fetched
+    }
+
+    async fn fetch_blobs(
         &self,
         named: &[(BlobId, u64)],
         bytes_per_sec_max: Option<u64>,
@@ -184,6 +204,7 @@ impl Obtainer {
         let total_bytes = manifest.size_bytes();
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.store.pin(blobs.clone());
+        self.store.begin(id, &manifest);
         let (began, lacks) = (Instant::now(), !blobs.iter().all(|id| self.store.blobs().has(*id)));
         let mut done_bytes = 0;
         let named: Vec<(BlobId, u64)> =

@@ -112,6 +112,8 @@ pub struct LocalCheckpoint {
     pub id: CheckpointId,
     /// How far it is.
     pub phase: CheckpointPhase,
+    /// Whether all of its files are here, tried or not.
+    pub is_here: bool,
     /// Whether an attempt goes on from it.
     pub in_use: bool,
     /// When somebody last wished it here.
@@ -252,9 +254,8 @@ fn start_attempts(
 }
 
 fn fetch_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime, steps: &mut Vec<Step>) {
-    let phase_of = |id: CheckpointId| {
-        observed.checkpoints.iter().find(|checkpoint| checkpoint.id == id).map(|checkpoint| checkpoint.phase)
-    };
+    let local = |id: CheckpointId| observed.checkpoints.iter().find(|checkpoint| checkpoint.id == id);
+    let phase_of = |id: CheckpointId| local(id).map(|checkpoint| checkpoint.phase);
     let fetching =
         observed.checkpoints.iter().filter(|local| local.phase == CheckpointPhase::Fetching).count();
     let wanted = assignment.checkpoints.iter().rev().filter(|id| match phase_of(**id) {
@@ -262,11 +263,16 @@ fn fetch_checkpoints(assignment: &Assignment, observed: &Observed, now: BootTime
         Some(CheckpointPhase::Failed { retry_at }) => now >= retry_at,
         Some(CheckpointPhase::Fetching | CheckpointPhase::Ready) => false,
     });
-    // What answers here does so until something else can, also when the agent was started again: so it is tried first.
-    let answering = observed
-        .active
-        .values()
-        .filter(|id| !assignment.checkpoints.contains(id) && phase_of(**id) == Some(CheckpointPhase::Held));
+    // What answers here does so until something else can, also when the agent was started again: so it is tried first,
+    // and again if that fails.
+    let answering = observed.active.values().filter(|id| {
+        let is_due = |local: &LocalCheckpoint| match local.phase {
+            CheckpointPhase::Held => true,
+            CheckpointPhase::Failed { retry_at } => local.is_here && now >= retry_at,
+            CheckpointPhase::Fetching | CheckpointPhase::Ready => false,
+        };
+        !assignment.checkpoints.contains(id) && local(**id).is_some_and(is_due)
+    });
     let all = answering.chain(wanted);
     steps.extend(all.take(FETCHES_MAX.saturating_sub(fetching)).map(|id| Step::FetchCheckpoint(*id)));
 }

@@ -5,7 +5,12 @@ mod support;
 
 use std::fs;
 
-use hatchery_common::{id::CheckpointId, session::ReplicaState, trainer::Ending};
+use hatchery_common::{
+    blob::{BlobLimits, BlobStore, PieceManifest},
+    id::CheckpointId,
+    session::ReplicaState,
+    trainer::Ending,
+};
 use support::{
     coordinator::{Coordinator, Notes},
     node::{JOB, Node, attempt, ending, ready},
@@ -100,6 +105,28 @@ async fn beyond_its_budget_a_node_takes_no_more_and_lets_go_of_what_nobody_wishe
     });
     coordinator.until("it holds the second", |notes| ready(notes, second)).await;
     assert!(coordinator.notes().replica(first).is_none());
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_and_given_up_takes_no_room_from_what_is_wished() {
+    let (coordinator, [first, second]) = with_two().await;
+    let size_bytes = coordinator.notes().commits[0].size_bytes();
+    let mut node = Node { blob_bytes_max: 4 << 20, ..Node::new() };
+    // A transfer as long as all that there may be, of something that nobody wishes any more.
+    let limits = BlobLimits { quota_bytes: None, free_bytes_min: 0 };
+    let store = BlobStore::open(&node.state.path().join("blobs"), limits).unwrap();
+    let unfinished = PieceManifest::of_bytes(&vec![1; 4 << 20]);
+    let place = node.state.path().join("blobs").join("partial");
+    drop(store.writer(unfinished).unwrap());
+    drop(store);
+    assert!(fs::read_dir(&place).unwrap().count() > 0 && size_bytes < 2 << 20);
+    node.start(&coordinator);
+    // Something else that is wished fails again and again, so the node is never at rest.
+    coordinator.note(|notes| notes.self_tests.get_mut(&second).unwrap().answer[7] ^= 1);
+    wish(&coordinator, &[second, first], first);
+    coordinator.until("the first is active", |notes| active(notes) == [first]).await;
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
     node.leave().await;
 }
 

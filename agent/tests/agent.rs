@@ -281,6 +281,28 @@ async fn an_agent_started_again_goes_on_under_the_same_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_attempt_committed_may_be_kept_no_longer_when_it_is_taken_up_again() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("checkpoint 10\ncheckpoint 20\nwait");
+    let mut node = Node::started(&coordinator);
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
+    coordinator.until("two checkpoints are there", |notes| steps(notes) == [10, 20] && running(notes)).await;
+    let ids = [0, 1].map(|index| coordinator.notes().commits[index].id());
+    let note = node.attempt_folder(1).join("committed.json");
+    until("it is noted", || fs::read_to_string(&note).is_ok_and(|text| text.contains(&ids[1].to_string())))
+        .await;
+    node.crash().await;
+    let held = node.state.path().join("checkpoints").join(ids[1].to_string());
+    fs::remove_dir_all(held).unwrap();
+    coordinator.note(|notes| notes.commits.retain(|manifest| manifest.id() == ids[0]));
+    coordinator.assign(|assignment| assignment.attempts[0].resume_from = Some(ids[0]));
+    node.start(&coordinator);
+    coordinator.until("it runs again", |notes| notes.hellos.len() == 2 && running(notes)).await;
+    assert!(node.order(1).resume_from.unwrap().ends_with(ids[0].to_string()));
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_delivered_before_a_crash_is_gone_on_from_and_delivered_after() {
     let mut coordinator = Coordinator::start().await;
     let mut node = Node::new();

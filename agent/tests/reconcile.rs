@@ -182,8 +182,13 @@ fn checkpoints_come_newest_first_and_go_after_a_while() {
     let steps = reconcile(fresh(&wished), &Observed::default(), LeaseState::Over, NOW);
     assert_eq!(steps, vec![Step::FetchCheckpoint(checkpoint(4)), Step::FetchCheckpoint(checkpoint(3))]);
 
-    let held =
-        |number, phase| LocalCheckpoint { id: checkpoint(number), phase, in_use: false, wished_at: NOW };
+    let held = |number, phase| LocalCheckpoint {
+        id: checkpoint(number),
+        phase,
+        is_here: true,
+        in_use: false,
+        wished_at: NOW,
+    };
     let failed = CheckpointPhase::Failed { retry_at: NOW + Duration::from_secs(1) };
     let there = Observed {
         checkpoints: vec![
@@ -213,6 +218,7 @@ fn a_checkpoint_answers_once_it_is_ready_and_the_one_before_stays_until_then() {
             .map(|(number, phase)| LocalCheckpoint {
                 id: checkpoint(number),
                 phase,
+                is_here: true,
                 in_use: false,
                 wished_at: NOW,
             })
@@ -241,6 +247,14 @@ fn a_checkpoint_answers_once_it_is_ready_and_the_one_before_stays_until_then() {
     held.checkpoints[0].phase = CheckpointPhase::Held;
     let steps = reconcile(fresh(&wished), &held, LeaseState::Live, NOW);
     assert_eq!(steps[0], Step::FetchCheckpoint(checkpoint(1)));
+    // And once more after that has failed, unless it is lost.
+    held.checkpoints[0].phase = failed;
+    let again = Step::FetchCheckpoint(checkpoint(1));
+    let steps = |there: &Observed, now| reconcile(fresh(&wished), there, LeaseState::Live, now);
+    assert!(!steps(&held, late).contains(&again));
+    assert_eq!(steps(&held, late + Duration::from_secs(1))[0], again);
+    held.checkpoints[0].is_here = false;
+    assert!(!steps(&held, late + Duration::from_secs(1)).contains(&again));
 }
 
 /// A node without IO: it does what the steps say, and things happen to it.
@@ -271,7 +285,13 @@ impl World {
                 let checkpoints = &mut self.observed.checkpoints;
                 checkpoints.retain(|local| local.id != *id);
                 let phase = CheckpointPhase::Fetching;
-                checkpoints.push(LocalCheckpoint { id: *id, phase, in_use: false, wished_at: now });
+                checkpoints.push(LocalCheckpoint {
+                    id: *id,
+                    phase,
+                    is_here: false,
+                    in_use: false,
+                    wished_at: now,
+                });
             }
             Step::DropCheckpoint(id) => self.observed.checkpoints.retain(|local| local.id != *id),
             Step::Activate(job, id) => drop(self.observed.active.insert(*job, *id)),
@@ -291,7 +311,7 @@ impl World {
 
     fn finish_work(&mut self) {
         for checkpoint in &mut self.observed.checkpoints {
-            checkpoint.phase = CheckpointPhase::Ready;
+            (checkpoint.phase, checkpoint.is_here) = (CheckpointPhase::Ready, true);
         }
         for attempt in &mut self.observed.attempts {
             if matches!(attempt.phase, LocalPhase::Stopping { .. } | LocalPhase::Delivering) {

@@ -45,6 +45,8 @@ pub struct BlobsView {
     pub bytes: u64,
     /// Bytes of those that nothing names any more: they are removed when nobody has asked for them for a while.
     pub unreferenced_bytes: u64,
+    /// Bytes of unfinished transfers, at their full length: one that broke off is given up after a while.
+    pub unfinished_bytes: u64,
     /// Most bytes that there may be; none: what the disk holds.
     pub bytes_max: Option<u64>,
     /// Free bytes of the disk; none: it cannot be told.
@@ -324,6 +326,8 @@ pub struct ReplicaView {
     pub state: Option<crate::session::ReplicaState>,
     /// Whether it answers there for its job.
     pub active: bool,
+    /// Whether it is to answer there for its job, as soon as it can.
+    pub to_be_active: bool,
 }
 
 /// A wish that a checkpoint be on a set of nodes, and how far it is.

@@ -178,7 +178,13 @@ fn claims_are_hashed_again_after_a_restart() {
     assert_eq!(store.writer(manifest.clone()).unwrap().missing(), [0, 1, 2, 3]);
     OpenOptions::new().write(true).open(&data).unwrap().set_len(5).unwrap();
     assert_eq!(store.writer(manifest).unwrap().missing(), [0, 1, 2, 3]);
-    assert!(store.discard_partial(id).unwrap());
+    let writer = store.resume(id).unwrap();
+    let (begin, end) = (BootTime(0), BootTime(u64::MAX));
+    assert_eq!(store.discard_idle_partials(end), [], "somebody writes it");
+    drop(writer);
+    assert_eq!(store.discard_idle_partials(begin), [], "somebody wrote it since then");
+    let gone: Vec<BlobId> = store.discard_idle_partials(end).iter().map(|blob| blob.id).collect();
+    assert_eq!(gone, [id]);
     assert_eq!((store.used_bytes(), store.discard_partial(id).unwrap()), (0, false));
     assert_eq!(fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
 }

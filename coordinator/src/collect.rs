@@ -2,8 +2,8 @@
 //!
 //! A blob goes when no checkpoint and no dataset has named it for the grace, and nobody has read, brought or asked for it
 //! in that time. So what is put before it is committed is safe for the grace after the call that put it, and what a client
-//! was told is here already for the grace after that; a blob that is being read or written is never touched. The grace
-//! begins anew with each start.
+//! was told is here already for the grace after that; a blob that is being read or written is never touched. An upload that
+//! broke off goes when nobody has gone on with it for the grace. The grace begins anew with each start.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,11 +37,13 @@ pub(crate) fn referenced(cluster: &Cluster) -> HashSet<BlobId> {
 pub(crate) fn view(house: &House) -> BlobsView {
     let referenced = referenced(&house.mailbox.snapshot().cluster);
     let blobs = house.blobs.list();
+    let unfinished = house.blobs.partials();
     let unreferenced = blobs.iter().filter(|blob| !referenced.contains(&blob.id));
     BlobsView {
         count: blobs.len() as u64,
         bytes: house.blobs.used_bytes(),
         unreferenced_bytes: unreferenced.map(|blob| blob.size_bytes).sum(),
+        unfinished_bytes: unfinished.iter().map(|blob| blob.size_bytes).sum(),
         bytes_max: house.blob_bytes_max,
         disk_free_bytes: house.blobs.free_bytes().ok(),
     }
@@ -83,14 +85,19 @@ impl Collector {
             .map(|blob| (blob.id, blob))
             .collect();
         self.unnamed_since.retain(|id, _| unnamed.contains_key(id));
+        let Some(idle_since) = now.0.checked_sub(self.grace.as_millis() as u64).map(BootTime) else { return };
+        let broken_off = self.house.blobs.discard_idle_partials(idle_since);
+        if !broken_off.is_empty() {
+            let bytes: u64 = broken_off.iter().map(|blob| blob.size_bytes).sum();
+            tracing::info!(count = broken_off.len(), bytes, "uploads that broke off are given up");
+        }
         let (mut count, mut bytes) = (0_u64, 0_u64);
         for (id, blob) in unnamed {
             let since = *self.unnamed_since.entry(id).or_insert(now);
             if now.since(since) < self.grace {
                 continue;
             }
-            let Some(idle_since) = now.0.checked_sub(self.grace.as_millis() as u64) else { continue };
-            match self.house.blobs.remove_idle(id, BootTime(idle_since)) {
+            match self.house.blobs.remove_idle(id, idle_since) {
                 Ok(true) => {
                     self.unnamed_since.remove(&id);
                     count += 1;

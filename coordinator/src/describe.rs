@@ -13,6 +13,9 @@ use hatchery_scheduler::{Change, Cluster, HandOver, JobPhase, LeaseEnd, Rough};
 
 use crate::store::Event;
 
+/// Most nodes or labels of one set that are called by their names.
+const NAMED_MAX: usize = 8;
+
 /// An event as people see it. Names are those of `cluster`; what has left it is called by its id.
 pub(crate) fn event(cluster: &Cluster, event: &Event) -> EventView {
     EventView {
@@ -194,9 +197,12 @@ fn lease_end(why: &LeaseEnd) -> String {
     }
 }
 
-/// A set of nodes in words.
+/// A set of nodes in words: `a, b, c and 997 more` where there are many.
 pub(crate) fn selected(cluster: &Cluster, to: &NodeSelector) -> String {
-    let list = |items: Vec<String>| items.join(", ");
+    let list = |items: Vec<String>| match items.len().checked_sub(NAMED_MAX) {
+        None | Some(0) => items.join(", "),
+        Some(more) => format!("{} and {more} more", items[..NAMED_MAX].join(", ")),
+    };
     match to {
         NodeSelector::All => "all nodes".to_owned(),
         NodeSelector::None => "no node".to_owned(),

@@ -18,11 +18,19 @@ use crate::{
     view::{job_name, replicas},
 };
 
-/// The rollouts in force, or `all`, newest first.
+/// Most sets of nodes from which a rollout was taken back that are told one by one.
+const EXCEPTIONS_MAX: usize = 8;
+/// Most rollouts that were taken back that are shown when they are asked for: the newest.
+const WITHDRAWN_MAX: usize = 1000;
+
+/// The rollouts in force, newest first; `all`: the newest of those that were taken back too.
 pub(crate) fn list(snapshot: &Snapshot, all: bool) -> Vec<RolloutView> {
     let cluster = &snapshot.cluster;
-    let asked = cluster.rollouts.values().filter(|rollout| all || rollout.withdrawn_at.is_none());
-    let asked = asked.map(|rollout| asked_for(snapshot, rollout));
+    let withdrawn = cluster.rollouts.values().filter(|rollout| all && rollout.withdrawn_at.is_some());
+    let mut withdrawn: Vec<&Rollout> = withdrawn.collect();
+    withdrawn.sort_by_key(|rollout| std::cmp::Reverse((rollout.at, rollout.id)));
+    withdrawn.truncate(WITHDRAWN_MAX);
+    let asked = cluster.rollouts_in_force().chain(withdrawn).map(|rollout| asked_for(snapshot, rollout));
     let mut views: Vec<RolloutView> =
         asked.chain(cluster.jobs.values().filter_map(|job| by_policy(snapshot, job))).collect();
     views.sort_by_key(|view| std::cmp::Reverse((view.at, view.id)));
@@ -91,9 +99,7 @@ fn view(
         job_name: Name::from_lossy(&job_name(cluster, job)),
         checkpoint: id,
         step,
-        to: not_on
-            .iter()
-            .fold(selected(cluster, to), |to, from| format!("{to} but {}", selected(cluster, from))),
+        to: not_on_all(cluster, to, not_on),
         by: None,
         at,
         activate: true,
@@ -103,6 +109,16 @@ fn view(
         ready,
         active: on,
         failed,
+    }
+}
+
+/// Where, in words: never more than fits into an answer, whatever was taken back from wherever.
+fn not_on_all(cluster: &Cluster, to: &NodeSelector, not_on: &[NodeSelector]) -> String {
+    let named = not_on.iter().take(EXCEPTIONS_MAX).map(|from| selected(cluster, from));
+    let text = named.fold(selected(cluster, to), |to, from| format!("{to} but {from}"));
+    match not_on.len().checked_sub(EXCEPTIONS_MAX) {
+        None | Some(0) => text,
+        Some(more) => format!("{text} and {more} more"),
     }
 }
 

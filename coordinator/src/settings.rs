@@ -43,7 +43,7 @@ pub struct CoordinatorSettings {
     pub report_every_ms: Option<u64>,
     /// So much of the disk is kept free: blobs that would take it are refused.
     pub disk_free_bytes_min: u64,
-    /// Most bytes of blobs; unset: what the disk holds.
+    /// Most bytes of blobs; 0 or unset: what the disk holds.
     pub blob_bytes_max: Option<u64>,
     /// Most bytes a second that this machine sends to nodes that fetch blobs; 0: as many as the link takes.
     pub upload_bytes_per_sec_max: u64,
@@ -106,7 +106,7 @@ impl CoordinatorSettings {
             lease: Duration::from_secs(self.lease_secs),
             report_every: Duration::from_millis(report_every_ms),
             disk_free_bytes_min: self.disk_free_bytes_min,
-            blob_bytes_max: self.blob_bytes_max,
+            blob_bytes_max: self.blob_bytes_max.filter(|limit| *limit > 0),
             upload_bytes_per_sec_max: self.upload_bytes_per_sec_max,
             collect_grace: Duration::from_secs(self.collect_grace_secs),
             log_bytes_max: self.log_bytes_max,
@@ -195,6 +195,11 @@ mod tests {
         let settings = CoordinatorSettings::default().check(Path::new("/home/h")).unwrap();
         assert_eq!(settings.state(), Path::new("/home/h/coordinator"));
         assert_eq!(settings.report_every, Duration::from_secs(3));
+        let budget = |limit| {
+            let settings = CoordinatorSettings { blob_bytes_max: limit, ..Default::default() };
+            settings.check(Path::new("/home/h")).unwrap().blob_bytes_max
+        };
+        assert_eq!([None, Some(0), Some(1)].map(budget), [None, None, Some(1)], "0 is none");
         assert_eq!(wrong_field(|s| s.listen = "localhost".into()), "listen");
         assert_eq!(wrong_field(|s| s.lease_secs = 1), "lease_secs");
         assert_eq!(wrong_field(|s| s.report_every_ms = Some(8000)), "report_every_ms");

@@ -15,7 +15,7 @@ use hatchery_common::{
 };
 use hatchery_scheduler::{
     Candidate, Certificate, Checkpoint, Cluster, Dataset, HandOver, InLine, Job, JobPhase, Node,
-    ObservedNode, Rough, Wait, assignment,
+    ObservedNode, Rough, Wait, active, assignment, desired_nodes,
 };
 
 use crate::{describe::node_name, mailbox::Snapshot};
@@ -235,23 +235,38 @@ pub(crate) fn dataset(dataset: &Dataset) -> DatasetView {
     }
 }
 
-/// A checkpoint; `desired` is where each is to be. Where it answers still, it is shown too.
+/// Where checkpoints are to be.
+pub(crate) struct Places {
+    held: BTreeMap<CheckpointId, BTreeSet<NodeId>>,
+    active: BTreeSet<(CheckpointId, NodeId)>,
+}
+
+impl Places {
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        let nodes = cluster.nodes.values();
+        let chosen = nodes.flat_map(|node| active(cluster, node).into_values().map(|id| (id, node.id)));
+        Self { held: desired_nodes(cluster), active: chosen.collect() }
+    }
+}
+
+/// A checkpoint; `places` is where each is to be. Where it answers still, it is shown too.
 pub(crate) fn checkpoint(
     snapshot: &Snapshot,
-    desired: &BTreeMap<CheckpointId, BTreeSet<NodeId>>,
+    places: &Places,
     id: CheckpointId,
     checkpoint: &Checkpoint,
 ) -> CheckpointView {
     let cluster = &snapshot.cluster;
     let job = cluster.jobs.get(&checkpoint.manifest.job);
     let is_active = |node: NodeId| replicas(snapshot, node).any(|one| one.checkpoint == id && one.active);
-    let mut nodes = desired.get(&id).cloned().unwrap_or_default();
+    let mut nodes = places.held.get(&id).cloned().unwrap_or_default();
     nodes.extend(cluster.nodes.keys().copied().filter(|node| is_active(*node)));
     let replicas = nodes.into_iter().map(|node| ReplicaView {
         node,
         node_name: Name::from_lossy(&node_name(cluster, node)),
         state: replica(snapshot, node, id).cloned(),
         active: is_active(node),
+        to_be_active: places.active.contains(&(id, node)),
     });
     CheckpointView {
         id,

@@ -10,7 +10,7 @@ pub const NODES_MAX: usize = 10_000;
 pub const JOBS_WAITING_MAX: usize = 10_000;
 /// Most datasets.
 pub const DATASETS_MAX: usize = 100_000;
-/// Most rollouts that people asked for.
+/// Most rollouts in force that people asked for.
 pub const ROLLOUTS_MAX: usize = 100_000;
 /// Most times that one rollout is taken back from some of its nodes.
 pub const WITHDRAWALS_MAX: usize = 64;

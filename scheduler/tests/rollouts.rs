@@ -12,8 +12,9 @@ use hatchery_common::{
     id::{CheckpointId, JobId, NodeId, RolloutId},
     recipe::{NodeSelector, ReplicaPolicy, ReplicateWhich, RetainPolicy},
     self_test::{SELF_TEST_BYTES, SelfTest},
+    time::Timestamp,
 };
-use hatchery_scheduler::{Change, Rejected, Request, assignment};
+use hatchery_scheduler::{Change, Rejected, Request, Rollout, assignment, decide, limits::ROLLOUTS_MAX};
 use world::{LEASE, World, checkpoint, name};
 
 /// Two nodes and a job that runs on one of them, with this policy.
@@ -97,7 +98,58 @@ fn the_newest_activation_counts_and_a_rollback_brings_back_what_was_before() {
     assert!(roll_back_from(&mut world, on_a()).is_err());
     roll_back(&mut world).unwrap();
     assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(third), Some(first)));
+
+    // One that reaches no node any more is no reason to leave those in force that do.
+    activate(&mut world, second, NodeSelector::Nodes(vec![a]));
+    roll_back_from(&mut world, on_a()).unwrap();
+    roll_back(&mut world).unwrap();
+    assert_eq!((active(&world, a, job), active(&world, b, job)), (Some(third), Some(third)));
+    roll_back(&mut world).unwrap();
+    assert!(roll_back(&mut world).is_err(), "that was what was left of it");
     world.check_history();
+}
+
+#[test]
+fn the_last_push_counts_also_where_the_clock_was_set_back() {
+    let (mut world, job, [a, _]) = running(ReplicaPolicy::default(), RetainPolicy::default());
+    let (first, second) = (commit(&mut world, job, 100), commit(&mut world, job, 200));
+    let older = activate(&mut world, first, NodeSelector::All);
+    world.now.wall = Timestamp(world.now.wall.0 - 3_600_000);
+    let newer = activate(&mut world, second, NodeSelector::All);
+    assert_eq!(active(&world, a, job), Some(second));
+    let at = |id| world.cluster.rollouts[&id].at.0;
+    assert_eq!(at(newer), at(older) + 1);
+    world.check_history();
+}
+
+#[test]
+fn what_was_taken_back_takes_no_room_from_new_rollouts() {
+    let (mut world, job, _) = running(ReplicaPolicy::default(), RetainPolicy::default());
+    let first = commit(&mut world, job, 100);
+    let rollout = activate(&mut world, first, NodeSelector::None);
+    let fill = |world: &mut World, withdrawn_at| {
+        for index in world.cluster.rollouts.len()..ROLLOUTS_MAX {
+            let id = RolloutId::from_bytes((index as u128).to_be_bytes());
+            let one = Rollout { id, withdrawn_at, ..world.cluster.rollouts[&rollout].clone() };
+            world.cluster.rollouts.insert(id, one);
+        }
+    };
+    let now = world.now.wall;
+    fill(&mut world, Some(now));
+    let by = name("ann");
+    let push = Request::Push {
+        rollout: RolloutId::from_bytes([7; 16]),
+        checkpoint: first,
+        to: NodeSelector::None,
+        activate: true,
+        bytes_per_sec_max: None,
+        by,
+    };
+    decide(&world.cluster, push.clone(), world.now).unwrap();
+    world.cluster.rollouts.retain(|id, _| *id == rollout);
+    fill(&mut world, None);
+    let error = decide(&world.cluster, push, world.now).unwrap_err().to_string();
+    assert!(error.contains("rollouts in force"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Rollouts with real processes: pushed, activated, taken back; and what a job does not keep goes.
 #![allow(clippy::unwrap_used, reason = "in a test, a value that is not there is a failure")]
 
-use hatchery_tests::{Fleet, corpus};
+use hatchery_tests::{Fleet, Process, corpus};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn text(value: &Value) -> String {
@@ -66,7 +67,7 @@ fn a_checkpoint_is_pushed_activated_and_taken_back() {
     let back = fleet.run(&["rollback", "first", "--to", "ada"]);
     assert_eq!(back.code, 0, "{back:?}");
     assert!(
-        back.stdout.contains(&format!("ada: checkpoint {} answers for first now", &newest[..12])),
+        back.stdout.contains(&format!("ada: checkpoint {} is to answer for first", &newest[..12])),
         "{back:?}"
     );
     fleet.wait_for(&["checkpoints", "first"], "the newest active again", everywhere);
@@ -80,4 +81,18 @@ fn a_checkpoint_is_pushed_activated_and_taken_back() {
     for kind in ["rollout_started", "rollout_withdrawn"] {
         assert!(events.contains(&format!(r#""kind":"{kind}""#)), "{kind}: {events}");
     }
+
+    // Nobody waits for what will never be, nor longer than they like for what may.
+    fleet.agent("bob").kill();
+    fleet.wait_for_node("bob", "disconnected");
+    let push = || Process::start(fleet.command(&["push", &older, "--to", "bob", "--activate", "--wait"]));
+    let mut waiting = push();
+    waiting.wait_for_stderr("not connected: bob");
+    assert_eq!(fleet.run(&["rollback", "first", "--to", "bob"]).code, 0);
+    waiting.wait_for_stderr("bob: the rollout was taken back there");
+    assert_eq!(waiting.wait().code(), Some(1));
+    let mut waiting = push();
+    waiting.wait_for_stderr("not connected: bob");
+    waiting.signal(Signal::INT);
+    assert_eq!(waiting.wait().code(), Some(130));
 }

@@ -112,6 +112,9 @@ fn blobs(blobs: &BlobsView) -> String {
     if blobs.unreferenced_bytes > 0 {
         text += &format!("; {} that nothing names will go", human::bytes(blobs.unreferenced_bytes));
     }
+    if blobs.unfinished_bytes > 0 {
+        text += &format!("; {} of unfinished uploads", human::bytes(blobs.unfinished_bytes));
+    }
     text
 }
 

@@ -1,13 +1,16 @@
 //! `push`, `rollback`, `rollouts`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use hatchery_common::{
     id::NodeId,
     session::ReplicaState,
-    view::{CheckpointView, ReplicaView, RolloutView, WithdrawnView},
+    view::{CheckpointView, NodeState, ReplicaView, RolloutView, WithdrawnView},
 };
-use hatchery_proto::client::{FleetClient, PushCall};
+use hatchery_proto::client::{CallError, FleetClient, PushCall};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::checkpoints::{places, selector};
@@ -21,6 +24,8 @@ use crate::{
 
 /// How often replicas are looked at while waiting for them.
 const POLL_EVERY: Duration = Duration::from_millis(300);
+/// How long the failure of before a push is taken for that: a node tries again each minute at least.
+const OLD_FAILURE_MAX: Duration = Duration::from_secs(90);
 
 /// `hatchery push`.
 pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome {
@@ -36,7 +41,7 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
     if args.wait {
         let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
         let nodes = selected.map(|node| (node.id, node.name.to_string())).collect();
-        checkpoint = Waiting { nodes, activate: args.activate, output }.wait(&fleet, checkpoint).await?;
+        checkpoint = Waiting::new(nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
         if output == Output::Json {
             return Ok(());
         }
@@ -51,8 +56,16 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
 #[derive(PartialEq)]
 enum Stage {
     Going,
+    /// It is not connected, and is waited for.
+    Away,
     Done,
     Failed(String),
+}
+
+/// The fleet as it was last seen.
+struct Seen {
+    checkpoint: CheckpointView,
+    nodes: BTreeMap<NodeId, NodeState>,
 }
 
 /// Waiting for the nodes of a rollout.
@@ -60,56 +73,111 @@ struct Waiting {
     nodes: BTreeMap<NodeId, String>,
     activate: bool,
     output: Output,
+    /// Why it had failed on a node before it was pushed, until the node says something else.
+    failed_before: BTreeMap<NodeId, String>,
+    since: Instant,
 }
 
 impl Waiting {
+    fn new(nodes: BTreeMap<NodeId, String>, activate: bool, output: Output) -> Self {
+        Self { nodes, activate, output, failed_before: BTreeMap::new(), since: Instant::now() }
+    }
+
     /// Waits until every node has it, or cannot have it; the latter is a failure that names them.
-    async fn wait(
-        self,
+    async fn wait(mut self, fleet: &FleetClient, pushed: &CheckpointView) -> Result<CheckpointView, Failure> {
+        let failures = pushed.replicas.iter().filter_map(|replica| Some((replica.node, failure(replica)?)));
+        self.failed_before = failures.map(|(node, why)| (node, why.to_owned())).collect();
+        let mut screen = Screen::new(&self, pushed.manifest.size_bytes());
+        // Heard also while a call is under way.
+        let waited = tokio::select! {
+            waited = self.follow(fleet, pushed, &mut screen) => waited,
+            _ = tokio::signal::ctrl_c() => {
+                Err(Failure::new(Code::Interrupted, "the rollout goes on; see `hatchery rollouts`"))
+            }
+        };
+        screen.clear()?;
+        waited
+    }
+
+    async fn follow(
+        &mut self,
         fleet: &FleetClient,
-        mut checkpoint: CheckpointView,
+        pushed: &CheckpointView,
+        screen: &mut Screen,
     ) -> Result<CheckpointView, Failure> {
-        let mut screen = Screen::new(&self, checkpoint.manifest.size_bytes());
         loop {
-            screen.show(&self, &checkpoint)?;
+            let checkpoint = fleet.checkpoint(&pushed.id.to_string()).await.map_err(|error| match error {
+                CallError::NotFound(_) => Failure::failed(format!(
+                    "checkpoint {} is kept no longer: the rollout was taken back",
+                    pushed.id.short()
+                )),
+                other => other.into(),
+            })?;
+            let nodes = fleet.nodes().await?.into_iter().map(|node| (node.id, node.state));
+            let seen = Seen { checkpoint, nodes: nodes.collect() };
+            self.failed_before.retain(|node, why| {
+                let replica = replica(&seen.checkpoint, *node);
+                // One that is not connected has said nothing else.
+                let is_same = replica.is_some_and(|one| one.state.is_none() || failure(one) == Some(&*why));
+                is_same && self.since.elapsed() < OLD_FAILURE_MAX
+            });
+            screen.show(self, &seen)?;
             let stages: Vec<(&String, Stage)> =
-                self.nodes.iter().map(|(id, name)| (name, self.stage(&checkpoint, *id))).collect();
-            if stages.iter().all(|(_, stage)| *stage != Stage::Going) {
-                screen.clear()?;
+                self.nodes.iter().map(|(id, name)| (name, self.stage(&seen, *id))).collect();
+            if stages.iter().all(|(_, stage)| matches!(stage, Stage::Done | Stage::Failed(_))) {
                 let failed = stages.iter().filter_map(|(name, stage)| match stage {
                     Stage::Failed(why) => Some(format!("{name}: {why}")),
-                    Stage::Going | Stage::Done => None,
+                    Stage::Going | Stage::Away | Stage::Done => None,
                 });
                 let failed: Vec<String> = failed.collect();
                 if failed.is_empty() {
-                    return Ok(checkpoint);
+                    return Ok(seen.checkpoint);
                 }
+                let verb = if self.activate { "active" } else { "ready" };
                 return Err(Failure::failed(format!(
-                    "checkpoint {} is not on {} of {} nodes, which go on trying; what answered there before does so still\n  {}",
-                    checkpoint.id.short(),
+                    "checkpoint {} is not {verb} on {} of {} nodes; what answered there before does so still\n  {}",
+                    pushed.id.short(),
                     failed.len(),
                     stages.len(),
                     failed.join("\n  ")
                 )));
             }
-            tokio::select! {
-                () = tokio::time::sleep(POLL_EVERY) => {}
-                _ = tokio::signal::ctrl_c() => {
-                    screen.clear()?;
-                    return Err(Failure::new(Code::Interrupted, "the rollout goes on; see `hatchery rollouts`"));
-                }
-            }
-            checkpoint = fleet.checkpoint(&checkpoint.id.to_string()).await?;
+            tokio::time::sleep(POLL_EVERY).await;
         }
     }
 
-    fn stage(&self, checkpoint: &CheckpointView, node: NodeId) -> Stage {
-        let Some(replica) = replica(checkpoint, node) else { return Stage::Going };
+    fn stage(&self, seen: &Seen, id: NodeId) -> Stage {
+        let Some(node) = seen.nodes.get(&id) else {
+            return Stage::Failed("it has left the fleet".to_owned());
+        };
+        let Some(replica) = replica(&seen.checkpoint, id) else {
+            return Stage::Failed("the rollout was taken back there".to_owned());
+        };
+        if self.activate && !replica.to_be_active {
+            let why = "the rollout was taken back there, or a newer one has taken its place";
+            return Stage::Failed(why.to_owned());
+        }
         match &replica.state {
             Some(ReplicaState::Ready { .. }) if !self.activate || replica.active => Stage::Done,
-            Some(ReplicaState::Failed { why }) => Stage::Failed(why.clone()),
+            Some(ReplicaState::Failed { why }) if !self.failed_before.contains_key(&id) => {
+                Stage::Failed(format!("{why}; it goes on trying"))
+            }
+            _ if *node != NodeState::Connected => Stage::Away,
             _ => Stage::Going,
         }
+    }
+
+    /// The names of the nodes that are waited for though they are not connected.
+    fn away(&self, seen: &Seen) -> Vec<&str> {
+        let away = self.nodes.iter().filter(|(id, _)| self.stage(seen, **id) == Stage::Away);
+        away.map(|(_, name)| name.as_str()).collect()
+    }
+}
+
+fn failure(replica: &ReplicaView) -> Option<&String> {
+    match &replica.state {
+        Some(ReplicaState::Failed { why }) => Some(why),
+        _ => None,
     }
 }
 
@@ -142,21 +210,27 @@ impl Screen {
         Self { bars, said: String::new() }
     }
 
-    fn show(&mut self, waiting: &Waiting, checkpoint: &CheckpointView) -> Outcome {
+    fn show(&mut self, waiting: &Waiting, seen: &Seen) -> Outcome {
+        let checkpoint = &seen.checkpoint;
         match (&self.bars, waiting.output) {
             (Some((_, nodes, all)), _) => {
                 let (mut bytes, mut done) = (0, 0);
                 for (id, bar) in nodes {
-                    show_bar(replica(checkpoint, *id), bar);
+                    let stage = waiting.stage(seen, *id);
+                    show_bar(replica(checkpoint, *id), &stage, bar);
                     bytes += bar.position();
-                    done += u32::from(waiting.stage(checkpoint, *id) == Stage::Done);
+                    done += u32::from(stage == Stage::Done);
                 }
                 all.set_position(bytes);
                 let verb = if waiting.activate { "active on" } else { "ready on" };
                 all.set_message(format!("{verb} {done} of {}", nodes.len()));
             }
             (None, Output::Text) => {
-                let now = format!("checkpoint {} on {}", checkpoint.id.short(), places(checkpoint));
+                let mut now = format!("checkpoint {} on {}", checkpoint.id.short(), places(checkpoint));
+                let away = waiting.away(seen);
+                if !away.is_empty() {
+                    now += &format!("; not connected: {}", away.join(", "));
+                }
                 if self.said != now {
                     eprintln!("{now}");
                     self.said = now;
@@ -178,7 +252,7 @@ impl Screen {
     }
 }
 
-fn show_bar(replica: Option<&ReplicaView>, bar: &ProgressBar) {
+fn show_bar(replica: Option<&ReplicaView>, stage: &Stage, bar: &ProgressBar) {
     match replica.and_then(|replica| replica.state.as_ref()) {
         Some(ReplicaState::Fetching { done_bytes, .. }) => {
             bar.set_position(*done_bytes);
@@ -190,7 +264,11 @@ fn show_bar(replica: Option<&ReplicaView>, bar: &ProgressBar) {
             bar.set_message(format!("{active}self-test {self_test_ms:.0} ms"));
         }
         Some(ReplicaState::Failed { why }) => bar.set_message(why.clone()),
-        None => bar.set_message("waiting"),
+        None => bar.set_message(match stage {
+            Stage::Failed(why) => why.clone(),
+            Stage::Away => "not connected".to_owned(),
+            Stage::Going | Stage::Done => "waiting".to_owned(),
+        }),
     }
 }
 
@@ -216,7 +294,7 @@ fn now_active(withdrawn: &WithdrawnView) -> String {
     for node in active {
         let now =
             node.checkpoint.map_or_else(|| "nothing".to_owned(), |id| format!("checkpoint {}", id.short()));
-        text += &format!("\n{}: {now} answers for {} now", node.node_name, rollout.job_name);
+        text += &format!("\n{}: {now} is to answer for {}", node.node_name, rollout.job_name);
     }
     text
 }

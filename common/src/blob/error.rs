@@ -88,3 +88,10 @@ pub enum BlobError {
     #[error(transparent)]
     File(#[from] FileError),
 }
+
+impl BlobError {
+    /// Whether there is no room for a blob: more of it would help, and nothing else.
+    pub const fn is_for_want_of_room(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Quota { .. })
+    }
+}

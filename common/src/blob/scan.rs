@@ -49,7 +49,7 @@ impl BlobStore {
         for name in layout::file_names(&self.layout().partial)? {
             match self.layout().transfer(&name, |id| self.has(id)) {
                 Some((id, size_bytes)) => {
-                    self.state().transfers.insert(id, Transfer { size_bytes, has_writer: false });
+                    self.state().transfers.insert(id, Transfer::new(size_bytes, false));
                 }
                 None => layout::remove_file(&self.layout().partial.join(name))?,
             }

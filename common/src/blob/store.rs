@@ -111,6 +111,14 @@ impl Entry {
 pub(super) struct Transfer {
     pub(super) size_bytes: u64,
     pub(super) has_writer: bool,
+    /// When it last had a writer, as far as this process knows.
+    pub(super) written_at: BootTime,
+}
+
+impl Transfer {
+    pub(super) fn new(size_bytes: u64, has_writer: bool) -> Self {
+        Self { size_bytes, has_writer, written_at: BootTime::now() }
+    }
 }
 
 impl State {

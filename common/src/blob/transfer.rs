@@ -5,6 +5,7 @@ use tracing::warn;
 use crate::{
     blob::{BlobError, BlobInfo, BlobStore, BlobWriter, PieceManifest, layout, store::Transfer},
     id::BlobId,
+    time::BootTime,
 };
 
 impl BlobStore {
@@ -25,7 +26,7 @@ impl BlobStore {
                 }
                 None => {
                     self.check_room(&state, size_bytes)?;
-                    state.transfers.insert(id, Transfer { size_bytes, has_writer: true });
+                    state.transfers.insert(id, Transfer::new(size_bytes, true));
                     false
                 }
             }
@@ -35,8 +36,7 @@ impl BlobStore {
             if known {
                 self.release_transfer(id);
             } else {
-                self.state().transfers.remove(&id);
-                self.clear_partial(id);
+                self.end_transfer(id);
             }
             self.explain_full(error, size_bytes)
         })
@@ -66,20 +66,35 @@ impl BlobStore {
 
     /// Gives up an unfinished transfer and its space; false if there is none.
     pub fn discard_partial(&self, id: BlobId) -> Result<bool, BlobError> {
-        match self.state().transfers.get(&id) {
+        // One step: who writes after it begins anew.
+        let mut state = self.state();
+        match state.transfers.get(&id) {
             None => return Ok(false),
             Some(transfer) if transfer.has_writer => return Err(BlobError::Busy { id }),
             Some(_) => {}
         }
         self.clear_partial(id);
-        self.state().transfers.remove(&id);
+        state.transfers.remove(&id);
         Ok(true)
+    }
+
+    /// Gives up every unfinished transfer that has had no writer since then, and their space.
+    pub fn discard_idle_partials(&self, since: BootTime) -> Vec<BlobInfo> {
+        let mut state = self.state();
+        let is_idle = |transfer: &Transfer| !transfer.has_writer && transfer.written_at < since;
+        let idle = state.transfers.extract_if(|_, transfer| is_idle(transfer));
+        let gone: Vec<_> =
+            idle.map(|(id, transfer)| BlobInfo { id, size_bytes: transfer.size_bytes }).collect();
+        for transfer in &gone {
+            self.clear_partial(transfer.id);
+        }
+        gone
     }
 
     /// The transfer has no writer any more, but its pieces stay.
     pub(super) fn release_transfer(&self, id: BlobId) {
         if let Some(transfer) = self.state().transfers.get_mut(&id) {
-            transfer.has_writer = false;
+            (transfer.has_writer, transfer.written_at) = (false, BootTime::now());
         }
     }
 

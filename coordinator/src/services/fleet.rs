@@ -17,7 +17,7 @@ use hatchery_common::{
     view::NodeView,
 };
 use hatchery_proto::{convert, v1};
-use hatchery_scheduler::{Node, Outcome, Request as Change, desired_nodes};
+use hatchery_scheduler::{Node, Outcome, Request as Change};
 use tonic::{Request, Response, Status};
 
 use super::Answers;
@@ -72,7 +72,7 @@ impl FleetService {
         let id = lookup::checkpoint(&snapshot.cluster, &id.to_string())?;
         Ok(view::checkpoint(
             &snapshot,
-            &desired_nodes(&snapshot.cluster),
+            &view::Places::of(&snapshot.cluster),
             id,
             &snapshot.cluster.checkpoints[&id],
         )
@@ -381,10 +381,10 @@ impl v1::fleet_server::Fleet for FleetService {
         let mut checkpoints: Vec<_> =
             wanted.filter(|(_, one)| job.is_none_or(|job| one.manifest.job == job)).collect();
         checkpoints.sort_by_key(|(_, one)| std::cmp::Reverse((one.committed_at, one.manifest.step)));
-        let desired = desired_nodes(&snapshot.cluster);
+        let places = view::Places::of(&snapshot.cluster);
         let checkpoints = checkpoints
             .into_iter()
-            .map(|(id, one)| view::checkpoint(&snapshot, &desired, *id, one).into())
+            .map(|(id, one)| view::checkpoint(&snapshot, &places, *id, one).into())
             .collect();
         Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
     }

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
-    blob::{BlobLimits, BlobStore},
+    blob::{BlobLimits, BlobStore, PieceManifest},
     id::{BlobId, RequestId},
     recipe::RetainPolicy,
 };
@@ -63,6 +63,30 @@ async fn blobs_that_nothing_names_go_after_the_grace_and_no_others() {
     assert_eq!(blobs.unreferenced_bytes, 0, "the dataset stays");
 }
 
+/// An upload of two pieces that broke off before the coordinator was started again.
+async fn break_off_an_upload(house: &mut House) {
+    house.stop().await;
+    let limits = BlobLimits { free_bytes_min: 0, ..Default::default() };
+    let store = BlobStore::open(&house.state().join("blobs"), limits).unwrap();
+    drop(store.writer(PieceManifest::of_bytes(&vec![3; 2 << 20])).unwrap());
+    drop(store);
+    house.begin().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_broke_off_is_given_up_after_the_grace() {
+    let mut house = House::start_with(|settings| settings.collect_grace_secs = 1).await;
+    break_off_an_upload(&mut house).await;
+    let fleet = house.fleet().await;
+    soon(async {
+        while fleet.status().await.unwrap().blobs.bytes > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    })
+    .await;
+    assert_eq!(std::fs::read_dir(house.state().join("blobs").join("partial")).unwrap().count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn within_the_grace_an_upload_waits_for_its_commit() {
     let mut house = House::start_with(|settings| settings.collect_grace_secs = 3600).await;
@@ -70,8 +94,9 @@ async fn within_the_grace_an_upload_waits_for_its_commit() {
     let store =
         BlobStore::open(folder.path(), BlobLimits { free_bytes_min: 0, ..Default::default() }).unwrap();
     put(&house, &store, &[1; 1000]).await;
-    house.restart().await;
-    assert_eq!(soon(house.fleet().await.status()).await.unwrap().blobs.unreferenced_bytes, 1000);
+    break_off_an_upload(&mut house).await;
+    let blobs = soon(house.fleet().await.status()).await.unwrap().blobs;
+    assert_eq!((blobs.unreferenced_bytes, blobs.unfinished_bytes), (1000, 2 << 20));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use hatchery_proto::client::{CallError, GenerateCall, PushCall};
 
 use crate::{
     agent::{Agent, Session},
-    house::{House, checkpoint, soon},
+    house::{House, checkpoint, name, soon},
 };
 
 fn replica(checkpoint: CheckpointId, active: bool) -> ReplicaReport {
@@ -73,7 +73,13 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
     assert_eq!(answered, ("ada".to_owned(), second), "a node that is where it should be comes first");
     assert_eq!(who_answers(&house, "demo:latest", Some("bob")).await.unwrap().1, second, "one by its name");
 
+    let places = async |id: CheckpointId| {
+        let shown = soon(house.fleet().await.checkpoint(&id.to_string())).await.unwrap();
+        shown.replicas.iter().map(|one| (one.node_name.to_string(), one.to_be_active)).collect::<Vec<_>>()
+    };
     push(&house, first, NodeSelector::All).await;
+    assert!(places(first).await.iter().all(|(_, to_be_active)| *to_be_active));
+    assert!(places(second).await.iter().all(|(_, to_be_active)| !to_be_active));
     until_active(&mut on_bob, first).await;
     on_bob.report(vec![], vec![replica(first, true)]).await;
     let answered = who_answers(&house, "demo", None).await.unwrap();
@@ -109,6 +115,28 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
         .await
         .unwrap();
     assert_eq!(again.rollout.id, withdrawn.rollout.id, "twice is as good as once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollouts_are_listed_however_long_the_sets_of_their_nodes_are() {
+    let house = House::start().await;
+    let ada = Agent::join(&house, "ada").await;
+    let mut on_ada = ada.session().await;
+    let job = house.submit().await;
+    let attempt = on_ada.attempt().await;
+    let first = ada.commit(&job, &attempt, 5, None).await.unwrap();
+    let long = |which: usize| {
+        let label = |index: usize| (name(&format!("{which:0>30}-{index:0>30}")), name(&"v".repeat(60)));
+        NodeSelector::Labels((0..64).map(label).collect())
+    };
+    push(&house, first, long(0)).await;
+    let fleet = house.fleet().await;
+    let id = soon(fleet.rollouts(false)).await.unwrap()[0].id.unwrap().to_string();
+    for which in 1..=10 {
+        soon(fleet.withdraw(&id, &long(which))).await.unwrap();
+    }
+    let to = soon(fleet.rollouts(false)).await.unwrap()[0].to.clone();
+    assert!(to.contains(" and 56 more but nodes with ") && to.ends_with(" and 2 more"), "{to}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

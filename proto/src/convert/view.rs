@@ -68,16 +68,23 @@ impl TryFrom<v1::GetStatusResponse> for StatusView {
 
 impl From<BlobsView> for v1::get_status_response::Blobs {
     fn from(blobs: BlobsView) -> Self {
-        let BlobsView { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes } = blobs;
-        Self { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes }
+        let BlobsView { count, bytes, unreferenced_bytes, unfinished_bytes, bytes_max, disk_free_bytes } =
+            blobs;
+        Self { count, bytes, unreferenced_bytes, unfinished_bytes, bytes_max, disk_free_bytes }
     }
 }
 
 impl From<v1::get_status_response::Blobs> for BlobsView {
     fn from(blobs: v1::get_status_response::Blobs) -> Self {
-        let v1::get_status_response::Blobs { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes } =
-            blobs;
-        Self { count, bytes, unreferenced_bytes, bytes_max, disk_free_bytes }
+        let v1::get_status_response::Blobs {
+            count,
+            bytes,
+            unreferenced_bytes,
+            unfinished_bytes,
+            bytes_max,
+            disk_free_bytes,
+        } = blobs;
+        Self { count, bytes, unreferenced_bytes, unfinished_bytes, bytes_max, disk_free_bytes }
     }
 }
 
@@ -435,6 +442,7 @@ impl From<ReplicaView> for v1::Replica {
             node_name: replica.node_name.into(),
             state: Some(state),
             active: replica.active,
+            to_be_active: replica.to_be_active,
         }
     }
 }
@@ -454,6 +462,7 @@ impl TryFrom<v1::Replica> for ReplicaView {
             node_name: Name::new("node_name", &replica.node_name)?,
             state,
             active: replica.active,
+            to_be_active: replica.to_be_active,
         })
     }
 }

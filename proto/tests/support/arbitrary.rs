@@ -512,8 +512,15 @@ pub(crate) fn checkpoint_manifest() -> impl Strategy<Value = CheckpointManifest>
 }
 
 pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
-    let replica = (node_id(), name(), option::of(replica_state()), any::<bool>())
-        .prop_map(|(node, node_name, state, active)| ReplicaView { node, node_name, state, active });
+    let replica = (node_id(), name(), option::of(replica_state()), any::<(bool, bool)>()).prop_map(
+        |(node, node_name, state, (active, to_be_active))| ReplicaView {
+            node,
+            node_name,
+            state,
+            active,
+            to_be_active,
+        },
+    );
     (checkpoint_manifest(), name(), time(), any::<(bool, bool)>(), vec(replica, 0..4)).prop_map(
         |(manifest, job_name, committed_at, (is_best, is_pinned), replicas)| CheckpointView {
             id: manifest.id(),

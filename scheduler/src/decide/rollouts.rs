@@ -15,7 +15,8 @@ use crate::{
     request::Rejected,
 };
 
-pub(super) fn push(cluster: &Cluster, rollout: Rollout) -> Result<Decision, Rejected> {
+/// The newest push is the newest rollout, also where the clock was set back.
+pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, Rejected> {
     if cluster.rollouts.contains_key(&rollout.id) {
         return Ok(Decision::done([]));
     }
@@ -23,7 +24,9 @@ pub(super) fn push(cluster: &Cluster, rollout: Rollout) -> Result<Decision, Reje
     let rate = rollout.bytes_per_sec_max.unwrap_or(u64::MAX);
     check_range("bytes_per_sec_max", rate, RATE_BYTES_PER_SEC_MIN, u64::MAX)?;
     check_nodes(cluster, "to", &rollout.to)?;
-    check_room(cluster.rollouts.len(), ROLLOUTS_MAX, "rollouts")?;
+    check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "rollouts in force")?;
+    let newest = cluster.rollouts.values().map(|rollout| rollout.at).max();
+    rollout.at = newest.map_or(rollout.at, |newest| rollout.at.max(Timestamp(newest.0.saturating_add(1))));
     Ok(Decision::done([Change::RolloutStarted { rollout }]))
 }
 
@@ -59,11 +62,12 @@ pub(super) fn roll_back(
     check_nodes(cluster, "from", &from)?;
     let nodes: Vec<&Node> =
         cluster.nodes.values().filter(|node| from.selects(node.id, &node.labels)).collect();
-    let matters =
-        |rollout: &&Rollout| from == NodeSelector::All || nodes.iter().any(|node| rollout.reaches(node));
-    let newest = cluster.activations(id).into_iter().rfind(matters).map(|rollout| rollout.id);
-    match newest {
-        Some(newest) => withdraw(cluster, newest, from, by, at),
+    let activations = cluster.activations(id);
+    // One that reaches no node any more changes nothing when it is taken back, so it comes last.
+    let reaching = activations.iter().rfind(|rollout| nodes.iter().any(|node| rollout.reaches(node)));
+    let left = || activations.last().filter(|_| from == NodeSelector::All);
+    match reaching.or_else(left) {
+        Some(newest) => withdraw(cluster, newest.id, from, by, at),
         None => Err(Rejected::NothingActivated { job: job.spec.name.clone() }),
     }
 }

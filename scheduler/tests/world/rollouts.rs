@@ -53,7 +53,8 @@ impl World {
         let nodes: Vec<_> = nodes.cloned().collect();
         let reaches = |rollout: &Rollout| nodes.iter().any(|node| rollout.reaches(node));
         let activations = self.cluster.activations(job);
-        let newest = activations.iter().rfind(|rollout| from == NodeSelector::All || reaches(rollout));
+        let left = activations.last().filter(|_| from == NodeSelector::All);
+        let newest = activations.iter().rfind(|rollout| reaches(rollout)).or(left);
         let newest = newest.map(|rollout| rollout.id);
         match (self.ask(Request::RollBack { job, from, by }), newest) {
             (Ok(decision), Some(rollout)) => {
