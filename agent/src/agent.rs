@@ -110,6 +110,7 @@ pub(crate) struct Agent {
     pub(crate) inventory: watch::Sender<Inventory>,
     /// Tells the session's keeper that its end is wanted.
     pub(crate) farewell: CancellationToken,
+    /// The exchange of blobs with other nodes, if there is one.
     pub(crate) peers: Option<Peers>,
     lease: Lease,
     assignment: Option<Assignment>,
@@ -128,7 +129,6 @@ impl Agent {
         calibrator: Calibrator,
         inventory: watch::Sender<Inventory>,
         farewell: CancellationToken,
-        peers: Option<Peers>,
     ) -> Self {
         Self {
             settings,
@@ -138,7 +138,7 @@ impl Agent {
             calibrator,
             inventory,
             farewell,
-            peers,
+            peers: None,
             lease: Lease::default(),
             assignment: None,
             session: None,

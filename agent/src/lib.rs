@@ -281,7 +281,8 @@ pub async fn run_on(
         peers: peers.clone(),
     };
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-    let agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell, peers);
+    let mut agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
+    agent.peers = peers;
     agent
         .run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown)
         .await;

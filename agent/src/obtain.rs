@@ -140,7 +140,8 @@ impl Obtainer {
         for (blob, size_bytes) in named {
             match self.peers.as_ref().filter(|_| *size_bytes >= SWARM_SIZE_BYTES_MIN) {
                 Some(peers) => {
-                    self.from_peers(peers, &clients, &limit, (*blob, *size_bytes), &mut on_bytes).await?;
+                    self.fetch_from_peers(peers, &clients, &limit, (*blob, *size_bytes), &mut on_bytes)
+                        .await?;
                 }
                 None => from_coordinator.push(*blob),
             }
@@ -150,7 +151,7 @@ impl Obtainer {
     }
 
     /// One blob from whoever has it; from the coordinator if the others do not bring it.
-    async fn from_peers(
+    async fn fetch_from_peers(
         &self,
         peers: &Peers,
         clients: &Clients,

@@ -171,20 +171,17 @@ impl Tracking {
         let before = std::mem::take(&mut member.wants);
         for wanted in report.wants.iter().filter(|wanted| !member.holds.contains(&wanted.blob)) {
             member.wants.insert(wanted.blob, wanted.fetch);
-            match before.get(&wanted.blob) {
-                Some(fetch) => {
-                    state.tracker.progressed(wanted.blob, node, wanted.held);
-                    if *fetch != wanted.fetch {
-                        member.due.insert(wanted.blob);
-                        member.is_due.notify_one();
-                    }
+            if let Some(fetch) = before.get(&wanted.blob) {
+                state.tracker.progressed(wanted.blob, node, wanted.held);
+                if *fetch != wanted.fetch {
+                    member.due.insert(wanted.blob);
+                    member.is_due.notify_one();
                 }
-                None => {
-                    if self.blobs.has(wanted.blob) && state.here.insert(wanted.blob) {
-                        state.tracker.has_all(wanted.blob, COORDINATOR);
-                    }
-                    state.tracker.wants(wanted.blob, node, wanted.held);
+            } else {
+                if self.blobs.has(wanted.blob) && state.here.insert(wanted.blob) {
+                    state.tracker.has_all(wanted.blob, COORDINATOR);
                 }
+                state.tracker.wants(wanted.blob, node, wanted.held);
             }
         }
         let is_over = |blob: &&BlobId| !member.wants.contains_key(blob) && !member.holds.contains(blob);

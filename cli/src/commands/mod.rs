@@ -31,7 +31,7 @@ use crate::{
 /// Runs one command.
 pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcome {
     match command {
-        Command::Up(args) => serve::up(args, home).await,
+        Command::Up(args) => Box::pin(serve::up(args, home)).await,
         Command::Coordinator(args) => serve::coordinator(args, home, output).await,
         Command::Agent(args) => serve::agent(args, home, output).await,
         Command::Login(args) => access::login(args, home, output).await,

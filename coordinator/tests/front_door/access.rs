@@ -107,9 +107,8 @@ async fn every_call_is_denied_to_those_it_is_not_for() {
         let (anyone, mut allowed) = match (service, method) {
             ("hatchery.v1.Agents", "Join") => (true, vec![]),
             ("hatchery.v1.Agents", "Renew") => (false, vec!["agent", "operator", "viewer"]),
-            ("hatchery.v1.Agents", _) => (false, vec!["agent"]),
+            ("hatchery.v1.Agents" | "hatchery.v1.Peers", _) => (false, vec!["agent"]),
             ("hatchery.v1.Blobs", _) => (false, vec!["agent", "operator"]),
-            ("hatchery.v1.Peers", _) => (false, vec!["agent"]),
             ("hatchery.v1.Fleet", method) if VIEWERS.contains(&method) => (false, vec!["operator", "viewer"]),
             ("hatchery.v1.Fleet", _) => (false, vec!["operator"]),
             _ => (false, vec!["agent", "operator", "viewer"]),
