@@ -41,8 +41,7 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
     if args.wait {
         let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
         let nodes = selected.map(|node| (node.id, node.name.to_string())).collect();
-        let waiting = Waiting::new(nodes, args.activate, output);
-        checkpoint = Box::pin(waiting.wait(&fleet, &checkpoint)).await?;
+        checkpoint = Waiting::new(nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
         if output == Output::Json {
             return Ok(());
         }
