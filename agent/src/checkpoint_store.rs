@@ -389,7 +389,7 @@ mod tests {
         let store = open(folder.path());
         let blobs = store.blobs();
         let half = Arc::new(manifest(blobs));
-        let large = PieceManifest::of_reader(vec![7_u8; 3 << 20].as_slice(), 3 << 20).unwrap();
+        let large = PieceManifest::of_bytes(&vec![7; 3 << 20]);
         let mut given_up = CheckpointManifest { step: 2, ..CheckpointManifest::clone(&half) };
         given_up.files[2].blob = large.id();
         let (given_up, id) = (Arc::new(given_up.clone()), given_up.id());

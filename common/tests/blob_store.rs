@@ -132,6 +132,7 @@ fn a_transfer_has_one_writer_and_ends_when_all_is_there() {
         "not to be seen yet"
     );
     assert!(matches!(writer.finish(), Err(BlobError::Incomplete { missing: 1, count: 3, .. })));
+    drop(writer);
     let writer = store.resume(id).unwrap();
     write_pieces(&writer, &bytes, [1]);
     assert_eq!(writer.finish().unwrap(), id);
@@ -199,6 +200,7 @@ fn a_piece_that_rots_during_the_transfer_is_missing_at_its_end() {
     let id = writer.id();
     flip_bit(&folder.path().join("partial").join(format!("{id}.data")), 3);
     assert!(matches!(writer.finish(), Err(BlobError::Incomplete { missing: 1, .. })));
+    drop(writer);
     let writer = store.resume(id).unwrap();
     assert_eq!(writer.missing(), [0]);
     write_pieces(&writer, &bytes, [0]);
