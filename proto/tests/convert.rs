@@ -68,12 +68,12 @@ proptest! {
     }
 
     #[test]
-    fn a_rollout_survives(rollout in arbitrary::rollout_view()) {
+    fn a_rollout_survives(rollout in arbitrary::rollouts::rollout_view()) {
         round_trip::<_, v1::Rollout>(rollout);
     }
 
     #[test]
-    fn a_self_test_survives(self_test in arbitrary::self_test()) {
+    fn a_self_test_survives(self_test in arbitrary::rollouts::self_test()) {
         round_trip::<_, v1::SelfTest>(self_test);
     }
 

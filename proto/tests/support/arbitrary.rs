@@ -1,5 +1,10 @@
 //! Any value of the domain's large types.
 
+#[path = "arbitrary/peers.rs"]
+mod peers;
+#[path = "arbitrary/rollouts.rs"]
+pub(crate) mod rollouts;
+
 use std::{num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
@@ -10,24 +15,22 @@ use hatchery_common::{
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{BlobId, CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
+    id::{BlobId, CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, NodeMode, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
         ReplicaPolicy, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow, TrainSpec,
     },
-    self_test::{SELF_TEST_BYTES, SelfTest},
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
         CoordinatorMessage, ReplicaReport, ReplicaState, Report,
     },
-    swarm::{FetchPlan, PeerReach, PlannedParent, SwarmReport, Trouble, Wait, WantedBlob},
     time::Timestamp,
     trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
     view::{
-        ActiveView, CheckpointView, FailureView, JobView, NodeState, NodeView, PeersView, ReplicaView,
-        RolloutView, RunningView, WaitingView,
+        ActiveView, CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView,
+        WaitingView,
     },
 };
 use proptest::{
@@ -36,6 +39,8 @@ use proptest::{
     prelude::*,
     sample::select,
 };
+
+use peers::{blob_id, fetch_plan, peers_view, swarm_report, trouble};
 
 pub(crate) fn job_id() -> impl Strategy<Value = JobId> {
     any::<[u8; 16]>().prop_map(JobId::from_bytes)
@@ -466,24 +471,6 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
     )
 }
 
-fn peers_view() -> impl Strategy<Value = PeersView> {
-    let link = (any::<bool>(), option::of(1.0..1e9), option::of(1.0..1e9));
-    let addresses = vec(select(vec!["gpu-a:4748".to_owned(), "[::1]:80".to_owned()]), 0..3);
-    (addresses, link, any::<(u64, u64, u32)>(), vec(name(), 0..3), any::<bool>()).prop_map(
-        |(addresses, link, bytes, suspected_by, is_barred)| PeersView {
-            addresses,
-            can_be_dialled: link.0,
-            up_bytes_per_sec: link.1,
-            down_bytes_per_sec: link.2,
-            sent_bytes: bytes.0,
-            received_bytes: bytes.1,
-            fetching: bytes.2,
-            suspected_by,
-            is_barred,
-        },
-    )
-}
-
 pub(crate) fn checkpoint_manifest() -> impl Strategy<Value = CheckpointManifest> {
     let files = vec((digest(), 1..=1u64 << 30), 4).prop_map(|files| {
         let named = CheckpointManifest::FILES.into_iter().zip(files);
@@ -534,34 +521,6 @@ pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
     )
 }
 
-pub(crate) fn rollout_view() -> impl Strategy<Value = RolloutView> {
-    let what = (option::of(any::<[u8; 16]>()), job_id(), name(), checkpoint_id(), any::<u64>());
-    let whose = (text(), option::of(name()), time(), any::<bool>());
-    let rest = (option::of(any::<u64>()), option::of(time()), any::<(u32, u32, u32, u32)>());
-    (what, whose, rest).prop_map(|(what, whose, rest)| RolloutView {
-        id: what.0.map(RolloutId::from_bytes),
-        job: what.1,
-        job_name: what.2,
-        checkpoint: what.3,
-        step: what.4,
-        to: whose.0,
-        by: whose.1,
-        at: whose.2,
-        activate: whose.3,
-        bytes_per_sec_max: rest.0,
-        withdrawn_at: rest.1,
-        nodes: rest.2.0,
-        ready: rest.2.1,
-        active: rest.2.2,
-        failed: rest.2.3,
-    })
-}
-
-pub(crate) fn self_test() -> impl Strategy<Value = SelfTest> {
-    (vec(any::<u8>(), SELF_TEST_BYTES), vec(-1e3..=0.0f64, SELF_TEST_BYTES))
-        .prop_map(|(answer, log_probabilities)| SelfTest { answer, log_probabilities })
-}
-
 fn finished() -> impl Strategy<Value = GenerationFinished> {
     let finish_reason = select(vec![FinishReason::MaxBytes, FinishReason::StopString]);
     (amount(), amount(), any::<u32>(), any::<bool>(), finish_reason).prop_map(
@@ -597,60 +556,6 @@ pub(crate) fn agent_message() -> impl Strategy<Value = AgentMessage> {
         swarm_report().prop_map(AgentMessage::Swarm),
         (blob_id(), trouble()).prop_map(|(blob, trouble)| AgentMessage::PeerTrouble { blob, trouble }),
     ]
-}
-
-fn blob_id() -> impl Strategy<Value = BlobId> {
-    digest().prop_map(BlobId)
-}
-
-fn addresses() -> impl Strategy<Value = Vec<String>> {
-    vec(select(vec!["gpu-a:4748".to_owned(), "[::1]:80".to_owned(), "10.0.0.7:65535".to_owned()]), 0..3)
-}
-
-fn swarm_report() -> impl Strategy<Value = SwarmReport> {
-    let reach = (option::of(1..=u16::MAX), addresses(), option::of(any::<u32>()))
-        .prop_map(|(port, addresses, children_max)| PeerReach { port, addresses, children_max });
-    let wants = vec(
-        (blob_id(), any::<u32>(), any::<u64>()).prop_map(|(blob, held, fetch)| WantedBlob {
-            blob,
-            held,
-            fetch,
-        }),
-        0..3,
-    );
-    let rates = (option::of(1.0..1e12), option::of(1.0..1e12), any::<(u64, u64)>());
-    (option::of(reach), option::of(vec(blob_id(), 0..3)), wants, rates).prop_map(
-        |(reach, holds, wants, (up_bytes_per_sec, down_bytes_per_sec, (sent_bytes, received_bytes)))| {
-            SwarmReport {
-                reach,
-                holds,
-                wants,
-                up_bytes_per_sec,
-                down_bytes_per_sec,
-                sent_bytes,
-                received_bytes,
-            }
-        },
-    )
-}
-
-fn trouble() -> impl Strategy<Value = Trouble> {
-    prop_oneof![
-        node_id().prop_map(Trouble::Stalled),
-        node_id().prop_map(Trouble::Slow),
-        node_id().prop_map(Trouble::Wrong),
-        Just(Trouble::Starved),
-    ]
-}
-
-fn fetch_plan() -> impl Strategy<Value = FetchPlan> {
-    let parent = (node_id(), addresses()).prop_map(|(node, addresses)| PlannedParent { node, addresses });
-    let waits = option::of(select(vec![Wait::NoHolder, Wait::NoSlot]));
-    (blob_id(), vec(parent, 0..3), waits).prop_map(|(blob, parents, waits)| FetchPlan {
-        blob,
-        parents,
-        waits,
-    })
 }
 
 pub(crate) fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
