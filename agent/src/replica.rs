@@ -6,7 +6,7 @@ use hatchery_common::{id::CheckpointId, session::ReplicaState};
 use hatchery_proto::client::CallError;
 use tokio::sync::mpsc;
 
-use crate::{models::Models, obtain::Obtainer, self_test::SelfTester};
+use crate::{models::Models, obtain::Obtainer, restock, self_test::SelfTester};
 
 /// What making a replica needs.
 #[derive(Clone)]
@@ -34,7 +34,11 @@ impl ReplicaMaker {
             Err(error) => Err(error.to_string()),
         };
         let state = match tested {
-            Ok(self_test_ms) => ReplicaState::Ready { self_test_ms },
+            Ok(self_test_ms) => {
+                // By itself, since this work is over once the replica is ready.
+                tokio::spawn(restock::after_fetch(self.obtainer.clone(), id));
+                ReplicaState::Ready { self_test_ms }
+            }
             Err(why) => ReplicaState::Failed { why },
         };
         // Nobody listens any more only when the agent ends.

@@ -35,6 +35,15 @@ pub(crate) async fn run(obtainer: Obtainer, mut wished: watch::Receiver<BTreeSet
     }
 }
 
+/// Asks what the coordinator lacks of a checkpoint that has just come here: it may have been found damaged there on the way,
+/// while others had it.
+pub(crate) async fn after_fetch(obtainer: Obtainer, id: CheckpointId) {
+    let clients = obtainer.link().clients().await;
+    if let Err(error) = restock(&obtainer, &clients, id).await {
+        tracing::debug!(checkpoint = %id.short(), %error, "cannot see what the coordinator lacks");
+    }
+}
+
 /// Asks for each of `wished` that is not among those `asked` for; false if it has to be tried again later.
 async fn restock_all(
     obtainer: &Obtainer,
@@ -63,6 +72,7 @@ async fn forget_damaged(obtainer: &Obtainer, error: &TransferError) {
     }
 }
 
+/// Brings what the coordinator lacks of one checkpoint that is here.
 async fn restock(obtainer: &Obtainer, clients: &Clients, id: CheckpointId) -> Result<(), TransferError> {
     let Some(manifest) = obtainer.store().manifest(id) else { return Ok(()) };
     let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();

@@ -186,7 +186,7 @@ fn a_bit_flips(points: &str) -> io::Result<Vec<Finding>> {
     let blob = model["blob"].as_str().unwrap().to_owned();
     site.kill_coordinator();
     flip_bit(&blob_path(&site.coordinator_state().join("blobs"), &blob), &mut Dice::new(1))?;
-    site.history.records().flipped.push(blob);
+    site.history.records().flipped.push(blob.clone());
     site.start_coordinator("", &[])?;
     let [lost, holder] = site.agents() else { return Err(io::Error::other("two agents were asked for")) };
     lost.kill();
@@ -202,5 +202,8 @@ fn a_bit_flips(points: &str) -> io::Result<Vec<Finding>> {
         let mut replicas = checkpoints[0]["replicas"].as_array()?.iter();
         replicas.all(|one| one["state"]["state"] == "ready").then_some(())
     })?;
+    // Whoever has fetched it from the other asks whether the coordinator has it still.
+    let path = blob_path(&site.coordinator_state().join("blobs"), &blob);
+    site.wait_for("the coordinator has it again", || path.exists().then_some(()))?;
     findings(&site)
 }
