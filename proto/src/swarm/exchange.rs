@@ -46,7 +46,7 @@ struct Fetching {
 
 impl Exchange {
     /// Fetches into the store that `shares` serves. `troubles` is told what the tracker should hear of; what finds no room
-    /// there is left out, since it comes again.
+    /// there is left out.
     pub fn new(
         store: BlobStore,
         shares: Shares,

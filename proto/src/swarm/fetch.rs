@@ -379,7 +379,7 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
             Step::Tell { parent, message } => self.tell(parent, &message),
             Step::Report(trouble) => {
                 tracing::debug!(blob = %self.fetch.blob.short(), ?trouble, "trouble with a parent");
-                // Without room it is left out: what goes on is said again.
+                // Without room it is left out: stalls and hunger are said again, and a ban holds here in any case.
                 let _full = self.fetch.troubles.try_send((self.fetch.blob, trouble));
             }
         }
