@@ -189,21 +189,27 @@ fn a_bit_flips(points: &str) -> io::Result<Vec<Finding>> {
     site.history.records().flipped.push(blob.clone());
     site.start_coordinator("", &[])?;
     let [lost, holder] = site.agents() else { return Err(io::Error::other("two agents were asked for")) };
+    // The other is away while the coordinator is asked; else all of it might come from there, and nobody would have
+    // read the damaged copy.
+    holder.kill();
     lost.kill();
     lost.lose_disk()?;
     site.start_agent(lost, "")?;
-    let told = lost.wait_for_line(&["checkpoint ready", "checkpoint not ready"])?;
-    if told.contains("not ready") {
-        // Nodes look for what the coordinator lacks whenever a session begins.
-        holder.proxy.reset_connections();
-    }
+    let path = blob_path(&site.coordinator_state().join("blobs"), &blob);
+    site.wait_for("the damage is found, or taken for good", || {
+        let checkpoints = site.ask(&["checkpoints", "--output", "json"]).json()?;
+        let taken = checkpoints[0]["replicas"].as_array()?.iter().any(|one| {
+            one["node_name"].as_str() == Some(lost.name.as_str()) && one["state"]["state"] == "ready"
+        });
+        (!path.exists() || taken).then_some(())
+    })?;
+    site.start_agent(holder, "")?;
     site.wait_for("both hold it", || {
         let checkpoints = site.ask(&["checkpoints", "--output", "json"]).json()?;
         let mut replicas = checkpoints[0]["replicas"].as_array()?.iter();
         replicas.all(|one| one["state"]["state"] == "ready").then_some(())
     })?;
     // Whoever has fetched it from the other asks whether the coordinator has it still.
-    let path = blob_path(&site.coordinator_state().join("blobs"), &blob);
     site.wait_for("the coordinator has it again", || path.exists().then_some(()))?;
     findings(&site)
 }
