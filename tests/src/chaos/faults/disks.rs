@@ -16,6 +16,7 @@ use crate::chaos::{
     dice::Dice,
     evidence::blob_path,
     history::now_ms,
+    member::Member,
     site::Site,
 };
 
@@ -86,28 +87,30 @@ fn settled_checkpoint(site: &Site, dice: &mut Dice) -> Option<(String, Vec<Strin
     dice.choose(&held).cloned()
 }
 
-/// A bit flips on the coordinator's disk; then a machine that has lost its own disk wants everything anew.
+/// A bit flips on the coordinator's disk; then a machine that has lost its own disk wants everything anew, while no
+/// other holder is there: from those it might have all, and nobody would have read what is damaged.
 pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     let Some((blob, nodes)) = settled_checkpoint(site, dice) else {
         pause(dice, 300, 600);
         return Ok(false);
     };
     site.kill_coordinator();
+    let holders: Vec<&Member> = site.agents().iter().filter(|member| nodes.contains(&member.name)).collect();
+    for member in &holders {
+        member.kill();
+        for trainer in member.trainers() {
+            let _ended = kill_process(trainer, Signal::KILL);
+        }
+    }
     flip_bit(&blob_path(&site.coordinator_state().join("blobs"), &blob), dice)?;
     site.history.records().flipped.push(blob);
     restart_coordinator(site)?;
-    let Some(member) = site.agents().iter().find(|member| nodes.contains(&member.name)) else {
-        return Ok(false);
-    };
-    member.kill();
-    for trainer in member.trainers() {
-        let _ended = kill_process(trainer, Signal::KILL);
-    }
-    member.lose_disk()?;
-    site.start_agent(member, "")?;
+    let Some((lost, others)) = holders.split_first() else { return Ok(false) };
+    lost.lose_disk()?;
+    site.start_agent(lost, "")?;
     pause(dice, 1500, 2500);
     // Nodes look for what the coordinator lacks whenever a session begins.
-    site.agents().iter().for_each(|member| member.proxy.reset_connections());
+    others.iter().try_for_each(|member| site.start_agent(member, ""))?;
     pause(dice, 500, 1000);
     Ok(true)
 }
