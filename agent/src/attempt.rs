@@ -12,6 +12,7 @@ use std::{
 };
 
 use hatchery_common::{
+    checkpoint::ReplicaForm,
     device::{Device, DeviceKind},
     durable::{self, FileError},
     id::CheckpointId,
@@ -279,10 +280,10 @@ impl Attempt {
     ) -> Result<Begin, ObtainError> {
         let (obtainer, spec) = (&self.workshop.obtainer, &self.assigned.spec);
         self.tell(AttemptUpdate::Uses(id)).await;
-        obtainer.obtain(id, None, told).await?;
+        obtainer.obtain(id, ReplicaForm::Whole, None, told).await?;
         Ok(match obtainer.store().folder(id) {
-            Some(folder) if spec.fine_tunes(id) => Begin::FineTune(folder),
-            Some(folder) => Begin::Resume(folder),
+            Some((folder, _)) if spec.fine_tunes(id) => Begin::FineTune(folder),
+            Some((folder, _)) => Begin::Resume(folder),
             None => Begin::Anew,
         })
     }

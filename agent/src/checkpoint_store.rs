@@ -1,4 +1,8 @@
 //! The checkpoints that are here: each a folder of links to verified blobs, complete or not there at all.
+//!
+//! A folder has one of two forms: whole, or serving-only, which has two of the files (see [`ReplicaForm`]). Its files tell
+//! which, since the weights of the two differ in size. A serving-only one becomes whole in its place: what it lacks is
+//! linked into it, and the other weights take the name last, by one rename; up to then it is what it was.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +14,12 @@ use std::{
 
 use hatchery_common::{
     blob::{BlobError, BlobStore, PieceManifest},
-    checkpoint::{CheckpointFile, CheckpointManifest},
+    checkpoint::{CheckpointFile, CheckpointManifest, MODEL_FILE, ReplicaForm},
     durable::{self, FileError},
     id::{BlobId, CheckpointId},
 };
 
-use crate::files::{UNFINISHED, finished_names, remove_folder};
+use crate::files::{UNFINISHED, finished_names, remove_file, remove_folder};
 
 /// The file in a checkpoint's folder that says what it is.
 const MANIFEST_FILE: &str = "manifest.json";
@@ -45,11 +49,28 @@ pub(crate) struct CheckpointStore {
 
 #[derive(Debug, Default)]
 struct State {
-    held: BTreeMap<CheckpointId, Arc<CheckpointManifest>>,
-    /// Those of which parts may be here though they are not held: they are on their way here, or on their way out.
+    held: BTreeMap<CheckpointId, Held>,
+    /// Those of which parts may be here beside what is held: they are on their way here, or on their way out.
     begun: BTreeMap<CheckpointId, Arc<CheckpointManifest>>,
     /// How many are at work with a blob that no held checkpoint may name yet.
     pins: BTreeMap<BlobId, usize>,
+}
+
+/// A checkpoint that is here.
+#[derive(Clone, Debug)]
+struct Held {
+    manifest: Arc<CheckpointManifest>,
+    form: ReplicaForm,
+}
+
+impl Held {
+    fn files(&self) -> impl Iterator<Item = (&str, &CheckpointFile)> {
+        self.manifest.files_in(self.form)
+    }
+
+    fn names(&self, blob: BlobId) -> bool {
+        self.files().any(|(_, file)| file.blob == blob)
+    }
 }
 
 /// Keeps blobs from being removed until dropped.
@@ -66,9 +87,10 @@ impl CheckpointStore {
         let store = Self { folder: folder.to_owned(), blobs, state: Arc::default(), working: Arc::default() };
         for name in finished_names(folder)? {
             let path = folder.join(&name);
-            match read_manifest(&path) {
-                Some(manifest) if manifest.id().to_string() == name => {
-                    store.state().held.insert(manifest.id(), Arc::new(manifest));
+            match read_held(&path) {
+                Some(held) if held.manifest.id().to_string() == name => {
+                    clear_others(&path, &held)?;
+                    store.state().held.insert(held.manifest.id(), held);
                 }
                 _ => {
                     tracing::warn!(folder = %path.display(), "this is no complete checkpoint; it is removed");
@@ -92,27 +114,53 @@ impl CheckpointStore {
         self.state().held.keys().copied().collect()
     }
 
-    /// Notes that the blobs of a checkpoint are about to come, so that its removal finds them.
-    pub(crate) fn begin(&self, id: CheckpointId, manifest: &Arc<CheckpointManifest>) {
+    /// Notes that the blobs of a checkpoint are about to come, for a replica of this form, so that its removal finds them.
+    pub(crate) fn begin(&self, id: CheckpointId, manifest: &Arc<CheckpointManifest>, form: ReplicaForm) {
         let mut state = self.state();
-        if !state.held.contains_key(&id) {
+        if state.held.get(&id).is_none_or(|held| held.form < form) {
             state.begun.insert(id, Arc::clone(manifest));
         }
     }
 
-    /// Every checkpoint of which parts may be here, but not all of it.
+    /// Every checkpoint of which parts may be here beside what is held.
     pub(crate) fn begun(&self) -> Vec<CheckpointId> {
         self.state().begun.keys().copied().collect()
     }
 
-    /// The manifest of a checkpoint that is here.
-    pub(crate) fn manifest(&self, id: CheckpointId) -> Option<Arc<CheckpointManifest>> {
-        self.state().held.get(&id).cloned()
+    /// Removes what was begun to make serving-only checkpoints whole, and given up. Only when nothing is under way.
+    pub(crate) fn discard_given_up(&self) -> Result<(), CheckpointStoreError> {
+        let given_up: Vec<(CheckpointId, Arc<CheckpointManifest>)> = {
+            let state = self.state();
+            let begun = state.begun.iter().filter(|(id, _)| state.held.contains_key(*id));
+            begun.map(|(id, manifest)| (*id, Arc::clone(manifest))).collect()
+        };
+        for (id, manifest) in given_up {
+            self.remove_unused(&blobs_of(&manifest))?;
+            self.state().begun.remove(&id);
+        }
+        Ok(())
     }
 
-    /// Where a checkpoint's files are, if it is here.
-    pub(crate) fn folder(&self, id: CheckpointId) -> Option<PathBuf> {
-        self.state().held.contains_key(&id).then(|| self.path(id))
+    /// The manifest of a checkpoint that is here.
+    pub(crate) fn manifest(&self, id: CheckpointId) -> Option<Arc<CheckpointManifest>> {
+        self.state().held.get(&id).map(|held| Arc::clone(&held.manifest))
+    }
+
+    /// The form of a checkpoint that is here.
+    pub(crate) fn form(&self, id: CheckpointId) -> Option<ReplicaForm> {
+        self.state().held.get(&id).map(|held| held.form)
+    }
+
+    /// The blobs of a checkpoint that is here, those alone that its form has.
+    pub(crate) fn blobs_held(&self, id: CheckpointId) -> Vec<BlobId> {
+        let state = self.state();
+        let files = state.held.get(&id).into_iter().flat_map(Held::files);
+        files.map(|(_, file)| file.blob).collect()
+    }
+
+    /// Where a checkpoint's files are, if it is here, and in which form.
+    pub(crate) fn folder(&self, id: CheckpointId) -> Option<(PathBuf, ReplicaForm)> {
+        self.form(id).map(|form| (self.path(id), form))
     }
 
     /// Keeps `blobs` from being removed until the guard is dropped.
@@ -123,11 +171,20 @@ impl CheckpointStore {
         Pins { store: self.clone(), blobs }
     }
 
-    /// Puts a checkpoint together whose blobs are all here: each is hashed, linked into a new folder, and the folder
-    /// gets its name when it is complete and on the disk. One that is there already is hashed again.
-    pub(crate) fn install(&self, manifest: &CheckpointManifest) -> Result<(), CheckpointStoreError> {
-        let id = manifest.id();
-        let installed = self.alone_with(id, || self.install_alone(id, manifest));
+    /// Puts a checkpoint of this form together whose blobs are all here: each is hashed, linked into a new folder, and the
+    /// folder gets its name when it is complete and on the disk. One that is there already is hashed again, or becomes
+    /// whole.
+    pub(crate) fn install(
+        &self,
+        manifest: &Arc<CheckpointManifest>,
+        form: ReplicaForm,
+    ) -> Result<(), CheckpointStoreError> {
+        let (id, form) = (manifest.id(), manifest.form_for(form));
+        let installed = self.alone_with(id, || match self.form(id) {
+            Some(held) if held < form => self.complete_alone(id, manifest),
+            Some(_) => self.verify_alone(id),
+            None => self.install_alone(id, manifest, form),
+        });
         if let Err(CheckpointStoreError::Blob(BlobError::Corrupt { id: blob, .. })) = &installed {
             self.forget_all_with(*blob)?;
         }
@@ -136,9 +193,8 @@ impl CheckpointStore {
 
     /// Removes every checkpoint that has a blob which was found damaged: their folders are links to the same bytes.
     pub(crate) fn forget_all_with(&self, blob: BlobId) -> Result<(), CheckpointStoreError> {
-        let names = |manifest: &CheckpointManifest| manifest.files.iter().any(|file| file.blob == blob);
         let ids: Vec<CheckpointId> =
-            self.state().held.iter().filter(|(_, manifest)| names(manifest)).map(|(id, _)| *id).collect();
+            self.state().held.iter().filter(|(_, held)| held.names(blob)).map(|(id, _)| *id).collect();
         for id in ids {
             self.alone_with(id, || if self.manifest(id).is_some() { self.forget(id) } else { Ok(()) })?;
         }
@@ -148,36 +204,64 @@ impl CheckpointStore {
     fn install_alone(
         &self,
         id: CheckpointId,
-        manifest: &CheckpointManifest,
+        manifest: &Arc<CheckpointManifest>,
+        form: ReplicaForm,
     ) -> Result<(), CheckpointStoreError> {
-        if self.manifest(id).is_some() {
-            return self.verify_alone(id);
-        }
         let unfinished = tempfile::Builder::new()
             .prefix(UNFINISHED)
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&self.folder)
             .map_err(|error| FileError::new("write in", &self.folder, error))?;
-        for file in &manifest.files {
-            self.blobs.link_or_copy_to(file.blob, &unfinished.path().join(&file.name))?;
+        for (name, file) in manifest.files_in(form) {
+            self.blobs.link_or_copy_to(file.blob, &unfinished.path().join(name))?;
         }
-        let text = serde_json::to_vec(manifest).expect("a manifest of text and numbers is always JSON");
+        let text = serde_json::to_vec(&**manifest).expect("a manifest of text and numbers is always JSON");
         durable::write_atomically(&unfinished.path().join(MANIFEST_FILE), &text)?;
         let path = self.path(id);
         // What stands there without being held is no checkpoint.
         remove_folder(&path)?;
         durable::rename(&unfinished.keep(), &path)?;
+        {
+            let mut state = self.state();
+            state.held.insert(id, Held { manifest: Arc::clone(manifest), form });
+            state.begun.remove(&id);
+        }
+        // It may have been here whole before.
+        match self.remove_unused(&blobs_of(manifest)) {
+            // Somebody lets go of it just now.
+            Err(CheckpointStoreError::Blob(BlobError::Busy { .. })) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a serving-only checkpoint whole.
+    fn complete_alone(
+        &self,
+        id: CheckpointId,
+        manifest: &Arc<CheckpointManifest>,
+    ) -> Result<(), CheckpointStoreError> {
+        let path = self.path(id);
+        let (weights, others): (Vec<_>, Vec<_>) =
+            manifest.files_in(ReplicaForm::Whole).partition(|(name, _)| *name == MODEL_FILE);
+        // The weights last: from then on it is whole.
+        for (name, file) in others.into_iter().chain(weights) {
+            if let Err(error) = self.blobs.link_or_copy_to(file.blob, &path.join(name)) {
+                let held = self.state().held.get(&id).cloned();
+                held.map_or(Ok(()), |held| clear_others(&path, &held))?;
+                return Err(error.into());
+            }
+        }
         let mut state = self.state();
-        state.held.insert(id, Arc::new(manifest.clone()));
+        state.held.insert(id, Held { manifest: Arc::clone(manifest), form: ReplicaForm::Whole });
         state.begun.remove(&id);
         Ok(())
     }
 
     /// Hashes every file of a checkpoint that is here. One found damaged is removed, so that it is fetched again.
     fn verify_alone(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
-        let Some(manifest) = self.manifest(id) else { return Ok(()) };
-        for file in &manifest.files {
-            if let Err(error) = self.verify_file(file, &self.path(id).join(&file.name)) {
+        let Some(held) = self.state().held.get(&id).cloned() else { return Ok(()) };
+        for (name, file) in held.files() {
+            if let Err(error) = self.verify_file(file, &self.path(id).join(name)) {
                 tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint is damaged here; it is removed");
                 self.forget(id)?;
                 return Err(error);
@@ -208,8 +292,7 @@ impl CheckpointStore {
                 self.forget(id)?;
             }
             let Some(manifest) = self.state().begun.get(&id).cloned() else { return Ok(()) };
-            let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
-            self.remove_unused(&blobs)?;
+            self.remove_unused(&blobs_of(&manifest))?;
             self.state().begun.remove(&id);
             Ok(())
         })
@@ -265,8 +348,8 @@ impl CheckpointStore {
     fn forget(&self, id: CheckpointId) -> Result<(), FileError> {
         {
             let mut state = self.state();
-            if let Some(manifest) = state.held.remove(&id) {
-                state.begun.insert(id, manifest);
+            if let Some(held) = state.held.remove(&id) {
+                state.begun.insert(id, held.manifest);
             }
         }
         // First it loses its name, so that no half of it is ever taken for a checkpoint.
@@ -288,8 +371,7 @@ impl CheckpointStore {
 impl State {
     /// Whether a held checkpoint names a blob, or somebody is at work with it.
     fn needs(&self, blob: BlobId) -> bool {
-        let names = |manifest: &Arc<CheckpointManifest>| manifest.files.iter().any(|file| file.blob == blob);
-        self.pins.contains_key(&blob) || self.held.values().any(names)
+        self.pins.contains_key(&blob) || self.held.values().any(|held| held.names(blob))
     }
 }
 
@@ -307,129 +389,35 @@ impl Drop for Pins {
     }
 }
 
-fn read_manifest(folder: &Path) -> Option<CheckpointManifest> {
+fn blobs_of(manifest: &CheckpointManifest) -> Vec<BlobId> {
+    manifest.files.iter().map(|file| file.blob).collect()
+}
+
+/// What a folder holds; none if that is no complete checkpoint of either form.
+fn read_held(folder: &Path) -> Option<Held> {
     let text = durable::read_limited(&folder.join(MANIFEST_FILE), MANIFEST_BYTES_MAX).ok()?;
     let manifest: CheckpointManifest = serde_json::from_slice(&text).ok()?;
-    let complete = manifest.check().is_ok()
-        && manifest.files.iter().all(|file| {
-            folder.join(&file.name).metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes)
-        });
-    complete.then_some(manifest)
+    manifest.check().ok()?;
+    let size_bytes = |name: &str| folder.join(name).metadata().ok().map(|metadata| metadata.len());
+    let is_complete = |form: &ReplicaForm| {
+        manifest.files_in(*form).all(|(name, file)| size_bytes(name) == Some(file.size_bytes))
+    };
+    let form = [ReplicaForm::Whole, ReplicaForm::ServingOnly].into_iter().find(is_complete)?;
+    Some(Held { manifest: Arc::new(manifest), form })
+}
+
+/// Removes from a folder the files that do not belong to its form: it was to become whole, and that broke off.
+fn clear_others(folder: &Path, held: &Held) -> Result<(), FileError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| FileError::new("read", folder, error))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_own = name == MANIFEST_FILE || held.files().any(|(own, _)| name == own);
+        if !is_own && entry.path().is_file() {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use hatchery_common::{
-        blob::BlobLimits,
-        id::{Epoch, JobId},
-        model::{ModelConfig, RawModelConfig},
-        trainer::Metrics,
-    };
-
-    fn open(folder: &Path) -> CheckpointStore {
-        let (blobs, checkpoints) = (folder.join("blobs"), folder.join("checkpoints"));
-        for path in [&blobs, &checkpoints] {
-            std::fs::create_dir_all(path).unwrap();
-        }
-        let blobs = BlobStore::open(&blobs, BlobLimits { free_bytes_min: 0, ..Default::default() }).unwrap();
-        CheckpointStore::open(&checkpoints, blobs).unwrap()
-    }
-
-    /// A checkpoint whose files have their names as bytes.
-    fn manifest(blobs: &BlobStore) -> CheckpointManifest {
-        let files = CheckpointManifest::FILES.iter().map(|name| CheckpointFile {
-            name: (*name).to_owned(),
-            blob: blobs.put_bytes(name.as_bytes()).unwrap(),
-            size_bytes: name.len() as u64,
-        });
-        CheckpointManifest {
-            job: JobId::random(),
-            epoch: Epoch(1),
-            step: 1,
-            parent: None,
-            dataset: "0".repeat(64).parse().unwrap(),
-            model: ModelConfig::new(RawModelConfig::default()).unwrap(),
-            block: 8,
-            metrics: Metrics::default(),
-            files: files.collect(),
-        }
-    }
-
-    #[test]
-    fn a_bit_that_flips_in_a_shared_blob_is_found_for_all_that_share_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        let (one, other) = (manifest(store.blobs()), manifest(store.blobs()));
-        let name = CheckpointManifest::FILES[1];
-        let path = |manifest: &CheckpointManifest| store.path(manifest.id()).join(name);
-        store.install(&one).unwrap();
-        store.install(&other).unwrap();
-        let flip = |path: &Path| {
-            std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-            std::fs::write(path, name.replace('m', "n")).unwrap();
-        };
-        flip(&path(&one));
-        assert!(matches!(store.install(&one), Err(CheckpointStoreError::Blob(BlobError::Corrupt { .. }))));
-        assert_eq!(store.ids(), [], "both are links to the same bytes");
-
-        // The blob comes again, and a folder still has what stood there before.
-        store.blobs().put_bytes(name.as_bytes()).unwrap();
-        store.install(&one).unwrap();
-        store.install(&other).unwrap();
-        std::fs::remove_file(path(&other)).unwrap();
-        std::fs::write(path(&other), name.replace('m', "n")).unwrap();
-        store.install(&other).unwrap();
-        assert_eq!(std::fs::read_to_string(path(&other)).unwrap(), name);
-    }
-
-    #[test]
-    fn with_a_fetch_that_was_given_up_all_of_it_goes_that_nobody_needs() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        let blobs = store.blobs();
-        let half = Arc::new(manifest(blobs));
-        let large = PieceManifest::of_bytes(&vec![7; 3 << 20]);
-        let mut given_up = CheckpointManifest { step: 2, ..CheckpointManifest::clone(&half) };
-        given_up.files[2].blob = large.id();
-        let (given_up, id) = (Arc::new(given_up.clone()), given_up.id());
-        store.begin(id, &given_up);
-        assert_eq!((store.begun(), store.ids()), (vec![id], vec![]));
-        let pins = store.pin(vec![half.files[0].blob]);
-        let writer = blobs.writer(large).unwrap();
-        let error = store.remove(id).unwrap_err();
-        assert!(matches!(error, CheckpointStoreError::Blob(BlobError::Busy { .. })), "{error}");
-        drop(writer);
-        store.remove(id).unwrap();
-        assert_eq!((store.begun(), blobs.partials()), (vec![], vec![]));
-        let left: Vec<BlobId> = blobs.list().iter().map(|blob| blob.id).collect();
-        let mut needed = vec![half.files[0].blob, half.files[2].blob];
-        needed.sort();
-        assert_eq!(left, needed, "what is at work, and what the checkpoint does not name");
-
-        assert!(store.make_room().unwrap());
-        assert_eq!(blobs.list().len(), 1);
-        drop(pins);
-        assert!(store.make_room().unwrap() && blobs.used_bytes() == 0);
-        assert!(!store.make_room().unwrap());
-    }
-
-    #[test]
-    fn many_may_install_one_checkpoint_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        let manifest = manifest(store.blobs());
-        let (id, checkpoints) = (manifest.id(), folder.path().join("checkpoints"));
-        for _ in 0..20 {
-            let _pins = store.pin(manifest.files.iter().map(|file| file.blob).collect());
-            std::thread::scope(|scope| {
-                for _ in 0..8 {
-                    scope.spawn(|| store.install(&manifest).unwrap());
-                }
-            });
-            assert!(manifest.files.iter().all(|file| store.folder(id).unwrap().join(&file.name).is_file()));
-            store.remove(id).unwrap();
-            assert!(store.folder(id).is_none() && !checkpoints.join(id.to_string()).exists());
-        }
-    }
-}
+mod tests;

@@ -11,13 +11,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use hatchery_bdh::Model;
+use hatchery_bdh::{LoadError, Model, ServingError, write_serving_weights};
 use hatchery_common::{
     blob::BlobError,
-    checkpoint::{CheckpointFile, CheckpointManifest, TRAINING_FILE},
+    checkpoint::{CheckpointFile, CheckpointManifest, ReplicaForm, SERVING_FILE, TRAINING_FILE},
     cursor::TrainingCursor,
     durable, faults,
     id::{BlobId, CheckpointId},
+    recipe::ReplicaWeights,
     self_test::SelfTest,
     session::AssignedAttempt,
     trainer::Metrics,
@@ -55,8 +56,8 @@ pub(crate) struct QueueLimits {
 
 impl Finished {
     fn size_bytes(&self) -> u64 {
-        let size = |name: &&str| self.folder.join(name).metadata().map_or(0, |metadata| metadata.len());
-        CheckpointManifest::FILES.iter().map(size).sum()
+        let size = |name| self.folder.join(name).metadata().map_or(0, |metadata| metadata.len());
+        CheckpointManifest::FILES.into_iter().chain([SERVING_FILE]).map(size).sum()
     }
 
     /// The finished checkpoints in a folder, oldest first: what an earlier agent left.
@@ -135,6 +136,17 @@ enum DeliverError {
     Blob(#[from] BlobError),
     #[error(transparent)]
     Store(#[from] CheckpointStoreError),
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+}
+
+/// What is made of a checkpoint once, however often it is tried to deliver it.
+#[derive(Default)]
+struct Made {
+    /// Whether it has weights for replicas that only answer.
+    serving: OnceCell<bool>,
+    /// What it answers.
+    answered: OnceCell<Option<SelfTest>>,
 }
 
 impl Delivery {
@@ -213,10 +225,10 @@ impl Delivery {
         let (job, step) = (self.attempt.job.short(), finished.step);
         let mut retries = self.obtainer.link().retries();
         let mut refusals = 0;
-        let answered = OnceCell::new();
+        let made = Made::default();
         let mut complaint = String::new();
         loop {
-            match self.try_deliver(finished, &answered).await {
+            match self.try_deliver(finished, &made).await {
                 Ok(id) => {
                     tracing::info!(%job, step, checkpoint = %id.short(), "checkpoint committed");
                     return Some(id);
@@ -255,9 +267,21 @@ impl Delivery {
 
     /// What the checkpoint answers here, for all who get it to come to the same. One that does not answer is delivered all
     /// the same: going on from it may be possible.
-    async fn self_test(&self, finished: &Finished) -> Option<SelfTest> {
+    async fn self_test(&self, finished: &Finished, has_serving: bool) -> Option<SelfTest> {
+        let mut self_test = self.answer(finished, Model::load).await?;
+        if has_serving {
+            self_test.serving = self.answer(finished, Model::load_serving).await.map(Box::new);
+        }
+        Some(self_test)
+    }
+
+    async fn answer(
+        &self,
+        finished: &Finished,
+        load: fn(&Path) -> Result<Model, LoadError>,
+    ) -> Option<SelfTest> {
         let folder = finished.folder.clone();
-        let load = move || Model::load(&folder).map(Arc::new).map_err(|error| error.to_string());
+        let load = move || load(&folder).map(Arc::new).map_err(|error| error.to_string());
         match self.self_tester.run(load).await {
             Ok(answered) => Some(answered.self_test),
             Err(why) => {
@@ -267,33 +291,52 @@ impl Delivery {
         }
     }
 
-    /// `answered` is what the checkpoint answers, asked once however often it is tried.
-    async fn try_deliver(
-        &self,
-        finished: &Finished,
-        answered: &OnceCell<Option<SelfTest>>,
-    ) -> Result<CheckpointId, DeliverError> {
+    /// Adds the weights for replicas that only answer, if the job wishes for them; whether they are there. Of weights that
+    /// have none (they are no numbers, for instance) all is delivered and replicated all the same.
+    async fn add_serving_weights(&self, finished: &Finished) -> Result<bool, ServingError> {
+        if self.attempt.spec.replicate.weights != ReplicaWeights::Bf16 {
+            return Ok(false);
+        }
+        let folder = finished.folder.clone();
+        match blocking(move || write_serving_weights(&folder)).await {
+            Ok(()) => Ok(true),
+            Err(error @ (ServingError::File(_) | ServingError::Load(LoadError::Unreadable { .. }))) => {
+                Err(error)
+            }
+            Err(ServingError::Load(error)) => {
+                self.tell(&format!(
+                    "the checkpoint of step {} goes out whole, not in bf16: {error}",
+                    finished.step
+                ));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn try_deliver(&self, finished: &Finished, made: &Made) -> Result<CheckpointId, DeliverError> {
         let clients = self.obtainer.link().clients().await;
         let (job, epoch) = (self.attempt.job, self.attempt.epoch);
         clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
+        let has_serving = *made.serving.get_or_try_init(|| self.add_serving_weights(finished)).await?;
         let (store, attempt, source) =
             (self.obtainer.store().clone(), Arc::clone(&self.attempt), finished.clone());
-        let manifest = blocking(move || match take_over(store.blobs(), &attempt, &source) {
+        let manifest = blocking(move || match take_over(store.blobs(), &attempt, &source, has_serving) {
             Err(error) if error.is_for_want_of_room() && store.make_room()? => {
-                Ok(take_over(store.blobs(), &attempt, &source)?)
+                Ok(take_over(store.blobs(), &attempt, &source, has_serving)?)
             }
             other => other.map_err(DeliverError::from),
         })
         .await?;
+        let manifest = Arc::new(manifest);
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.obtainer.store().pin(blobs.clone());
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
-        let self_test = answered.get_or_init(|| self.self_test(finished)).await.clone();
+        let self_test = made.answered.get_or_init(|| self.self_test(finished, has_serving)).await.clone();
         faults::strikes("deliver::before_commit");
         let id = clients.agents.commit_checkpoint(&manifest, self_test).await?;
         faults::strikes("deliver::after_commit");
         let store = self.obtainer.store().clone();
-        blocking(move || store.install(&manifest)).await?;
+        blocking(move || store.install(&manifest, ReplicaForm::Whole)).await?;
         Ok(id)
     }
 
@@ -312,13 +355,15 @@ fn take_over(
     blobs: &hatchery_common::blob::BlobStore,
     attempt: &AssignedAttempt,
     finished: &Finished,
+    has_serving: bool,
 ) -> Result<CheckpointManifest, BlobError> {
     let files = CheckpointManifest::FILES
-        .iter()
+        .into_iter()
+        .chain(has_serving.then_some(SERVING_FILE))
         .map(|name| {
             let blob = blobs.put_file(&finished.folder.join(name))?;
             let size_bytes = blobs.size(blob).ok_or(BlobError::NotFound { id: blob })?;
-            Ok(CheckpointFile { name: (*name).to_owned(), blob, size_bytes })
+            Ok(CheckpointFile { name: name.to_owned(), blob, size_bytes })
         })
         .collect::<Result<_, BlobError>>()?;
     Ok(CheckpointManifest {

@@ -7,6 +7,7 @@ use std::{
 
 use hatchery_common::{
     blob::BlobError,
+    checkpoint::ReplicaForm,
     id::{CheckpointId, JobId},
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
@@ -205,7 +206,11 @@ impl Holdings {
     /// Gives up transfers that were begun for something that nobody wishes here any more. Only when nothing is under
     /// way.
     pub(crate) fn discard_unfinished(&self) {
-        let blobs = self.maker.obtainer.store().blobs();
+        let store = self.maker.obtainer.store();
+        if let Err(error) = store.discard_given_up() {
+            tracing::warn!(%error, "what was begun of a checkpoint cannot be removed");
+        }
+        let blobs = store.blobs();
         for partial in blobs.partials() {
             if let Err(error) = blobs.discard_partial(partial.id) {
                 tracing::warn!(%error, "an unfinished transfer cannot be removed");
@@ -215,9 +220,11 @@ impl Holdings {
 
     /// What the coordinator is told.
     pub(crate) fn reports(&self) -> Vec<ReplicaReport> {
+        let store = self.maker.obtainer.store();
         let told = self.known.iter().filter_map(|(id, holding)| {
             let (state, active) = (holding.state.clone()?, self.active.is_active(*id));
-            Some(ReplicaReport { checkpoint: *id, state, active })
+            let serving_only = store.form(*id) == Some(ReplicaForm::ServingOnly);
+            Some(ReplicaReport { checkpoint: *id, state, active, serving_only })
         });
         told.take(REPLICAS_MAX).collect()
     }

@@ -2,13 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    path::Path,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use hatchery_bdh::{LoadError, Model};
-use hatchery_common::id::CheckpointId;
+use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId};
 
+/// A checkpoint that became whole meanwhile answers with other weights.
+type Key = (CheckpointId, ReplicaForm);
 /// A model's place, where the first to come loads it and the others wait.
 type Slot = Arc<Mutex<Option<Arc<Model>>>>;
 
@@ -17,7 +19,7 @@ type Slot = Arc<Mutex<Option<Arc<Model>>>>;
 pub(crate) struct Models {
     kept_max: usize,
     /// Least recently asked first.
-    slots: Mutex<VecDeque<(CheckpointId, Slot)>>,
+    slots: Mutex<VecDeque<(Key, Slot)>>,
 }
 
 impl Models {
@@ -25,9 +27,13 @@ impl Models {
         Self { kept_max, slots: Mutex::default() }
     }
 
-    /// The model of a checkpoint in `folder`, and whether it had to be loaded. Blocks while it is.
-    pub(crate) fn get(&self, id: CheckpointId, folder: &Path) -> Result<(Arc<Model>, bool), LoadError> {
-        let slot = self.slot(id);
+    /// The model of a checkpoint of this form in `folder`, and whether it had to be loaded. Blocks while it is.
+    pub(crate) fn get(
+        &self,
+        id: CheckpointId,
+        (folder, form): &(PathBuf, ReplicaForm),
+    ) -> Result<(Arc<Model>, bool), LoadError> {
+        let slot = self.slot((id, *form));
         let mut model = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = &*model {
             return Ok((Arc::clone(model), false));
@@ -43,21 +49,21 @@ impl Models {
 
     /// Lets go of a model; answers that are being made keep theirs to their end.
     pub(crate) fn forget(&self, id: CheckpointId) {
-        self.slots().retain(|(kept, _)| *kept != id);
+        self.slots().retain(|((kept, _), _)| *kept != id);
     }
 
-    fn slot(&self, id: CheckpointId) -> Slot {
+    fn slot(&self, key: Key) -> Slot {
         let mut slots = self.slots();
-        let known = slots.iter().position(|(kept, _)| *kept == id).and_then(|index| slots.remove(index));
-        let (_, slot) = known.unwrap_or_else(|| (id, Slot::default()));
-        slots.push_back((id, Arc::clone(&slot)));
+        let known = slots.iter().position(|(kept, _)| *kept == key).and_then(|index| slots.remove(index));
+        let (_, slot) = known.unwrap_or_else(|| (key, Slot::default()));
+        slots.push_back((key, Arc::clone(&slot)));
         while slots.len() > self.kept_max {
             slots.pop_front();
         }
         slot
     }
 
-    fn slots(&self) -> MutexGuard<'_, VecDeque<(CheckpointId, Slot)>> {
+    fn slots(&self) -> MutexGuard<'_, VecDeque<(Key, Slot)>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

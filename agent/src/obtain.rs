@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use hatchery_common::{
     blob::BlobError,
-    checkpoint::CheckpointManifest,
+    checkpoint::{CheckpointManifest, ReplicaForm},
     field::FieldError,
     id::{BlobId, CheckpointId},
     trainer::FailureCause,
@@ -193,23 +193,26 @@ impl Obtainer {
         Ok(Arc::new(manifest))
     }
 
-    /// Makes sure that a checkpoint is here and undamaged, fetched no faster than said. `on_bytes` hears how many bytes are here, and of how many.
+    /// Makes sure that a checkpoint is here in this form, or whole, and undamaged, fetched no faster than said. `on_bytes`
+    /// hears how many bytes are here, and of how many.
     pub(crate) async fn obtain(
         &self,
         id: CheckpointId,
+        wished: ReplicaForm,
         bytes_per_sec_max: Option<u64>,
         mut on_bytes: impl FnMut(u64, u64) + Send,
     ) -> Result<Arc<CheckpointManifest>, ObtainError> {
         let _alone = self.checkpoints.lock(id).await;
         let manifest = self.manifest(id).await?;
-        let total_bytes = manifest.size_bytes();
-        let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
+        let form = manifest.form_for(self.store.form(id).map_or(wished, |held| held.max(wished)));
+        let total_bytes = manifest.bytes_in(form);
+        let named: Vec<(BlobId, u64)> =
+            manifest.files_in(form).map(|(_, file)| (file.blob, file.size_bytes)).collect();
+        let blobs: Vec<BlobId> = named.iter().map(|(blob, _)| *blob).collect();
         let _pins = self.store.pin(blobs.clone());
-        self.store.begin(id, &manifest);
+        self.store.begin(id, &manifest, form);
         let (began, lacks) = (Instant::now(), !blobs.iter().all(|id| self.store.blobs().has(*id)));
         let mut done_bytes = 0;
-        let named: Vec<(BlobId, u64)> =
-            manifest.files.iter().map(|file| (file.blob, file.size_bytes)).collect();
         self.blobs(&named, bytes_per_sec_max, |more_bytes| {
             done_bytes += more_bytes;
             on_bytes(done_bytes.min(total_bytes), total_bytes);
@@ -220,7 +223,7 @@ impl Obtainer {
             tracing::info!(checkpoint = %id, bytes = done_bytes, ms, "checkpoint fetched");
         }
         let (store, installed) = (self.store.clone(), Arc::clone(&manifest));
-        blocking(move || store.install(&installed)).await?;
+        blocking(move || store.install(&installed, form)).await?;
         Ok(manifest)
     }
 }

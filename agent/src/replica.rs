@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use hatchery_common::{id::CheckpointId, session::ReplicaState};
+use hatchery_common::{
+    checkpoint::ReplicaForm, id::CheckpointId, self_test::SelfTest, session::ReplicaState,
+};
 use hatchery_proto::client::CallError;
 use tokio::sync::mpsc;
 
@@ -25,10 +27,11 @@ impl ReplicaMaker {
         updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
     ) {
         let progress = updates.clone();
-        let obtained = self.obtainer.obtain(id, bytes_per_sec_max, |done_bytes, total_bytes| {
+        let on_bytes = |done_bytes, total_bytes| {
             // One of many: the next says more.
             let _full = progress.try_send((id, ReplicaState::Fetching { done_bytes, total_bytes }));
-        });
+        };
+        let obtained = self.obtainer.obtain(id, ReplicaForm::ServingOnly, bytes_per_sec_max, on_bytes);
         let tested = match obtained.await {
             Ok(_) => self.self_test(id).await,
             Err(error) => Err(error.to_string()),
@@ -55,6 +58,10 @@ impl ReplicaMaker {
             Err(error) => return Err(format!("what it is to answer cannot be had: {error}")),
         };
         let folder = self.obtainer.store().folder(id).ok_or("it was dropped in the meantime")?;
+        let source = match (source, folder.1) {
+            (Some(SelfTest { serving, .. }), ReplicaForm::ServingOnly) => serving.map(|serving| *serving),
+            (source, _) => source,
+        };
         let models = Arc::clone(&self.models);
         let load = move || models.get(id, &folder).map(|(model, _)| model).map_err(|error| error.to_string());
         let answered = self.self_tester.run(load).await?;

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use hatchery_common::{
-    blob::BlobError,
-    id::{BlobId, CheckpointId},
-};
+use hatchery_common::{blob::BlobError, id::CheckpointId};
 use hatchery_proto::{disk::blocking, transfer::TransferError};
 use tokio::{sync::watch, time::Instant};
 
@@ -74,8 +71,10 @@ async fn forget_damaged(obtainer: &Obtainer, error: &TransferError) {
 
 /// Brings what the coordinator lacks of one checkpoint that is here.
 async fn restock(obtainer: &Obtainer, clients: &Clients, id: CheckpointId) -> Result<(), TransferError> {
-    let Some(manifest) = obtainer.store().manifest(id) else { return Ok(()) };
-    let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
+    let blobs = obtainer.store().blobs_held(id);
+    if blobs.is_empty() {
+        return Ok(());
+    }
     let _pins = obtainer.store().pin(blobs.clone());
     let missing = clients.blobs.missing(&blobs).await?;
     if !missing.is_empty() {

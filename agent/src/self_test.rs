@@ -47,7 +47,7 @@ fn answer(model: Arc<Model>) -> Result<Answered, String> {
     let mut session = Session::new(engine, &SamplingParams::greedy());
     session.feed(SELF_TEST_PROMPT);
     let mut answered = Answered {
-        self_test: SelfTest { answer: Vec::new(), log_probabilities: Vec::new() },
+        self_test: SelfTest { answer: Vec::new(), log_probabilities: Vec::new(), serving: None },
         took_ms: 0.0,
         log_probabilities: Vec::new(),
     };
@@ -120,7 +120,7 @@ mod tests {
         (likely[1], likely[2]) = (-0.7, -0.7 - gap);
         let log_probabilities = vec![likely[1]; SELF_TEST_BYTES];
         Answered {
-            self_test: SelfTest { answer: vec![1; SELF_TEST_BYTES], log_probabilities },
+            self_test: SelfTest { answer: vec![1; SELF_TEST_BYTES], log_probabilities, serving: None },
             took_ms: 1.0,
             log_probabilities: vec![likely; SELF_TEST_BYTES],
         }

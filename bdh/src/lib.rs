@@ -25,6 +25,7 @@
 //! | `session`, `session_file` | an answer that is interrupted, forked, put away and taken up again |
 //! | `position_loss` | how well a model predicts, by how far it has come |
 //! | `stop` | strings that end an answer |
+//! | `serving` | the weights in bf16, for nodes that only answer |
 //! | `import` | checkpoints of the public code, `.pt` and safetensors, made into folders; runs no code of theirs |
 
 mod engine;
@@ -38,6 +39,7 @@ mod number;
 mod phase;
 mod position_loss;
 mod sampling;
+mod serving;
 mod session;
 mod session_file;
 mod simd;
@@ -54,6 +56,7 @@ pub use model::Model;
 pub use number::Precision;
 pub use position_loss::{PositionLoss, loss_by_position};
 pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
+pub use serving::{ServingError, write_serving_weights};
 pub use session::Session;
 pub use session_file::SessionError;
 pub use stop::StopStrings;

@@ -92,10 +92,10 @@ pub enum LoadError {
     },
 }
 
-/// Reads the model in `folder`, its layers in `precision`.
-pub(crate) fn load(folder: &Path, precision: Precision) -> Result<Model, LoadError> {
+/// Reads the model in `folder` whose weights are in the file called `weights`, its layers in `precision`.
+pub(crate) fn load(folder: &Path, weights: &str, precision: Precision) -> Result<Model, LoadError> {
     let config = load_config(&folder.join(CONFIG_FILE))?;
-    let mut file = WeightFile::open(folder.join(MODEL_FILE))?;
+    let mut file = WeightFile::open(folder.join(weights))?;
     file.check_tensors(&config)?;
     let trained_block = file.trained_block()?;
     let mut identity = Identity::of_shape(&config);
@@ -222,7 +222,7 @@ impl WeightFile {
         Ok(Self { path, file, header, data_start })
     }
 
-    fn wrong(&self, tensor: &str, problem: String) -> LoadError {
+    pub(crate) fn wrong(&self, tensor: &str, problem: String) -> LoadError {
         LoadError::Tensor { file: self.path.clone(), tensor: tensor.to_owned(), problem }
     }
 
@@ -282,31 +282,47 @@ impl WeightFile {
     /// The numbers of a tensor that [`WeightFile::check_tensors`] has seen, as f32, all finite.
     fn read(&mut self, name: &str) -> Result<Vec<f32>, LoadError> {
         let info = self.header.info(name).expect("its presence was checked before");
-        let (dtype, (start, end)) = (info.dtype, info.data_offsets);
-        let mut values = Vec::with_capacity((end - start) * 8 / dtype.bitsize());
-        let mut buffer = vec![0; READ_BYTES.min(end - start)];
-        let mut read_all = || {
-            self.file.seek(SeekFrom::Start(self.data_start + start as u64))?;
-            let mut left = end - start;
-            while left > 0 {
-                let part = &mut buffer[..READ_BYTES.min(left)];
-                self.file.read_exact(part)?;
-                append_as_f32(&mut values, part, dtype);
-                left -= part.len();
-            }
+        let (start, end) = info.data_offsets;
+        let mut values = Vec::with_capacity((end - start) * 8 / info.dtype.bitsize());
+        self.read_parts(name, |_, part| {
+            values.extend_from_slice(part);
             Ok(())
-        };
-        read_all().map_err(|source| LoadError::Unreadable { file: self.path.clone(), source })?;
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(index) => Err(self.wrong(
-                name,
-                format!(
-                    "is {} at index {index}, not a finite f32; take a checkpoint from before training went astray",
-                    values[index]
-                ),
-            )),
+        })?;
+        Ok(values)
+    }
+
+    /// The same a part at a time, each with the index of its first number.
+    pub(crate) fn read_parts(
+        &mut self,
+        name: &str,
+        mut take: impl FnMut(usize, &[f32]) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let info = self.header.info(name).expect("its presence was checked before");
+        let (dtype, (start, end)) = (info.dtype, info.data_offsets);
+        let (mut buffer, mut values) = (vec![0; READ_BYTES.min(end - start)], Vec::new());
+        let (mut left, mut index) = (end - start, 0);
+        let unreadable = |source| LoadError::Unreadable { file: self.path.clone(), source };
+        self.file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(unreadable)?;
+        while left > 0 {
+            let part = &mut buffer[..READ_BYTES.min(left)];
+            self.file.read_exact(part).map_err(unreadable)?;
+            values.clear();
+            append_as_f32(&mut values, part, dtype);
+            if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+                return Err(self.wrong(
+                    name,
+                    format!(
+                        "is {} at index {}, not a finite f32; take a checkpoint from before training went astray",
+                        values[place],
+                        index + place
+                    ),
+                ));
+            }
+            take(index, &values)?;
+            index += values.len();
+            left -= part.len();
         }
+        Ok(())
     }
 }
 

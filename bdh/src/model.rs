@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use half::bf16;
-use hatchery_common::{digest::Digest, model::ModelConfig};
+use hatchery_common::{
+    checkpoint::{MODEL_FILE, SERVING_FILE},
+    digest::Digest,
+    model::ModelConfig,
+};
 
 use crate::{
     load::{self, LoadError},
@@ -133,7 +137,13 @@ impl Model {
 
     /// The same with the layers' weights, and the states of engines to come, in `precision`.
     pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, LoadError> {
-        load::load(folder, precision)
+        load::load(folder, MODEL_FILE, precision)
+    }
+
+    /// The model of a checkpoint `folder` as [`write_serving_weights`](crate::write_serving_weights) has left it for
+    /// nodes that only answer.
+    pub fn load_serving(folder: &Path) -> Result<Self, LoadError> {
+        load::load(folder, SERVING_FILE, Precision::F32)
     }
 
     /// In which kind of number the layers' weights and the states of engines are kept.

@@ -114,7 +114,7 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
         train: TrainSpec::new(train)?,
         devices: DeviceWishes::default(),
         // Nothing is distributed before it is pushed.
-        replicate: ReplicaPolicy { to: NodeSelector::None, which: ReplicateWhich::default() },
+        replicate: ReplicaPolicy { to: NodeSelector::None, ..ReplicaPolicy::default() },
         retain: RetainPolicy::default(),
         start_from: None,
         queue: QueueWishes::default(),

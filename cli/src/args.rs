@@ -10,7 +10,7 @@ use hatchery_common::{
     access::Scope,
     device::DeviceKind,
     id::{Name, RequestId},
-    recipe::{Priority, ReplicateWhich},
+    recipe::{Priority, ReplicaWeights, ReplicateWhich},
 };
 
 pub(crate) use admin::{AdminCommand, BackupArgs, FsckArgs, RestoreArgs};
@@ -313,6 +313,9 @@ pub(crate) struct SubmitArgs {
     /// Which checkpoints they get.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) replicate_which: Option<WhichArg>,
+    /// In which numbers nodes that only answer get the weights.
+    #[arg(long, value_enum, value_name = "NUMBERS")]
+    pub(crate) replicate_weights: Option<WeightsArg>,
     /// Name this request, with a UUID of your own: the same again gives the same job, however often it is sent.
     #[arg(long, value_name = "UUID", conflicts_with = "grid")]
     pub(crate) request_id: Option<RequestId>,
@@ -354,6 +357,24 @@ pub(crate) enum WhichArg {
     Last,
     /// Only the one of the lowest validation loss.
     Best,
+}
+
+/// In which numbers weights are replicated.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum WeightsArg {
+    /// As they were trained, and the rest of the checkpoint with them: any node can go on from it at once.
+    F32,
+    /// Rounded, and nothing else: a sixth of the bytes. A node that is to go on from it gets all of it first.
+    Bf16,
+}
+
+impl From<WeightsArg> for ReplicaWeights {
+    fn from(weights: WeightsArg) -> Self {
+        match weights {
+            WeightsArg::F32 => Self::F32,
+            WeightsArg::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 impl From<WhichArg> for ReplicateWhich {

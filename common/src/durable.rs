@@ -75,7 +75,15 @@ fn fault(point: &str, path: &Path) -> Result<(), FileError> {
 /// Writes a file that others may read; after it returns, the file is durable under its name. What stood there before is
 /// replaced at once, never in part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write_with_mode(path, MODE_PUBLIC, |file| file.write_all(bytes))
+    write_atomically_with(path, |file| file.write_all(bytes))
+}
+
+/// The same for what is too large to be held in memory: `write` writes the content.
+pub fn write_atomically_with(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FileError> {
+    write_with_mode(path, MODE_PUBLIC, write)
 }
 
 /// The same for a secret: only the owner may read it, from its first byte on.

@@ -17,6 +17,9 @@ pub struct SelfTest {
     pub answer: Vec<u8>,
     /// The natural logarithm of each byte's probability.
     pub log_probabilities: Vec<f64>,
+    /// The same of the weights for replicas that only answer, where the checkpoint has such; in it there is no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Box<Self>>,
 }
 
 impl SelfTest {
@@ -35,6 +38,12 @@ impl SelfTest {
         if self.log_probabilities.iter().any(|one| !one.is_finite() || *one > 0.0) {
             return Err(FieldError::new("log_probabilities", "must be finite and at most 0"));
         }
-        Ok(())
+        match &self.serving {
+            Some(serving) if serving.serving.is_some() => {
+                Err(FieldError::new("serving.serving", "must not be there"))
+            }
+            Some(serving) => serving.check().map_err(|error| error.within("serving")),
+            None => Ok(()),
+        }
     }
 }

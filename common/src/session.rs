@@ -116,6 +116,8 @@ pub struct ReplicaReport {
     pub state: ReplicaState,
     /// Whether it answers here for its job.
     pub active: bool,
+    /// Whether only what it takes to answer is here, in bf16: nothing can go on from it.
+    pub serving_only: bool,
 }
 
 /// How a replica stands.

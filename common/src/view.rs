@@ -328,6 +328,8 @@ pub struct ReplicaView {
     pub active: bool,
     /// Whether it is to answer there for its job, as soon as it can.
     pub to_be_active: bool,
+    /// Whether only what it takes to answer is there, in bf16: nothing can go on from it.
+    pub serving_only: bool,
 }
 
 /// A wish that a checkpoint be on a set of nodes, and how far it is.

@@ -267,6 +267,7 @@ pub(crate) fn checkpoint(
         state: replica(snapshot, node, id).cloned(),
         active: is_active(node),
         to_be_active: places.active.contains(&(id, node)),
+        serving_only: replicas(snapshot, node).any(|one| one.checkpoint == id && one.serving_only),
     });
     CheckpointView {
         id,

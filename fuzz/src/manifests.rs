@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use hatchery_common::{
-    checkpoint::{CheckpointFile, CheckpointManifest},
+    checkpoint::{CheckpointFile, CheckpointManifest, ReplicaForm, SERVING_FILE},
     dataset::{DatasetFile, DatasetManifest},
     digest::Digest,
     id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name},
@@ -18,7 +18,10 @@ pub(crate) fn checkpoint(bytes: &[u8]) -> bool {
     assert_eq!(convert::checkpoint_manifest_bytes(&manifest), bytes, "a checkpoint has one manifest");
     assert_eq!((id, manifest.id()), (CheckpointId(Digest::of(bytes)), id));
     assert!(bytes.len() <= convert::CHECKPOINT_MANIFEST_BYTES_MAX);
-    assert!(manifest.files.iter().map(|file| file.name.as_str()).eq(CheckpointManifest::FILES));
+    let names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+    assert!(names[..4] == CheckpointManifest::FILES && (names.len() == 4 || names[4..] == [SERVING_FILE]));
+    let serving_bytes = manifest.bytes_in(ReplicaForm::ServingOnly);
+    assert!((serving_bytes < manifest.size_bytes()) == (names.len() == 5));
     // The sum cannot overflow: that is checked in this build.
     assert!(manifest.size_bytes() >= manifest.files.len() as u64);
     true
@@ -41,7 +44,9 @@ pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
     let metrics =
         Metrics { first_loss: Some(5.5), train_loss: Some(1.25), early_stop: Some(3), ..Metrics::default() };
     let second = CheckpointManifest { parent: Some(first.id()), metrics, ..first.clone() };
-    [first, second].iter().map(convert::checkpoint_manifest_bytes).collect()
+    let mut third = second.clone();
+    third.files.push(CheckpointFile { size_bytes: 5, ..file(SERVING_FILE) });
+    [first, second, third].iter().map(convert::checkpoint_manifest_bytes).collect()
 }
 
 /// A dataset's manifest.

@@ -13,6 +13,7 @@ use hatchery_common::{
     id::{CheckpointId, Epoch, JobId, RequestId},
     node::Inventory,
     recipe::JobSpec,
+    self_test::SelfTest,
     session::{
         ATTEMPTS_MAX, AgentMessage, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage, Report,
     },
@@ -78,7 +79,7 @@ proptest! {
     }
 
     #[test]
-    fn a_checkpoint_survives_with_its_id(checkpoint in arbitrary::checkpoint_view()) {
+    fn a_checkpoint_survives_with_its_id(checkpoint in arbitrary::checkpoints::checkpoint_view()) {
         round_trip::<_, v1::Checkpoint>(checkpoint);
     }
 
@@ -353,7 +354,7 @@ fn an_order_s_limits_hold_at_the_border() {
 
 #[test]
 fn a_checkpoint_is_what_its_id_says() {
-    let view = sample(arbitrary::checkpoint_view());
+    let view = sample(arbitrary::checkpoints::checkpoint_view());
     let id = view.id;
     let wrong = |spoil: &dyn Fn(&mut v1::Checkpoint)| {
         error_of::<CheckpointView, v1::Checkpoint>(view.clone(), |checkpoint| spoil(checkpoint))
@@ -372,6 +373,20 @@ fn a_checkpoint_is_what_its_id_says() {
     assert!(
         convert::checkpoint_manifest(&bytes).unwrap_err().to_string().starts_with("manifest.files: must be")
     );
+}
+
+#[test]
+fn a_self_test_has_one_of_the_weights_for_serving_and_no_more() {
+    let mut self_test = v1::SelfTest::from(sample(arbitrary::rollouts::self_test()));
+    let lone = v1::SelfTest { serving: None, ..self_test.clone() };
+    self_test.serving = Some(Box::new(lone.clone()));
+    assert!(SelfTest::try_from(self_test.clone()).is_ok());
+    let nested = v1::SelfTest { serving: Some(Box::new(self_test.clone())), ..self_test.clone() };
+    let error = SelfTest::try_from(nested).unwrap_err().to_string();
+    assert_eq!(error, "serving.serving: must not be there");
+    let short = v1::SelfTest { answer: vec![1], ..lone };
+    self_test.serving = Some(Box::new(short));
+    assert_eq!(SelfTest::try_from(self_test).unwrap_err().field, "serving.answer");
 }
 
 #[test]

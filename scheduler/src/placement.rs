@@ -266,7 +266,7 @@ impl<'a> Placement<'a> {
         }
     }
 
-    /// The nodes that hold the checkpoints which jobs of the queue go on from.
+    /// The nodes that hold all of the checkpoints which jobs of the queue go on from.
     fn nodes_with_checkpoints(draft: &Draft<'_>) -> BTreeMap<CheckpointId, BTreeSet<NodeId>> {
         let wanted: BTreeSet<CheckpointId> = draft.queue.iter().filter_map(|job| resume_from(job)).collect();
         let mut holders: BTreeMap<CheckpointId, BTreeSet<NodeId>> = BTreeMap::new();
@@ -275,8 +275,8 @@ impl<'a> Placement<'a> {
         }
         for (node, heard) in &draft.observed.nodes {
             for replica in &heard.report.replicas {
-                if wanted.contains(&replica.checkpoint) && matches!(replica.state, ReplicaState::Ready { .. })
-                {
+                let is_ready = matches!(replica.state, ReplicaState::Ready { .. });
+                if is_ready && !replica.serving_only && wanted.contains(&replica.checkpoint) {
                     holders.entry(replica.checkpoint).or_default().insert(*node);
                 }
             }

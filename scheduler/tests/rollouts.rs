@@ -54,7 +54,7 @@ fn active(world: &World, node: NodeId, job: JobId) -> Option<CheckpointId> {
 #[test]
 fn the_newest_activation_counts_and_a_rollback_brings_back_what_was_before() {
     let to = NodeSelector::All;
-    let policy = ReplicaPolicy { to, which: ReplicateWhich::Last };
+    let policy = ReplicaPolicy { to, which: ReplicateWhich::Last, ..ReplicaPolicy::default() };
     let (mut world, job, [a, b]) = running(policy, RetainPolicy::default());
     let roll_back_from =
         |world: &mut World, from| world.ask(Request::RollBack { job, from, by: name("bob") });
@@ -208,7 +208,7 @@ fn what_a_checkpoint_answered_where_it_was_made_is_kept_with_it() {
     let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, 100));
     let (id, node) = (manifest.id(), world.job(job).lease.as_ref().unwrap().node);
     let log_probabilities = vec![-0.1; SELF_TEST_BYTES];
-    let self_test = SelfTest { answer: b"answers to this.".to_vec(), log_probabilities };
+    let self_test = SelfTest { answer: b"answers to this.".to_vec(), log_probabilities, serving: None };
     assert_eq!(self_test.check(), Ok(()));
     let boxed = Some(Box::new(self_test.clone()));
     world.ask(Request::CommitCheckpoint { node, manifest, self_test: boxed }).unwrap();

@@ -407,7 +407,11 @@ fn checkpoints_go_where_policy_and_people_want_them() {
     let mut world = World::new();
     let nodes = [world.join("a", CPU), world.join("b", CPU)];
     let dataset = world.dataset(world::CORPUS_BYTES);
-    let replicate = ReplicaPolicy { to: NodeSelector::Nodes(vec![nodes[0]]), which: ReplicateWhich::Last };
+    let replicate = ReplicaPolicy {
+        to: NodeSelector::Nodes(vec![nodes[0]]),
+        which: ReplicateWhich::Last,
+        ..ReplicaPolicy::default()
+    };
     let spec = JobSpec { replicate, ..spec(&dataset, 300) };
     let (request, job) = (RequestId::from_bytes([1; 16]), JobId::from_bytes([2; 16]));
     let body = Digest::of(b"body");
@@ -433,7 +437,7 @@ fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
     let node = holder(&world, job);
     let to = NodeSelector::All;
     world.cluster.jobs.get_mut(&job).unwrap().spec.replicate =
-        ReplicaPolicy { to, which: ReplicateWhich::Best };
+        ReplicaPolicy { to, which: ReplicateWhich::Best, ..ReplicaPolicy::default() };
     let mut commit_validated = |step: u64, validation: Option<(u64, f64)>| {
         let mut manifest = checkpoint(world.job(job), world.job(job).epoch, step);
         manifest.metrics.validation_step = validation.map(|(step, _)| step);
@@ -536,7 +540,7 @@ fn of_too_many_checkpoints_the_newest_and_the_pushed_are_assigned() {
     let (rollout, to) = (RolloutId::from_bytes([3; 16]), NodeSelector::All);
     world.ask(push(rollout, oldest, to.clone())).unwrap();
     world.cluster.jobs.get_mut(&job).unwrap().spec.replicate =
-        ReplicaPolicy { to, which: ReplicateWhich::Each };
+        ReplicaPolicy { to, which: ReplicateWhich::Each, ..ReplicaPolicy::default() };
     let copied = world.cluster.checkpoints[&oldest].clone();
     let ids: Vec<_> = (1..=limits::CHECKPOINTS_ASSIGNED_MAX as u64)
         .map(|number| {

@@ -85,13 +85,14 @@ fn active_on(checkpoint: &CheckpointView) -> String {
     if nodes.is_empty() { "-".to_owned() } else { nodes.join(", ") }
 }
 
-/// Where a checkpoint is, in words: `2/3: gpu-a, cpu-b; mac fetching 40 %`.
+/// Where a checkpoint is, in words: `2/3: gpu-a, cpu-b (bf16); mac fetching 40 %`. `bf16`: it only answers there.
 pub(crate) fn places(checkpoint: &CheckpointView) -> String {
     let mut ready = Vec::new();
     let mut others = Vec::new();
     for replica in &checkpoint.replicas {
         let name = replica.node_name.as_str();
         match &replica.state {
+            Some(ReplicaState::Ready { .. }) if replica.serving_only => ready.push(format!("{name} (bf16)")),
             Some(ReplicaState::Ready { .. }) => ready.push(name.to_owned()),
             Some(ReplicaState::Fetching { done_bytes, total_bytes }) => {
                 others.push(format!("{name} fetching {} %", 100 * done_bytes / (*total_bytes).max(1)));

@@ -6,6 +6,7 @@ use std::{
 };
 
 use hatchery_common::{
+    checkpoint::ReplicaForm,
     id::NodeId,
     session::ReplicaState,
     view::{CheckpointView, NodeState, ReplicaView, RolloutView, WithdrawnView},
@@ -87,7 +88,10 @@ impl Waiting {
     async fn wait(mut self, fleet: &FleetClient, pushed: &CheckpointView) -> Result<CheckpointView, Failure> {
         let failures = pushed.replicas.iter().filter_map(|replica| Some((replica.node, failure(replica)?)));
         self.failed_before = failures.map(|(node, why)| (node, why.to_owned())).collect();
-        let mut screen = Screen::new(&self, pushed.manifest.size_bytes());
+        // A node that has all of it says so soon; one that fetches says how much that is.
+        let manifest = &pushed.manifest;
+        let form = manifest.form_for(ReplicaForm::ServingOnly);
+        let mut screen = Screen::new(&self, manifest.bytes_in(form));
         // Heard also while a call is under way.
         let waited = tokio::select! {
             waited = self.follow(fleet, pushed, &mut screen) => waited,
@@ -214,13 +218,15 @@ impl Screen {
         let checkpoint = &seen.checkpoint;
         match (&self.bars, waiting.output) {
             (Some((_, nodes, all)), _) => {
-                let (mut bytes, mut done) = (0, 0);
+                let (mut bytes, mut total_bytes, mut done) = (0, 0, 0);
                 for (id, bar) in nodes {
                     let stage = waiting.stage(seen, *id);
                     show_bar(replica(checkpoint, *id), &stage, bar);
                     bytes += bar.position();
+                    total_bytes += bar.length().unwrap_or(0);
                     done += u32::from(stage == Stage::Done);
                 }
+                all.set_length(total_bytes);
                 all.set_position(bytes);
                 let verb = if waiting.activate { "active on" } else { "ready on" };
                 all.set_message(format!("{verb} {done} of {}", nodes.len()));
@@ -254,7 +260,8 @@ impl Screen {
 
 fn show_bar(replica: Option<&ReplicaView>, stage: &Stage, bar: &ProgressBar) {
     match replica.and_then(|replica| replica.state.as_ref()) {
-        Some(ReplicaState::Fetching { done_bytes, .. }) => {
+        Some(ReplicaState::Fetching { done_bytes, total_bytes }) => {
+            bar.set_length(*total_bytes);
             bar.set_position(*done_bytes);
             bar.set_message("");
         }

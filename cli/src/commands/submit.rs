@@ -219,6 +219,9 @@ fn recipe(args: &SubmitArgs, text: &str, settings: &[String]) -> Result<Recipe, 
     if let Some(which) = args.replicate_which {
         recipe.replicate.which = which.into();
     }
+    if let Some(weights) = args.replicate_weights {
+        recipe.replicate.weights = weights.into();
+    }
     if matches!(&recipe.replicate.to, NodeSelector::Labels(labels) if labels.is_empty()) {
         return Err(Failure::usage("replicate.to: name at least one label"));
     }

@@ -243,6 +243,7 @@ fn known_keys() -> toml::Table {
     for (part, keys) in [
         ("devices", &["exclude", "memory_bytes_min"][..]),
         ("queue", &["group", "after", "deadline"]),
+        ("replicate", &["weights"]),
         ("retain", &["last"]),
     ] {
         let part = known.get_mut(part).and_then(toml::Value::as_table_mut).into_iter();
@@ -296,7 +297,7 @@ mod tests {
     use super::*;
     use crate::{
         device::DeviceKind,
-        recipe::{NodeSelector, ReplicateWhich},
+        recipe::{NodeSelector, ReplicaWeights, ReplicateWhich},
     };
 
     fn error(text: &str, settings: &[&str]) -> String {
@@ -307,7 +308,7 @@ mod tests {
     #[test]
     fn preset_text_and_settings_are_merged_in_that_order() {
         let text = "preset = 'seed'\ndata = ['notes']\n[train]\nsteps = 10\nlr = 5e-4\n[devices]\nkinds = ['cuda']\n\
-                    [replicate]\nto = { labels = { room = 'attic' } }\nwhich = 'last'";
+                    [replicate]\nto = { labels = { room = 'attic' } }\nwhich = 'last'\nweights = 'bf16'";
         let recipe = Recipe::parse(None, text, &["train.steps=20".into(), "name=mine".into()]).unwrap();
         assert_eq!(recipe.model.parameters(), 3_211_264);
         assert_eq!(recipe.train.raw().steps, 20);
@@ -318,6 +319,7 @@ mod tests {
         assert_eq!(recipe.name.unwrap().as_str(), "mine");
         assert!(matches!(recipe.replicate.to, NodeSelector::Labels(_)));
         assert_eq!(recipe.replicate.which, ReplicateWhich::Last);
+        assert_eq!(recipe.replicate.weights, ReplicaWeights::Bf16);
         assert_eq!(Recipe::parse(Some("tiny"), text, &[]).unwrap().train.raw().block, 128);
     }
 
@@ -336,6 +338,8 @@ mod tests {
             ("preset=sed", "did you mean `seed`?"),
             ("devices.kinds=[\"gpu\"]", "devices.kinds"),
             ("replicate.to=everyone", "replicate.to"),
+            ("replicate.weights=f16", "replicate.weights"),
+            ("replicate.weight=bf16", "did you mean `weights`?"),
             ("retain.last=0", "retain.last"),
             ("retain.lst=1", "did you mean `last`?"),
             ("train", "a setting is written key=value"),
@@ -371,7 +375,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap(), job);
         let labels = [(Name::from_lossy("room"), Name::from_lossy("attic"))].into();
         for to in [NodeSelector::All, NodeSelector::None, NodeSelector::Labels(labels)] {
-            let replicate = ReplicaPolicy { to, which: ReplicateWhich::Best };
+            let replicate = ReplicaPolicy { to, which: ReplicateWhich::Best, weights: ReplicaWeights::Bf16 };
             let retain = RetainPolicy { last: NonZeroU32::new(3), every: 100 };
             let job = JobSpec { replicate, retain, ..job.clone() };
             let again = Recipe::parse(Some("tiny"), &Recipe::text_of(&job), &[]).unwrap();

@@ -18,7 +18,9 @@ mod wishes;
 pub use file::{DataSpec, Preset, Recipe, RecipeError};
 pub use queue::{Priority, QueueWishes};
 pub use train::{Precision, RawTrainSpec, Schedule, TrainSpec};
-pub use wishes::{DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicateWhich, RetainPolicy};
+pub use wishes::{
+    DeviceWishes, Labels, NodeSelector, ReplicaPolicy, ReplicaWeights, ReplicateWhich, RetainPolicy,
+};
 
 use serde::{Deserialize, Serialize};
 

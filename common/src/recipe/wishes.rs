@@ -75,7 +75,25 @@ pub enum ReplicateWhich {
     Best,
 }
 
-/// Where a job's checkpoints go by themselves.
+/// In which numbers nodes that only answer get a job's weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaWeights {
+    /// As they were trained. A replica is then the whole checkpoint, and any attempt can go on from it.
+    #[default]
+    F32,
+    /// Rounded to bf16, and nothing else: about a sixth of the bytes. Whoever goes on from it gets all of it first.
+    Bf16,
+}
+
+impl ReplicaWeights {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a job's checkpoints go by themselves, and how much of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicaPolicy {
@@ -83,6 +101,9 @@ pub struct ReplicaPolicy {
     pub to: NodeSelector,
     /// Which of them.
     pub which: ReplicateWhich,
+    /// In which numbers; also for nodes to which a person pushes one.
+    #[serde(skip_serializing_if = "ReplicaWeights::is_default")]
+    pub weights: ReplicaWeights,
 }
 
 /// Which of a job's checkpoints are kept. The newest and the best are kept in any case, and so is what is pinned or

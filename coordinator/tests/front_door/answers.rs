@@ -28,7 +28,12 @@ fn call(node: Option<&str>) -> GenerateCall {
 }
 
 fn ready(checkpoint: CheckpointId, self_test_ms: f64) -> Vec<ReplicaReport> {
-    vec![ReplicaReport { checkpoint, state: ReplicaState::Ready { self_test_ms }, active: false }]
+    vec![ReplicaReport {
+        checkpoint,
+        state: ReplicaState::Ready { self_test_ms },
+        active: false,
+        serving_only: false,
+    }]
 }
 
 async fn order(session: &mut Session) -> (RequestId, GenerationOrder) {

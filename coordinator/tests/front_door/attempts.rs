@@ -63,7 +63,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     assert_eq!(idle.checkpoints, [first, last]);
 
     let state = ReplicaState::Ready { self_test_ms: 3.5 };
-    let ready = ReplicaReport { checkpoint: last, state, active: true };
+    let ready = ReplicaReport { checkpoint: last, state, active: true, serving_only: false };
     session.report(vec![], vec![ready.clone()]).await;
     let fleet = house.fleet().await;
     let shown = soon(fleet.checkpoint("latest")).await.unwrap();

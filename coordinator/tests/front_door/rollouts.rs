@@ -16,7 +16,12 @@ use crate::{
 };
 
 fn replica(checkpoint: CheckpointId, active: bool) -> ReplicaReport {
-    ReplicaReport { checkpoint, state: ReplicaState::Ready { self_test_ms: 1.0 }, active }
+    ReplicaReport {
+        checkpoint,
+        state: ReplicaState::Ready { self_test_ms: 1.0 },
+        active,
+        serving_only: false,
+    }
 }
 
 /// Which checkpoint answers when the job is asked, and where.
@@ -149,7 +154,7 @@ async fn what_a_checkpoint_answers_where_it_was_made_outlives_a_restart() {
     let manifest = checkpoint(&ada.blobs, &job, attempt.epoch, 5, None);
     ada.put(&manifest).await;
     let log_probabilities = vec![-1.0 / 3.0; SELF_TEST_BYTES];
-    let self_test = SelfTest { answer: b"sixteen bytes ok".to_vec(), log_probabilities };
+    let self_test = SelfTest { answer: b"sixteen bytes ok".to_vec(), log_probabilities, serving: None };
     let wrong = SelfTest { answer: b"too few".to_vec(), ..self_test.clone() };
     let error = soon(ada.client.commit_checkpoint(&manifest, Some(wrong))).await.unwrap_err();
     assert!(error.to_string().contains("self_test.answer"), "{error}");

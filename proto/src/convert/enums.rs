@@ -5,7 +5,7 @@ use hatchery_common::{
     device::DeviceKind,
     field::FieldError,
     generate::FinishReason,
-    recipe::{Precision, ReplicateWhich, Schedule, StartHow},
+    recipe::{Precision, ReplicaWeights, ReplicateWhich, Schedule, StartHow},
     trainer::FailureCause,
 };
 
@@ -44,7 +44,8 @@ macro_rules! enumeration {
 
 mod wire {
     pub(super) use crate::v1::{
-        DeviceKind, FailureCause, FinishReason, Precision, ReplicateWhich, Schedule, Scope, StartHow,
+        DeviceKind, FailureCause, FinishReason, Precision, ReplicaWeights, ReplicateWhich, Schedule, Scope,
+        StartHow,
     };
 }
 
@@ -52,6 +53,7 @@ enumeration!(DeviceKind: Cuda, Mps, Cpu);
 enumeration!(Precision: Auto, F32, Bf16);
 enumeration!(Schedule: Constant, Cosine, Wsd);
 enumeration!(ReplicateWhich: Each, Last, Best);
+enumeration!(ReplicaWeights: F32, Bf16);
 enumeration!(StartHow: Continue, FineTune);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
 enumeration!(FinishReason: MaxBytes, StopString);

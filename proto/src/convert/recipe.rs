@@ -9,7 +9,7 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     recipe::{
         DeviceWishes, JobSpec, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy,
-        ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow, TrainSpec,
+        ReplicaWeights, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow, TrainSpec,
     },
     time::Timestamp,
 };
@@ -190,7 +190,11 @@ impl TryFrom<v1::NodeSelector> for NodeSelector {
 
 impl From<ReplicaPolicy> for v1::ReplicaPolicy {
     fn from(policy: ReplicaPolicy) -> Self {
-        Self { to: Some(policy.to.into()), which: policy.which.number() }
+        Self {
+            to: Some(policy.to.into()),
+            which: policy.which.number(),
+            weights: Some(policy.weights.number()),
+        }
     }
 }
 
@@ -198,7 +202,12 @@ impl TryFrom<v1::ReplicaPolicy> for ReplicaPolicy {
     type Error = FieldError;
 
     fn try_from(policy: v1::ReplicaPolicy) -> Result<Self, FieldError> {
-        Ok(Self { to: needed("to", policy.to)?, which: ReplicateWhich::read("which", policy.which)? })
+        let weights = policy.weights.map(|number| ReplicaWeights::read("weights", number)).transpose()?;
+        Ok(Self {
+            to: needed("to", policy.to)?,
+            which: ReplicateWhich::read("which", policy.which)?,
+            weights: weights.unwrap_or_default(),
+        })
     }
 }
 

@@ -118,7 +118,12 @@ impl From<ReplicaReport> for v1::ReplicaReport {
                 replica_report::State::Failed(replica::Failed { why })
             }
         };
-        Self { checkpoint: report.checkpoint.to_string(), state: Some(state), active: report.active }
+        Self {
+            checkpoint: report.checkpoint.to_string(),
+            state: Some(state),
+            active: report.active,
+            serving_only: report.serving_only,
+        }
     }
 }
 
@@ -131,13 +136,22 @@ impl TryFrom<v1::ReplicaReport> for ReplicaReport {
             replica_report::State::Ready(ready) => ready.try_into()?,
             replica_report::State::Failed(failed) => failed.try_into()?,
         };
-        Ok(Self { checkpoint: parsed("checkpoint", &report.checkpoint)?, state, active: report.active })
+        Ok(Self {
+            checkpoint: parsed("checkpoint", &report.checkpoint)?,
+            state,
+            active: report.active,
+            serving_only: report.serving_only,
+        })
     }
 }
 
 impl From<SelfTest> for v1::SelfTest {
     fn from(self_test: SelfTest) -> Self {
-        Self { answer: self_test.answer, log_probabilities: self_test.log_probabilities }
+        Self {
+            answer: self_test.answer,
+            log_probabilities: self_test.log_probabilities,
+            serving: self_test.serving.map(|serving| Box::new((*serving).into())),
+        }
     }
 }
 
@@ -145,8 +159,19 @@ impl TryFrom<v1::SelfTest> for SelfTest {
     type Error = FieldError;
 
     fn try_from(self_test: v1::SelfTest) -> Result<Self, FieldError> {
-        let v1::SelfTest { answer, log_probabilities } = self_test;
-        let self_test = Self { answer, log_probabilities };
+        let v1::SelfTest { answer, log_probabilities, serving } = self_test;
+        // Not into the depth: what comes from outside may go on in itself.
+        let serving = serving.map(|serving| {
+            if serving.serving.is_some() {
+                return Err(FieldError::new("serving.serving", "must not be there"));
+            }
+            Ok(Box::new(Self {
+                answer: serving.answer,
+                log_probabilities: serving.log_probabilities,
+                serving: None,
+            }))
+        });
+        let self_test = Self { answer, log_probabilities, serving: serving.transpose()? };
         self_test.check()?;
         Ok(self_test)
     }

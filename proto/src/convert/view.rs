@@ -443,6 +443,7 @@ impl From<ReplicaView> for v1::Replica {
             state: Some(state),
             active: replica.active,
             to_be_active: replica.to_be_active,
+            serving_only: replica.serving_only,
         }
     }
 }
@@ -463,6 +464,7 @@ impl TryFrom<v1::Replica> for ReplicaView {
             state,
             active: replica.active,
             to_be_active: replica.to_be_active,
+            serving_only: replica.serving_only,
         })
     }
 }

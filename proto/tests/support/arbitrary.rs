@@ -1,5 +1,7 @@
 //! Any value of the domain's large types.
 
+#[path = "arbitrary/checkpoints.rs"]
+pub(crate) mod checkpoints;
 #[path = "arbitrary/peers.rs"]
 mod peers;
 #[path = "arbitrary/rollouts.rs"]
@@ -9,18 +11,18 @@ use std::{num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
     availability::{Away, AwayReason, LocalTime},
-    checkpoint::{CheckpointFile, CheckpointManifest},
     device::{Device, DeviceKind},
     digest::Digest,
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{BlobId, CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
+    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, NodeMode, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
-        ReplicaPolicy, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow, TrainSpec,
+        ReplicaPolicy, ReplicaWeights, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow,
+        TrainSpec,
     },
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
@@ -28,10 +30,7 @@ use hatchery_common::{
     },
     time::Timestamp,
     trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
-    view::{
-        ActiveView, CheckpointView, FailureView, JobView, NodeState, NodeView, ReplicaView, RunningView,
-        WaitingView,
-    },
+    view::{ActiveView, FailureView, JobView, NodeState, NodeView, RunningView, WaitingView},
 };
 use proptest::{
     collection::{btree_map, vec},
@@ -183,9 +182,10 @@ pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
             deadline: deadline.map(Timestamp),
         },
     );
+    let which = select(vec![ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best]);
+    let weights = select(vec![ReplicaWeights::F32, ReplicaWeights::Bf16]);
     let replicate =
-        (selector(), select(vec![ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best]))
-            .prop_map(|(to, which)| ReplicaPolicy { to, which });
+        (selector(), which, weights).prop_map(|(to, which, weights)| ReplicaPolicy { to, which, weights });
     let start = (checkpoint_id(), select(vec![StartHow::Continue, StartHow::FineTune]))
         .prop_map(|(checkpoint, how)| StartFrom { checkpoint, how });
     let retain = (option::of(1..=u32::MAX), any::<u64>())
@@ -294,8 +294,14 @@ fn replica_state() -> impl Strategy<Value = ReplicaState> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
-    let replica = (checkpoint_id(), replica_state(), any::<bool>())
-        .prop_map(|(checkpoint, state, active)| ReplicaReport { checkpoint, state, active });
+    let replica = (checkpoint_id(), replica_state(), any::<(bool, bool)>()).prop_map(
+        |(checkpoint, state, (active, serving_only))| ReplicaReport {
+            checkpoint,
+            state,
+            active,
+            serving_only,
+        },
+    );
     let seen = (vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>());
     (any::<u64>(), seen, any::<bool>(), option::of(away())).prop_map(
         |(sequence, (attempts, replicas, disk_free_bytes), leaving, away)| Report {
@@ -467,56 +473,6 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
                 active,
                 peers,
             }
-        },
-    )
-}
-
-pub(crate) fn checkpoint_manifest() -> impl Strategy<Value = CheckpointManifest> {
-    let files = vec((digest(), 1..=1u64 << 30), 4).prop_map(|files| {
-        let named = CheckpointManifest::FILES.into_iter().zip(files);
-        named
-            .map(|(name, (blob, size_bytes))| CheckpointFile {
-                name: name.to_owned(),
-                blob: BlobId(blob),
-                size_bytes,
-            })
-            .collect()
-    });
-    let run = (job_id(), any::<u64>(), any::<u64>(), option::of(checkpoint_id()), digest());
-    (run, model(), any::<u32>(), metrics(), files).prop_map(|(run, model, block, metrics, files)| {
-        CheckpointManifest {
-            job: run.0,
-            epoch: Epoch(run.1),
-            step: run.2,
-            parent: run.3,
-            dataset: DatasetId(run.4),
-            model,
-            block,
-            metrics,
-            files,
-        }
-    })
-}
-
-pub(crate) fn checkpoint_view() -> impl Strategy<Value = CheckpointView> {
-    let replica = (node_id(), name(), option::of(replica_state()), any::<(bool, bool)>()).prop_map(
-        |(node, node_name, state, (active, to_be_active))| ReplicaView {
-            node,
-            node_name,
-            state,
-            active,
-            to_be_active,
-        },
-    );
-    (checkpoint_manifest(), name(), time(), any::<(bool, bool)>(), vec(replica, 0..4)).prop_map(
-        |(manifest, job_name, committed_at, (is_best, is_pinned), replicas)| CheckpointView {
-            id: manifest.id(),
-            manifest,
-            job_name,
-            committed_at,
-            is_best,
-            is_pinned,
-            replicas,
         },
     )
 }

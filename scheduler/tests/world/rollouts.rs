@@ -80,7 +80,7 @@ impl World {
 /// What a checkpoint answered, or nothing.
 pub(super) fn self_test(which: u8) -> Option<Box<SelfTest>> {
     let log_probabilities = vec![-1.0 / 3.0; SELF_TEST_BYTES];
-    which
-        .is_multiple_of(2)
-        .then(|| Box::new(SelfTest { answer: vec![which; SELF_TEST_BYTES], log_probabilities }))
+    which.is_multiple_of(2).then(|| {
+        Box::new(SelfTest { answer: vec![which; SELF_TEST_BYTES], log_probabilities, serving: None })
+    })
 }

@@ -282,7 +282,7 @@ impl World {
             deadline: (wishes == 12).then(|| self.now.wall + Duration::from_mins(1)),
         };
         let start_from = self.pick_start(policy, &dataset, steps).filter(|_| wishes.is_multiple_of(3));
-        let replicate = ReplicaPolicy { to, which };
+        let replicate = ReplicaPolicy { to, which, ..ReplicaPolicy::default() };
         let last = NonZeroU32::new(u32::from((wishes + policy) % 4)).filter(|last| last.get() < 3);
         let retain = RetainPolicy { last, every: u64::from(wishes % 2) * 3 };
         let spec = JobSpec { devices, replicate, start_from, queue, retain, ..spec(&dataset, steps) };

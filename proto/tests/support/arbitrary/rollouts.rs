@@ -33,6 +33,11 @@ pub(crate) fn rollout_view() -> impl Strategy<Value = RolloutView> {
 }
 
 pub(crate) fn self_test() -> impl Strategy<Value = SelfTest> {
-    (vec(any::<u8>(), SELF_TEST_BYTES), vec(-1e3..=0.0f64, SELF_TEST_BYTES))
-        .prop_map(|(answer, log_probabilities)| SelfTest { answer, log_probabilities })
+    let answered = || (vec(any::<u8>(), SELF_TEST_BYTES), vec(-1e3..=0.0f64, SELF_TEST_BYTES));
+    (answered(), option::of(answered())).prop_map(|((answer, log_probabilities), serving)| {
+        let serving = serving.map(|(answer, log_probabilities)| {
+            Box::new(SelfTest { answer, log_probabilities, serving: None })
+        });
+        SelfTest { answer, log_probabilities, serving }
+    })
 }
