@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `progress STEP` | reports progress |
 //! | `checkpoint STEP` | writes a checkpoint folder with a small model, and reports it |
+//! | `spoil` | from here on its weights are no numbers |
 //! | `write TEXT` | writes a line to stderr |
 //! | `flood BYTES` | writes so much to stderr |
 //! | `garbage` | writes lines to stdout that are no events, one of them very long |
@@ -128,6 +129,7 @@ async fn train(path: &Path) {
         libtorch: "2.11.0".to_owned(),
     });
     let mut deaf = false;
+    let mut scale = 1.0;
     let mut crash_at = None;
     for line in script.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -141,7 +143,7 @@ async fn train(path: &Path) {
                 let wanted = rest.parse().expect("a step");
                 if wanted > step {
                     step = wanted;
-                    checkpoint(&order, step, format!("moments at {step}").as_bytes());
+                    checkpoint(&order, step, format!("moments at {step}").as_bytes(), scale);
                 }
             }
             "write" => eprintln!("{rest}"),
@@ -158,11 +160,12 @@ async fn train(path: &Path) {
                 std::thread::spawn(move || child.wait());
             }
             "deaf" => deaf = true,
+            "spoil" => scale = f32::NAN,
             "wait" => loop {
                 let ending = told.borrow().ending();
                 if let Some(ending) = ending.filter(|_| !deaf) {
                     step += 1;
-                    checkpoint(&order, step, format!("moments at {step}").as_bytes());
+                    checkpoint(&order, step, format!("moments at {step}").as_bytes(), scale);
                     return answer(&TrainerEvent::Ended(ending));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -262,7 +265,7 @@ impl<'a> Run<'a> {
             "job": self.order.job, "epoch": self.order.epoch, "step": self.step, "chain": self.chain.to_string(),
             "resumed_step": self.resumed.0, "resumed_epoch": self.resumed.1,
         });
-        checkpoint(self.order, self.step, moments.to_string().as_bytes());
+        checkpoint(self.order, self.step, moments.to_string().as_bytes(), 1.0);
         self.kept = self.step;
     }
 }
@@ -301,7 +304,8 @@ fn step_of(folder: &Path) -> u64 {
     serde_json::from_slice::<TrainingCursor>(&text).expect("a cursor").step
 }
 
-fn checkpoint(order: &AttemptOrder, step: u64, moments: &[u8]) {
+/// `scale` is a factor of every weight.
+fn checkpoint(order: &AttemptOrder, step: u64, moments: &[u8], scale: f32) {
     let folder: PathBuf = order.checkpoints.join(folder_name(step));
     let unfinished = order.checkpoints.join(format!(".{}", folder_name(step)));
     fs::create_dir_all(&unfinished).expect("the agent made the folder above");
@@ -319,7 +323,7 @@ fn checkpoint(order: &AttemptOrder, step: u64, moments: &[u8]) {
     let write =
         |name: &str, bytes: &[u8]| fs::write(unfinished.join(name), bytes).expect("the disk has room");
     write(CONFIG_FILE, &serde_json::to_vec(&order.model).expect("JSON"));
-    write(MODEL_FILE, &model(order, step));
+    write(MODEL_FILE, &model(order, step, scale));
     write(OPTIMIZER_FILE, moments);
     write(TRAINING_FILE, &serde_json::to_vec(&cursor).expect("JSON"));
     if folder.exists() {
@@ -330,7 +334,7 @@ fn checkpoint(order: &AttemptOrder, step: u64, moments: &[u8]) {
 }
 
 /// Weights that differ from step to step, in the shapes of the order's model.
-fn model(order: &AttemptOrder, step: u64) -> Vec<u8> {
+fn model(order: &AttemptOrder, step: u64, scale: f32) -> Vec<u8> {
     let raw = order.model.raw();
     let (embd, head, vocab) = (raw.n_embd as usize, raw.n_head as usize, raw.vocab_size as usize);
     let neurons = embd * raw.mlp_internal_dim_multiplier as usize / head;
@@ -344,7 +348,7 @@ fn model(order: &AttemptOrder, step: u64) -> Vec<u8> {
     let tensors = shapes.map(|(name, shape)| {
         let count: usize = shape.iter().product();
         let weight = |index: usize| ((index as u64 * 7 + step * 13) % 19) as f32 * 0.01 - 0.09;
-        let bytes: Vec<u8> = (0..count).flat_map(|index| weight(index).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..count).flat_map(|index| (weight(index) * scale).to_le_bytes()).collect();
         (name, shape, bytes)
     });
     let views = tensors.iter().map(|(name, shape, bytes)| {

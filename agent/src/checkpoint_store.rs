@@ -181,7 +181,7 @@ impl CheckpointStore {
     ) -> Result<(), CheckpointStoreError> {
         let (id, form) = (manifest.id(), manifest.form_for(form));
         let installed = self.alone_with(id, || match self.form(id) {
-            Some(held) if held < form => self.complete_alone(id, manifest),
+            Some(held) if held < form => self.complete_alone(id),
             Some(_) => self.verify_alone(id),
             None => self.install_alone(id, manifest, form),
         });
@@ -235,24 +235,22 @@ impl CheckpointStore {
     }
 
     /// Makes a serving-only checkpoint whole.
-    fn complete_alone(
-        &self,
-        id: CheckpointId,
-        manifest: &Arc<CheckpointManifest>,
-    ) -> Result<(), CheckpointStoreError> {
+    fn complete_alone(&self, id: CheckpointId) -> Result<(), CheckpointStoreError> {
+        self.verify_alone(id)?;
+        let Some(held) = self.state().held.get(&id).cloned() else { return Ok(()) };
+        let whole = Held { form: ReplicaForm::Whole, ..held.clone() };
         let path = self.path(id);
-        let (weights, others): (Vec<_>, Vec<_>) =
-            manifest.files_in(ReplicaForm::Whole).partition(|(name, _)| *name == MODEL_FILE);
+        let is_here = |name: &str| held.files().any(|(own, _)| own == name);
+        let missing = whole.files().filter(|(name, _)| !is_here(name));
         // The weights last: from then on it is whole.
-        for (name, file) in others.into_iter().chain(weights) {
+        for (name, file) in missing.chain(whole.files().filter(|(name, _)| *name == MODEL_FILE)) {
             if let Err(error) = self.blobs.link_or_copy_to(file.blob, &path.join(name)) {
-                let held = self.state().held.get(&id).cloned();
-                held.map_or(Ok(()), |held| clear_others(&path, &held))?;
+                clear_others(&path, &held)?;
                 return Err(error.into());
             }
         }
         let mut state = self.state();
-        state.held.insert(id, Held { manifest: Arc::clone(manifest), form: ReplicaForm::Whole });
+        state.held.insert(id, whole);
         state.begun.remove(&id);
         Ok(())
     }

@@ -19,8 +19,8 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     node::NodeMode,
     recipe::{
-        DeviceWishes, JobSpec, Labels, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy,
-        TrainSpec,
+        DeviceWishes, JobSpec, Labels, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy, ReplicaWeights,
+        RetainPolicy, TrainSpec,
     },
     tls::{Credentials, JoinString},
 };
@@ -45,6 +45,8 @@ use crate::{
 const JOBS: usize = 5;
 /// One job in so many has a model of several pieces.
 const LARGE_EVERY: usize = 3;
+/// One job in so many has replicas of all of a checkpoint, and not of its weights in bf16 alone.
+const WHOLE_EVERY: usize = 2;
 /// When they are submitted, in milliseconds from when the fleet is put together.
 const SUBMITTED_WITHIN_MS: u64 = 16_000;
 /// Steps of a job.
@@ -243,6 +245,7 @@ fn spec(number: usize, dataset: DatasetId, steps: u64) -> Result<JobSpec> {
     let train = RawTrainSpec { steps, checkpoint_every: CHECKPOINT_EVERY, ..RawTrainSpec::default() };
     // Some are so large that their pieces go from node to node.
     let n_embd = if number.is_multiple_of(LARGE_EVERY) { 64 } else { 8 };
+    let weights = if number.is_multiple_of(WHOLE_EVERY) { ReplicaWeights::F32 } else { ReplicaWeights::Bf16 };
     let model = RawModelConfig {
         n_layer: 1,
         n_embd,
@@ -256,7 +259,7 @@ fn spec(number: usize, dataset: DatasetId, steps: u64) -> Result<JobSpec> {
         model: ModelConfig::new(model)?,
         train: TrainSpec::new(train)?,
         devices: DeviceWishes::default(),
-        replicate: ReplicaPolicy::default(),
+        replicate: ReplicaPolicy { weights, ..ReplicaPolicy::default() },
         start_from: None,
         queue: QueueWishes::default(),
         retain: RetainPolicy::default(),

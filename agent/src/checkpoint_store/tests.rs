@@ -1,6 +1,7 @@
 use super::*;
 use hatchery_common::{
     blob::BlobLimits,
+    checkpoint::SERVING_FILE,
     id::{Epoch, JobId},
     model::{ModelConfig, RawModelConfig},
     trainer::Metrics,
@@ -113,4 +114,109 @@ fn many_may_install_one_checkpoint_at_once() {
         store.remove(id).unwrap();
         assert!(store.folder(id).is_none() && !checkpoints.join(id.to_string()).exists());
     }
+}
+
+/// A checkpoint that has weights for replicas that only answer, and its blobs in the store.
+fn with_serving(blobs: &BlobStore) -> Arc<CheckpointManifest> {
+    let mut manifest = manifest(blobs);
+    let bytes = b"bf16";
+    let blob = blobs.put_bytes(bytes).unwrap();
+    manifest.files.push(CheckpointFile {
+        name: SERVING_FILE.to_owned(),
+        blob,
+        size_bytes: bytes.len() as u64,
+    });
+    manifest.check().unwrap();
+    Arc::new(manifest)
+}
+
+/// Puts what a checkpoint is made of into the store.
+fn put_all(blobs: &BlobStore) {
+    for name in CheckpointManifest::FILES {
+        blobs.put_bytes(name.as_bytes()).unwrap();
+    }
+}
+
+fn names(store: &CheckpointStore, id: CheckpointId) -> Vec<String> {
+    let entries = std::fs::read_dir(store.path(id)).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn weights(store: &CheckpointStore, id: CheckpointId) -> String {
+    std::fs::read_to_string(store.path(id).join(MODEL_FILE)).unwrap()
+}
+
+const SERVING: [&str; 3] = ["config.json", "manifest.json", MODEL_FILE];
+
+#[test]
+fn a_serving_only_checkpoint_has_two_files_and_becomes_whole_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let manifest = with_serving(store.blobs());
+    let id = manifest.id();
+    store.install(&manifest, ReplicaForm::ServingOnly).unwrap();
+    assert_eq!(
+        (names(&store, id), weights(&store, id).as_str()),
+        (SERVING.map(str::to_owned).to_vec(), "bf16")
+    );
+    let own = manifest.files_in(ReplicaForm::ServingOnly).map(|(_, file)| file.blob);
+    assert_eq!(store.blobs_held(id), own.collect::<Vec<_>>());
+    assert_eq!(store.blobs().list().len(), 2, "what belongs to the other form is not kept");
+    drop(store);
+
+    // It was on the way to being whole when the machine lost its power: all is there but the weights.
+    for file in &manifest.files {
+        let path = folder.path().join("checkpoints").join(id.to_string()).join(&file.name);
+        if !path.exists() {
+            std::fs::write(path, "x".repeat(file.size_bytes as usize)).unwrap();
+        }
+    }
+    let store = open(folder.path());
+    assert_eq!(store.form(id), Some(ReplicaForm::ServingOnly));
+    assert_eq!(names(&store, id), SERVING);
+    put_all(store.blobs());
+    store.install(&manifest, ReplicaForm::Whole).unwrap();
+    assert_eq!((store.form(id), weights(&store, id).as_str()), (Some(ReplicaForm::Whole), MODEL_FILE));
+    assert_eq!((names(&store, id).len(), store.blobs_held(id).len()), (6, 5));
+    // Whoever needs less is served by it as it is.
+    store.install(&manifest, ReplicaForm::ServingOnly).unwrap();
+    assert_eq!(store.form(id), Some(ReplicaForm::Whole));
+    drop(store);
+    let store = open(folder.path());
+    assert_eq!(store.form(id), Some(ReplicaForm::Whole));
+    store.remove(id).unwrap();
+    assert_eq!((store.folder(id), store.blobs().used_bytes()), (None, 0));
+}
+
+#[test]
+fn a_serving_only_checkpoint_that_cannot_become_whole_stays_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let manifest = with_serving(store.blobs());
+    let id = manifest.id();
+    store.install(&manifest, ReplicaForm::ServingOnly).unwrap();
+    put_all(store.blobs());
+    store.begin(id, &manifest, ReplicaForm::Whole);
+    store.blobs().remove(manifest.files[3].blob).unwrap();
+    assert!(store.install(&manifest, ReplicaForm::Whole).is_err());
+    assert_eq!(
+        (store.form(id), names(&store, id)),
+        (Some(ReplicaForm::ServingOnly), SERVING.map(str::to_owned).to_vec())
+    );
+    assert_eq!((store.begun(), store.blobs().list().len()), (vec![id], 4));
+    // The attempt that needed it is over.
+    store.discard_given_up().unwrap();
+    assert_eq!((store.begun(), store.blobs().list().len()), (vec![], 2));
+    store.install(&manifest, ReplicaForm::ServingOnly).unwrap();
+
+    // What is whole and damaged comes again as what is needed here.
+    put_all(store.blobs());
+    store.install(&manifest, ReplicaForm::Whole).unwrap();
+    store.forget_all_with(manifest.files[2].blob).unwrap();
+    assert_eq!((store.form(id), store.begun()), (None, vec![id]));
+    store.install(&manifest, ReplicaForm::ServingOnly).unwrap();
+    assert_eq!((store.begun(), store.blobs().list().len()), (vec![], 2));
 }

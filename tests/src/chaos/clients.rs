@@ -42,6 +42,8 @@ pub struct Work {
     pub checkpoint_every: u64,
     /// The model's width: at 16 each file of a checkpoint is one piece, at 32 the weights are several.
     pub width: u64,
+    /// Whether nodes that only answer get its weights in bf16 and nothing else.
+    pub sparing: bool,
     /// Whether its trainer crashes, wherever it runs.
     pub crashes: bool,
     /// Whether its text is one that no other job has.
@@ -60,6 +62,7 @@ impl Work {
             steps,
             checkpoint_every,
             width: 16,
+            sparing: false,
             crashes: false,
             own_text: false,
             text_kib: TEXT_KIB,
@@ -75,6 +78,7 @@ impl Work {
             steps: 10 * dice.between(2, 16),
             checkpoint_every: dice.between(10, 40),
             width: 16 * dice.between(1, 2),
+            sparing: number.is_multiple_of(2),
             crashes,
             own_text: dice.one_in(3),
             text_kib: TEXT_KIB,
@@ -122,6 +126,9 @@ impl Work {
             [("--request-id", request), ("--name", &self.name), ("--data", &text.display().to_string())]
         {
             arguments.extend([flag.to_owned(), value.to_owned()]);
+        }
+        if self.sparing {
+            arguments.extend(["--replicate-weights", "bf16"].map(str::to_owned));
         }
         arguments.extend(sets.into_iter().flat_map(|set| ["--set".to_owned(), set]));
         arguments

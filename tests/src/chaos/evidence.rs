@@ -52,6 +52,8 @@ pub struct Checkpoint {
     pub manifest: Value,
     /// The names of the nodes that say that they hold it, verified and tried.
     pub ready_on: Vec<String>,
+    /// Those of them that hold what it takes to answer and nothing else.
+    pub serving_on: Vec<String>,
     /// How many should.
     pub wanted_on: usize,
     /// What its trainer wrote into it of its run; none if that blob is not there.
@@ -105,6 +107,19 @@ impl Checkpoint {
         let files = self.manifest["files"].as_array().into_iter().flatten();
         files.filter_map(|file| Some((file["name"].as_str()?, file["blob"].as_str()?)))
     }
+
+    /// The blobs of its files on a node that holds it, by their names there.
+    fn blobs_on(&self, node: &str) -> Vec<(&str, &str)> {
+        if !self.serving_on.iter().any(|serving| serving == node) {
+            return self.blobs().collect();
+        }
+        let names = self.blobs().filter_map(|(name, blob)| match name {
+            "config.json" => Some((name, blob)),
+            "model-bf16.safetensors" => Some(("model.safetensors", blob)),
+            _ => None,
+        });
+        names.collect()
+    }
 }
 
 impl Evidence {
@@ -145,7 +160,7 @@ impl Evidence {
                 continue;
             }
             self.replicas += 1;
-            for (name, blob) in checkpoint.blobs() {
+            for (name, blob) in checkpoint.blobs_on(node) {
                 let right = fs::read(folder.join(&checkpoint.id).join(name))
                     .is_ok_and(|bytes| blob_id(&bytes) == blob);
                 if !right {
@@ -213,10 +228,13 @@ fn checkpoint_of(mut view: Value, store: &Path) -> Checkpoint {
     let replicas = array(view["replicas"].take());
     let is_ready = |replica: &&Value| replica["state"]["state"] == "ready";
     let ready = replicas.iter().filter(is_ready);
+    let serving = ready.clone().filter(|replica| replica["serving_only"] == true);
+    let names = |replica: &Value| Some(replica["node_name"].as_str()?.to_owned());
     let mut checkpoint = Checkpoint {
         id: view["id"].as_str().unwrap_or_default().to_owned(),
         manifest: view["manifest"].take(),
-        ready_on: ready.filter_map(|replica| Some(replica["node_name"].as_str()?.to_owned())).collect(),
+        ready_on: ready.filter_map(names).collect(),
+        serving_on: serving.filter_map(names).collect(),
         wanted_on: replicas.len(),
         moments: None,
     };

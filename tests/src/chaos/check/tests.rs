@@ -177,6 +177,7 @@ fn what_is_wrong_in_a_checkpoint_or_on_a_disk_is_found() {
             id,
             manifest: manifest.clone(),
             ready_on,
+            serving_on: Vec::new(),
             wanted_on: 1,
             moments: Some(moments),
         });

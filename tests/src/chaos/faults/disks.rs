@@ -58,7 +58,7 @@ pub(super) fn disk_full(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A checkpoint of a job that has ended, its model's blob, and the names of the nodes that hold it.
+/// Of a checkpoint of a job that has ended, a blob with weights, and the names of the nodes that hold it.
 fn settled_checkpoint(site: &Site, dice: &mut Dice) -> Option<(String, Vec<String>)> {
     let checkpoints = site.ask(&["checkpoints", "--output", "json"]).json()?;
     let jobs = site.ask(&["jobs", "--output", "json"]).json()?;
@@ -77,11 +77,11 @@ fn settled_checkpoint(site: &Site, dice: &mut Dice) -> Option<(String, Vec<Strin
             let ready = replicas.filter(|replica| replica["state"]["state"] == "ready");
             let nodes: Vec<String> =
                 ready.filter_map(|one| Some(one["node_name"].as_str()?.to_owned())).collect();
-            let files = one["manifest"]["files"].as_array()?.iter();
-            let model = files
-                .filter(|file| file["name"] == "model.safetensors")
-                .find_map(|file| file["blob"].as_str())?;
-            (nodes.len() > 1).then(|| (model.to_owned(), nodes))
+            let files = one["manifest"]["files"].as_array()?;
+            let blob_of = |name: &str| files.iter().find(|file| file["name"] == name)?["blob"].as_str();
+            // Where there are weights in bf16, every node has those, and one alone may have the others.
+            let weights = blob_of("model-bf16.safetensors").or_else(|| blob_of("model.safetensors"))?;
+            (nodes.len() > 1).then(|| (weights.to_owned(), nodes))
         })
         .collect();
     dice.choose(&held).cloned()
