@@ -11,6 +11,7 @@ use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId};
 
 /// A checkpoint that became whole meanwhile answers with other weights.
 type Key = (CheckpointId, ReplicaForm);
+
 /// A model's place, where the first to come loads it and the others wait.
 type Slot = Arc<Mutex<Option<Arc<Model>>>>;
 

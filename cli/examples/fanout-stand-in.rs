@@ -27,8 +27,8 @@ use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
     recipe::{
-        DeviceWishes, JobSpec, Labels, NodeSelector, QueueWishes, RawTrainSpec, ReplicaPolicy,
-        ReplicateWhich, RetainPolicy, TrainSpec,
+        DeviceWishes, JobSpec, Labels, NodeSelector, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy,
+        TrainSpec,
     },
     session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
     tls::{Credentials, JoinString},

@@ -13,6 +13,7 @@ use hatchery_common::{
     id::{JobId, NodeId},
     node::NodeMode,
     recipe::{DeviceWishes, Priority, RawTrainSpec, TrainSpec},
+    session::{ReplicaReport, ReplicaState},
     trainer::{Ending, FailureCause},
 };
 use hatchery_scheduler::{
@@ -451,4 +452,34 @@ fn every_device_is_explained() {
     let JobPhase::Running = world.job(first).phase else { panic!("{:?}", world.job(first).phase) };
     let told = explain(&world.cluster, &world.observed, world.now, JobId::from_bytes([0; 16]));
     assert_eq!(told, [], "there is no such job");
+}
+
+#[test]
+fn a_replica_that_only_answers_is_not_at_hand_for_who_goes_on() {
+    for serving in [0, 1] {
+        let mut world = World::new();
+        let trained_on = world.join("gpu-a", &[(Device::cuda(0), Some(flops(27.8)))]);
+        let others = ["cpu-b", "cpu-c"].map(|name| world.join(name, &[(Device::CPU, Some(flops(3.0)))]));
+        let job = world.submit(3_000, any());
+        world.plan();
+        assert_eq!(node_of(&world, job), Some(trained_on));
+        let mut manifest = checkpoint(world.job(job), world.job(job).epoch, 100);
+        manifest.files[2].size_bytes = 2 << 30;
+        let id = manifest.id();
+        let commit =
+            Request::CommitCheckpoint { node: trained_on, manifest: Box::new(manifest), self_test: None };
+        world.ask(commit).unwrap();
+        world
+            .ask(Request::SetNodeMode { node: trained_on, mode: NodeMode::Cordoned, by: name("ann") })
+            .unwrap();
+        end(&mut world, job, Ending::NodeAway);
+        for (index, node) in others.into_iter().enumerate() {
+            let state = ReplicaState::Ready { self_test_ms: 1.0 };
+            let serving_only = index == serving;
+            let replica = ReplicaReport { checkpoint: id, state, active: false, serving_only };
+            world.observed.nodes.get_mut(&node).unwrap().report.replicas = vec![replica];
+        }
+        world.plan();
+        assert_eq!(node_of(&world, job), Some(others[1 - serving]));
+    }
 }

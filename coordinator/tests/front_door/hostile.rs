@@ -8,7 +8,7 @@ use std::{
 
 use hatchery_common::{
     blob::{BlobLimits, BlobStore},
-    checkpoint::{CheckpointFile, CheckpointManifest},
+    checkpoint::{CheckpointFile, CheckpointManifest, SERVING_FILE},
     id::Epoch,
 };
 use hatchery_proto::{
@@ -57,7 +57,8 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
     let renamed = TRICKS.map(|trick| -> (Lie, &str) {
         (Box::new(|files| files[0].name = trick.to_owned()), "must be exactly")
     });
-    let others_of_them: [(Lie, &str); 7] = [
+    let serving = |file: &CheckpointFile| CheckpointFile { name: SERVING_FILE.to_owned(), ..file.clone() };
+    let others_of_them: [(Lie, &str); 10] = [
         (Box::new(|files| drop(files.pop())), "must be exactly"),
         (Box::new(|files| files.extend_from_within(..1)), "must be exactly"),
         (Box::new(|files| files.swap(0, 1)), "must be exactly"),
@@ -65,6 +66,9 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
         (Box::new(|files| files[2].size_bytes = 0), "has 0 bytes"),
         (Box::new(|files| files[2].size_bytes = u64::MAX), "bytes"),
         (Box::new(|files| files[3].size_bytes += 1), "1 of the 4 blobs"),
+        (Box::new(move |files| files.push(serving(&files[1]))), "must be smaller"),
+        (Box::new(move |files| files.insert(1, serving(&files[0]))), "must be exactly"),
+        (Box::new(move |files| files.extend([serving(&files[0]), serving(&files[0])])), "must be exactly"),
     ];
     for (lie, said) in renamed.into_iter().chain(others_of_them) {
         let mut files = good.files.clone();
