@@ -13,7 +13,7 @@ use hatchery_common::{
     generate::{GenerationOrder, StopStrings},
     id::{BlobId, CheckpointId, DatasetId, Epoch, RequestId},
     recipe::ReplicaWeights,
-    session::{AnswerPart, AssignedAttempt, CoordinatorMessage, ReplicaState},
+    session::{AnswerPart, AssignedAttempt, CoordinatorMessage, ReplicaState, Report},
     trainer::Ending,
 };
 use support::{
@@ -158,7 +158,7 @@ async fn a_node_that_only_answers_gets_a_sixth_tries_it_and_answers() {
     node.crash().await;
     let folder = node.state.path().join("checkpoints").join(id.to_string());
     fs::write(folder.join(OPTIMIZER_FILE), contents(&coordinator, blob(&manifest, OPTIMIZER_FILE))).unwrap();
-    coordinator.note(|notes| notes.report = Default::default());
+    coordinator.note(|notes| notes.report = Report::default());
     node.start(&coordinator);
     coordinator.until("it answers again", |notes| serves(notes, id)).await;
     assert_eq!(names(&node, id), own);
@@ -188,7 +188,7 @@ async fn who_goes_on_from_it_gets_the_rest() {
     // It stays whole, and is held against what the whole one answered.
     node.leave().await;
     coordinator.assign(|assignment| assignment.attempts.clear());
-    coordinator.note(|notes| notes.report = Default::default());
+    coordinator.note(|notes| notes.report = Report::default());
     node.start(&coordinator);
     coordinator.until("it answers again", |notes| form(notes, id) == Some(ReplicaForm::Whole)).await;
     node.leave().await;
@@ -206,7 +206,7 @@ async fn what_the_coordinator_has_lost_comes_from_who_has_it() {
     for name in [SERVING_FILE, OPTIMIZER_FILE] {
         assert!(coordinator.blobs.remove(blob(&manifest, name)).unwrap());
     }
-    coordinator.note(|notes| notes.report = Default::default());
+    coordinator.note(|notes| notes.report = Report::default());
     node.start(&coordinator);
     until("it brings what it has", || coordinator.blobs.has(blob(&manifest, SERVING_FILE))).await;
     coordinator.until("it answers again", |notes| serves(notes, id)).await;
