@@ -88,15 +88,17 @@ fn settled_checkpoint(site: &Site, dice: &mut Dice) -> Option<(String, Vec<Strin
 }
 
 /// A bit flips on the coordinator's disk; then a machine that has lost its own disk wants everything anew, while no
-/// other holder is there: from those it might have all, and nobody would have read what is damaged.
+/// other machine is there: from those it might have all, and nobody would have read what is damaged. Also one that has not
+/// this checkpoint may have the blob, of another job.
 pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     let Some((blob, nodes)) = settled_checkpoint(site, dice) else {
         pause(dice, 300, 600);
         return Ok(false);
     };
     site.kill_coordinator();
-    let holders: Vec<&Member> = site.agents().iter().filter(|member| nodes.contains(&member.name)).collect();
-    for member in &holders {
+    let (holders, others): (Vec<&Member>, Vec<&Member>) =
+        site.agents().iter().partition(|member| nodes.contains(&member.name));
+    for member in site.agents() {
         member.kill();
         for trainer in member.trainers() {
             let _ended = kill_process(trainer, Signal::KILL);
@@ -105,12 +107,12 @@ pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<bool> {
     flip_bit(&blob_path(&site.coordinator_state().join("blobs"), &blob), dice)?;
     site.history.records().flipped.push(blob);
     restart_coordinator(site)?;
-    let Some((lost, others)) = holders.split_first() else { return Ok(false) };
+    let Some((lost, more)) = holders.split_first() else { return Ok(false) };
     lost.lose_disk()?;
     site.start_agent(lost, "")?;
     pause(dice, 1500, 2500);
     // Nodes look for what the coordinator lacks whenever a session begins.
-    others.iter().try_for_each(|member| site.start_agent(member, ""))?;
+    more.iter().chain(&others).try_for_each(|member| site.start_agent(member, ""))?;
     pause(dice, 500, 1000);
     Ok(true)
 }
