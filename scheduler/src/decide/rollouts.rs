@@ -30,6 +30,7 @@ pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, 
     Ok(Decision::done([Change::RolloutStarted { rollout }]))
 }
 
+/// What was taken back last is the newest of the history, also where the clock was set back.
 pub(super) fn withdraw(
     cluster: &Cluster,
     id: RolloutId,
@@ -44,6 +45,8 @@ pub(super) fn withdraw(
     if !is_done && from != NodeSelector::All {
         check_room(rollout.not_on.len(), WITHDRAWALS_MAX, "withdrawals from some nodes of one rollout")?;
     }
+    let newest = cluster.rollouts.values().filter_map(|rollout| rollout.withdrawn_at).max();
+    let at = newest.map_or(at, |newest| at.max(Timestamp(newest.0.saturating_add(1))));
     let change = Change::RolloutWithdrawn { rollout: id, from, by, at };
     Ok(Decision {
         changes: (!is_done).then_some(change).into_iter().collect(),
