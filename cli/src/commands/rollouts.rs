@@ -6,7 +6,7 @@ use std::{
 };
 
 use hatchery_common::{
-    id::NodeId,
+    id::{NodeId, RolloutId},
     session::ReplicaState,
     view::{CheckpointView, NodeState, ReplicaView, RolloutView, WithdrawnView},
 };
@@ -37,11 +37,11 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
         activate: args.activate,
         bytes_per_sec_max: args.limit_rate,
     };
-    let (_, mut checkpoint) = fleet.push(&call).await?;
+    let (rollout, mut checkpoint) = fleet.push(&call).await?;
     if args.wait {
         let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
         let nodes = selected.map(|node| (node.id, node.name.to_string())).collect();
-        checkpoint = Waiting::new(nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
+        checkpoint = Waiting::new(rollout, nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
         if output == Output::Json {
             return Ok(());
         }
@@ -70,6 +70,7 @@ struct Seen {
 
 /// Waiting for the nodes of a rollout.
 struct Waiting {
+    rollout: RolloutId,
     nodes: BTreeMap<NodeId, String>,
     activate: bool,
     output: Output,
@@ -79,8 +80,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(nodes: BTreeMap<NodeId, String>, activate: bool, output: Output) -> Self {
-        Self { nodes, activate, output, failed_before: BTreeMap::new(), since: Instant::now() }
+    fn new(rollout: RolloutId, nodes: BTreeMap<NodeId, String>, activate: bool, output: Output) -> Self {
+        let (failed_before, since) = (BTreeMap::new(), Instant::now());
+        Self { rollout, nodes, activate, output, failed_before, since }
     }
 
     /// Waits until every node has it, or cannot have it; the latter is a failure that names them.
@@ -91,9 +93,14 @@ impl Waiting {
         // Heard also while a call is under way.
         let waited = tokio::select! {
             waited = self.follow(fleet, pushed, &mut screen) => waited,
-            _ = tokio::signal::ctrl_c() => {
-                Err(Failure::new(Code::Interrupted, "the rollout goes on; see `hatchery rollouts`"))
-            }
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(
+                Code::Interrupted,
+                format!(
+                    "the rollout goes on; see it with `hatchery rollouts`, \
+                     take it back with `hatchery rollback --rollout {}`",
+                    self.rollout.short()
+                ),
+            )),
         };
         screen.clear()?;
         waited
