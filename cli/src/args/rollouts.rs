@@ -90,7 +90,7 @@ pub(crate) struct PushArgs {
     /// Stay until every node has it, or cannot have it.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How fast each node may fetch it: 500kB/s, 5MB/s.
+    /// How fast each node may fetch it: 500kB/s, 5MB/s; at least 1kB/s.
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) limit_rate: Option<u64>,
 }

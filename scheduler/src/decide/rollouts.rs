@@ -1,7 +1,7 @@
 //! Rollouts and pins: what people want of checkpoints.
 
 use hatchery_common::{
-    field::check_range,
+    field::FieldError,
     id::{CheckpointId, JobId, Name, RolloutId},
     recipe::NodeSelector,
     time::Timestamp,
@@ -21,8 +21,7 @@ pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, 
         return Ok(Decision::done([]));
     }
     checkpoint(cluster, rollout.checkpoint)?;
-    let rate = rollout.bytes_per_sec_max.unwrap_or(u64::MAX);
-    check_range("bytes_per_sec_max", rate, RATE_BYTES_PER_SEC_MIN, u64::MAX)?;
+    check_rate(rollout.bytes_per_sec_max)?;
     check_nodes(cluster, "to", &rollout.to)?;
     check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "rollouts in force")?;
     let newest = cluster.rollouts.values().map(|rollout| rollout.at).max();
@@ -95,6 +94,16 @@ fn check_nodes(cluster: &Cluster, field: &str, selector: &NodeSelector) -> Resul
         }
     }
     Ok(())
+}
+
+fn check_rate(rate: Option<u64>) -> Result<(), FieldError> {
+    match rate {
+        Some(rate) if rate < RATE_BYTES_PER_SEC_MIN => {
+            let wrong = format!("must be at least {RATE_BYTES_PER_SEC_MIN} bytes a second, not {rate}");
+            Err(FieldError::new("bytes_per_sec_max", wrong))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn checkpoint(cluster: &Cluster, id: CheckpointId) -> Result<&Checkpoint, Rejected> {
