@@ -23,7 +23,7 @@ fn a_rollout_is_typed_watched_left_and_taken_back() {
     let id = checkpoints.as_array().unwrap().iter().find(|one| one["manifest"]["step"] == 10).unwrap();
     let id = id["id"].as_str().unwrap()[..12].to_owned();
     // So slowly that at least the node that did not make it takes minutes.
-    let slow = ["push", &id, "--activate", "--wait", "--limit-rate", "1kB/s"];
+    let slow = ["push", &id, "--activate", "--wait", "--limit-rate", "2kB/s"];
 
     // In a terminal a bar for each node and one for all; Ctrl-C ends the watching alone.
     let mut terminal = Terminal::start(&fleet.command(&slow));
@@ -63,7 +63,7 @@ fn a_rollout_is_typed_watched_left_and_taken_back() {
     );
     let listed = typed(&["rollouts"]);
     assert_eq!((listed.code, listed.stdout.matches(&id).count()), (0, 4), "{listed:?}");
-    for title in ["ROLLOUT", "CHECKPOINT", "READY", "ACTIVE", "2/2", "at most 1.0 kB/s"] {
+    for title in ["ROLLOUT", "CHECKPOINT", "READY", "ACTIVE", "2/2", "at most 2.0 kB/s"] {
         assert!(listed.stdout.contains(title), "{title}: {listed:?}");
     }
     for _ in 0..4 {
