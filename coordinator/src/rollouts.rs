@@ -47,7 +47,9 @@ pub(crate) fn withdrawn(snapshot: &Snapshot, rollout: &Rollout, from: &NodeSelec
         node_name: node.name.clone(),
         checkpoint: active(&snapshot.cluster, node).get(&view.job).copied(),
     });
-    WithdrawnView { active: now.collect(), rollout: view }
+    let mut active: Vec<NowActiveView> = now.collect();
+    active.sort_by(|a, b| a.node_name.cmp(&b.node_name));
+    WithdrawnView { active, rollout: view }
 }
 
 fn asked_for(snapshot: &Snapshot, rollout: &Rollout) -> RolloutView {

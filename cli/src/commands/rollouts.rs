@@ -38,9 +38,12 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
         bytes_per_sec_max: args.limit_rate,
     };
     let (rollout, mut checkpoint) = fleet.push(&call).await?;
+    let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
+    let nodes: BTreeMap<NodeId, String> = selected.map(|node| (node.id, node.name.to_string())).collect();
+    if nodes.is_empty() {
+        eprintln!("no node of the fleet is among `{}` now; one that is later gets it then", args.to);
+    }
     if args.wait {
-        let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
-        let nodes = selected.map(|node| (node.id, node.name.to_string())).collect();
         checkpoint = Waiting::new(rollout, nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
         if output == Output::Json {
             return Ok(());
@@ -48,7 +51,8 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
     }
     output.print(&checkpoint, |checkpoint| {
         let step = checkpoint.manifest.step;
-        format!("checkpoint {} (step {step}) on {}", checkpoint.id.short(), places(checkpoint))
+        let active = if args.wait && args.activate { "active " } else { "" };
+        format!("checkpoint {} (step {step}) {active}on {}", checkpoint.id.short(), places(checkpoint))
     })
 }
 
@@ -210,7 +214,9 @@ impl Screen {
                 bar.set_prefix(name.to_owned());
                 bar
             };
-            let nodes = waiting.nodes.iter().map(|(id, name)| (*id, add(name, size_bytes))).collect();
+            let mut by_name: Vec<(&NodeId, &String)> = waiting.nodes.iter().collect();
+            by_name.sort_by_key(|(_, name)| *name);
+            let nodes = by_name.into_iter().map(|(id, name)| (*id, add(name, size_bytes))).collect();
             let all = add("all nodes", size_bytes * waiting.nodes.len() as u64);
             (bars, nodes, all)
         });
