@@ -22,7 +22,11 @@ fn main() -> ExitCode {
     hatchery_common::faults::arm_from_environment();
     let cli = Cli::parse();
     hatchery_common::tls::install_provider();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.command, args::Command::Agent(_)) {
+        runtime.worker_threads(agent_threads());
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("cannot start threads: {error}")).report(),
     };
@@ -36,4 +40,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Threads that serve an agent's connections; what computes or waits for a disk has others. With one for each processor
+/// they would wake one another for every packet, which on a slow link is most of a transfer's processor time, and the
+/// processors are the trainer's in the first place. One encrypts several Gbit/s.
+fn agent_threads() -> usize {
+    const PROCESSORS_PER_THREAD: usize = 4;
+    const THREADS_MAX: usize = 4;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors / PROCESSORS_PER_THREAD).clamp(1, THREADS_MAX)
 }

@@ -18,7 +18,7 @@ use hatchery_common::{
 use hatchery_proto::swarm::{Exchange, PeerService, RateLimit, Shares};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -171,7 +171,7 @@ impl Teller {
     async fn tell(&mut self, outbox: Outbox, accused: &mut Vec<(BlobId, Trouble)>) {
         let mut told = Told::default();
         let mut again = accused.clone().into_iter();
-        let mut may_report_at = Instant::now();
+        let (mut may_report_at, mut is_news) = (Instant::now(), false);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -181,7 +181,14 @@ impl Teller {
                     remember(accused, (blob, trouble));
                     Some(AgentMessage::PeerTrouble { blob, trouble })
                 }
-                () = self.exchange.changed(), if may_report_at <= Instant::now() => self.report(&mut told),
+                () = self.exchange.changed(), if !is_news => {
+                    is_news = true;
+                    continue;
+                }
+                () = sleep_until(may_report_at), if is_news => {
+                    is_news = false;
+                    self.report(&mut told)
+                }
                 _ = look.tick() => self.report(&mut told),
             };
             // The first report has told who wants what; what is accused belongs to that.

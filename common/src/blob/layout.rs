@@ -180,8 +180,18 @@ pub(super) fn read_manifest(path: &Path, id: BlobId) -> Result<Result<PieceManif
     Ok(PieceManifest::decode(&bytes).map_err(|error| error.to_string()))
 }
 
-/// Reads piece `index`; the inner error says what is wrong with the bytes.
+/// Reads piece `index` and checks it; the inner error says what is wrong with the bytes.
 pub(super) fn read_piece(
+    file: &File,
+    manifest: &PieceManifest,
+    index: u32,
+) -> io::Result<Result<Vec<u8>, ManifestError>> {
+    let read = read_unchecked(file, manifest, index)?;
+    Ok(read.and_then(|bytes| manifest.verify(index, &bytes).map(|()| bytes)))
+}
+
+/// Reads piece `index` of a file that may be too short; its bytes are not looked at.
+pub(super) fn read_unchecked(
     file: &File,
     manifest: &PieceManifest,
     index: u32,
@@ -192,7 +202,7 @@ pub(super) fn read_piece(
     let expected = range.end - range.start;
     let mut bytes = vec![0; expected as usize];
     match file.read_exact_at(&mut bytes, range.start) {
-        Ok(()) => Ok(manifest.verify(index, &bytes).map(|()| bytes)),
+        Ok(()) => Ok(Ok(bytes)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Ok(Err(ManifestError::WrongPiece { index, expected, found: 0 }))
         }

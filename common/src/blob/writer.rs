@@ -110,15 +110,17 @@ impl BlobWriter {
         self.collected().progress.held()
     }
 
-    /// Reads a piece back, for others who want it before the blob is whole; none if it is not there yet.
+    /// Reads a piece back, for others who want it before the blob is whole; none if it is not there yet. It was hashed
+    /// when it came or when the writer was opened, and its bytes are in memory still; the blob is hashed again at its
+    /// end, and whoever is sent a piece hashes it too.
     pub fn read_piece(&self, index: u32) -> Result<Option<Vec<u8>>, BlobError> {
         if !self.has(index) {
             return Ok(None);
         }
         let path = self.store.layout().partial_place(self.id).data;
-        let bytes = layout::read_piece(&self.file, &self.manifest, index).context("read", &path)?.ok();
+        let bytes = layout::read_unchecked(&self.file, &self.manifest, index).context("read", &path)?.ok();
         if bytes.is_none() {
-            // Damaged on this disk since it was written: it is missing again.
+            // Somebody has cut the file: it is missing again.
             self.collected().progress.remove(index);
         }
         Ok(bytes)

@@ -6,6 +6,7 @@
 
 mod client;
 mod error;
+mod gathered;
 mod network;
 mod server;
 

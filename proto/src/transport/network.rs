@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
 };
 
-use super::ConnectError;
+use super::{ConnectError, gathered::Gathered};
 
 /// Idle time after which the system asks whether the other side still exists.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
@@ -106,8 +106,8 @@ impl Listener for TcpListener {
 }
 
 /// TLS reads 4 KiB at a time; this asks the system once for what has come by then.
-fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
-    BufReader::with_capacity(READ_AHEAD_BYTES, stream)
+fn buffered(stream: TcpStream) -> BufReader<Gathered<TcpStream>> {
+    BufReader::with_capacity(READ_AHEAD_BYTES, Gathered::new(stream))
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 use super::command::output;
 use super::log;
 use super::network::Network;
+use super::processor::{self, Taken};
 use super::transfer::Transfer;
 use crate::cargo;
 use crate::daemon::Daemon;
@@ -176,6 +178,26 @@ impl<'a> Fleet<'a> {
             None => Some(self.coordinator.pid()),
             Some(index) => self.agents.borrow().get(index)?.as_ref().map(Daemon::pid),
         }
+    }
+
+    /// Writes and removes a file of so many bytes where the nodes keep theirs, twice. A virtual machine gives its host what
+    /// memory it has not used for a while, and gets it back page by page as it is touched: the first time pays for that,
+    /// so that the nodes need not. Returned is what the second took, which is what the bytes cost on their way into files
+    /// whoever writes them.
+    pub(super) fn touch_memory(&self, bytes: u64) -> Result<Taken> {
+        let path = self.folder.path().join("memory");
+        let part = vec![0; 256 << 10];
+        let mut taken = Taken::default();
+        for _ in 0..2 {
+            let before = processor::of_process(std::process::id()).context("cannot read /proc")?;
+            let mut file = fs::File::create(&path)?;
+            for _ in 0..bytes.div_ceil(part.len() as u64) {
+                file.write_all(&part)?;
+            }
+            fs::remove_file(&path)?;
+            taken = processor::of_process(std::process::id()).context("cannot read /proc")?.since(before);
+        }
+        Ok(taken)
     }
 
     /// A session's round trips, told from a machine until what is returned is dropped, into the file returned.

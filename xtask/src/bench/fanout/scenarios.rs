@@ -12,6 +12,7 @@ use super::fleet::{Fleet, Odd, Wish};
 use super::floor;
 use super::links::rates;
 use super::network::{Link, Network};
+use super::processor::Taken;
 use super::report::{Outcome, largest, mean, quantile};
 use super::transfer::{Disturbance, Run, Terms, Undisturbed, measure};
 use super::{Bench, GIVE_UP_FLOORS, GIVE_UP_SECS_MIN};
@@ -26,7 +27,9 @@ const SLOWER: f64 = 4.0;
 const DOWN_SECS: f64 = 5.0;
 /// Receivers where nothing is shaped, and how much each gets.
 const UNSHAPED_NODES: usize = 4;
-const UNSHAPED_MEGABYTES: u64 = 400;
+const UNSHAPED_MEGABYTES: u64 = 100;
+/// Several times what they write: memory that was touched goes back to the host within a second or two.
+const TOUCHED_BYTES: u64 = 2_000_000_000;
 /// What a full copy is on the wire, with headers and what else is said meanwhile.
 const COPY_WITH_HEADERS: f64 = 1.05;
 /// The fault point of an agent that serves wrong bytes.
@@ -146,8 +149,12 @@ impl Scenario {
         let terms = Terms { secs_max, lost: &lost, interrupt: &bench.interrupt };
         let calm = matches!(self, Self::SlowNode | Self::FlippedBytes | Self::Heartbeats | Self::Unshaped);
         let disturbance: &mut dyn Disturbance = if calm { &mut Undisturbed } else { &mut event };
+        let plain = match self {
+            Self::Unshaped => fleet.touch_memory(TOUCHED_BYTES)?,
+            _ => Taken::default(),
+        };
         let run = measure(&mut &fleet, &network, disturbance, &terms)?;
-        let mut figures = self.figures(&run, floors, joined.get());
+        let mut figures = self.figures(&run, floors, joined.get(), plain);
         if let Some((probe, log)) = probe {
             drop(probe);
             figures.extend(round_trips(&std::fs::read_to_string(log)?, fleet.sessions_lost())?);
@@ -155,7 +162,7 @@ impl Scenario {
         Ok(Outcome { scenario: self.name().to_owned(), contender: contender.name(), figures })
     }
 
-    fn figures(self, run: &Run, floors: Floors, joined: f64) -> Vec<(&'static str, f64)> {
+    fn figures(self, run: &Run, floors: Floors, joined: f64, plain: Taken) -> Vec<(&'static str, f64)> {
         let gb = run.secs.iter().flatten().count() as f64 * run.bytes as f64 / 1e9;
         if self == Self::Unshaped {
             let receivers = run.processor.since(run.source_processor);
@@ -165,6 +172,7 @@ impl Scenario {
                 ("receivers", receivers.secs() / gb),
                 ("user", run.processor.user_secs / gb),
                 ("system", run.processor.system_secs / gb),
+                ("a plain write", plain.secs() / TOUCHED_BYTES as f64 * 1e9),
                 ("s in all", largest(&run.secs_of(|_| true))),
             ];
         }
