@@ -38,7 +38,7 @@ pub fn forget_rollouts(cluster: &Cluster, kept: usize, at: Timestamp) -> Vec<Cha
     let superseded = rivals
         .into_values()
         .filter(|line| line.len() > kept)
-        .flat_map(|line| superseded(newest_first(line, |rollout| order(rollout)), kept));
+        .flat_map(|line| superseded(newest_first(line, order), kept));
     let forgotten = old.chain(superseded);
     forgotten
         .map(|rollout| Change::RolloutForgotten { rollout: rollout.id, checkpoint: rollout.checkpoint, at })
