@@ -30,7 +30,9 @@ First steps:
   hatchery token create                         a join string for the next machine
 
 Exit codes:
-  0 done   1 failed   2 wrong usage   3 no coordinator answers   4 not found   5 refused   130 Ctrl-C";
+  0 done   1 failed   2 wrong usage   3 no coordinator answers   4 not found   5 refused   130 Ctrl-C
+
+Bars are drawn in a terminal only. Elsewhere, and where NO_COLOR is set, progress comes as lines.";
 
 /// The `hatchery` command.
 #[derive(Debug, Parser)]

@@ -30,7 +30,8 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// How long ago something was, by this machine's clock.
 pub(crate) fn ago(when: Timestamp) -> String {
-    format!("{} ago", duration(Timestamp::now().since(when)))
+    let since = Timestamp::now().since(when);
+    if since < Duration::from_secs(1) { "just now".to_owned() } else { format!("{} ago", duration(since)) }
 }
 
 /// A loss in nats, or a dash.

@@ -55,9 +55,10 @@ pub(crate) fn raw(bytes: &[u8]) -> Outcome {
     }
 }
 
-/// Whether stderr shows bars and colours.
+/// Whether stderr shows bars: it is a terminal that can move its cursor, and `NO_COLOR` does not ask for plain lines.
 pub(crate) fn is_interactive() -> bool {
-    io::stderr().is_terminal()
+    let wants_plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    io::stderr().is_terminal() && !console::is_dumb() && !wants_plain
 }
 
 /// An aligned table; columns whose heading starts with `>` are aligned to the right.

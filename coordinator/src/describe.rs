@@ -167,6 +167,11 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             }
             None => format!("{by} took rollout {} back", id.short()),
         },
+        Change::RolloutForgotten { rollout, checkpoint, .. } => format!(
+            "rollout {} of checkpoint {} is on record no longer: newer ones have taken its place",
+            rollout.short(),
+            checkpoint.short()
+        ),
     }
 }
 

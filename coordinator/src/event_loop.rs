@@ -20,8 +20,8 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
 };
 use hatchery_scheduler::{
-    Change, Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide, plan,
-    retire,
+    Change, Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide,
+    forget_rollouts, limits::ROLLOUTS_KEPT, plan, retire,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -247,8 +247,12 @@ impl EventLoop {
             plan(self.cluster.draft(), &self.observations.draft().observed, now)
         };
         plan.changes.into_iter().for_each(|change| self.cluster.step(change));
-        // What is to be kept follows from the cluster alone: where nothing has changed, nothing is due.
+        // What is to be kept follows from the cluster alone: where nothing has changed, nothing is due. A rollout that goes
+        // may be what kept a checkpoint.
         if self.cluster.has_steps() {
+            for change in forget_rollouts(self.cluster.draft(), ROLLOUTS_KEPT, now.wall) {
+                self.cluster.step(change);
+            }
             for change in retire(self.cluster.draft(), now.wall) {
                 self.cluster.step(change);
             }

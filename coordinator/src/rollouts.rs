@@ -4,7 +4,7 @@
 //! for nodes that join later, and a new checkpoint takes the place of the one before with nothing to take back.
 
 use hatchery_common::{
-    id::{CheckpointId, JobId, Name, RolloutId},
+    id::{CheckpointId, JobId, Name},
     recipe::NodeSelector,
     session::ReplicaState,
     time::Timestamp,
@@ -38,8 +38,7 @@ pub(crate) fn list(snapshot: &Snapshot, all: bool) -> Vec<RolloutView> {
 }
 
 /// A rollout that was taken back, and what is to answer now where it was.
-pub(crate) fn withdrawn(snapshot: &Snapshot, id: RolloutId, from: &NodeSelector) -> Option<WithdrawnView> {
-    let rollout = snapshot.cluster.rollouts.get(&id)?;
+pub(crate) fn withdrawn(snapshot: &Snapshot, rollout: &Rollout, from: &NodeSelector) -> WithdrawnView {
     let view = asked_for(snapshot, rollout);
     let nodes = selected_nodes(&snapshot.cluster, &rollout.to);
     let nodes = nodes.filter(|node| from.selects(node.id, &node.labels));
@@ -48,7 +47,9 @@ pub(crate) fn withdrawn(snapshot: &Snapshot, id: RolloutId, from: &NodeSelector)
         node_name: node.name.clone(),
         checkpoint: active(&snapshot.cluster, node).get(&view.job).copied(),
     });
-    Some(WithdrawnView { active: now.collect(), rollout: view })
+    let mut active: Vec<NowActiveView> = now.collect();
+    active.sort_by(|a, b| a.node_name.cmp(&b.node_name));
+    WithdrawnView { active, rollout: view }
 }
 
 fn asked_for(snapshot: &Snapshot, rollout: &Rollout) -> RolloutView {

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod convert;
 pub mod disk;
+mod rate;
 pub mod services;
 pub mod swarm;
 pub mod transfer;

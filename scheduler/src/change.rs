@@ -255,6 +255,15 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// A rollout is no longer on record: it was taken back long ago, or is superseded for good.
+    RolloutForgotten {
+        /// Which.
+        rollout: RolloutId,
+        /// Its checkpoint.
+        checkpoint: CheckpointId,
+        /// When.
+        at: Timestamp,
+    },
     /// The fleet's state came back from a backup. What was granted after the backup was made is not known any more, so no
     /// job that has not ended is ever granted an epoch up to this one: I3.
     Restored {
@@ -294,6 +303,7 @@ impl Change {
             | Self::CheckpointRetired { at, .. }
             | Self::PinChanged { at, .. }
             | Self::RolloutWithdrawn { at, .. }
+            | Self::RolloutForgotten { at, .. }
             | Self::Restored { at, .. } => *at,
         }
     }
@@ -326,6 +336,7 @@ impl Change {
             Self::PinChanged { .. } => "pin_changed",
             Self::RolloutStarted { .. } => "rollout_started",
             Self::RolloutWithdrawn { .. } => "rollout_withdrawn",
+            Self::RolloutForgotten { .. } => "rollout_forgotten",
             Self::Restored { .. } => "restored",
         }
     }

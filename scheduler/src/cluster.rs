@@ -33,7 +33,7 @@ pub struct Cluster {
     pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
     /// Every committed checkpoint that was not kept.
     pub retired: BTreeMap<CheckpointId, RetiredCheckpoint>,
-    /// Every rollout that somebody asked for.
+    /// The rollouts that somebody asked for; of those that are over or superseded for good the newest.
     pub rollouts: BTreeMap<RolloutId, Rollout>,
     /// Join tokens by the digest of their secret; the secret itself is never kept.
     pub tokens: BTreeMap<Digest, JoinToken>,
@@ -66,6 +66,12 @@ impl Cluster {
             kept.or_else(|| self.retired.get(&id).map(|retired| retired.step))
         };
         continued.and_then(|start| step_of(start.checkpoint)).unwrap_or(0)
+    }
+
+    /// The job that made a checkpoint, also of one that is kept no longer.
+    pub fn job_of(&self, checkpoint: CheckpointId) -> Option<JobId> {
+        let kept = self.checkpoints.get(&checkpoint).map(|kept| kept.manifest.job);
+        kept.or_else(|| self.retired.get(&checkpoint).map(|retired| retired.job))
     }
 
     /// The checkpoint of `job` with the lowest validation loss, each by the validation of its own step; of equal ones the

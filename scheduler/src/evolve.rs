@@ -73,6 +73,9 @@ impl Cluster {
                     }
                 }
             }
+            Change::RolloutForgotten { rollout, .. } => {
+                self.rollouts.remove(rollout);
+            }
             Change::Restored { epoch_floor, .. } => {
                 for job in self.jobs.values_mut().filter(|job| !job.phase.is_terminal()) {
                     job.epoch = job.epoch.max(*epoch_floor);

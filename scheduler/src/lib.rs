@@ -7,6 +7,7 @@
 //! explain(&Cluster, &Observed, now)   -> every device as a place for a job
 //! assignment(&Cluster, node)          what one node is to do
 //! retire(&Cluster, now)               -> changes: checkpoints that have had their time
+//! forget_rollouts(&Cluster, kept, now) -> changes: rollouts that are history, or superseded for good
 //! violations(&Cluster)                what should never be
 //! ```
 //!
@@ -28,6 +29,7 @@ mod request;
 mod restore;
 mod retention;
 mod rollout;
+mod rollout_records;
 mod schedule;
 mod speed;
 mod urgency;
@@ -48,6 +50,7 @@ pub use request::{Rejected, Request};
 pub use restore::restored;
 pub use retention::retire;
 pub use rollout::active;
+pub use rollout_records::forget_rollouts;
 pub use speed::Known;
 pub use violations::{Violation, violations};
 pub use wait::{AwayNode, Because, Fleet, FleetNode, Instead, Rough, Wait};

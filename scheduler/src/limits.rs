@@ -12,10 +12,13 @@ pub const JOBS_WAITING_MAX: usize = 10_000;
 pub const DATASETS_MAX: usize = 100_000;
 /// Most rollouts in force that people asked for.
 pub const ROLLOUTS_MAX: usize = 100_000;
+/// How many rollbacks in a row lead a job back on the same nodes, at the least; and so many of its rollouts that were
+/// taken back stay on record.
+pub const ROLLOUTS_KEPT: usize = 32;
 /// Most times that one rollout is taken back from some of its nodes.
 pub const WITHDRAWALS_MAX: usize = 64;
 /// The slowest that a rollout may be told to go, in bytes per second for each node.
-pub const RATE_BYTES_PER_SEC_MIN: u64 = 1024;
+pub const RATE_BYTES_PER_SEC_MIN: u64 = 1000;
 /// Most join tokens that are neither used nor expired.
 pub const TOKENS_MAX: usize = 1000;
 /// Most labels on a node, in a wish or in a selector.

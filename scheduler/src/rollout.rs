@@ -67,7 +67,7 @@ pub fn active(cluster: &Cluster, node: &Node) -> BTreeMap<JobId, CheckpointId> {
 }
 
 /// Two rollouts of one millisecond have an order all the same.
-fn order(rollout: &Rollout) -> (hatchery_common::time::Timestamp, RolloutId) {
+pub(crate) fn order(rollout: &Rollout) -> (hatchery_common::time::Timestamp, RolloutId) {
     (rollout.at, rollout.id)
 }
 

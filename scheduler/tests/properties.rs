@@ -58,7 +58,7 @@ fn the_histories_are_rich() {
         kinds.extend(world.batches.iter().flatten().map(hatchery_scheduler::Change::kind));
         phases.extend(world.cluster.jobs.values().map(|job| job.phase.name()));
     }
-    assert_eq!(kinds.len(), 25, "{kinds:?}");
+    assert_eq!(kinds.len(), 26, "{kinds:?}");
     assert_eq!(phases.len(), 8, "{phases:?}");
     assert_eq!(waits.len(), 12, "{waits:?}");
 }

@@ -15,7 +15,7 @@ use hatchery_common::{
     time::Timestamp,
 };
 use hatchery_scheduler::{Change, Rejected, Request, Rollout, assignment, decide, limits::ROLLOUTS_MAX};
-use world::{LEASE, World, checkpoint, name};
+use world::{LEASE, ROLLOUTS_KEPT, World, checkpoint, name};
 
 /// Two nodes and a job that runs on one of them, with this policy.
 fn running(replicate: ReplicaPolicy, retain: RetainPolicy) -> (World, JobId, [NodeId; 2]) {
@@ -150,6 +150,101 @@ fn what_was_taken_back_takes_no_room_from_new_rollouts() {
     fill(&mut world, None);
     let error = decide(&world.cluster, push, world.now).unwrap_err().to_string();
     assert!(error.contains("rollouts in force"), "{error}");
+}
+
+#[test]
+fn a_thousand_pushes_leave_bounded_records_and_rollbacks_lead_where_they_did() {
+    let retain = RetainPolicy { last: NonZeroU32::new(1), every: 0 };
+    let (mut world, job, nodes) = running(ReplicaPolicy::default(), retain);
+    let [a, b] = nodes;
+    let by_policy = |world: &World| world.job(job).checkpoint;
+    let mut pushed: Vec<(CheckpointId, NodeSelector)> = Vec::new();
+    for step in 1..=1000 {
+        let to = match step % 5 {
+            0 => NodeSelector::Nodes(vec![a]),
+            1 => NodeSelector::Nodes(vec![b]),
+            _ => NodeSelector::All,
+        };
+        // Each second one is a checkpoint that is pushed for the first time, else the newest goes elsewhere.
+        let checkpoint =
+            if step % 2 == 1 { commit(&mut world, job, step / 2 + 1) } else { pushed.last().unwrap().0 };
+        activate(&mut world, checkpoint, to.clone());
+        pushed.push((checkpoint, to));
+        world.plan();
+    }
+    let reaches_a = |(_, to): &&(CheckpointId, NodeSelector)| *to != NodeSelector::Nodes(vec![b]);
+    let records = world.cluster.rollouts.len();
+    assert!(records <= 3 * ROLLOUTS_KEPT, "{records} rollouts are on record");
+    let kept = world.cluster.checkpoints.len();
+    assert!(kept <= records + 2, "{kept} checkpoints are kept, for {records} rollouts");
+
+    // From one node, as often as is promised, it goes back through what was pushed.
+    let mut before = pushed.iter().rev().filter(reaches_a).map(|(checkpoint, _)| *checkpoint);
+    assert_eq!(active(&world, a, job), before.next());
+    for _ in 1..ROLLOUTS_KEPT {
+        let from = NodeSelector::Nodes(vec![a]);
+        world.ask(Request::RollBack { job, from, by: name("bob") }).unwrap();
+        world.plan();
+        assert_eq!(active(&world, a, job), before.next());
+    }
+    // A node that comes later gets what is to be everywhere.
+    let late = world.join("c", &[(Device::CPU, None)]);
+    let everywhere =
+        pushed.iter().rfind(|(_, to)| *to == NodeSelector::All).map(|(checkpoint, _)| *checkpoint);
+    assert_eq!(active(&world, late, job), everywhere);
+
+    // All of it taken back: the policy's is active, and the history stays short.
+    while world.ask(Request::RollBack { job, from: NodeSelector::All, by: name("bob") }).is_ok() {
+        world.advance(Duration::from_secs(1));
+        world.plan();
+    }
+    assert_eq!(active(&world, a, job), by_policy(&world));
+    assert_eq!(world.cluster.rollouts.len(), ROLLOUTS_KEPT);
+    let last = world.batches.iter().flatten().rev().find_map(|change| match change {
+        Change::RolloutWithdrawn { rollout, .. } => Some(*rollout),
+        _ => None,
+    });
+    assert!(world.cluster.rollouts.contains_key(&last.unwrap()), "what was taken back last is shown");
+    world.check_history();
+}
+
+#[test]
+fn the_last_one_taken_back_stays_on_record_also_where_the_clock_was_set_back() {
+    let (mut world, job, _) = running(ReplicaPolicy::default(), RetainPolicy::default());
+    let first = commit(&mut world, job, 100);
+    for _ in 0..2 * ROLLOUTS_KEPT {
+        let rollout = activate(&mut world, first, NodeSelector::All);
+        world.now.wall = Timestamp(world.now.wall.0 - 60_000);
+        world.ask(Request::RollBack { job, from: NodeSelector::All, by: name("bob") }).unwrap();
+        world.plan();
+        assert!(world.cluster.rollouts[&rollout].withdrawn_at.is_some());
+    }
+    assert_eq!(world.cluster.rollouts.len(), ROLLOUTS_KEPT);
+    world.check_history();
+}
+
+#[test]
+fn what_is_only_to_be_held_is_superseded_by_the_same_alone() {
+    let (mut world, job, [a, _]) = running(ReplicaPolicy::default(), RetainPolicy::default());
+    let checkpoints = [100, 200].map(|step| commit(&mut world, job, step));
+    let hold = |world: &mut World, checkpoint, to| {
+        world.advance(Duration::from_secs(1));
+        let (rollout, by) = (RolloutId::from_bytes(world.draw_id()), name("ann"));
+        let push = Request::Push { rollout, checkpoint, to, activate: false, bytes_per_sec_max: None, by };
+        world.ask(push).unwrap();
+        world.plan();
+        rollout
+    };
+    let oldest = checkpoints.map(|checkpoint| hold(&mut world, checkpoint, NodeSelector::Nodes(vec![a])));
+    for _ in 0..10 {
+        activate(&mut world, checkpoints[1], NodeSelector::All);
+        hold(&mut world, checkpoints[0], NodeSelector::Nodes(vec![a]));
+        hold(&mut world, checkpoints[0], NodeSelector::None);
+    }
+    assert!(!world.cluster.rollouts.contains_key(&oldest[0]));
+    assert!(world.cluster.rollouts.contains_key(&oldest[1]), "nothing newer says the same");
+    assert_eq!(assignment(&world.cluster, a, LEASE).checkpoints, checkpoints);
+    world.check_history();
 }
 
 #[test]

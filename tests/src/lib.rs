@@ -4,6 +4,8 @@
 pub mod chaos;
 mod fleet;
 mod process;
+mod terminal;
 
 pub use fleet::{Fleet, Run, corpus, processes_with, run};
 pub use process::{PATIENCE, Process, binary};
+pub use terminal::{CTRL_C, Terminal};

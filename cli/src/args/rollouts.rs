@@ -41,7 +41,8 @@ pub(crate) enum PinCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What was active before the rollout answers again on its nodes: what an older rollout activated there, else what the job's
-own policy puts there. Nothing is moved for that, as it is still there. The same push again undoes it.")]
+own policy puts there. Nothing is moved for that, as it is still there. The same push again undoes it. The last 32
+activations on the same nodes can be taken back one after the other; older ones are superseded for good.")]
 pub(crate) struct RollbackArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest", conflicts_with = "rollout")]
@@ -56,6 +57,9 @@ pub(crate) struct RollbackArgs {
 
 /// `hatchery rollouts`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+TO is where it is to be, READY on how many of these nodes it is there and tested, ACTIVE where it answers for its job. A row
+by `policy` is what the job's own recipe puts on nodes. Of those that were taken back each job's newest 32 are remembered.")]
 pub(crate) struct RolloutsArgs {
     /// Those that were taken back as well.
     #[arg(long)]
@@ -86,7 +90,7 @@ pub(crate) struct PushArgs {
     /// Stay until every node has it, or cannot have it.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How fast each node may fetch it: 500kB/s, 5MB/s.
+    /// How fast each node may fetch it: 500kB/s, 5MB/s; at least 1kB/s.
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) limit_rate: Option<u64>,
 }

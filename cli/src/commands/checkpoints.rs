@@ -102,6 +102,7 @@ pub(crate) fn places(checkpoint: &CheckpointView) -> String {
         }
     }
     ready.sort();
+    others.sort();
     let mut text = format!("{}/{}", ready.len(), checkpoint.replicas.len());
     if !ready.is_empty() {
         text += &format!(": {}", ready.join(", "));

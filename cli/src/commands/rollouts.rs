@@ -7,7 +7,7 @@ use std::{
 
 use hatchery_common::{
     checkpoint::ReplicaForm,
-    id::NodeId,
+    id::{NodeId, RolloutId},
     session::ReplicaState,
     view::{CheckpointView, NodeState, ReplicaView, RolloutView, WithdrawnView},
 };
@@ -38,18 +38,22 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
         activate: args.activate,
         bytes_per_sec_max: args.limit_rate,
     };
-    let (_, mut checkpoint) = fleet.push(&call).await?;
+    let (rollout, mut checkpoint) = fleet.push(&call).await?;
+    let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
+    let nodes: BTreeMap<NodeId, String> = selected.map(|node| (node.id, node.name.to_string())).collect();
+    if nodes.is_empty() {
+        eprintln!("no node of the fleet is among `{}` now; one that is later gets it then", args.to);
+    }
     if args.wait {
-        let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
-        let nodes = selected.map(|node| (node.id, node.name.to_string())).collect();
-        checkpoint = Waiting::new(nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
+        checkpoint = Waiting::new(rollout, nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
         if output == Output::Json {
             return Ok(());
         }
     }
     output.print(&checkpoint, |checkpoint| {
         let step = checkpoint.manifest.step;
-        format!("checkpoint {} (step {step}) on {}", checkpoint.id.short(), places(checkpoint))
+        let active = if args.wait && args.activate { "active " } else { "" };
+        format!("checkpoint {} (step {step}) {active}on {}", checkpoint.id.short(), places(checkpoint))
     })
 }
 
@@ -71,6 +75,7 @@ struct Seen {
 
 /// Waiting for the nodes of a rollout.
 struct Waiting {
+    rollout: RolloutId,
     nodes: BTreeMap<NodeId, String>,
     activate: bool,
     output: Output,
@@ -80,8 +85,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(nodes: BTreeMap<NodeId, String>, activate: bool, output: Output) -> Self {
-        Self { nodes, activate, output, failed_before: BTreeMap::new(), since: Instant::now() }
+    fn new(rollout: RolloutId, nodes: BTreeMap<NodeId, String>, activate: bool, output: Output) -> Self {
+        let (failed_before, since) = (BTreeMap::new(), Instant::now());
+        Self { rollout, nodes, activate, output, failed_before, since }
     }
 
     /// Waits until every node has it, or cannot have it; the latter is a failure that names them.
@@ -95,9 +101,14 @@ impl Waiting {
         // Heard also while a call is under way.
         let waited = tokio::select! {
             waited = self.follow(fleet, pushed, &mut screen) => waited,
-            _ = tokio::signal::ctrl_c() => {
-                Err(Failure::new(Code::Interrupted, "the rollout goes on; see `hatchery rollouts`"))
-            }
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(
+                Code::Interrupted,
+                format!(
+                    "the rollout goes on; see it with `hatchery rollouts`, \
+                     take it back with `hatchery rollback --rollout {}`",
+                    self.rollout.short()
+                ),
+            )),
         };
         screen.clear()?;
         waited
@@ -207,7 +218,9 @@ impl Screen {
                 bar.set_prefix(name.to_owned());
                 bar
             };
-            let nodes = waiting.nodes.iter().map(|(id, name)| (*id, add(name, size_bytes))).collect();
+            let mut by_name: Vec<(&NodeId, &String)> = waiting.nodes.iter().collect();
+            by_name.sort_by_key(|(_, name)| *name);
+            let nodes = by_name.into_iter().map(|(id, name)| (*id, add(name, size_bytes))).collect();
             let all = add("all nodes", size_bytes * waiting.nodes.len() as u64);
             (bars, nodes, all)
         });

@@ -36,7 +36,7 @@ const fn is_zero(number: &u64) -> bool {
 }
 
 /// A set of nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeSelector {
     /// Every node of the fleet, also one that joins later.

@@ -425,6 +425,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let from: NodeSelector = needed("from", from)?;
         let missing = || Refusal::Field(FieldError::new("which", "give a job or a rollout"));
         let which = which.ok_or_else(missing)?;
+        let before = self.snapshot();
         let withdraw = match which {
             v1::withdraw_rollout_request::Which::Job(job) => {
                 Change::RollBack { job: self.job_id(&job)?, from: from.clone(), by }
@@ -436,9 +437,12 @@ impl v1::fleet_server::Fleet for FleetService {
         };
         match self.change(withdraw).await? {
             Outcome::Withdrawn { rollout } => {
-                let withdrawn = rollouts::withdrawn(&self.snapshot(), rollout, &from);
-                let withdrawn = withdrawn.ok_or_else(|| Status::internal("the rollout is gone"))?;
-                Ok(Response::new(withdrawn.into()))
+                let after = self.snapshot();
+                let on_record = |snapshot: &'_ Snapshot| snapshot.cluster.rollouts.get(&rollout).cloned();
+                // Where very many are taken back at once, it may be off the record by now.
+                let known = on_record(&after).or_else(|| on_record(&before));
+                let known = known.ok_or_else(|| Status::internal("the rollout is gone"))?;
+                Ok(Response::new(rollouts::withdrawn(&after, &known, &from).into()))
             }
             other => Err(Status::internal(format!("the answer was {other:?}"))),
         }

@@ -125,6 +125,9 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
              WHERE id = ?1 AND withdrawn_at IS NULL",
             params![rollout.to_string(), json(from)],
         ),
+        Change::RolloutForgotten { rollout, .. } => {
+            write.one("DELETE FROM rollouts WHERE id = ?1", params![rollout.to_string()])
+        }
         // What is needed is kept: checked here once more for what would cost most.
         Change::CheckpointRetired { checkpoint, at, .. } => write.one(
             "UPDATE checkpoints SET retired_at = ?2, is_pinned = 0, self_test = NULL

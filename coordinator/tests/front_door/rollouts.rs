@@ -9,10 +9,12 @@ use hatchery_common::{
     session::{ReplicaReport, ReplicaState},
 };
 use hatchery_proto::client::{CallError, GenerateCall, PushCall};
+use hatchery_scheduler::limits::ROLLOUTS_KEPT;
 
 use crate::{
     agent::{Agent, Session},
     house::{House, checkpoint, name, soon},
+    state::{changes, load, replayed},
 };
 
 fn replica(checkpoint: CheckpointId, active: bool) -> ReplicaReport {
@@ -120,6 +122,49 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
         .await
         .unwrap();
     assert_eq!(again.rollout.id, withdrawn.rollout.id, "twice is as good as once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_stay_bounded_however_often_something_is_pushed_and_taken_back() {
+    const PUSHES: usize = 3 * ROLLOUTS_KEPT;
+    let mut house = House::start().await;
+    let ada = Agent::join(&house, "ada").await;
+    let mut on_ada = ada.session().await;
+    let job = house.submit().await;
+    let attempt = on_ada.attempt().await;
+    let first = ada.commit(&job, &attempt, 5, None).await.unwrap();
+    let second = ada.commit(&job, &attempt, 10, None).await.unwrap();
+    for index in 0..PUSHES {
+        push(&house, [first, second][index % 2], NodeSelector::All).await;
+    }
+    let fleet = house.fleet().await;
+    let shown = soon(fleet.rollouts(true)).await.unwrap();
+    assert_eq!(shown.len(), ROLLOUTS_KEPT + 1, "and the job's own policy");
+    assert!(shown.iter().all(|rollout| rollout.withdrawn_at.is_none()));
+    // As often as is promised a rollback leads to what was pushed before, and then to the policy's.
+    for index in (0..ROLLOUTS_KEPT).rev() {
+        let back = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap();
+        assert_eq!(back.rollout.checkpoint, [first, second][index % 2]);
+        let active = back.active[0].checkpoint.unwrap();
+        assert_eq!(active, if index > 0 { [first, second][(index - 1) % 2] } else { second });
+    }
+    soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap_err();
+    push(&house, first, NodeSelector::All).await;
+    let last = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap().rollout.id;
+    let shown = soon(fleet.rollouts(true)).await.unwrap();
+    assert_eq!(
+        (shown.len(), shown[0].id),
+        (ROLLOUTS_KEPT + 1, last),
+        "the oldest has made room for the newest"
+    );
+
+    house.restart().await;
+    assert_eq!(soon(house.fleet().await.rollouts(true)).await.unwrap(), shown);
+    house.stop().await;
+    let state = house.state();
+    assert_eq!(replayed(&changes(&state)), load(&state), "events replayed are the tables");
+    let forgotten = changes(&state).iter().filter(|change| change.kind() == "rollout_forgotten").count();
+    assert_eq!(forgotten, PUSHES + 1 - ROLLOUTS_KEPT);
 }
 
 #[tokio::test(flavor = "multi_thread")]

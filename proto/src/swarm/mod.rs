@@ -12,7 +12,6 @@ mod exchange;
 mod fetch;
 mod parent;
 mod pool;
-mod rate;
 mod service;
 mod share;
 mod squeeze;
@@ -20,9 +19,9 @@ mod wire;
 
 use std::time::Duration;
 
+pub use crate::rate::RateLimit;
 pub use exchange::Exchange;
 pub use fetch::FetchError;
-pub use rate::RateLimit;
 pub use service::PeerService;
 pub use share::Shares;
 pub use squeeze::{Squeezer, expand};

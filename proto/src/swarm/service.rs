@@ -238,15 +238,18 @@ impl Serving {
     async fn send_piece(&self, child: &Child, AskId(ask): AskId, index: u32) -> Result<(), Status> {
         let share = Arc::clone(child.share());
         let may_squeeze = self.takes_squeezed && self.shares.is_slow();
-        let read = blocking(move || {
+        let at_hand = share.is_at_hand(index) && !may_squeeze;
+        let read = move || {
             let bytes = share.read(index)?;
             let squeezed = bytes.as_ref().filter(|_| may_squeeze).and_then(|bytes| share.squeeze(bytes));
             Ok(match squeezed {
                 Some((width, bytes)) => Some((width, bytes)),
                 None => bytes.map(|bytes| (0, bytes)),
             })
-        });
-        let (squeezed_width, mut bytes) = match read.await {
+        };
+        // What another thread would take longer to hear of than to do is done here.
+        let read = if at_hand { read() } else { blocking(read).await };
+        let (squeezed_width, mut bytes) = match read {
             Ok(Some(read)) => read,
             Ok(None) => {
                 child.share().lost(index);

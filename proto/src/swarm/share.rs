@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
-    ops::Deref,
+    ops::{Deref, Range},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -29,6 +29,9 @@ use crate::disk::blocking;
 /// So many children must have had several pieces for the uplink to count as busy.
 const BUSY_CHILDREN: usize = 3;
 const BUSY_PIECES: u32 = 2;
+
+/// Larger pieces are read on another thread.
+const AT_HAND_BYTES_MAX: u64 = 256 << 10;
 
 /// Below this much a second the processor squeezes faster than the link sends.
 const SLOW_BYTES_PER_SEC: f64 = 12.5e6;
@@ -249,7 +252,14 @@ impl Share {
         }
     }
 
-    /// Reads a piece and checks it; none if it is not here after all.
+    /// Whether a piece is small, and was written so lately that the system has it in memory: no disk is waited for.
+    pub(super) fn is_at_hand(&self, index: u32) -> bool {
+        let size_bytes = |range: Range<u64>| range.end - range.start;
+        matches!(self.pieces, Pieces::Growing(_))
+            && self.manifest().piece_range(index).is_some_and(|range| size_bytes(range) <= AT_HAND_BYTES_MAX)
+    }
+
+    /// Reads a piece, which is or was checked; none if it is not here after all.
     pub(super) fn read(&self, index: u32) -> Result<Option<Vec<u8>>, BlobError> {
         match &self.pieces {
             Pieces::Whole(reader) => reader.read_piece(index).map(Some),

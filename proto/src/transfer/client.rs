@@ -5,9 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use hatchery_common::{id::BlobId, tls::Credentials};
 use tonic::transport::Channel;
 
-use super::{HAVE_BLOBS_MAX, Throttle, TransferError};
+use super::{HAVE_BLOBS_MAX, TransferError};
 use crate::{
     client::{CallError, answer, open},
+    rate::RateLimit,
     transport::{BULK_MESSAGE_BYTES_MAX, Network, Profile, Tcp},
     v1::{HaveRequest, blobs_client},
 };
@@ -21,7 +22,7 @@ use crate::{
 pub struct BlobClient {
     client: blobs_client::BlobsClient<Channel>,
     /// How fast blobs are fetched at most.
-    throttle: Option<Arc<Throttle>>,
+    limit: RateLimit,
 }
 
 impl BlobClient {
@@ -43,21 +44,19 @@ impl BlobClient {
         let client = blobs_client::BlobsClient::new(channel)
             .max_decoding_message_size(BULK_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX);
-        Self { client, throttle: None }
+        Self { client, limit: RateLimit::new(None) }
     }
 
     /// The same connection, over which blobs are fetched no faster than this, in bytes per second for all fetches together.
     #[must_use]
     pub fn limited_to(mut self, bytes_per_sec_max: u64) -> Self {
-        self.throttle = Some(Arc::new(Throttle::new(bytes_per_sec_max)));
+        self.limit = RateLimit::new(Some(bytes_per_sec_max));
         self
     }
 
     /// Waits while more bytes have come than may.
     pub(super) async fn pace(&self, bytes: u64) {
-        if let Some(throttle) = &self.throttle {
-            throttle.take(bytes).await;
-        }
+        self.limit.settle(bytes).await;
     }
 
     pub(super) fn calls(&self) -> blobs_client::BlobsClient<Channel> {

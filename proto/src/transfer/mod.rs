@@ -11,7 +11,6 @@ mod fetch;
 mod receive;
 mod send;
 mod service;
-mod throttle;
 mod writing;
 
 pub use client::BlobClient;
@@ -19,7 +18,6 @@ pub use dataset::{HashError, hash_scan};
 pub use error::TransferError;
 pub(crate) use error::status_of;
 pub use service::BlobService;
-pub use throttle::Throttle;
 
 use std::time::Duration;
 

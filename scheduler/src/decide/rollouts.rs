@@ -1,7 +1,7 @@
 //! Rollouts and pins: what people want of checkpoints.
 
 use hatchery_common::{
-    field::check_range,
+    field::FieldError,
     id::{CheckpointId, JobId, Name, RolloutId},
     recipe::NodeSelector,
     time::Timestamp,
@@ -21,8 +21,7 @@ pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, 
         return Ok(Decision::done([]));
     }
     checkpoint(cluster, rollout.checkpoint)?;
-    let rate = rollout.bytes_per_sec_max.unwrap_or(u64::MAX);
-    check_range("bytes_per_sec_max", rate, RATE_BYTES_PER_SEC_MIN, u64::MAX)?;
+    check_rate(rollout.bytes_per_sec_max)?;
     check_nodes(cluster, "to", &rollout.to)?;
     check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "rollouts in force")?;
     let newest = cluster.rollouts.values().map(|rollout| rollout.at).max();
@@ -30,6 +29,7 @@ pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, 
     Ok(Decision::done([Change::RolloutStarted { rollout }]))
 }
 
+/// What was taken back last is the newest of the history, also where the clock was set back.
 pub(super) fn withdraw(
     cluster: &Cluster,
     id: RolloutId,
@@ -44,6 +44,8 @@ pub(super) fn withdraw(
     if !is_done && from != NodeSelector::All {
         check_room(rollout.not_on.len(), WITHDRAWALS_MAX, "withdrawals from some nodes of one rollout")?;
     }
+    let newest = cluster.rollouts.values().filter_map(|rollout| rollout.withdrawn_at).max();
+    let at = newest.map_or(at, |newest| at.max(Timestamp(newest.0.saturating_add(1))));
     let change = Change::RolloutWithdrawn { rollout: id, from, by, at };
     Ok(Decision {
         changes: (!is_done).then_some(change).into_iter().collect(),
@@ -92,6 +94,16 @@ fn check_nodes(cluster: &Cluster, field: &str, selector: &NodeSelector) -> Resul
         }
     }
     Ok(())
+}
+
+fn check_rate(rate: Option<u64>) -> Result<(), FieldError> {
+    match rate {
+        Some(rate) if rate < RATE_BYTES_PER_SEC_MIN => {
+            let wrong = format!("must be at least {RATE_BYTES_PER_SEC_MIN} bytes a second, not {rate}");
+            Err(FieldError::new("bytes_per_sec_max", wrong))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn checkpoint(cluster: &Cluster, id: CheckpointId) -> Result<&Checkpoint, Rejected> {

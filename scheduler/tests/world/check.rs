@@ -14,7 +14,7 @@ use hatchery_scheduler::{
     Wait, assignment, desired_nodes, plan,
 };
 
-use super::{LEASE, MEMORY_BYTES, World};
+use super::{LEASE, MEMORY_BYTES, ROLLOUTS_KEPT, World};
 
 impl World {
     /// I3 and I4: epochs grow by one with each lease, terminal phases are final, no other step than the drawn ones.
@@ -114,6 +114,50 @@ impl World {
                 assert_ne!(begins.map(|start| start.checkpoint), Some(*checkpoint));
             }
         }
+    }
+
+    /// What goes off the record decided nothing, and so many newer ones stand before it that nobody misses it.
+    pub(super) fn check_forgotten(&self, changes: &[Change]) {
+        let mut after = self.cluster.clone();
+        for change in changes {
+            let Change::RolloutForgotten { rollout, checkpoint, .. } = change else { panic!("{change:?}") };
+            let gone = &self.cluster.rollouts[rollout];
+            assert_eq!(gone.checkpoint, *checkpoint);
+            let job = self.cluster.job_of(*checkpoint);
+            let others: Vec<&Rollout> = self.cluster.rollouts.values().collect();
+            let of_job = others.into_iter().filter(|one| self.cluster.job_of(one.checkpoint) == job);
+            let newer = |one: &&Rollout| (one.at, one.id) > (gone.at, gone.id);
+            if gone.withdrawn_at.is_some() {
+                let later = of_job.filter(|one| one.withdrawn_at > gone.withdrawn_at).count();
+                assert!(later >= ROLLOUTS_KEPT, "{later} were taken back after it");
+            } else {
+                let alike = |one: &&Rollout| {
+                    one.activate == gone.activate && (one.activate || one.checkpoint == *checkpoint)
+                };
+                let before: Vec<&Rollout> = of_job.filter(newer).filter(alike).collect();
+                for node in self.cluster.nodes.values().filter(|node| gone.reaches(node)) {
+                    let there = before.iter().filter(|one| one.reaches(node)).count();
+                    assert!(there >= ROLLOUTS_KEPT, "{there} rollbacks lead to it on {}", node.name);
+                }
+            }
+            after.evolve(change);
+        }
+        for id in self.cluster.nodes.keys() {
+            let [was, is] = [&self.cluster, &after].map(|cluster| assignment(cluster, *id, LEASE));
+            assert_eq!(was.active, is.active);
+        }
+        let mut withdrawn: BTreeMap<_, usize> = BTreeMap::new();
+        let mut everywhere: BTreeMap<_, usize> = BTreeMap::new();
+        for rollout in after.rollouts.values() {
+            let job = after.job_of(rollout.checkpoint);
+            if rollout.withdrawn_at.is_some() {
+                *withdrawn.entry(job).or_default() += 1;
+            } else if rollout.activate && rollout.to == NodeSelector::All && rollout.not_on.is_empty() {
+                *everywhere.entry(job).or_default() += 1;
+            }
+        }
+        let counts: Vec<&usize> = withdrawn.values().chain(everywhere.values()).collect();
+        assert!(counts.iter().all(|count| **count <= ROLLOUTS_KEPT), "{counts:?}");
     }
 
     /// After a plan the cluster is at rest: the same plan again, no changes, and no device idle without a reason.

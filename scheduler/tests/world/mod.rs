@@ -21,7 +21,8 @@ use hatchery_common::{
     trainer::{Calibration, Metrics, Progress},
 };
 use hatchery_scheduler::{
-    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, plan, retire, violations,
+    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, forget_rollouts, plan,
+    retire, violations,
 };
 
 pub(crate) use steps::{Step, Stray, steps};
@@ -31,6 +32,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
 /// The memory of every device in this fleet.
 pub(crate) const MEMORY_BYTES: u64 = 8 << 30;
+
+/// How many rollouts are kept for rollbacks and as history: few, so that short histories come to it.
+pub(crate) const ROLLOUTS_KEPT: usize = 2;
 
 /// The fleet and what happened to it.
 pub(crate) struct World {
@@ -74,6 +78,10 @@ impl World {
         self.check_plan(&made);
         self.apply(made.changes.clone());
         self.observed.intended = Arc::new(made.queues.clone());
+        let forgotten = forget_rollouts(&self.cluster, ROLLOUTS_KEPT, self.now.wall);
+        self.check_forgotten(&forgotten);
+        self.apply(forgotten);
+        assert_eq!(forget_rollouts(&self.cluster, ROLLOUTS_KEPT, self.now.wall), [], "one step is enough");
         let retired = retire(&self.cluster, self.now.wall);
         self.check_retired(&retired);
         self.apply(retired);
