@@ -21,7 +21,7 @@ use hatchery_common::{
     time::BootTime,
     trainer::{AttemptOrder, Ending, FailureCause, Progress, TrainerCommand, TrainerEvent, Validation},
 };
-use hatchery_proto::client::CallError;
+use hatchery_proto::{client::CallError, swarm::RateLimit};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -280,7 +280,7 @@ impl Attempt {
     ) -> Result<Begin, ObtainError> {
         let (obtainer, spec) = (&self.workshop.obtainer, &self.assigned.spec);
         self.tell(AttemptUpdate::Uses(id)).await;
-        obtainer.obtain(id, ReplicaForm::Whole, None, told).await?;
+        obtainer.obtain(id, ReplicaForm::Whole, &RateLimit::new(None), told).await?;
         Ok(match obtainer.store().folder(id) {
             Some((folder, _)) if spec.fine_tunes(id) => Begin::FineTune(folder),
             Some((folder, _)) => Begin::Resume(folder),

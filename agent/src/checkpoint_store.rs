@@ -134,11 +134,16 @@ impl CheckpointStore {
             let begun = state.begun.iter().filter(|(id, _)| state.held.contains_key(*id));
             begun.map(|(id, manifest)| (*id, Arc::clone(manifest))).collect()
         };
-        for (id, manifest) in given_up {
-            self.remove_unused(&blobs_of(&manifest))?;
-            self.state().begun.remove(&id);
-        }
-        Ok(())
+        given_up.into_iter().try_for_each(|(id, manifest)| {
+            self.alone_with(id, || {
+                // Whoever was at work with it may have ended it well.
+                if self.state().begun.contains_key(&id) {
+                    self.remove_unused(&blobs_of(&manifest))?;
+                    self.state().begun.remove(&id);
+                }
+                Ok(())
+            })
+        })
     }
 
     /// The manifest of a checkpoint that is here.

@@ -14,7 +14,7 @@ use hatchery_common::{
     durable::{self, FileError},
     id::{BlobId, DatasetId},
 };
-use hatchery_proto::disk::blocking;
+use hatchery_proto::{disk::blocking, swarm::RateLimit};
 
 use crate::{
     files::{UNFINISHED, finished_names, remove_file},
@@ -71,7 +71,7 @@ impl Corpora {
         let total_bytes = manifest.corpus_bytes();
         let mut done_bytes = 0;
         self.obtainer
-            .blobs(&named, None, |more_bytes| {
+            .blobs(&named, &RateLimit::new(None), |more_bytes| {
                 done_bytes += more_bytes;
                 on_bytes(done_bytes.min(total_bytes), total_bytes);
             })

@@ -143,8 +143,8 @@ enum DeliverError {
 /// What is made of a checkpoint once, however often it is tried to deliver it.
 #[derive(Default)]
 struct Made {
-    /// Whether it has weights for replicas that only answer.
-    serving: OnceCell<bool>,
+    /// What weights for replicas that only answer come to; none: there are none.
+    serving: OnceCell<Option<SelfTest>>,
     /// What it answers.
     answered: OnceCell<Option<SelfTest>>,
 }
@@ -267,12 +267,9 @@ impl Delivery {
 
     /// What the checkpoint answers here, for all who get it to come to the same. One that does not answer is delivered all
     /// the same: going on from it may be possible.
-    async fn self_test(&self, finished: &Finished, has_serving: bool) -> Option<SelfTest> {
-        let mut self_test = self.answer(finished, Model::load).await?;
-        if has_serving {
-            self_test.serving = self.answer(finished, Model::load_serving).await.map(Box::new);
-        }
-        Some(self_test)
+    async fn self_test(&self, finished: &Finished, serving: Option<SelfTest>) -> Option<SelfTest> {
+        let self_test = self.answer(finished, Model::load).await?;
+        Some(SelfTest { serving: serving.map(Box::new), ..self_test })
     }
 
     async fn answer(
@@ -291,24 +288,31 @@ impl Delivery {
         }
     }
 
-    /// Adds the weights for replicas that only answer, if the job wishes for them; whether they are there. Of weights that
-    /// have none (they are no numbers, for instance) all is delivered and replicated all the same.
-    async fn add_serving_weights(&self, finished: &Finished) -> Result<bool, ServingError> {
+    /// Adds the weights for replicas that only answer, if the job wishes for them, and gives what they answer; none: there
+    /// are none. Of weights that have none (they are no numbers, for instance), or do not answer in bf16, all is delivered
+    /// and replicated all the same.
+    async fn add_serving_weights(&self, finished: &Finished) -> Result<Option<SelfTest>, DeliverError> {
         if self.attempt.spec.replicate.weights != ReplicaWeights::Bf16 {
-            return Ok(false);
+            return Ok(None);
         }
-        let folder = finished.folder.clone();
-        match blocking(move || write_serving_weights(&folder)).await {
-            Ok(()) => Ok(true),
+        let (folder, store) = (finished.folder.clone(), self.obtainer.store().clone());
+        let written = blocking(move || match write_serving_weights(&folder) {
+            Err(ServingError::File(error)) if error.is_full() && store.make_room()? => {
+                Ok::<_, DeliverError>(write_serving_weights(&folder))
+            }
+            other => Ok(other),
+        });
+        match written.await? {
+            Ok(()) => Ok(self.answer(finished, Model::load_serving).await),
             Err(error @ (ServingError::File(_) | ServingError::Load(LoadError::Unreadable { .. }))) => {
-                Err(error)
+                Err(error.into())
             }
             Err(ServingError::Load(error)) => {
                 self.tell(&format!(
                     "the checkpoint of step {} goes out whole, not in bf16: {error}",
                     finished.step
                 ));
-                Ok(false)
+                Ok(None)
             }
         }
     }
@@ -317,7 +321,8 @@ impl Delivery {
         let clients = self.obtainer.link().clients().await;
         let (job, epoch) = (self.attempt.job, self.attempt.epoch);
         clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
-        let has_serving = *made.serving.get_or_try_init(|| self.add_serving_weights(finished)).await?;
+        let serving = made.serving.get_or_try_init(|| self.add_serving_weights(finished)).await?;
+        let has_serving = serving.is_some();
         let (store, attempt, source) =
             (self.obtainer.store().clone(), Arc::clone(&self.attempt), finished.clone());
         let manifest = blocking(move || match take_over(store.blobs(), &attempt, &source, has_serving) {
@@ -331,7 +336,7 @@ impl Delivery {
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
         let _pins = self.obtainer.store().pin(blobs.clone());
         clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
-        let self_test = made.answered.get_or_init(|| self.self_test(finished, has_serving)).await.clone();
+        let self_test = made.answered.get_or_init(|| self.self_test(finished, serving.clone())).await.clone();
         faults::strikes("deliver::before_commit");
         let id = clients.agents.commit_checkpoint(&manifest, self_test).await?;
         faults::strikes("deliver::after_commit");

@@ -12,7 +12,7 @@ use hatchery_common::{
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
 };
-use hatchery_proto::disk::blocking;
+use hatchery_proto::{disk::blocking, swarm::RateLimit};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -47,6 +47,8 @@ struct Holding {
     state: Option<ReplicaState>,
     wished_at: BootTime,
     backoff: Backoff,
+    /// How fast it may come; kept up to what the newest assignment says, also while it comes.
+    limit: RateLimit,
     work: Option<AbortOnDropHandle<()>>,
 }
 
@@ -57,6 +59,7 @@ impl Holding {
             state: None,
             wished_at: now,
             backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST),
+            limit: RateLimit::new(None),
             work: None,
         }
     }
@@ -95,12 +98,16 @@ impl Holdings {
         }
         let wished: BTreeSet<CheckpointId> =
             assignment.into_iter().flat_map(|assignment| assignment.checkpoints.iter().copied()).collect();
+        let limits = assignment.map(|assignment| &assignment.bytes_per_sec_max);
         self.wished.send_if_modified(|before| {
             let changed = *before != wished;
             before.clone_from(&wished);
             changed
         });
         for (id, holding) in &mut self.known {
+            // An attempt that waits for it is not to wait for a rollout that may take its time.
+            let is_limited = !in_use.contains(id);
+            holding.limit.set(limits.and_then(|limits| limits.get(id)).copied().filter(|_| is_limited));
             if wished.contains(id) || in_use.contains(id) {
                 holding.wished_at = now;
             }
@@ -145,7 +152,8 @@ impl Holdings {
     pub(crate) fn fetch(&mut self, id: CheckpointId, bytes_per_sec_max: Option<u64>, now: BootTime) {
         let holding = self.known.entry(id).or_insert_with(|| Holding::new(CheckpointPhase::Fetching, now));
         holding.phase = CheckpointPhase::Fetching;
-        let work = self.maker.clone().make(id, bytes_per_sec_max, self.updates.clone());
+        holding.limit.set(bytes_per_sec_max);
+        let work = self.maker.clone().make(id, holding.limit.clone(), self.updates.clone());
         holding.work = Some(AbortOnDropHandle::new(tokio::spawn(work)));
     }
 

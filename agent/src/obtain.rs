@@ -108,16 +108,16 @@ impl Obtainer {
     pub(crate) async fn blobs(
         &self,
         named: &[(BlobId, u64)],
-        bytes_per_sec_max: Option<u64>,
+        limit: &RateLimit,
         mut on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), ObtainError> {
-        let fetched = self.fetch_blobs(named, bytes_per_sec_max, &mut on_bytes).await;
+        let fetched = self.fetch_blobs(named, limit, &mut on_bytes).await;
         if !fetched.as_ref().is_err_and(ObtainError::is_for_want_of_room) {
             return fetched;
         }
         let store = self.store.clone();
         if blocking(move || store.make_room()).await? {
-            return self.fetch_blobs(named, bytes_per_sec_max, on_bytes).await;
+            return self.fetch_blobs(named, limit, on_bytes).await;
         }
         fetched
     }
@@ -125,22 +125,19 @@ impl Obtainer {
     async fn fetch_blobs(
         &self,
         named: &[(BlobId, u64)],
-        bytes_per_sec_max: Option<u64>,
+        limit: &RateLimit,
         mut on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), ObtainError> {
         if named.iter().all(|(blob, _)| self.store.blobs().has(*blob)) {
             return Ok(());
         }
         let mut clients = self.link.clients().await;
-        if let Some(rate) = bytes_per_sec_max {
-            clients.blobs = clients.blobs.limited_to(rate);
-        }
-        let limit = RateLimit::new(bytes_per_sec_max);
+        clients.blobs = clients.blobs.limited_to(limit.clone());
         let mut from_coordinator = Vec::new();
         for (blob, size_bytes) in named {
             match self.peers.as_ref().filter(|_| *size_bytes >= SWARM_SIZE_BYTES_MIN) {
                 Some(peers) => {
-                    self.fetch_from_peers(peers, &clients, &limit, (*blob, *size_bytes), &mut on_bytes)
+                    self.fetch_from_peers(peers, &clients, limit, (*blob, *size_bytes), &mut on_bytes)
                         .await?;
                 }
                 None => from_coordinator.push(*blob),
@@ -199,7 +196,7 @@ impl Obtainer {
         &self,
         id: CheckpointId,
         wished: ReplicaForm,
-        bytes_per_sec_max: Option<u64>,
+        limit: &RateLimit,
         mut on_bytes: impl FnMut(u64, u64) + Send,
     ) -> Result<Arc<CheckpointManifest>, ObtainError> {
         let _alone = self.checkpoints.lock(id).await;
@@ -209,11 +206,11 @@ impl Obtainer {
         let named: Vec<(BlobId, u64)> =
             manifest.files_in(form).map(|(_, file)| (file.blob, file.size_bytes)).collect();
         let blobs: Vec<BlobId> = named.iter().map(|(blob, _)| *blob).collect();
-        let _pins = self.store.pin(blobs.clone());
+        let pins = self.store.pin(blobs.clone());
         self.store.begin(id, &manifest, form);
         let (began, lacks) = (Instant::now(), !blobs.iter().all(|id| self.store.blobs().has(*id)));
         let mut done_bytes = 0;
-        self.blobs(&named, bytes_per_sec_max, |more_bytes| {
+        self.blobs(&named, limit, |more_bytes| {
             done_bytes += more_bytes;
             on_bytes(done_bytes.min(total_bytes), total_bytes);
         })
@@ -223,7 +220,12 @@ impl Obtainer {
             tracing::info!(checkpoint = %id, bytes = done_bytes, ms, "checkpoint fetched");
         }
         let (store, installed) = (self.store.clone(), Arc::clone(&manifest));
-        blocking(move || store.install(&installed, form)).await?;
+        // The work goes on when nobody waits for it any more; so must what keeps its blobs.
+        let install = move || {
+            let _pins = pins;
+            store.install(&installed, form)
+        };
+        blocking(install).await?;
         Ok(manifest)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hatchery_common::{
     checkpoint::ReplicaForm, id::CheckpointId, self_test::SelfTest, session::ReplicaState,
 };
-use hatchery_proto::client::CallError;
+use hatchery_proto::{client::CallError, swarm::RateLimit};
 use tokio::sync::mpsc;
 
 use crate::{models::Models, obtain::Obtainer, restock, self_test::SelfTester};
@@ -23,7 +23,7 @@ impl ReplicaMaker {
     pub(crate) async fn make(
         self,
         id: CheckpointId,
-        bytes_per_sec_max: Option<u64>,
+        limit: RateLimit,
         updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
     ) {
         let progress = updates.clone();
@@ -31,7 +31,7 @@ impl ReplicaMaker {
             // One of many: the next says more.
             let _full = progress.try_send((id, ReplicaState::Fetching { done_bytes, total_bytes }));
         };
-        let obtained = self.obtainer.obtain(id, ReplicaForm::ServingOnly, bytes_per_sec_max, on_bytes);
+        let obtained = self.obtainer.obtain(id, ReplicaForm::ServingOnly, &limit, on_bytes);
         let tested = match obtained.await {
             Ok(_) => self.self_test(id).await,
             Err(error) => Err(error.to_string()),
@@ -57,15 +57,25 @@ impl ReplicaMaker {
             Err(CallError::NotFound(_)) => None,
             Err(error) => return Err(format!("what it is to answer cannot be had: {error}")),
         };
-        let folder = self.obtainer.store().folder(id).ok_or("it was dropped in the meantime")?;
-        let source = match (source, folder.1) {
-            (Some(SelfTest { serving, .. }), ReplicaForm::ServingOnly) => serving.map(|serving| *serving),
-            (source, _) => source,
-        };
-        let models = Arc::clone(&self.models);
-        let load = move || models.get(id, &folder).map(|(model, _)| model).map_err(|error| error.to_string());
-        let answered = self.self_tester.run(load).await?;
-        source.map_or(Ok(()), |source| answered.compare(&source))?;
-        Ok(answered.took_ms)
+        loop {
+            let folder = self.obtainer.store().folder(id).ok_or("it was dropped in the meantime")?;
+            let form = folder.1;
+            let models = Arc::clone(&self.models);
+            let load =
+                move || models.get(id, &folder).map(|(model, _)| model).map_err(|error| error.to_string());
+            let answered = self.self_tester.run(load).await;
+            if self.obtainer.store().form(id).is_some_and(|now| now > form) {
+                // It became whole meanwhile: nobody knows which weights have answered.
+                self.models.forget(id);
+                continue;
+            }
+            let answered = answered?;
+            let source = match form {
+                ReplicaForm::ServingOnly => source.as_ref().and_then(|source| source.serving.as_deref()),
+                ReplicaForm::Whole => source.as_ref(),
+            };
+            source.map_or(Ok(()), |source| answered.compare(source))?;
+            return Ok(answered.took_ms);
+        }
     }
 }

@@ -14,6 +14,7 @@ use hatchery_common::{
 use hatchery_proto::{
     client::CallError,
     services,
+    swarm::RateLimit,
     transfer::{BlobClient, BlobService, HashError, TransferError, hash_scan},
 };
 use support::{
@@ -235,7 +236,7 @@ async fn fetches_under_a_limit_are_together_no_faster() {
     let blobs: Vec<BlobId> =
         (0..4).map(|seed| fixture.there.put_bytes(&bytes_of(4 * PIECE, seed)).unwrap()).collect();
     let (_folder, here) = new_store();
-    let limited = fixture.client.clone().limited_to(2 << 20);
+    let limited = fixture.client.clone().limited_to(RateLimit::new(Some(2 << 20)));
     let start = Instant::now();
     limited.fetch_all(&blobs, &here, |_| {}).await.unwrap();
     let took = start.elapsed().as_secs_f64();

@@ -29,7 +29,8 @@ pub struct BlobWriter {
 #[derive(Debug)]
 struct Collected {
     progress: PieceSet,
-    /// Bytes written since progress was last saved.
+    /// Pieces, and their bytes, that were written since progress was last saved.
+    unsaved: PieceSet,
     unsaved_bytes: u64,
     finished: bool,
 }
@@ -55,7 +56,8 @@ impl BlobWriter {
             layout::preallocate(&file, manifest.size_bytes()).context("write", &place.data)?;
             PieceSet::empty(count)
         };
-        let collected = Mutex::new(Collected { progress, unsaved_bytes: 0, finished: false });
+        let unsaved = PieceSet::empty(count);
+        let collected = Mutex::new(Collected { progress, unsaved, unsaved_bytes: 0, finished: false });
         Ok(Self { store, id, manifest, file, collected })
     }
 
@@ -83,6 +85,7 @@ impl BlobWriter {
         written.map_err(|error| self.explain_full(error))?;
         let mut collected = self.collected();
         let new = collected.progress.insert(index);
+        collected.unsaved.insert(index);
         collected.unsaved_bytes += bytes.len() as u64;
         if collected.unsaved_bytes >= SYNC_EVERY_BYTES {
             self.save_collected(&mut collected)?;
@@ -110,17 +113,26 @@ impl BlobWriter {
         self.collected().progress.held()
     }
 
-    /// Reads a piece back, for others who want it before the blob is whole; none if it is not there yet. It was hashed
-    /// when it came or when the writer was opened, and its bytes are in memory still; the blob is hashed again at its
-    /// end, and whoever is sent a piece hashes it too.
+    /// Reads back a piece that came so lately that the system has it in memory, and without waiting for anybody: not for the
+    /// disk, nor for whoever saves progress. It was hashed when it came, and is not again. None: [`BlobWriter::read_piece`]
+    /// says what there is.
+    pub fn read_unsaved(&self, index: u32) -> Option<Vec<u8>> {
+        let is_unsaved = {
+            let collected = self.collected.try_lock().ok()?;
+            !collected.finished && collected.unsaved.has(index)
+        };
+        is_unsaved.then(|| layout::read_unchecked(&self.file, &self.manifest, index).ok()?.ok())?
+    }
+
+    /// Reads a piece back and checks it, for others who want it before the blob is whole; none if it is not there yet.
     pub fn read_piece(&self, index: u32) -> Result<Option<Vec<u8>>, BlobError> {
         if !self.has(index) {
             return Ok(None);
         }
         let path = self.store.layout().partial_place(self.id).data;
-        let bytes = layout::read_unchecked(&self.file, &self.manifest, index).context("read", &path)?.ok();
+        let bytes = layout::read_piece(&self.file, &self.manifest, index).context("read", &path)?.ok();
         if bytes.is_none() {
-            // Somebody has cut the file: it is missing again.
+            // Damaged on this disk since it was written: it is missing again.
             self.collected().progress.remove(index);
         }
         Ok(bytes)
@@ -169,6 +181,7 @@ impl BlobWriter {
         durable::sync_file(&self.file, &place.data)
             .and_then(|()| durable::write_atomically(&place.have, &collected.progress.to_bytes()))
             .map_err(|error| self.explain_full(error))?;
+        collected.unsaved = PieceSet::empty(self.manifest.piece_count());
         collected.unsaved_bytes = 0;
         Ok(())
     }

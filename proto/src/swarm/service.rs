@@ -237,8 +237,8 @@ impl Serving {
 
     async fn send_piece(&self, child: &Child, AskId(ask): AskId, index: u32) -> Result<(), Status> {
         let share = Arc::clone(child.share());
-        let may_squeeze = self.takes_squeezed && self.shares.is_slow();
-        let at_hand = share.is_at_hand(index) && !may_squeeze;
+        let may_squeeze = self.takes_squeezed && self.shares.is_slow() && share.is_worth_squeezing();
+        let at_hand = if may_squeeze { None } else { share.at_hand(index) };
         let read = move || {
             let bytes = share.read(index)?;
             let squeezed = bytes.as_ref().filter(|_| may_squeeze).and_then(|bytes| share.squeeze(bytes));
@@ -247,8 +247,11 @@ impl Serving {
                 None => bytes.map(|bytes| (0, bytes)),
             })
         };
-        // What another thread would take longer to hear of than to do is done here.
-        let read = if at_hand { read() } else { blocking(read).await };
+        // Another thread would take longer to hear of it than this takes.
+        let read = match at_hand {
+            Some(bytes) => Ok(Some((0, bytes))),
+            None => blocking(read).await,
+        };
         let (squeezed_width, mut bytes) = match read {
             Ok(Some(read)) => read,
             Ok(None) => {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
-    ops::{Deref, Range},
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -252,19 +252,24 @@ impl Share {
         }
     }
 
-    /// Whether a piece is small, and was written so lately that the system has it in memory: no disk is waited for.
-    pub(super) fn is_at_hand(&self, index: u32) -> bool {
-        let size_bytes = |range: Range<u64>| range.end - range.start;
-        matches!(self.pieces, Pieces::Growing(_))
-            && self.manifest().piece_range(index).is_some_and(|range| size_bytes(range) <= AT_HAND_BYTES_MAX)
+    /// A piece that is small, and came so lately that the system has it in memory: nothing is waited for.
+    pub(super) fn at_hand(&self, index: u32) -> Option<Vec<u8>> {
+        let Pieces::Growing(writer) = &self.pieces else { return None };
+        let range = writer.manifest().piece_range(index)?;
+        (range.end - range.start <= AT_HAND_BYTES_MAX).then(|| writer.read_unsaved(index))?
     }
 
-    /// Reads a piece, which is or was checked; none if it is not here after all.
+    /// Reads a piece and checks it; none if it is not here after all.
     pub(super) fn read(&self, index: u32) -> Result<Option<Vec<u8>>, BlobError> {
         match &self.pieces {
             Pieces::Whole(reader) => reader.read_piece(index).map(Some),
             Pieces::Growing(writer) => writer.read_piece(index),
         }
+    }
+
+    /// Whether [`Share::squeeze`] may save something of the next piece.
+    pub(super) fn is_worth_squeezing(&self) -> bool {
+        self.squeezer.is_worth_trying()
     }
 
     /// The same bytes with fewer of them, and the width that says how; none if that does not save enough.

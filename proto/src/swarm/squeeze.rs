@@ -12,7 +12,7 @@ const WIDTHS: [usize; 3] = [1, 2, 4];
 const LEVEL: i32 = 1;
 /// A piece is sent as it is unless so much is saved.
 const SAVED_SHARE_MIN: f64 = 0.1;
-/// After so many pieces it is looked again which width is best.
+/// After so many pieces at most it is looked again which width is best.
 const SAMPLE_EVERY: u32 = 64;
 
 /// Which width is best for the pieces of one blob, as a sample of them shows.
@@ -29,6 +29,12 @@ struct Choice {
 }
 
 impl Squeezer {
+    /// Whether the next piece may have something to save: the sample says so, or it is time for another one.
+    pub fn is_worth_trying(&self) -> bool {
+        let choice = self.next_choice();
+        !choice.is_known || choice.width.is_some()
+    }
+
     /// The piece with fewer bytes, and the width of its numbers; none if that does not save enough. Takes the time of a
     /// compressor: call it off a runtime's threads.
     pub fn squeeze(&self, piece: &[u8]) -> Option<(u32, Vec<u8>)> {

@@ -47,10 +47,10 @@ impl BlobClient {
         Self { client, limit: RateLimit::new(None) }
     }
 
-    /// The same connection, over which blobs are fetched no faster than this, in bytes per second for all fetches together.
+    /// The same connection, over which blobs are fetched no faster than this, all who share the limit together.
     #[must_use]
-    pub fn limited_to(mut self, bytes_per_sec_max: u64) -> Self {
-        self.limit = RateLimit::new(Some(bytes_per_sec_max));
+    pub fn limited_to(mut self, limit: RateLimit) -> Self {
+        self.limit = limit;
         self
     }
 
