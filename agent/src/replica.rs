@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use hatchery_common::{
-    checkpoint::ReplicaForm, id::CheckpointId, self_test::SelfTest, session::ReplicaState,
-};
+use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId, session::ReplicaState};
 use hatchery_proto::{client::CallError, swarm::RateLimit};
 use tokio::sync::mpsc;
 

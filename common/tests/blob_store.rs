@@ -127,6 +127,10 @@ fn a_transfer_has_one_writer_and_ends_when_all_is_there() {
     ));
     assert_eq!(writer.read_piece(2).unwrap().unwrap(), piece(&manifest, &bytes, 2));
     assert_eq!(writer.read_piece(1).unwrap(), None);
+    assert_eq!(writer.read_unsaved(2).unwrap(), piece(&manifest, &bytes, 2));
+    assert_eq!(writer.read_unsaved(1), None);
+    writer.save().unwrap();
+    assert_eq!(writer.read_unsaved(2), None, "it may have left memory");
     assert!(
         !store.has(id) && matches!(store.reader(id), Err(BlobError::NotFound { .. })),
         "not to be seen yet"

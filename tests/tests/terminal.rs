@@ -59,12 +59,17 @@ fn a_rollout_is_typed_watched_left_and_taken_back() {
     assert_eq!(piped.wait().code(), Some(130));
     check_farewell(&fleet, &piped.rest_of_stderr());
 
+    // One without a limit lifts that of the fetch which is under way.
+    let fast = typed(&["push", &id, "--activate", "--wait"]);
+    assert_eq!(fast.code, 0, "{fast:?}");
+    assert!(fast.stdout.contains("(step 10) active on 2/2: ada, bob"), "{fast:?}");
+
     let listed = typed(&["rollouts"]);
-    assert_eq!((listed.code, listed.stdout.matches(&id).count()), (0, 3), "{listed:?}");
+    assert_eq!((listed.code, listed.stdout.matches(&id).count()), (0, 4), "{listed:?}");
     for title in ["ROLLOUT", "CHECKPOINT", "READY", "ACTIVE", "2/2", "at most 2.0 kB/s"] {
         assert!(listed.stdout.contains(title), "{title}: {listed:?}");
     }
-    for _ in 0..3 {
+    for _ in 0..4 {
         let back = typed(&["rollback", "first"]);
         assert_eq!(back.code, 0, "{back:?}");
         assert!(back.stdout.contains(&format!("took back checkpoint {id} (step 10) of first")), "{back:?}");
@@ -75,7 +80,7 @@ fn a_rollout_is_typed_watched_left_and_taken_back() {
     let refused = typed(&["rollback", "first"]);
     assert!(refused.code == 5 && refused.stdout.contains("push CHECKPOINT --activate"), "{refused:?}");
     assert_eq!(fleet.json(&["rollouts"]).as_array().unwrap().len(), 0);
-    assert_eq!(fleet.json(&["rollouts", "--all"]).as_array().unwrap().len(), 4, "the history shows them");
+    assert_eq!(fleet.json(&["rollouts", "--all"]).as_array().unwrap().len(), 5, "the history shows them");
     assert_eq!(typed(&["push", &id, "--limit-rate", "fast"]).code, 2);
     assert_eq!(typed(&["push", "nothing-like-it", "--wait"]).code, 4);
 }
