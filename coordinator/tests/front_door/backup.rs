@@ -135,12 +135,12 @@ async fn the_fleet_goes_on_with_the_restored_one_and_old_epochs_are_refused() {
         let state = folder.path().join(format!("restored-{round}"));
         admin::restore(&file, &state, false, &mut ()).unwrap();
         let floor = load(&state).jobs[&busy.job.id].epoch;
+        let started = Instant::now();
         let mut house = House::start_with(|settings| {
             settings.state = Some(state.clone());
             settings.lease_secs = 2;
         })
         .await;
-        let started = Instant::now();
         assert_eq!(soon(house.fleet().await.jobs(false)).await.unwrap().len(), 2);
         // The agent comes with the certificate that it has.
         busy.agent.move_to(&house).await;
