@@ -133,17 +133,17 @@ impl Obtainer {
         }
         let mut clients = self.link.clients().await;
         clients.blobs = clients.blobs.limited_to(limit.clone());
-        let mut from_coordinator = Vec::new();
-        for (blob, size_bytes) in named {
-            match self.peers.as_ref().filter(|_| *size_bytes >= SWARM_SIZE_BYTES_MIN) {
-                Some(peers) => {
-                    self.fetch_from_peers(peers, &clients, limit, (*blob, *size_bytes), &mut on_bytes)
-                        .await?;
-                }
-                None => from_coordinator.push(*blob),
+        let peers = self.peers.as_ref();
+        let (large, small): (Vec<(BlobId, u64)>, Vec<(BlobId, u64)>) =
+            named.iter().partition(|(_, size_bytes)| peers.is_some() && *size_bytes >= SWARM_SIZE_BYTES_MIN);
+        // Those first that the coordinator alone gives: once they are here, it may go, and the rest comes from others.
+        let small: Vec<BlobId> = small.into_iter().map(|(blob, _)| blob).collect();
+        clients.blobs.fetch_all(&small, self.store.blobs(), &mut on_bytes).await?;
+        for (blob, size_bytes) in large {
+            if let Some(peers) = peers {
+                self.fetch_from_peers(peers, &clients, limit, (blob, size_bytes), &mut on_bytes).await?;
             }
         }
-        clients.blobs.fetch_all(&from_coordinator, self.store.blobs(), on_bytes).await?;
         Ok(())
     }
 
