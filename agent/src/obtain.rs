@@ -1,7 +1,11 @@
 //! Getting a checkpoint here: manifest, missing blobs, folder.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use hatchery_common::{
     blob::BlobError,
     checkpoint::{CheckpointManifest, ReplicaForm},
@@ -23,6 +27,9 @@ use crate::{
     link::{Clients, Link},
     peers::Peers,
 };
+
+/// Large blobs that are fetched from other nodes at once.
+const BLOBS_AT_ONCE: usize = 4;
 
 /// Why something cannot be had now.
 #[derive(Debug, thiserror::Error)]
@@ -139,12 +146,16 @@ impl Obtainer {
         // Those first that the coordinator alone gives: once they are here, it may go, and the rest comes from others.
         let small: Vec<BlobId> = small.into_iter().map(|(blob, _)| blob).collect();
         clients.blobs.fetch_all(&small, self.store.blobs(), &mut on_bytes).await?;
-        for (blob, size_bytes) in large {
-            if let Some(peers) = peers {
-                self.fetch_from_peers(peers, &clients, limit, (blob, size_bytes), &mut on_bytes).await?;
-            }
-        }
-        Ok(())
+        let Some(peers) = peers else { return Ok(()) };
+        // Several at once: of each it is known from the beginning who has it, should the coordinator go meanwhile.
+        let on_bytes = Mutex::new(on_bytes);
+        let on_more = |more_bytes| (on_bytes.lock().unwrap_or_else(PoisonError::into_inner))(more_bytes);
+        let (clients, on_more) = (&clients, &on_more);
+        stream::iter(large)
+            .map(|named| self.fetch_from_peers(peers, clients, limit, named, on_more))
+            .buffer_unordered(BLOBS_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     /// One blob from whoever has it; from the coordinator if the others do not bring it.

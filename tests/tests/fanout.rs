@@ -93,6 +93,27 @@ fn a_node_that_sends_wrong_bytes_is_found_out_and_shown() {
 }
 
 #[test]
+fn the_coordinator_may_go_once_another_has_the_checkpoint() {
+    let mut fleet = Fleet::with_agents(15, &["ada", "bob"]);
+    let corpus = corpus(fleet.scratch(), 4);
+    let mut asked = LARGE.to_vec();
+    asked.extend(["--node", "ada", "--replicate-to", "none"]);
+    let job = fleet.submit(&corpus, 2, 2, &asked);
+    assert_eq!(fleet.watch_to_end(&job)["phase"], "completed");
+    // Slowly enough to go while it comes.
+    fleet.json(&["push", &job, "--to", "ada,bob", "--limit-rate", "1MB/s"]);
+    fleet.wait_for(&["checkpoints", &job], "some of it is on bob", |checkpoints| {
+        let mut replicas = checkpoints[0]["replicas"].as_array()?.iter();
+        let state = &replicas.find(|replica| replica["node_name"] == "bob")?["state"];
+        (state["done_bytes"].as_u64()? > 1 << 20).then_some(())
+    });
+    fleet.kill_coordinator();
+    fleet.agent("bob").wait_for_stderr("checkpoint fetched");
+    fleet.start_coordinator();
+    wait_for_replicas(&fleet, &job, 2);
+}
+
+#[test]
 fn a_node_that_wants_no_peers_has_all_from_the_coordinator() {
     let mut fleet = Fleet::with_agents(15, &["ada"]);
     fleet.start_agent_in("bob", &[], &[("HATCHERY_AGENT__PEERS__ENABLED", "false")]);
