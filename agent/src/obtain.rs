@@ -141,8 +141,10 @@ impl Obtainer {
         let mut clients = self.link.clients().await;
         clients.blobs = clients.blobs.limited_to(limit.clone());
         let peers = self.peers.as_ref();
-        let (large, small): (Vec<(BlobId, u64)>, Vec<(BlobId, u64)>) =
-            named.iter().partition(|(_, size_bytes)| peers.is_some() && *size_bytes >= SWARM_SIZE_BYTES_MIN);
+        let (large, small): (Vec<_>, Vec<_>) = named
+            .iter()
+            .copied()
+            .partition(|(_, size_bytes)| peers.is_some() && *size_bytes >= SWARM_SIZE_BYTES_MIN);
         // Those first that the coordinator alone gives: once they are here, it may go, and the rest comes from others.
         let small: Vec<BlobId> = small.into_iter().map(|(blob, _)| blob).collect();
         clients.blobs.fetch_all(&small, self.store.blobs(), &mut on_bytes).await?;
