@@ -61,7 +61,8 @@ fn a_node_that_only_answers_gets_a_sixth_and_one_that_goes_on_gets_the_rest() {
     fleet.wait_for(&["node", "bob"], "it has received them", |node| {
         (node["peers"]["received_bytes"].as_u64()? + 4096 >= few_bytes).then_some(())
     });
-    assert!(received("bob") < Some(few_bytes + few_bytes / 4), "{:?} of {few_bytes}", received("bob"));
+    // A loaded machine may send some pieces twice at the end; the whole would be six times as much.
+    assert!(received("bob") < Some(few_bytes * 2), "{:?} of {few_bytes}", received("bob"));
     let answer = fleet.json(&["generate", "first", "--node", "bob", "--greedy", "-n", "8"]);
     assert_eq!((&answer["node"], &answer["checkpoint"]), (&Value::from("bob"), &checkpoint["id"]));
 
