@@ -266,14 +266,9 @@ impl Tracking {
     pub(crate) async fn keep_up(self: Arc<Self>) {
         let mut tick = interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked_at = Instant::now();
         loop {
             tick.tick().await;
-            let now = Instant::now();
-            let sent = self.shares.sent_while_busy();
-            let rate = sent.map(|bytes| bytes as f64 / (now - looked_at).as_secs_f64());
-            looked_at = now;
-            self.look(now, rate);
+            self.look(Instant::now(), self.shares.up_bytes_per_sec());
         }
     }
 

@@ -259,12 +259,10 @@ impl Teller {
 
     /// What the link did since it was last looked at: upwards if it was busy, downwards if something is on its way.
     fn add_rates(&self, report: &mut SwarmReport, came_bytes: u64, since: Option<Duration>) {
-        let sent = self.shares.sent_while_busy();
+        report.up_bytes_per_sec = self.shares.up_bytes_per_sec();
         let Some(secs) = since.map(|since| since.as_secs_f64()).filter(|secs| *secs < 10.0) else { return };
-        let rate = |bytes: u64| (bytes > 0).then(|| bytes as f64 / secs);
-        report.up_bytes_per_sec = sent.and_then(rate);
-        if !report.wants.is_empty() {
-            report.down_bytes_per_sec = rate(came_bytes);
+        if !report.wants.is_empty() && came_bytes > 0 {
+            report.down_bytes_per_sec = Some(came_bytes as f64 / secs);
         }
     }
 }

@@ -120,6 +120,16 @@ impl PieceSet {
         self.combined(other, |one, other| one | other)
     }
 
+    /// Each `step`-th piece of the blob that is in this set, counted from piece `first`.
+    #[must_use]
+    pub fn every(&self, step: u32, first: u32) -> Self {
+        let mut every = Self::empty(self.count);
+        for index in (first..self.count).step_by(step.max(1) as usize).filter(|&index| self.has(index)) {
+            every.insert(index);
+        }
+        every
+    }
+
     fn combined(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
         debug_assert_eq!(self.count, other.count, "sets of two blobs");
         let words: Vec<u64> =

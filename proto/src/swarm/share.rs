@@ -29,6 +29,8 @@ use crate::disk::blocking;
 /// So many children must have had several pieces for the uplink to count as busy.
 const BUSY_CHILDREN: usize = 3;
 const BUSY_PIECES: u32 = 2;
+/// Over how long that is counted at most.
+const BUSY_WITHIN_SECS: f64 = 10.0;
 
 /// Larger pieces are read on another thread.
 const AT_HAND_BYTES_MAX: u64 = 256 << 10;
@@ -75,11 +77,32 @@ impl Pace {
     }
 }
 
-/// What was sent since this was last looked at.
+/// What was sent since a rate was last told.
 #[derive(Debug, Default)]
 struct Sent {
+    since: Option<Instant>,
     bytes: u64,
     pieces: HashMap<NodeId, u32>,
+}
+
+impl Sent {
+    fn count(&mut self, child: NodeId, bytes: u64, now: Instant) {
+        self.since.get_or_insert(now);
+        self.bytes += bytes;
+        *self.pieces.entry(child).or_default() += 1;
+    }
+
+    fn rate(&mut self, now: Instant) -> Option<f64> {
+        let secs = (now - self.since?).as_secs_f64();
+        let busy = self.pieces.values().filter(|pieces| **pieces >= BUSY_PIECES).count();
+        let is_busy = busy >= BUSY_CHILDREN && secs > 0.0;
+        let rate = self.bytes as f64 / secs;
+        // A window that has ended without work enough tells nothing; otherwise large pieces on a slow link add up.
+        if is_busy || secs >= BUSY_WITHIN_SECS {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+        is_busy.then_some(rate)
+    }
 }
 
 impl Shares {
@@ -107,11 +130,10 @@ impl Shares {
         &self.0.limit
     }
 
-    /// Bytes sent since this was last asked, if so many children were sent to meanwhile that the link was busy.
-    pub fn sent_while_busy(&self) -> Option<u64> {
-        let sent = std::mem::take(&mut *lock(&self.0.sent));
-        let busy = sent.pieces.values().filter(|pieces| **pieces >= BUSY_PIECES).count();
-        (busy >= BUSY_CHILDREN).then_some(sent.bytes)
+    /// Bytes a second that the link upwards carries, measured since it was last told. Nothing until so many children had
+    /// so many pieces meanwhile that the link was busy.
+    pub fn up_bytes_per_sec(&self) -> Option<f64> {
+        lock(&self.0.sent).rate(Instant::now())
     }
 
     /// Whether bytes go out so slowly that it pays to send fewer of them.
@@ -127,9 +149,7 @@ impl Shares {
     pub(super) fn count_sent(&self, child: NodeId, bytes: u64) {
         self.0.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         lock(&self.0.pace).count(bytes, Instant::now());
-        let mut sent = lock(&self.0.sent);
-        sent.bytes += bytes;
-        *sent.pieces.entry(child).or_default() += 1;
+        lock(&self.0.sent).count(child, bytes, Instant::now());
     }
 
     /// What is here of a blob.

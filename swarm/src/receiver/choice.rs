@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Parent, Receiver, Step};
+use hatchery_common::blob::PieceSet;
+
+use super::{Receiver, Step};
 use crate::message::{AskId, ToParent, Wanted};
 
+/// Behind is who has so much of the blob less than its parents do, and no fewer pieces.
+const BEHIND_SHARE: u32 = 100;
+const BEHIND_PIECES_MIN: u32 = 2;
+/// Of fewer parents there is no mean worth the name.
+const BEHIND_PARENTS_MIN: usize = 3;
 /// Copies of a piece on their way at once, at the end.
 const COPIES_MAX: u8 = 2;
 
@@ -23,49 +30,65 @@ impl Receiver {
         }
     }
 
-    fn choose(&mut self) -> Option<(usize, Wanted)> {
-        if !self.parents.iter().any(Parent::has_room) {
-            return None;
-        }
-        self.of_complete().or_else(|| self.rarest()).or_else(|| self.second_copy())
+    /// Whether it has clearly less than its parents that receive too have, as a mean. Then it asks them for the next
+    /// piece before the last has come, and so gets a little more of their uplinks than others do.
+    fn is_behind(&self) -> bool {
+        let parents = self.parents.iter().filter(|parent| !parent.is_complete());
+        let held: Vec<u32> = parents.filter_map(|parent| parent.have.as_ref()).map(PieceSet::held).collect();
+        let behind = BEHIND_PIECES_MIN.max(self.have.count() / BEHIND_SHARE);
+        held.len() >= BEHIND_PARENTS_MIN
+            && (u64::from(self.have.held() + behind) * held.len() as u64)
+                < held.iter().copied().map(u64::from).sum()
     }
 
-    /// Of those who have everything: first what nobody else here has, and they know best which piece that should be.
-    fn of_complete(&mut self) -> Option<(usize, Wanted)> {
-        let complete = |&at: &usize| self.parents[at].is_complete() && self.parents[at].has_room();
-        let complete: Vec<usize> = (0..self.parents.len()).filter(complete).collect();
-        if complete.is_empty() {
+    fn choose(&mut self) -> Option<(usize, Wanted)> {
+        let more = usize::from(self.is_behind());
+        if !self.parents.iter().any(|parent| parent.has_room(more)) {
             return None;
         }
+        self.of_complete(more).or_else(|| self.rarest(more)).or_else(|| self.second_copy(more))
+    }
+
+    /// Of those who have everything: first what nobody else here has, and they know best which piece that should be. Where
+    /// there are several, each has a share of the pieces that is asked of it before the others': two that choose by
+    /// themselves would send the same.
+    fn of_complete(&mut self, more: usize) -> Option<(usize, Wanted)> {
+        let complete: Vec<usize> =
+            (0..self.parents.len()).filter(|&at| self.parents[at].is_complete()).collect();
         let missing = self.have.missing().difference(&self.coming);
-        let mut wanted = missing.difference(&self.shared);
-        if wanted.is_empty() {
-            wanted = missing;
-        }
         // Each open ask takes one of them, and nobody knows yet which.
         let open = self.parents.iter().flat_map(|parent| &parent.asks);
         let open = open.filter(|asked| asked.index.is_none()).count();
+        let only_here = Some(missing.difference(&self.shared)).filter(|only_here| !only_here.is_empty());
+        let wanted = only_here.unwrap_or(missing);
         if wanted.held() as usize <= open {
             return None;
         }
         let parents = &self.parents;
-        let at = self.random.least(complete, |&at| parents[at].asks.len())?;
-        Some((at, Wanted::Any(wanted)))
+        let with_room = complete.iter().copied().filter(|&at| parents[at].has_room(more)).collect::<Vec<_>>();
+        let at = self.random.least(with_room, |&at| parents[at].asks.len())?;
+        // By the order of their names it is the same share whoever asks.
+        let place = complete.iter().filter(|&&other| parents[other].node < parents[at].node).count();
+        let own = wanted.every(complete.len() as u32, place as u32);
+        if own.is_empty() {
+            return Some((at, Wanted::One(self.random.least(wanted.indexes(), |_| 0)?)));
+        }
+        Some((at, Wanted::Any(own)))
     }
 
     /// Of the others: the piece that the fewest parents have, from the one of them that will have sent it first.
-    fn rarest(&mut self) -> Option<(usize, Wanted)> {
-        let partial = self.parents.iter().filter(|parent| !parent.is_complete() && parent.has_room());
+    fn rarest(&mut self, more: usize) -> Option<(usize, Wanted)> {
+        let partial = self.parents.iter().filter(|parent| !parent.is_complete() && parent.has_room(more));
         let offered =
             partial.filter_map(|parent| parent.have.clone()).reduce(|all, have| all.union(&have))?;
         let possible = offered.difference(&self.have).difference(&self.coming);
         let holders = &self.holders;
         let index = self.random.least(possible.indexes(), |&index| holders[index as usize])?;
-        Some((self.soonest(index)?, Wanted::One(index)))
+        Some((self.soonest(index, more)?, Wanted::One(index)))
     }
 
     /// At the end, when all that is missing is on its way: a second copy of what is longest on it.
-    fn second_copy(&mut self) -> Option<(usize, Wanted)> {
+    fn second_copy(&mut self, more: usize) -> Option<(usize, Wanted)> {
         let missing = self.have.missing();
         if !missing.difference(&self.coming).is_empty() {
             return None;
@@ -74,7 +97,7 @@ impl Receiver {
             if self.copies[index as usize] >= COPIES_MAX {
                 continue;
             }
-            if let Some(at) = self.soonest(index).filter(|&at| self.parents[at].asks.is_empty()) {
+            if let Some(at) = self.soonest(index, more).filter(|&at| self.parents[at].asks.is_empty()) {
                 return Some((at, Wanted::One(index)));
             }
         }
@@ -82,11 +105,11 @@ impl Receiver {
     }
 
     /// The parent with room that has the piece and will have sent it first.
-    fn soonest(&mut self, index: u32) -> Option<usize> {
+    fn soonest(&mut self, index: u32, more: usize) -> Option<usize> {
         let typical = self.typical_secs().unwrap_or(1.0);
         let can = |&at: &usize| {
             let parent = &self.parents[at];
-            parent.has_room()
+            parent.has_room(more)
                 && parent.have.as_ref().is_some_and(|have| have.has(index))
                 && parent.asks.iter().all(|asked| asked.index != Some(index))
         };

@@ -61,12 +61,13 @@ impl Parent {
         self.have.as_ref().is_some_and(PieceSet::is_full)
     }
 
-    /// Whether it may be asked for more: for one piece, and for those that come in the time until it hears of the next ask.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether it may be asked for more: for one piece, for `more`, and for those that come in the time until it hears of
+    /// the next ask.
+    pub(super) fn has_room(&self, more: usize) -> bool {
         let ahead = self.piece_secs.get().map_or(0, |secs| (ASKS_AHEAD.as_secs_f64() / secs) as usize);
         self.have.is_some()
             && self.resting_until.is_none()
-            && self.asks.len() < (1 + ahead).min(ASKS_OPEN_MAX)
+            && self.asks.len() < (1 + more + ahead).min(ASKS_OPEN_MAX)
     }
 
     /// Remembers an ask.

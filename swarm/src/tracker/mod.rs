@@ -12,7 +12,7 @@ use hatchery_common::{
 };
 
 use crate::{
-    limits::{BARRED_BY, SUSPECTS_TOLD_MAX},
+    limits::{BARRED_BY, CHILDREN_MAX, SUSPECTS_TOLD_MAX},
     random::Random,
 };
 pub use node::{Direction, Reach};
@@ -233,8 +233,11 @@ impl Tracker {
             }
             Trouble::Stalled(_) => {}
             Trouble::Slow(parent) => {
-                if let Some(known) = self.nodes.get_mut(&parent) {
-                    known.is_called_slow = true;
+                // No more than a node has children, so that what is kept is bounded.
+                if let Some(known) =
+                    self.nodes.get_mut(&parent).filter(|known| known.called_slow_by.len() < CHILDREN_MAX)
+                {
+                    known.called_slow_by.insert(receiver);
                 }
             }
             // Of somebody who is not here there is nothing to keep.

@@ -41,8 +41,10 @@ pub(super) struct Node {
     planned_with: Option<f64>,
     /// That uplink beside the typical one of that moment; 1 until it is known.
     share: f64,
-    /// Whether a child has had less from it than from others.
-    pub(super) is_called_slow: bool,
+    /// Whether its uplink is so slow that it serves nobody as long as others do.
+    is_slow: bool,
+    /// The children that have had less from it than from others since it last sent enough.
+    pub(super) called_slow_by: BTreeSet<NodeId>,
     /// Children at all blobs together.
     pub(super) children: usize,
     /// The blobs that it has or receives.
@@ -83,7 +85,8 @@ impl Node {
             down: DecayingMean::default(),
             planned_with: None,
             share: 1.0,
-            is_called_slow: false,
+            is_slow: false,
+            called_slow_by: BTreeSet::new(),
             children: 0,
             blobs: BTreeSet::new(),
             suspected_by: BTreeSet::new(),
@@ -91,7 +94,7 @@ impl Node {
     }
 
     /// Takes a measurement; true if plans may change by it. That little was sent may be for those who received it, so an
-    /// uplink counts as slow only if a child has said so.
+    /// uplink counts as slow only if half of its children have said so.
     pub(super) fn measured(
         &mut self,
         direction: Direction,
@@ -102,24 +105,36 @@ impl Node {
             self.down.add(bytes_per_sec);
             return false;
         }
-        let believed = self.up.get().or(typical.bytes_per_sec());
-        if believed.is_some_and(|believed| bytes_per_sec < SLOW_SHARE * believed) && !self.is_called_slow {
+        let known = [self.up.get(), typical.bytes_per_sec()].into_iter().flatten().fold(0.0, f64::max);
+        let is_little = bytes_per_sec < SLOW_SHARE * known;
+        let is_blamed = is_little && 2 * self.called_slow_by.len() >= self.children.max(1);
+        if is_little && !is_blamed {
             return false;
         }
-        self.knows_up(bytes_per_sec, typical)
+        if !is_little {
+            self.called_slow_by.clear();
+        }
+        self.takes_up(bytes_per_sec, is_blamed, typical)
     }
 
     /// Takes an uplink's rate for granted; true if plans may change by it.
     pub(super) fn knows_up(&mut self, bytes_per_sec: f64, typical: &mut Typical) -> bool {
+        self.takes_up(bytes_per_sec, true, typical)
+    }
+
+    fn takes_up(&mut self, bytes_per_sec: f64, may_be_slow: bool, typical: &mut Typical) -> bool {
         self.up.add(bytes_per_sec);
         let (Some(now), old) = (self.up.get(), self.planned_with) else { return false };
-        if old.is_some_and(|old| (now - old).abs() <= CHANGED_SHARE * old) {
-            return false;
+        let is_other = old.is_none_or(|old| (now - old).abs() > CHANGED_SHARE * old);
+        if is_other {
+            self.planned_with = Some(now);
+            typical.replace(old, Some(now));
+            self.share = typical.bytes_per_sec().map_or(1.0, |typical| now / typical);
         }
-        self.planned_with = Some(now);
-        typical.replace(old, Some(now));
-        self.share = typical.bytes_per_sec().map_or(1.0, |typical| now / typical);
-        true
+        // What is typical may have come to be known after this node was.
+        let share = typical.bytes_per_sec().map_or(1.0, |typical| now / typical);
+        let is_slow = share < SLOW_SHARE && (may_be_slow || self.is_slow);
+        is_other | (std::mem::replace(&mut self.is_slow, is_slow) != is_slow)
     }
 
     /// Takes a downlink's rate for granted.
@@ -152,7 +167,7 @@ impl Node {
 
     /// Its upload slots: the most children it should have. One that is slow has none unless it must serve.
     pub(super) fn children_max(&self, must_serve: bool) -> usize {
-        if !self.reach.can_be_dialled || self.is_barred() || (self.share < SLOW_SHARE && !must_serve) {
+        if !self.reach.can_be_dialled || self.is_barred() || (self.is_slow && !must_serve) {
             return 0;
         }
         // In whole multiples of the typical: an uplink is not measured so well that one child more or less meant anything.
