@@ -11,6 +11,8 @@ pub const ASKS_AHEAD: Duration = Duration::from_millis(10);
 
 /// Most parents of a receiver.
 pub const PARENTS_MAX: usize = 6;
+/// How many more a receiver may have that is behind the others.
+pub const PARENTS_MORE: usize = 2;
 /// A receiver with fewer parents is given some of others', since each such move breaks off what was on its way.
 pub const PARENTS_FEW: usize = 4;
 /// So many parents are enough for one that serves nobody, if there would only be the source beside them.

@@ -8,7 +8,7 @@ use hatchery_common::id::{BlobId, NodeId};
 
 use super::{Tracker, node::Node, swarm::Member};
 use crate::limits::{
-    DRAWN, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, LOOKED_AT_MAX, PARENTS_ENOUGH, PARENTS_FEW, PARENTS_MAX,
+    DRAWN, HUNGRY_IN_VAIN_MAX, HUNGRY_SERVED_MAX, LOOKED_AT_MAX, PARENTS_ENOUGH, PARENTS_FEW,
 };
 
 impl Tracker {
@@ -20,10 +20,9 @@ impl Tracker {
     /// Gives a receiver the parents it lacks, as far as there are any.
     pub(super) fn fill(&mut self, blob: BlobId, receiver: NodeId) {
         loop {
-            let Some(member) = self.swarms.get(&blob).and_then(|swarm| swarm.members.get(&receiver)) else {
-                return;
-            };
-            if member.is_complete || member.parents.len() >= PARENTS_MAX {
+            let Some(swarm) = self.swarms.get(&blob) else { return };
+            let Some(member) = swarm.members.get(&receiver) else { return };
+            if member.is_complete || member.parents.len() >= swarm.parents_max(receiver) {
                 return;
             }
             let parent = self.draw(blob, receiver, |tracker, parent| tracker.has_free_slot(blob, parent));

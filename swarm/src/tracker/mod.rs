@@ -12,7 +12,7 @@ use hatchery_common::{
 };
 
 use crate::{
-    limits::{BARRED_BY, CHILDREN_MAX, SUSPECTS_TOLD_MAX},
+    limits::{BARRED_BY, CHILDREN_MAX, PARENTS_MAX, SUSPECTS_TOLD_MAX},
     random::Random,
 };
 pub use node::{Direction, Reach};
@@ -155,7 +155,7 @@ impl Tracker {
             return;
         }
         let Some(swarm) = self.swarms.get_mut(&blob) else { return };
-        swarm.member(node).held = held;
+        swarm.set_held(node, held);
         if swarm.set_complete(node, false) {
             self.slots_changed(node);
         }
@@ -166,9 +166,12 @@ impl Tracker {
 
     /// A receiver has come to have so many pieces.
     pub fn progressed(&mut self, blob: BlobId, node: NodeId, held: u32) {
-        let member = self.swarms.get_mut(&blob).and_then(|swarm| swarm.members.get_mut(&node));
-        if let Some(member) = member {
-            member.held = held;
+        let Some(swarm) = self.swarms.get_mut(&blob).filter(|swarm| swarm.members.contains_key(&node)) else {
+            return;
+        };
+        swarm.set_held(node, held);
+        if swarm.parents_max(node) > PARENTS_MAX {
+            self.fill(blob, node);
         }
     }
 

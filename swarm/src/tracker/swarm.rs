@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hatchery_common::id::NodeId;
 
-use crate::limits::{AVOIDED_MAX, BANNED_MAX};
+use crate::limits::{AVOIDED_MAX, BANNED_MAX, PARENTS_MAX, PARENTS_MORE};
 
 /// A blob is rare while less than one member in so many has the whole of it.
 const RARE_FACTOR: usize = 4;
+/// A receiver is behind that has so much less than the mean, and no fewer pieces.
+const BEHIND_SHARE: f64 = 0.02;
+const BEHIND_PIECES_MIN: f64 = 3.0;
 
 #[derive(Debug, Default)]
 pub(super) struct Swarm {
@@ -18,6 +21,8 @@ pub(super) struct Swarm {
     pub(super) hungry: VecDeque<NodeId>,
     /// How many members have the whole blob.
     pub(super) complete: usize,
+    /// The pieces that all other members have, together.
+    coming: u64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +41,10 @@ pub(super) struct Member {
 }
 
 impl Member {
+    fn coming(&self) -> u64 {
+        if self.is_complete { 0 } else { self.held.into() }
+    }
+
     pub(super) fn avoids(&self, node: NodeId) -> bool {
         self.stalled.contains(&node) || self.banned.contains(&node)
     }
@@ -75,6 +84,7 @@ impl Swarm {
     pub(super) fn remove(&mut self, node: NodeId) {
         let Some(member) = self.members.remove(&node) else { return };
         self.complete -= usize::from(member.is_complete);
+        self.coming -= member.coming();
         self.all.swap_remove(member.place);
         if let Some(moved) = self.all.get(member.place).and_then(|moved| self.members.get_mut(moved)) {
             moved.place = member.place;
@@ -87,13 +97,34 @@ impl Swarm {
         if member.is_complete == is_complete {
             return false;
         }
+        let before = member.coming();
         member.is_complete = is_complete;
+        let now = member.coming();
+        self.coming = self.coming - before + now;
         if is_complete {
             self.complete += 1;
         } else {
             self.complete -= 1;
         }
         true
+    }
+
+    /// Notes how many pieces a member has.
+    pub(super) fn set_held(&mut self, node: NodeId, held: u32) {
+        let member = self.member(node);
+        let before = member.coming();
+        member.held = held;
+        let now = member.coming();
+        self.coming = self.coming - before + now;
+    }
+
+    /// The most parents that a receiver should have: more than others if it has clearly fewer pieces than they, as a mean.
+    pub(super) fn parents_max(&self, receiver: NodeId) -> usize {
+        let receivers = self.members.len() - self.complete;
+        let Some(member) = self.members.get(&receiver).filter(|_| receivers > 1) else { return PARENTS_MAX };
+        let mean = self.coming as f64 / receivers as f64;
+        let is_behind = f64::from(member.held) < mean - (BEHIND_SHARE * mean).max(BEHIND_PIECES_MIN);
+        PARENTS_MAX + if is_behind { PARENTS_MORE } else { 0 }
     }
 
     /// Whether only few have the whole blob, so that what they send must not go to those who pass nothing on.
