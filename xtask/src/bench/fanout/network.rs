@@ -69,11 +69,6 @@ impl Network {
         words(&format!("ip link add name uplink netns {inside} type veth peer name {port} netns {switch}"))?;
         words(&format!("ip -n {inside} address add {}/16 dev uplink", self.address(machine)))?;
         words(&format!("ip -n {inside} link set uplink up"))?;
-        if let Ok(x) = std::env::var("XSYS") {
-            for x in x.split(';') {
-                output(Command::new("ip").args(["netns", "exec", &inside, "sysctl", "-w", x]))?;
-            }
-        }
         words(&format!("ip -n {switch} link set {port} master switch up"))?;
         let Link(Some(mbit)) = link else { return Ok(()) };
         let bits = (mbit * 1e6) as u64;
@@ -82,9 +77,6 @@ impl Network {
             "tc -n {inside} class add dev uplink parent 1: classid 1:1 htb rate {bits} burst {BURST_BYTES} \
              cburst {BURST_BYTES} quantum {BURST_BYTES}"
         ))?;
-        if let Ok(x) = std::env::var("XLEAF") {
-            words(&format!("tc -n {inside} qdisc add dev uplink parent 1:1 {x}"))?;
-        }
         words(&format!(
             "tc -n {switch} qdisc add dev {port} root tbf rate {bits} burst {BURST_BYTES} latency {DOWN_QUEUE_MS}ms"
         ))?;

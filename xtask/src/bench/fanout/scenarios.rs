@@ -32,6 +32,10 @@ const UNSHAPED_MEGABYTES: u64 = 100;
 const TOUCHED_BYTES: u64 = 2_000_000_000;
 /// What a full copy is on the wire, with headers and what else is said meanwhile.
 const COPY_WITH_HEADERS: f64 = 1.05;
+/// Pieces that have left the source in part and are nowhere whole: one for each of its children, and some to spare. A
+/// piece is at most a 256th of the file, and at least so large.
+const PIECES_ON_THE_WAY: u64 = 8;
+const PIECE_BYTES_MIN: u64 = 64 << 10;
 /// The fault point of an agent that serves wrong bytes.
 const FLIPS_BYTES: (&str, &str) = ("FAILPOINTS", "peers::flips_a_bit=return");
 
@@ -132,8 +136,9 @@ impl Scenario {
         let floors = floors(bench, &network, megabytes as f64 * 1e6, contender);
         let probe = if self == Self::Heartbeats { Some(fleet.probe(HURT)?) } else { None };
         let joined = Cell::new(f64::NAN);
-        // Headers count too.
-        let dies_at_bytes = network.sent_bytes(0)? + (megabytes as f64 * 1e6 * COPY_WITH_HEADERS) as u64;
+        let on_the_way = PIECES_ON_THE_WAY * (megabytes * 1_000_000 / 256).max(PIECE_BYTES_MIN);
+        let copy = (megabytes as f64 * 1e6 * COPY_WITH_HEADERS) as u64;
+        let dies_at_bytes = network.sent_bytes(0)? + copy + on_the_way;
         let mut event = Event {
             scenario: self,
             fleet: &fleet,

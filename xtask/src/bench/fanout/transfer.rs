@@ -92,9 +92,6 @@ pub(super) fn measure(
     let sent_before = network.sent_bytes(0)?;
     let watch = Instant::now();
     let begun = transfer.begin()?;
-    if std::env::var("XT").is_ok() {
-        eprintln!("begun {begun:.3}");
-    }
     let finished = loop {
         let finished = transfer.finished()?;
         let waits =
