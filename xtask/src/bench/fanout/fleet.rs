@@ -27,6 +27,10 @@ const CONNECTED_WAIT: Duration = Duration::from_mins(2);
 const PORT: u16 = 4747;
 /// The agents' setting without which they fetch from one another.
 const PEERS_VARIABLE: &str = "HATCHERY_AGENT__PEERS__ENABLED";
+/// The coordinator's setting of what it sends at most.
+const COORDINATOR_LIMIT_VARIABLE: &str = "HATCHERY_COORDINATOR__UPLOAD_BYTES_PER_SEC_MAX";
+/// An agent's.
+const UPLOAD_LIMIT_VARIABLE: &str = "HATCHERY_AGENT__PEERS__UPLOAD_BYTES_PER_SEC_MAX";
 /// The package of what is started.
 const PACKAGE: &str = "hatchery-cli";
 const STAND_IN: &str = "fanout-stand-in";
@@ -68,6 +72,20 @@ pub(super) struct Wish<'a> {
     pub(super) late: &'a BTreeSet<usize>,
     /// One that is not like the others.
     pub(super) odd: Option<Odd<'a>>,
+    /// What is different if machine 1 is to train meanwhile.
+    pub(super) trains: Option<Trains<'a>>,
+}
+
+/// Machine 1 trains: it has processors of its own, and the others leave it something to send.
+#[derive(Clone)]
+pub(super) struct Trains<'a> {
+    pub(super) trainer: &'a Path,
+    /// As `taskset` takes them.
+    pub(super) own_processors: String,
+    pub(super) other_processors: String,
+    /// What the coordinator sends at most, and each of the other nodes.
+    pub(super) coordinator_bytes_per_sec: &'a str,
+    pub(super) others_bytes_per_sec: &'a str,
 }
 
 /// An agent that runs another program.
@@ -89,6 +107,7 @@ pub(super) struct Fleet<'a> {
     /// By the number of their machine, less one.
     agents: RefCell<Vec<Option<Daemon>>>,
     peers: bool,
+    trains: Option<Trains<'a>>,
     checkpoint: String,
     bytes: u64,
 }
@@ -99,20 +118,34 @@ impl<'a> Fleet<'a> {
         network: &'a Network,
         programs: &'a Programs,
         interrupt: &'a Interrupt,
-        wish: &Wish,
+        wish: &Wish<'a>,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hatchery-bench-").tempdir()?;
         let home = folder.path().join("home-0");
         let address = format!("{}:{PORT}", network.address(0));
-        let mut command = hatchery(network, 0, &programs.hatchery, &home);
+        let trains = wish.trains.clone();
+        let mut command = hatchery(network, 0, &programs.hatchery, &home, trains.as_ref());
+        if let Some(trains) = &trains {
+            command.env(COORDINATOR_LIMIT_VARIABLE, trains.coordinator_bytes_per_sec);
+        }
         command.args(["coordinator", "--listen", &format!("0.0.0.0:{PORT}"), "--advertise", &address]);
         let mut coordinator =
             Daemon::start("coordinator", &mut command, folder.path().join("0.log"))?.killed_at_end();
         coordinator.wait_for_line("coordinator ready at ", interrupt)?;
         let agents = RefCell::default();
         let (checkpoint, bytes, peers) = (String::new(), 0, wish.peers);
-        let mut fleet =
-            Self { network, programs, interrupt, folder, coordinator, agents, peers, checkpoint, bytes };
+        let mut fleet = Self {
+            network,
+            programs,
+            interrupt,
+            folder,
+            coordinator,
+            agents,
+            peers,
+            trains,
+            checkpoint,
+            bytes,
+        };
         fleet.plant(wish)?;
         for machine in 1..network.links().len() {
             fleet.agents.borrow_mut().push(None);
@@ -151,13 +184,21 @@ impl<'a> Fleet<'a> {
         variable: Option<(&str, &str)>,
         join: Option<&str>,
     ) -> Result<()> {
-        let mut command = hatchery(self.network, machine, program, &self.home(machine));
+        let mut command = hatchery(self.network, machine, program, &self.home(machine), self.trains.as_ref());
         command.args(["agent", "--name", &format!("node-{machine}")]);
         if let Some(join) = join {
             command.args(["--join", join]);
         }
         // Without a trainer nothing is calibrated.
-        command.env("HATCHERY_TRAINER", self.folder.path().join("no-trainer"));
+        let mut trainer = self.folder.path().join("no-trainer");
+        if let Some(trains) = &self.trains {
+            if machine == 1 {
+                trains.trainer.clone_into(&mut trainer);
+            } else {
+                command.env(UPLOAD_LIMIT_VARIABLE, trains.others_bytes_per_sec);
+            }
+        }
+        command.env("HATCHERY_TRAINER", trainer);
         if self.programs.knows_peers && !self.peers {
             command.env(PEERS_VARIABLE, "false");
         }
@@ -239,13 +280,28 @@ impl<'a> Fleet<'a> {
         }
     }
 
+    /// Has one node fetch the checkpoint.
+    pub(super) fn push_to(&self, machine: usize) -> Result<()> {
+        self.person(&["push", &self.checkpoint, "--to", &format!("node-{machine}")]).map(drop)
+    }
+
+    /// Whether a node has it.
+    pub(super) fn has_fetched(&self, machine: usize) -> bool {
+        log::time_of(&self.read_log(machine), &["checkpoint fetched", &self.checkpoint]).is_some()
+    }
+
+    /// `hatchery` of the person at a machine.
+    pub(super) fn command(&self, machine: usize) -> Command {
+        hatchery(self.network, machine, &self.programs.hatchery, &self.home(machine), self.trains.as_ref())
+    }
+
     /// A command of the person at the coordinator's machine.
-    fn json(&self, arguments: &[&str]) -> Result<Value> {
+    pub(super) fn json(&self, arguments: &[&str]) -> Result<Value> {
         Ok(serde_json::from_str(&self.person(arguments)?)?)
     }
 
     fn person(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = hatchery(self.network, 0, &self.programs.hatchery, &self.home(0));
+        let mut command = self.command(0);
         output(command.args(arguments).args(["--output", "json"]))
     }
 
@@ -299,8 +355,22 @@ impl Drop for Fleet<'_> {
 }
 
 /// `hatchery` on a machine.
-fn hatchery(network: &Network, machine: usize, program: &Path, home: &Path) -> Command {
-    let mut command = network.command(machine, program);
+fn hatchery(
+    network: &Network,
+    machine: usize,
+    program: &Path,
+    home: &Path,
+    trains: Option<&Trains>,
+) -> Command {
+    let mut command = match trains {
+        None => network.command(machine, program),
+        Some(trains) => {
+            let processors = if machine == 1 { &trains.own_processors } else { &trains.other_processors };
+            let mut command = network.command(machine, "taskset");
+            command.args(["--cpu-list", processors]).arg(program);
+            command
+        }
+    };
     // Settings of the user's own fleet are not meant for this one.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HATCHERY_")) {
         command.env_remove(name);

@@ -13,6 +13,7 @@ mod network;
 mod processor;
 mod report;
 mod scenarios;
+mod training;
 mod transfer;
 
 use std::collections::BTreeSet;
@@ -220,7 +221,7 @@ impl Bench {
         match contender {
             Contender::Swarm | Contender::Star => {
                 let peers = contender == Contender::Swarm;
-                let wish = Wish { megabytes, seed, peers, late: &nobody, odd: None };
+                let wish = Wish { megabytes, seed, peers, late: &nobody, odd: None, trains: None };
                 let fleet = Fleet::start(network, &self.programs, &self.interrupt, &wish)?;
                 measure(&mut &fleet, network, &mut Undisturbed, &terms)
             }
@@ -252,6 +253,9 @@ impl Bench {
                 say(&format!("{}, {}: done", scenario.name(), contender.name()));
                 report.scenarios.push(outcome);
             }
+        }
+        if contenders.contains(&Contender::Swarm) && self.is_wanted(training::NAME) {
+            report.scenarios.push(training::run(self).context(training::NAME)?);
         }
         Ok(())
     }

@@ -130,6 +130,7 @@ impl Scenario {
             seed,
             peers: contender == Contender::Swarm,
             late: &late,
+            trains: None,
             odd: odd.map(|program| Odd { machine: HURT, program, variable: FLIPS_BYTES }),
         };
         let fleet = Fleet::start(&network, &bench.programs, &bench.interrupt, &wish)?;
