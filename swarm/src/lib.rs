@@ -23,7 +23,7 @@
 //! | how it is reached, when it comes | whether it can be dialled, and its address for peers | [`Tracker::node_came`] |
 //! | it has a blob, wants one, wants it no more | blob; for a wish the number of pieces here | [`Tracker::has_all`], [`Tracker::wants`], [`Tracker::leaves`] |
 //! | how far it is, every few seconds | blob, number of pieces here | [`Tracker::progressed`] |
-//! | what its link does | bytes per second each way; upwards only of times with three or more sends at once | [`Tracker::measured`] |
+//! | what its link does | bytes per second each way; upwards only of times in which three or more had several pieces | [`Tracker::measured`] |
 //! | trouble ([`Trouble`]), at once | blob, the parent, and which: stalled, slow, wrong bytes; or starved | [`Tracker::trouble`] |
 //!
 //! The coordinator says one thing: the [`Plan`] for a blob, which replaces the last one as a whole, with the address of
@@ -56,15 +56,20 @@
 //!
 //! - **The source chooses.** A receiver asks a parent that has everything for any one of the pieces that no other parent of
 //!   its has; the server gives the one that it has given least often. So a source sends every piece once before any twice,
-//!   whoever asks and whatever a receiver knows, and a piece whose receiver died counts as not sent.
+//!   whoever asks and whatever a receiver knows, and a piece whose receiver died counts as not sent. Of several that have
+//!   everything each is asked for its share of the pieces first, so that they do not choose the same.
 //! - **Rarest first** from all others: the piece that the fewest parents have, ties by lot, of the parent that will have
 //!   sent it first. One ask at a time: what is committed to a queue spreads late.
+//! - **Who is behind catches up**: a receiver with clearly less than its parents asks each for the next piece before the
+//!   last has come, and one with clearly less than the mean is given two parents more.
 //! - **Everybody is served at once.** A node has as many children as it has upload slots, and sends to all of them side by
 //!   side; so every uplink is full, and the source gets its share of its children's downlinks.
 //! - **As many parents as children**, six, drawn at random. A node that comes when no slot is free goes between a parent and
 //!   one of its children. Slow nodes and those that cannot be dialled serve nobody, and do not take from the source what
 //!   others wait for.
 //! - **Second copies at the end only**, when all that is missing is on its way.
+//! - **Slow is who sends little while half of its children complain.** Little alone may be for those who ask for nothing,
+//!   and a complaint alone comes from every child now and then.
 //! - **Trouble is the receiver's to see**: a parent that is silent for three times the time of a piece is left alone for a
 //!   while and replaced; wrong bytes ban at once, and a node of whom two say so serves nobody any more.
 

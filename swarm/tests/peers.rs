@@ -262,3 +262,42 @@ proptest! {
         prop_assert_eq!(distinct.len(), PIECES as usize);
     }
 }
+
+#[test]
+fn several_that_have_all_are_asked_for_different_pieces() {
+    let mut receivers: Vec<Receiver> =
+        (0..3).map(|seed| Receiver::new(PieceSet::empty(PIECES), Random::new(seed))).collect();
+    let mut asked = BTreeMap::new();
+    for (turn, receiver) in receivers.iter_mut().enumerate() {
+        let mut parents = [1, 2].map(node);
+        parents.rotate_left(turn % 2);
+        receiver.set_parents(&parents);
+        for parent in parents {
+            assert!(receiver.parent_has_all(parent, PieceSet::full(PIECES)));
+        }
+        for step in receiver.next(Duration::ZERO) {
+            let Step::Tell { parent, message: ToParent::Ask { wanted: Wanted::Any(pieces), .. } } = step
+            else {
+                panic!("{step:?}");
+            };
+            asked.entry(parent).or_insert_with(BTreeSet::new).extend(pieces.indexes());
+        }
+    }
+    let [one, other] = [1, 2].map(|number| &asked[&node(number)]);
+    assert!(one.is_disjoint(other), "whoever asks");
+    assert_eq!(one.len() + other.len(), PIECES as usize);
+}
+
+#[test]
+fn who_is_behind_asks_for_one_piece_more() {
+    let open = |held: u32| {
+        let mut receiver = Receiver::new(set(&(0..held).collect::<Vec<_>>()), Random::new(1));
+        let parents = [1, 2, 3].map(node);
+        receiver.set_parents(&parents);
+        for parent in parents {
+            receiver.parent_has_all(parent, set(&(0..60).collect::<Vec<_>>()));
+        }
+        receiver.next(Duration::ZERO).len()
+    };
+    assert_eq!((open(10), open(57), open(59)), (6, 3, 1));
+}

@@ -18,6 +18,7 @@ enum Told {
     HasAll { node: u8, blob: u8 },
     Wants { node: u8, blob: u8 },
     Leaves { node: u8, blob: u8 },
+    Holds { node: u8, blob: u8, pieces: u8 },
     Rate { node: u8, mbit: u16, is_sure: bool },
     Trouble { node: u8, blob: u8, parent: u8, kind: u8 },
 }
@@ -30,6 +31,7 @@ fn told() -> impl Strategy<Value = Told> {
         2 => (node.clone(), blob.clone()).prop_map(|(node, blob)| Told::HasAll { node, blob }),
         6 => (node.clone(), blob.clone()).prop_map(|(node, blob)| Told::Wants { node, blob }),
         1 => (node.clone(), blob.clone()).prop_map(|(node, blob)| Told::Leaves { node, blob }),
+        3 => (node.clone(), blob.clone(), any::<u8>()).prop_map(|(node, blob, pieces)| Told::Holds { node, blob, pieces }),
         2 => (node.clone(), 1..1000_u16, any::<bool>()).prop_map(|(node, mbit, is_sure)| Told::Rate { node, mbit, is_sure }),
         3 => (node, blob, any::<u8>(), 0..4_u8)
             .prop_map(|(node, blob, parent, kind)| Told::Trouble { node, blob, parent, kind }),
@@ -85,6 +87,9 @@ impl World {
                 self.members.remove(&(blob(which), node(number)));
                 self.banned.retain(|(of, receiver, _)| (*of, *receiver) != (blob(which), node(number)));
             }
+            Told::Holds { node: number, blob: which, pieces } => {
+                tracker.progressed(blob(which), node(number), pieces.into());
+            }
             Told::Rate { node: number, mbit, is_sure } => {
                 let rate = f64::from(mbit) * 125_000.0;
                 if is_sure {
@@ -127,7 +132,7 @@ impl World {
             assert_eq!(told, Some(nodes(&plan)), "a plan has changed and was not told");
             let distinct: BTreeSet<NodeId> = plan.parents.iter().map(|&(parent, _)| parent).collect();
             assert_eq!(distinct.len(), plan.parents.len());
-            assert!(distinct.len() <= limits::PARENTS_MAX);
+            assert!(distinct.len() <= limits::PARENTS_MAX + limits::PARENTS_MORE);
             assert_eq!(plan.waits.is_some(), distinct.is_empty());
             for &(parent, because) in &plan.parents {
                 *children.entry((of, parent)).or_default() += 1;
@@ -247,4 +252,61 @@ fn one_to_whom_all_others_seemed_to_stall_is_given_parents_again() {
             .any(|number| number != 2 && left.iter().take(3).all(|(parent, _)| *parent != node(number)));
         assert!(!plan.parents.is_empty() || !others_have, "seed {seed}: {plan:?}");
     }
+}
+
+/// A source and receivers of one blob.
+fn fleet(receivers: u8) -> Tracker {
+    let mut tracker = Tracker::new(Random::new(1));
+    for number in 0..=receivers {
+        tracker.node_came(node(number), Reach { can_be_dialled: true, children_max: None });
+    }
+    tracker.has_all(blob(0), node(0));
+    (1..=receivers).for_each(|number| tracker.wants(blob(0), node(number), 0));
+    tracker
+}
+
+#[test]
+fn an_uplink_is_slow_if_half_of_its_children_say_so_while_little_comes() {
+    let mut tracker = fleet(8);
+    let measured = |tracker: &mut Tracker, number, rate| tracker.measured(node(number), Direction::Up, rate);
+    (0..=8).for_each(|number| measured(&mut tracker, number, 1e6));
+    let slots = |tracker: &Tracker| tracker.slots(blob(0), node(8)).unwrap();
+    let children: Vec<u8> = (1..8)
+        .filter(|receiver| {
+            let plan = tracker.plan(blob(0), node(*receiver)).unwrap();
+            plan.parents.iter().any(|(parent, _)| *parent == node(8))
+        })
+        .collect();
+    assert!(children.len() >= 4, "{children:?}");
+    let complain = |tracker: &mut Tracker, share: usize| {
+        for child in &children[..children.len().div_ceil(2) - share] {
+            tracker.trouble(blob(0), node(*child), Trouble::Slow(node(8)));
+        }
+    };
+    // It has little to send, and one child too few finds it slow.
+    complain(&mut tracker, 1);
+    (0..10).for_each(|_| measured(&mut tracker, 8, 1e5));
+    assert!(slots(&tracker).0 > 0);
+    // What it sends well between clears it of what was said before.
+    measured(&mut tracker, 8, 1e6);
+    complain(&mut tracker, 1);
+    (0..10).for_each(|_| measured(&mut tracker, 8, 1e5));
+    assert!(slots(&tracker).0 > 0);
+    complain(&mut tracker, 0);
+    (0..10).for_each(|_| measured(&mut tracker, 8, 1e5));
+    assert_eq!(slots(&tracker), (0, 0), "nobody fetches from it");
+    (0..10).for_each(|_| measured(&mut tracker, 8, 1e6));
+    assert!(slots(&tracker).0 > 0, "and again, once it sends more");
+}
+
+#[test]
+fn who_is_behind_is_given_more_parents() {
+    let mut tracker = fleet(16);
+    let parents = |tracker: &Tracker, number| tracker.plan(blob(0), node(number)).unwrap().parents.len();
+    (1..=16).for_each(|number| tracker.progressed(blob(0), node(number), 100));
+    assert!((1..=16).all(|number| parents(&tracker, number) <= limits::PARENTS_MAX));
+    tracker.progressed(blob(0), node(5), 90);
+    assert!(parents(&tracker, 5) > limits::PARENTS_MAX, "{}", parents(&tracker, 5));
+    tracker.progressed(blob(0), node(6), 99);
+    assert!(parents(&tracker, 6) <= limits::PARENTS_MAX, "this is nothing");
 }
