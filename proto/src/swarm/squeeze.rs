@@ -1,8 +1,8 @@
 //! Fewer bytes for slow links: a piece's numbers are cut into planes, one for each of their bytes, and compressed.
 //!
 //! The first byte of weights (sign and most of the exponent) repeats a lot, the last ones are noise; side by side they
-//! hide that from a compressor. What this saves was measured: about 15 % of f32, 30 % of bf16; more of text, whose numbers
-//! have one byte.
+//! hide that from a compressor. What this saves of a trained model of the preset seed: 15 % of its weights and its
+//! optimizer's moments in f32, 31 % of its weights in bf16; more than half of text, whose numbers have one byte.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -62,8 +62,16 @@ impl Squeezer {
     }
 }
 
+/// Each plane is a frame of its own: a frame has one code for all its bytes, which noise beside what repeats spoils (f32
+/// weights save 7 % in one frame, 15 % in four). What reads one frame reads several.
 fn squeeze(piece: &[u8], width: usize) -> Option<Vec<u8>> {
-    zstd::bulk::compress(&planes(piece, width), LEVEL).ok()
+    let (planes, numbers) = (planes(piece, width), piece.len() / width);
+    let mut squeezed = Vec::with_capacity(piece.len());
+    for plane in 0..width {
+        let end = if plane + 1 == width { planes.len() } else { (plane + 1) * numbers };
+        squeezed.extend(zstd::bulk::compress(&planes[plane * numbers..end], LEVEL).ok()?);
+    }
+    Some(squeezed)
 }
 
 /// The piece of `size_bytes` that was squeezed; none if it is not that. Memory is bounded by the size.
@@ -120,10 +128,10 @@ mod tests {
         let weights = weights(1 << 16);
         let f32s: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
         let (width, share) = saved(&Squeezer::default(), &f32s).unwrap();
-        assert!(width == 4 && (0.1..0.3).contains(&share), "{width}: {share}");
+        assert!(width == 4 && (0.13..0.3).contains(&share), "{width}: {share}");
         let bf16s: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()[2..].to_vec()).collect();
         let (width, share) = saved(&Squeezer::default(), &bf16s).unwrap();
-        assert!(width >= 2 && (0.2..0.5).contains(&share), "{width}: {share}");
+        assert!(width >= 2 && (0.27..0.5).contains(&share), "{width}: {share}");
         let words = ["dragon", "hatchling", "reads", "every", "text", "of", "the", "house", "at", "night"];
         let mut random = hatchery_swarm::Random::new(5);
         let text: String = (0..10_000).map(|_| words[random.below(words.len())].to_owned() + " ").collect();
