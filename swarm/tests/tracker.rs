@@ -310,3 +310,24 @@ fn who_is_behind_is_given_more_parents() {
     tracker.progressed(blob(0), node(6), 99);
     assert!(parents(&tracker, 6) <= limits::PARENTS_MAX, "this is nothing");
 }
+
+#[test]
+fn who_must_serve_alone_keeps_its_children() {
+    let mut tracker = Tracker::new(Random::new(0));
+    for number in [26, 7, 25, 6, 5, 39, 4] {
+        tracker.node_came(node(number), Reach { can_be_dialled: number == 7, children_max: None });
+    }
+    // Seven's uplink is a small one beside the typical, but nobody has complained.
+    for (number, mbit) in [(7, 1), (25, 263), (7, 9)] {
+        tracker.measured(node(number), Direction::Up, f64::from(mbit) * 125_000.0);
+    }
+    for number in [6, 39, 7, 25] {
+        tracker.wants(blob(0), node(number), 1);
+    }
+    tracker.has_all(blob(0), node(26));
+    for number in [5, 4, 26] {
+        tracker.wants(blob(0), node(number), 1);
+    }
+    let (slots, taken) = tracker.slots(blob(0), node(7)).unwrap();
+    assert!(taken <= slots, "{taken} children and {slots} slots");
+}

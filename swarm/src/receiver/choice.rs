@@ -70,10 +70,17 @@ impl Receiver {
         // By the order of their names it is the same share whoever asks.
         let place = complete.iter().filter(|&&other| parents[other].node < parents[at].node).count();
         let own = wanted.every(complete.len() as u32, place as u32);
-        if own.is_empty() {
-            return Some((at, Wanted::One(self.random.least(wanted.indexes(), |_| 0)?)));
+        if !own.is_empty() {
+            return Some((at, Wanted::Any(own)));
         }
-        Some((at, Wanted::Any(own)))
+        // What another is asked for that has no choice will come from there.
+        let certain =
+            self.parents.iter().flat_map(|parent| &parent.asks).filter_map(|asked| match &asked.wanted {
+                Wanted::Any(pieces) if pieces.held() == 1 => Some(pieces),
+                _ => None,
+            });
+        let rest = certain.fold(wanted, |rest, pieces| rest.difference(pieces));
+        (!rest.is_empty()).then_some((at, Wanted::Any(rest)))
     }
 
     /// Of the others: the piece that the fewest parents have, from the one of them that will have sent it first.

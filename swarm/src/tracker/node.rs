@@ -172,7 +172,7 @@ impl Node {
         }
         // In whole multiples of the typical: an uplink is not measured so well that one child more or less meant anything.
         let slots = CHILDREN_TYPICAL.saturating_mul(self.share.round() as usize);
-        let min = if must_serve { CHILDREN_MIN } else { CHILDREN_TYPICAL };
+        let min = if self.is_slow { CHILDREN_MIN } else { CHILDREN_TYPICAL };
         slots.clamp(min, CHILDREN_MAX).min(self.reach.children_max.unwrap_or(CHILDREN_MAX))
     }
 }
