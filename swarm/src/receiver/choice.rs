@@ -9,7 +9,7 @@ use crate::message::{AskId, ToParent, Wanted};
 
 /// Behind is who has so much of the blob less than its parents do, and no fewer pieces.
 const BEHIND_SHARE: u32 = 100;
-const BEHIND_PIECES_MIN: u32 = 2;
+const BEHIND_PIECES_MIN: u32 = 6;
 /// Of fewer parents there is no mean worth the name.
 const BEHIND_PARENTS_MIN: usize = 3;
 /// Copies of a piece on their way at once, at the end.

@@ -10,7 +10,7 @@ use crate::limits::{AVOIDED_MAX, BANNED_MAX, PARENTS_MAX, PARENTS_MORE};
 const RARE_FACTOR: usize = 4;
 /// A receiver is behind that has so much less than the mean, and no fewer pieces.
 const BEHIND_SHARE: f64 = 0.02;
-const BEHIND_PIECES_MIN: f64 = 3.0;
+const BEHIND_PIECES_MIN: f64 = 6.0;
 
 #[derive(Debug, Default)]
 pub(super) struct Swarm {
