@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::fleet::{Fleet, Trains, Wish};
 use super::network::{Link, Network};
-use super::report::Outcome;
+use super::report::{Outcome, mean};
 use super::{Bench, say};
 use crate::cargo;
 use crate::interrupt::GLANCE;
@@ -170,9 +170,8 @@ pub(super) fn run(bench: &Bench) -> Result<Outcome> {
     let falls: Vec<f64> = serving
         .iter()
         .zip(quiet.windows(2))
-        .map(|(serving, around)| 100.0 * (1.0 - serving / (around.iter().sum::<f64>() / 2.0)))
+        .map(|(serving, around)| 100.0 * (1.0 - serving / mean(around)))
         .collect();
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let figures = vec![
         ("quiet steps/s", mean(&quiet)),
         ("serving steps/s", mean(&serving)),
