@@ -6,7 +6,7 @@ use hatchery_swarm::Random;
 
 use crate::links::Sharing;
 
-/// The node that has the blob.
+/// The node that has the blob, or the first of those that have it.
 pub(crate) const SOURCE: usize = 0;
 /// Bytes per second.
 pub(crate) const MBIT: f64 = 1e6 / 8.0;
@@ -49,8 +49,10 @@ pub(crate) enum Incident {
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) size_bytes: u64,
-    /// The source first.
+    /// The sources first.
     pub(crate) nodes: Vec<Link>,
+    /// How many have the blob from the start.
+    pub(crate) sources: usize,
     pub(crate) incidents: Vec<(When, Incident)>,
     pub(crate) flipping: Option<usize>,
     /// Whether the tracker has measured all links before.
@@ -75,6 +77,7 @@ impl Case {
             name: "equal links".to_owned(),
             size_bytes,
             nodes: vec![LINK; receivers + 1],
+            sources: 1,
             incidents: Vec::new(),
             flipping: None,
             rates_are_known: false,
@@ -109,13 +112,18 @@ impl Case {
         }
         let mut quick = named("a source of ten times the rate", 8);
         quick.nodes[SOURCE].up *= 10.0;
+        // The coordinator and the node that trained: what each sends must be what the other does not.
+        let mut halves = Self { sources: 2, ..named("two sources of half the rate", 9) };
+        for source in 0..2 {
+            halves.nodes[source].up /= 2.0;
+        }
         let mut mixed = named("links of 20 to 200 Mbit/s", 16);
         let mut random = Random::new(size_bytes);
         for link in &mut mixed.nodes {
             let rate = 20.0 * MBIT * 10_f64.powf(random.below(1001) as f64 / 1000.0);
             (link.up, link.down) = (rate, rate);
         }
-        vec![slow, known, hidden, narrow, quick, mixed]
+        vec![slow, known, hidden, narrow, quick, halves, mixed]
     }
 
     /// Nodes to which something happens.
@@ -181,7 +189,7 @@ impl Case {
             .collect();
         let stays = |node: &usize| !gone.contains(node);
         let (apart, others): (Vec<_>, Vec<_>) =
-            (1..self.nodes.len()).filter(stays).partition(|node| self.apart.contains(node));
+            (self.sources..self.nodes.len()).filter(stays).partition(|node| self.apart.contains(node));
         let name = if apart.is_empty() { "all" } else { "others" };
         let mut groups = vec![Group { name, floor_secs: self.floor_secs_of(&others), receivers: others }];
         if !apart.is_empty() {
@@ -192,12 +200,20 @@ impl Case {
 
     /// The least time in which the receivers of the first group can have everything.
     pub(crate) fn floor_secs(&self) -> f64 {
-        self.groups()[0].floor_secs.max(self.size_bytes as f64 / self.nodes[SOURCE].up)
+        self.groups()[0].floor_secs.max(self.size_bytes as f64 / self.up_of_sources())
+    }
+
+    fn up_of_sources(&self) -> f64 {
+        self.nodes[..self.sources].iter().map(|link| link.up).sum()
+    }
+
+    pub(crate) fn is_source(&self, node: usize) -> bool {
+        node < self.sources
     }
 
     /// F/u_source, F/min(down) or N F/(u_source + sum(u)), whichever is most. Who cannot be dialled sends nothing.
     fn floor_secs_of(&self, receivers: &[usize]) -> f64 {
-        let (size, source) = (self.size_bytes as f64, self.nodes[SOURCE].up);
+        let (size, source) = (self.size_bytes as f64, self.up_of_sources());
         let links = || receivers.iter().map(|&node| self.nodes[node]);
         let slowest = links().map(|link| link.down).fold(f64::INFINITY, f64::min);
         let can_send = links().filter(|link| link.can_be_dialled).map(|link| link.up).sum::<f64>();

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::{
-    cases::{Case, Group, SOURCE},
+    cases::{Case, Group},
     simulation::{Outcome, Policy, simulate},
     upkeep::Upkeep,
 };
@@ -62,7 +62,7 @@ impl Row {
             OTHERS.iter().filter(|_| with_others).map(|&(_, policy)| run(policy)).collect();
         let worst = |value: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(value).fold(0.0, f64::max);
         let size = case.size_bytes as f64;
-        let (receivers, count) = (case.nodes.len() - 1, f64::from(case.piece_count()));
+        let (receivers, count) = (case.nodes.len() - case.sources, f64::from(case.piece_count()));
         let group = |group: Group| GroupRow {
             who: group.name,
             floor_secs: group.floor_secs,
@@ -80,11 +80,11 @@ impl Row {
             receivers,
             size_bytes: case.size_bytes,
             groups: case.groups().into_iter().map(group).collect(),
-            source_copies: worst(&|outcome| outcome.sent_bytes[SOURCE] / size),
+            source_copies: worst(&|outcome| outcome.sent_bytes[..case.sources].iter().sum::<f64>() / size),
             duplicates_share: worst(&|outcome| outcome.duplicates as f64 / (receivers as f64 * count)),
             refused: outcomes.iter().map(|outcome| outcome.refused).max().unwrap_or(0),
             slots_over: outcomes.iter().map(|outcome| outcome.slots_over_max).max().unwrap_or(0),
-            tracker_us_per_node: worst(&|outcome| 1e6 * outcome.tracker_secs / (receivers + 1) as f64),
+            tracker_us_per_node: worst(&|outcome| 1e6 * outcome.tracker_secs / case.nodes.len() as f64),
         }
     }
 }

@@ -100,8 +100,8 @@ impl<'a> Simulation<'a> {
         let pieces = case.piece_count();
         let mut peers = Vec::new();
         for node in 0..case.nodes.len() {
-            let have = if node == SOURCE { PieceSet::full(pieces) } else { PieceSet::empty(pieces) };
-            let fetch = (node != SOURCE).then(|| match policy {
+            let have = if case.is_source(node) { PieceSet::full(pieces) } else { PieceSet::empty(pieces) };
+            let fetch = (!case.is_source(node)).then(|| match policy {
                 Policy::Random => {
                     Fetch::Random(Box::new(RandomFetch::new(pieces, Random::new(random.draw()))))
                 }
@@ -180,8 +180,8 @@ impl<'a> Simulation<'a> {
             && self
                 .peers
                 .iter()
-                .skip(1)
-                .zip(self.outcome.done_secs.iter().skip(1))
+                .zip(&self.outcome.done_secs)
+                .skip(self.case.sources)
                 .all(|(peer, done)| done.is_some() || !peer.is_here || peer.is_stopped)
     }
 
@@ -443,7 +443,7 @@ impl<'a> Simulation<'a> {
                 if knows {
                     tracker.link_is(id, link.up, link.down);
                 }
-                if node == SOURCE { tracker.has_all(blob, id) } else { tracker.wants(blob, id, 0) }
+                if self.case.is_source(node) { tracker.has_all(blob, id) } else { tracker.wants(blob, id, 0) }
             },
             node,
         );
@@ -452,7 +452,7 @@ impl<'a> Simulation<'a> {
             Policy::Chain => (0..node).rev().find(|&before| self.case.nodes[before].can_be_dialled),
             _ => None,
         };
-        if let Some(parent) = fixed.filter(|_| node != SOURCE) {
+        if let Some(parent) = fixed.filter(|_| !self.case.is_source(node)) {
             let parents = vec![self.peers[parent].id];
             self.tell(SOURCE, node, Message::Parents(parents));
         }
@@ -478,7 +478,7 @@ impl<'a> Simulation<'a> {
                     self.peers[self.by_id[&parent]].server.child_left(id);
                     self.serve(self.by_id[&parent]);
                 }
-                if node != SOURCE {
+                if !self.case.is_source(node) {
                     let have = self.peers[node].server.have().clone();
                     for index in have.indexes() {
                         self.holders[index as usize] -= 1;
