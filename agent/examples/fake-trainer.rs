@@ -127,6 +127,7 @@ async fn train(path: &Path) {
         device: order.device,
         precision: Precision::F32,
         libtorch: "2.11.0".to_owned(),
+        slower_because: None,
     });
     let mut deaf = false;
     let mut scale = 1.0;

@@ -41,6 +41,8 @@ use crate::{
 
 /// Most bytes of output shown with a failure.
 pub(crate) const LAST_OUTPUT_BYTES_MAX: usize = 8 * 1024;
+/// Of why a trainer is slower than it could be, so much is shown.
+const REASON_BYTES_MAX: usize = 300;
 /// How long an attempt waits for blobs that the coordinator has lost: nodes that hold them bring them again.
 const LOST_BLOB_WITHIN: Duration = Duration::from_mins(30);
 /// The order that a trainer is given.
@@ -374,16 +376,22 @@ impl Attempt {
 
     async fn pass_on(&self, event: TrainerEvent, delivery: &Delivery) {
         match event {
-            TrainerEvent::Started { device, precision, .. } => {
+            TrainerEvent::Started { device, precision, slower_because, .. } => {
                 let precision = match precision {
                     Precision::Bf16 => "bf16",
                     Precision::F32 | Precision::Auto => "f32",
                 };
-                self.tell(AttemptUpdate::Running(format!("{device}, {precision}"))).await;
+                let slower = slower_because.map_or_else(String::new, |why| {
+                    let start = &why[..why.floor_char_boundary(REASON_BYTES_MAX)];
+                    format!("; slower than it could be: {start}")
+                });
+                self.tell(AttemptUpdate::Running(format!("{device}, {precision}{slower}"))).await;
             }
             TrainerEvent::Progress(mut progress) => {
                 if let Device { kind: DeviceKind::Cuda, index } = self.assigned.device {
-                    progress.power_watts = nvidia::power_watts(index);
+                    let now = nvidia::now(index).await;
+                    progress.power_watts = now.power_watts;
+                    progress.gpu = now.reading;
                 }
                 self.tell(AttemptUpdate::Progress(progress)).await;
             }

@@ -2,7 +2,10 @@
 
 use std::sync::OnceLock;
 
-use nvml_wrapper::{Nvml, error::NvmlError};
+use hatchery_common::trainer::{GpuReading, Slowdown};
+use nvml_wrapper::{
+    Nvml, bitmasks::device::ThrottleReasons, enum_wrappers::device::TemperatureSensor, error::NvmlError,
+};
 
 /// What makes CUDA count the GPUs as the driver does, by their place on the PCI bus: set for every trainer.
 pub(crate) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
@@ -57,10 +60,53 @@ pub(crate) fn look() -> Nvidia {
     seen
 }
 
-/// What the GPU draws now, in watts, where it says so.
-pub(crate) fn power_watts(index: u32) -> Option<f64> {
-    let gpu = library().as_ref().ok()?.device_by_index(index).ok()?;
-    gpu.power_usage().ok().map(watts)
+/// What a GPU says of this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Now {
+    /// What it draws.
+    pub(crate) power_watts: Option<f64>,
+    /// The rest, if it answers at all.
+    pub(crate) reading: Option<GpuReading>,
+}
+
+/// Asks a GPU, on a thread that may wait for the driver.
+pub(crate) async fn now(index: u32) -> Now {
+    let ask = move || {
+        let Ok(nvml) = library() else { return Now::default() };
+        nvml.device_by_index(index).map_or_else(|_| Now::default(), |gpu| now_of(&gpu))
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+}
+
+/// Each figure that it has; a laptop's GPU has not all of them.
+fn now_of(gpu: &nvml_wrapper::Device<'_>) -> Now {
+    let reading = GpuReading {
+        busy_percent: gpu.utilization_rates().ok().map(|rates| rates.gpu.min(100)),
+        memory_bytes: gpu.memory_info().ok().map(|memory| memory.used),
+        temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok(),
+        slowed_by: gpu.current_throttle_reasons().ok().and_then(slowdown),
+    };
+    Now {
+        power_watts: gpu.power_usage().ok().map(watts),
+        reading: (reading != GpuReading::default()).then_some(reading),
+    }
+}
+
+/// The gravest of the driver's reasons; it has several for one cause. Clocks that somebody has set, and none to run faster
+/// because there is nothing to do, are no slowdown.
+fn slowdown(reasons: ThrottleReasons) -> Option<Slowdown> {
+    let has = |any| reasons.intersects(any);
+    if has(ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::SW_THERMAL_SLOWDOWN) {
+        Some(Slowdown::Heat)
+    } else if has(ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN) {
+        Some(Slowdown::PowerSupply)
+    } else if has(ThrottleReasons::HW_SLOWDOWN) {
+        Some(Slowdown::Protection)
+    } else if has(ThrottleReasons::SW_POWER_CAP) {
+        Some(Slowdown::PowerLimit)
+    } else {
+        None
+    }
 }
 
 fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
@@ -85,4 +131,59 @@ fn library() -> &'static Result<Nvml, NvmlError> {
 
 fn in_words(error: &NvmlError) -> String {
     format!("the NVIDIA driver does not answer: {error}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use std::{path::PathBuf, process::Command};
+
+    use super::*;
+
+    /// A driver's library that says what it is told to: `tests/data/driver.c`.
+    fn driver(folder: &tempfile::TempDir, throttle_reasons: u64) -> PathBuf {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/driver.c");
+        let library = folder.path().join(format!("driver-{throttle_reasons}.so"));
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", &format!("-DTHROTTLE_REASONS={throttle_reasons}ull"), "-o"])
+            .args([library.as_os_str(), source.as_ref()])
+            .status();
+        assert!(built.unwrap().success());
+        library
+    }
+
+    fn ask(library: &std::path::Path) -> Now {
+        let nvml = Nvml::builder().lib_path(library.as_os_str()).init().unwrap();
+        now_of(&nvml.device_by_index(0).unwrap())
+    }
+
+    #[test]
+    fn a_gpu_says_how_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let quiet = ask(&driver(&folder, 0));
+        assert_eq!(quiet.power_watts, Some(179.5));
+        let reading = GpuReading {
+            busy_percent: Some(97),
+            memory_bytes: Some(1_249 << 20),
+            temperature_celsius: Some(81),
+            slowed_by: None,
+        };
+        assert_eq!(quiet.reading, Some(reading));
+        // The hardware's heat comes with the general reason.
+        let hot = ask(&driver(&folder, 0x48));
+        assert_eq!(hot.reading.unwrap().slowed_by, Some(Slowdown::Heat));
+        let at_its_limit = ask(&driver(&folder, 0x4));
+        assert_eq!(at_its_limit.reading.unwrap().slowed_by, Some(Slowdown::PowerLimit));
+        let idle = ask(&driver(&folder, 0x1));
+        assert_eq!(idle.reading.unwrap().slowed_by, None);
+    }
+
+    #[test]
+    fn the_gravest_reason_is_told() {
+        let reasons = |bits| slowdown(ThrottleReasons::from_bits_truncate(bits));
+        assert_eq!(reasons(0x80 | 0x8), Some(Slowdown::PowerSupply));
+        assert_eq!(reasons(0x8), Some(Slowdown::Protection));
+        assert_eq!(reasons(0x20 | 0x4), Some(Slowdown::Heat));
+        assert_eq!(reasons(0x2 | 0x100), None);
+    }
 }

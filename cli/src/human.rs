@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hatchery_common::{time::Timestamp, trainer::bits};
+use hatchery_common::{
+    time::Timestamp,
+    trainer::{GpuReading, bits},
+};
 
 /// `1.2 kB`, `13.1 MB`: decimal units.
 pub(crate) fn bytes(count: u64) -> String {
@@ -58,6 +61,17 @@ pub(crate) fn speed(steps_per_sec: f64) -> String {
     }
 }
 
+/// What a GPU says of itself: `97 % busy, 81 °C, 1.3 GB in use, slowed by heat`.
+pub(crate) fn gpu(reading: GpuReading) -> String {
+    let parts = [
+        reading.busy_percent.map(|percent| format!("{percent} % busy")),
+        reading.temperature_celsius.map(|celsius| format!("{celsius} °C")),
+        reading.memory_bytes.map(|count| format!("{} in use", bytes(count))),
+        reading.slowed_by.map(|by| format!("slowed by {}", by.in_words())),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 /// Reads `90s`, `15m`, `24h`, `7d`, or plain seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit_secs) = match text.as_bytes().last() {
@@ -97,6 +111,8 @@ pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use hatchery_common::trainer::Slowdown;
+
     use super::*;
 
     #[test]
@@ -111,6 +127,15 @@ mod tests {
             [parse_rate("1.5kB"), parse_rate("64KiB/s"), parse_rate("9")],
             [Ok(1500), Ok(65_536), Ok(9)]
         );
+        let mut reading =
+            GpuReading { busy_percent: Some(97), slowed_by: Some(Slowdown::Heat), ..Default::default() };
+        assert_eq!(gpu(reading), "97 % busy, slowed by heat");
+        reading = GpuReading {
+            temperature_celsius: Some(81),
+            memory_bytes: Some(1_310_000_000),
+            ..Default::default()
+        };
+        assert_eq!(gpu(reading), "81 °C, 1.3 GB in use");
         assert!(parse_rate("fast").is_err() && parse_rate("-1MB/s").is_err() && parse_rate("NaN").is_err());
         assert!(parse_duration("soon").is_err() && parse_duration("").is_err());
         assert!(parse_duration("99999999999999999999d").is_err());

@@ -73,6 +73,9 @@ pub enum TrainerEvent {
         precision: Precision,
         /// The libtorch version, such as `2.11.0`.
         libtorch: String,
+        /// Why a step takes longer than it could on this device, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slower_because: Option<String>,
     },
     /// Progress, a few times a second at most: by the clock, for whoever looks on.
     Progress(Progress),
@@ -119,6 +122,51 @@ pub struct Progress {
     pub memory_bytes: u64,
     /// Power of the device, where it says so.
     pub power_watts: Option<f64>,
+    /// What a GPU says of itself, where it does.
+    pub gpu: Option<GpuReading>,
+}
+
+/// What a GPU says of itself during a run; each figure where it has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuReading {
+    /// In how much of the last moments it worked, in percent.
+    pub busy_percent: Option<u32>,
+    /// Memory in use, by whichever process.
+    pub memory_bytes: Option<u64>,
+    /// Temperature of the chip.
+    pub temperature_celsius: Option<u32>,
+    /// Why it runs slower than it could, if it does.
+    pub slowed_by: Option<Slowdown>,
+}
+
+/// Why a GPU runs slower than it could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slowdown {
+    /// It is too hot.
+    Heat,
+    /// It draws what it may draw at most: usual at full load.
+    PowerLimit,
+    /// The power supply demands it.
+    PowerSupply,
+    /// It protects itself and does not say from what.
+    Protection,
+}
+
+impl Slowdown {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Heat, Self::PowerLimit, Self::PowerSupply, Self::Protection];
+
+    /// As said after "slowed by".
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Heat => "heat",
+            Self::PowerLimit => "its power limit",
+            Self::PowerSupply => "the power supply",
+            Self::Protection => "its own protection",
+        }
+    }
 }
 
 /// The result of one validation.

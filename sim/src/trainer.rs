@@ -76,6 +76,7 @@ impl FakeTrainer {
             device: this.order.device,
             precision: Precision::F32,
             libtorch: "2.11.0".to_owned(),
+            slower_because: None,
         });
         Ok((this, hearing))
     }

@@ -4,6 +4,7 @@ use std::{env, path::Path};
 
 fn main() {
     println!("cargo::rerun-if-changed=src/shim.cpp");
+    println!("cargo::rerun-if-changed=src/kernels");
     let library =
         env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names the folder of libtorch's libraries");
     let include =
@@ -18,4 +19,12 @@ fn main() {
         .include(include)
         .file("src/shim.cpp")
         .compile("hatchery_trainer_shim");
+    if env::var_os("CARGO_FEATURE_EMULATION").is_some() {
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .flag("-Wno-unused-function")
+            .file("src/kernels/emulation.cpp")
+            .compile("hatchery_trainer_emulation");
+    }
 }

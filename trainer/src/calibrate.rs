@@ -8,6 +8,8 @@ use hatchery_common::{
     trainer::Calibration,
 };
 
+use hatchery_trainer_shim as shim;
+
 use crate::{
     data::noise,
     device::{self, torch_device},
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// Changes whenever the figures are not comparable with older ones.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Steps before the clock starts: libtorch chooses kernels and fills its caches.
 const WARM_UP_STEPS: u64 = 3;
 /// How long to measure.
@@ -32,6 +34,8 @@ pub fn calibrate(wanted: Option<Device>, threads: u32) -> Result<Calibration, Fa
     let torch = torch_device(found.device);
     let weights = Weights::start(&recipe.model, 1)?;
     let precision = device::precision(Precision::Auto, &found);
+    // As in a run.
+    shim::allow_tf32(precision == Precision::Bf16);
     let mut learner = Learner::new(recipe.model.clone(), &recipe.train, weights, None, torch, precision)?;
 
     for step in 0..WARM_UP_STEPS {

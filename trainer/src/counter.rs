@@ -14,8 +14,12 @@ pub enum Purpose {
 
 /// 64 even bits for place (`a`, `b`) of a seed's stream: three rounds of SplitMix64's mixer, one for each coordinate.
 pub fn bits(seed: u64, purpose: Purpose, a: u64, b: u64) -> u64 {
-    let stream = mix(seed ^ mix(purpose as u64));
-    mix(mix(stream ^ a).wrapping_add(b))
+    mix(mix(stream(seed, purpose) ^ a).wrapping_add(b))
+}
+
+/// What [`bits`] makes of a seed's purpose before it comes to the place: for those who compute the rest elsewhere.
+pub fn stream(seed: u64, purpose: Purpose) -> u64 {
+    mix(seed ^ mix(purpose as u64))
 }
 
 /// A whole number from 0 to below `bound`, which is above 0. Multiplying and keeping the upper half leaves a bias of

@@ -110,14 +110,19 @@ impl Batch {
     /// targets.
     pub fn from_windows(bytes: &[u8], rows: usize, device: Device) -> Result<Self, TchError> {
         // One small copy to the device, as bytes; the shift by one happens there.
-        let windows = Tensor::f_from_slice(bytes)?
-            .f_view_([rows as i64, -1])?
-            .f_to_device(device)?
-            .f_to_kind(Kind::Int64)?;
+        let windows = upload(&Tensor::f_from_slice(bytes)?.f_view_([rows as i64, -1])?, device)?;
+        let windows = windows.f_to_kind(Kind::Int64)?;
         let block = windows.size()[1] - 1;
         let part = |from| windows.f_narrow(1, from, block)?.f_contiguous();
         Ok(Self { tokens: part(0)?, targets: part(1)? })
     }
+}
+
+/// `tensor`, which is on the CPU, on `device`. CUDA takes small copies before it returns and waits for nothing; another device may
+/// still read the source afterwards, and is waited for.
+pub(crate) fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
+    let waits_for_nothing = matches!(device, Device::Cuda(_));
+    tensor.f_to_device_(device, tensor.kind(), waits_for_nothing, false)
 }
 
 /// Random bytes that mean nothing, `rows` windows of `block` tokens: what speed is measured on.

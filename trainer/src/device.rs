@@ -1,27 +1,24 @@
 //! The devices that this process can train on, and why not on others.
 
-use std::{path::Path, sync::OnceLock};
+use std::{fs, path::Path, sync::OnceLock};
 
 use hatchery_common::{
     device::{Device, DeviceKind},
     recipe::Precision,
     trainer::{DoctorReport, FailureCause, TrainerDevice, UnavailableDevice},
 };
+use hatchery_trainer_shim as shim;
 
-use crate::{failure::Failure, ffi};
+use crate::{
+    cuda_absence::{self, CudaLibrary},
+    failure::Failure,
+    ffi,
+};
 
 /// CUDA in libtorch: a library of its own that the trainer is not linked with, so that one build serves every machine.
-const CUDA_LIBRARY: &str = "libtorch_cuda.so";
+pub(crate) const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 /// The first compute capability whose matrix units take bf16.
 const BF16_CAPABILITY_MIN: i32 = 8;
-
-/// Why libtorch's CUDA part is not loaded.
-#[derive(Clone, Debug)]
-enum CudaLibrary {
-    Loaded,
-    Absent,
-    Broken(String),
-}
 
 static CUDA: OnceLock<CudaLibrary> = OnceLock::new();
 
@@ -35,8 +32,35 @@ pub fn open_cuda() {
         if !library.exists() {
             return CudaLibrary::Absent;
         }
-        ffi::open_library(&library).map_or_else(CudaLibrary::Broken, |()| CudaLibrary::Loaded)
+        let opened = ffi::open_library(&library);
+        if opened.is_ok() {
+            open_compiler(&library);
+        }
+        opened.map_or_else(CudaLibrary::Broken, |()| CudaLibrary::Loaded)
     });
+}
+
+/// Opens the compiler for kernels from where libtorch's CUDA libraries are, in whose folders nobody else looks: what it needs
+/// first. Without it all goes on, with libtorch's own operations.
+fn open_compiler(cuda_library: &Path) {
+    let Some(folder) = cuda_library.parent() else { return };
+    // Beside libtorch, or as the wheels lie: torch/lib beside nvidia/cu13/lib.
+    for folder in [folder.to_owned(), folder.join("../../nvidia/cu13/lib")] {
+        let files = || fs::read_dir(&folder).into_iter().flatten();
+        let names = || files().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        // As the wheels name them, or with a digest as libtorch's own archive does; `alt` is for other drivers.
+        let of_compiler =
+            |name: &String| name.starts_with("libnvrtc") && name.contains(".so") && !name.contains(".alt.");
+        let is_builtins = |name: &String| name.starts_with("libnvrtc-builtins");
+        let builtins = names().find(|name| of_compiler(name) && is_builtins(name));
+        let compiler = names().find(|name| of_compiler(name) && !is_builtins(name));
+        if let (Some(builtins), Some(compiler)) = (builtins, compiler) {
+            // What does not open is told when kernels are wanted.
+            let _ = ffi::open_library(&folder.join(builtins))
+                .and_then(|()| ffi::open_library(&folder.join(compiler)));
+            return;
+        }
+    }
 }
 
 /// The devices in the order of preference, and the kinds that are missing, with reasons.
@@ -103,6 +127,26 @@ pub fn torch_device(device: Device) -> tch::Device {
     }
 }
 
+/// Memory that this process holds where it computes: of a GPU what libtorch has of it, else what is resident.
+pub fn memory_bytes(device: tch::Device) -> u64 {
+    match device {
+        tch::Device::Cuda(index) => {
+            shim::cuda_memory(index as u32).map(|memory| memory.held).unwrap_or_default()
+        }
+        _ => ffi::resident_bytes(),
+    }
+}
+
+/// Memory of a GPU that this process has or could have, in bytes; 0 where it is not told, as on a CPU.
+pub fn available_bytes(device: &TrainerDevice) -> u64 {
+    match device.device.kind {
+        DeviceKind::Cuda => {
+            shim::cuda_memory(device.device.index).map(|memory| memory.held + memory.free).unwrap_or_default()
+        }
+        DeviceKind::Mps | DeviceKind::Cpu => 0,
+    }
+}
+
 /// The arithmetic for `device`.
 pub fn precision(wanted: Precision, device: &TrainerDevice) -> Precision {
     wanted.resolve(device.device.kind, device.bf16)
@@ -133,23 +177,14 @@ fn cuda_devices() -> Vec<TrainerDevice> {
 }
 
 fn why_no_cuda() -> String {
-    if !cfg!(target_os = "linux") {
-        return "this system has no CUDA".into();
-    }
-    let has_driver = Path::new("/proc/driver/nvidia/version").exists();
-    match CUDA.get().unwrap_or(&CudaLibrary::Absent) {
-        CudaLibrary::Absent if has_driver => format!(
-            "there is an NVIDIA driver, but {CUDA_LIBRARY} does not stand beside libtorch; fetch it with `cargo xtask \
-             setup`, or let LD_LIBRARY_PATH name the lib folder of a libtorch with CUDA"
-        ),
-        CudaLibrary::Broken(error) => format!("{CUDA_LIBRARY} cannot be loaded: {error}"),
-        CudaLibrary::Loaded if has_driver => {
-            "libtorch finds no GPU that it can use: is the driver new enough for its CUDA, and may this user open \
-             /dev/nvidia*?"
-                .into()
-        }
-        _ => "no NVIDIA driver is loaded on this machine".into(),
-    }
+    cuda_absence::explain(&cuda_absence::Findings {
+        is_linux: cfg!(target_os = "linux"),
+        driver: ffi::cuda_driver(),
+        has_kernel_module: Path::new("/proc/driver/nvidia/version").exists(),
+        closed_to_us: cuda_absence::closed_to_us(),
+        visible_devices: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
+        library: CUDA.get().cloned().unwrap_or(CudaLibrary::Absent),
+    })
 }
 
 fn cpu_name() -> String {

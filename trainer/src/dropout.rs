@@ -4,9 +4,13 @@
 //! A row (layer, head, sequence, token) has a key of 64 bits; the hash of a neuron's index under that key decides. The
 //! hash works on 32-bit words, which every device multiplies at full width.
 
+use hatchery_trainer_shim::kernels::Drops;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::counter::{Purpose, bits};
+use crate::{
+    counter::{Purpose, bits, stream},
+    data::upload,
+};
 
 /// Odd multipliers of the hash's two rounds; spread bits as measured by Chris Wellons' search for 32-bit hashes (2018).
 const ROUND_1: u32 = 0x7FEB_352D;
@@ -90,6 +94,17 @@ impl Dropout {
         1.0 / (1.0 - self.probability)
     }
 
+    /// The same for the kernels of a GPU, in layer `layer`.
+    pub fn for_kernels(&self, layer: usize) -> Drops {
+        Drops {
+            stream: stream(self.key, Purpose::Dropout),
+            first_sequence: self.first_sequence,
+            layer: layer as u32,
+            threshold: self.threshold,
+            scale: self.scale() as f32,
+        }
+    }
+
     /// The key of a row.
     pub fn row(&self, place: Place) -> RowKey {
         let line = (place.layer as u64) << 32 | place.head as u64;
@@ -123,7 +138,7 @@ impl Dropout {
         let size = [heads as i64, (sequences * tokens) as i64, 1];
         let keys = |part: fn(&RowKey) -> u32| {
             let words: Vec<i32> = rows.iter().map(|row| part(row).cast_signed()).collect();
-            Tensor::f_from_slice(&words)?.f_view_(size)?.f_to_device(device)
+            upload(&Tensor::f_from_slice(&words)?.f_view_(size)?, device)
         };
         let mut word = Tensor::f_arange(neurons as i64, (Kind::Int, device))?
             .f_bitwise_xor_tensor(&keys(|row| row.first)?)?;

@@ -10,6 +10,8 @@ const SETTINGS: &[Setting] = &[
     // as soon as there are fewer free cores than threads: a step then takes up to nine times as long. A machine that also
     // runs an agent, a server or a browser is such a machine.
     ("OMP_WAIT_POLICY", "PASSIVE", &["GOMP_SPINCOUNT", "KMP_BLOCKTIME"]),
+    // CUDA counts the GPUs as the driver does, by their place on the PCI bus, and not the fastest first.
+    ("CUDA_DEVICE_ORDER", "PCI_BUS_ID", &[]),
     // glibc cuts a few bytes off every large aligned block. Kept in its thread cache they never join the block again, so
     // that the next one of the same size does not fit in its place: the heap grows by half.
     #[cfg(target_env = "gnu")]

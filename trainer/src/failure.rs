@@ -7,6 +7,17 @@ use tch::TchError;
 
 use crate::{checkpoint::CheckpointError, data::DataError};
 
+/// How libtorch says that there is not enough memory: CUDA and MPS, the CPU, and the products' library, which on a full card
+/// cannot even start.
+const LACKS_MEMORY: [&str; 6] = [
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+];
+
 /// A failure with its class.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -34,10 +45,8 @@ impl From<TchError> for Failure {
         let text = error.to_string();
         // libtorch's errors are a line of what happened and a stack trace.
         let line = text.lines().next().unwrap_or_default().trim_start_matches("Internal torch error: ");
-        // libtorch has one class for all errors; memory is told by its words, on CUDA and MPS, and on the CPU.
-        let lacks_memory = ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc"]
-            .iter()
-            .any(|words| text.contains(words));
+        // libtorch has one class for all errors.
+        let lacks_memory = LACKS_MEMORY.iter().any(|words| text.contains(words));
         if lacks_memory {
             Self::new(
                 FailureCause::OutOfMemory,
@@ -99,6 +108,10 @@ mod tests {
             cause(
                 "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
             ),
+            FailureCause::OutOfMemory
+        );
+        assert_eq!(
+            cause("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             FailureCause::OutOfMemory
         );
         assert_eq!(cause("CUDA error: an illegal memory access"), FailureCause::Crashed);

@@ -55,6 +55,35 @@ pub fn open_library(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// What NVIDIA's driver says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaDriver {
+    /// What cuInit gave; 0: it works.
+    pub init: i32,
+    /// The newest CUDA that it runs, as 1000 times the major version and 10 times the minor one.
+    pub cuda: i32,
+}
+
+/// Asks the driver about itself. None: there is no driver's library.
+pub fn cuda_driver() -> Option<CudaDriver> {
+    type Init = unsafe extern "C" fn(u32) -> c_int;
+    type Version = unsafe extern "C" fn(*mut c_int) -> c_int;
+    // SAFETY: as in `cuda_device`.
+    unsafe {
+        let driver = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
+        if driver.is_null() {
+            return None;
+        }
+        let symbol = |name: &CStr| libc::dlsym(driver, name.as_ptr());
+        let init = std::mem::transmute::<*mut c_void, Option<Init>>(symbol(c"cuInit"))?;
+        let version = std::mem::transmute::<*mut c_void, Option<Version>>(symbol(c"cuDriverGetVersion"))?;
+        let mut cuda = 0;
+        // The version is told even where the driver cannot start.
+        let _ = version(&raw mut cuda);
+        Some(CudaDriver { init: init(0), cuda })
+    }
+}
+
 /// What NVIDIA's driver says about a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CudaDevice {

@@ -13,6 +13,7 @@ use crate::{
     dropout::Dropout,
     evaluate::Losses,
     fast::Fast,
+    fused::Fused,
     model::{Model, Pass},
     optimizer::{AdamW, Moments},
     weights::Weights,
@@ -26,10 +27,12 @@ pub struct Learner {
     /// The running mean of the weights, if the recipe wants one.
     average: Option<Weights>,
     spec: TrainSpec,
-    /// In how many parts a batch goes through the plain path.
+    /// In how many parts a batch goes through every path but `fast`.
     parts: i64,
-    /// On a CPU in f32: the way there that [`Model`] is the oracle of.
+    /// On a CPU in f32, for sequences of the recipe's length.
     fast: Option<Fast<f32>>,
+    /// Everywhere else. Of both [`Model`] is the oracle.
+    fused: Option<Fused>,
 }
 
 impl Learner {
@@ -56,7 +59,11 @@ impl Learner {
         } else {
             None
         };
-        Ok(Self { model, optimizer, average, spec: spec.clone(), parts: raw.accumulate.into(), fast })
+        let fused = match fast {
+            Some(_) => None,
+            None => Some(Fused::new(model.config(), model.kind(), device, precision, raw.block as usize)?),
+        };
+        Ok(Self { model, optimizer, average, spec: spec.clone(), parts: raw.accumulate.into(), fast, fused })
     }
 
     /// Goes on with a running mean of the weights that is there already, on the CPU; nothing, where the recipe wants none.
@@ -67,9 +74,33 @@ impl Learner {
         Ok(())
     }
 
-    /// Takes libtorch's own derivatives from now on, also on a CPU: to be compared with.
+    /// Takes libtorch's own derivatives from now on: to be compared with.
     pub fn use_plain_path(&mut self) {
-        self.fast = None;
+        (self.fast, self.fused) = (None, None);
+    }
+
+    /// Takes gradients by hand with libtorch's operations between the products from now on, on any device: to be compared
+    /// with.
+    pub fn use_libtorchs_operations(&mut self) -> Result<(), TchError> {
+        let fused = if let Some(fused) = self.fused.take() {
+            fused
+        } else {
+            // Who has none computes in the kind of the weights.
+            let (model, block) = (&self.model, self.spec.raw().block as usize);
+            Fused::new(model.config(), model.kind(), model.device(), Precision::F32, block)?
+        };
+        (self.fast, self.fused) = (None, Some(fused.without_kernels()?));
+        Ok(())
+    }
+
+    /// Whether kernels of its own compute what lies between the products.
+    pub fn has_kernels(&self) -> bool {
+        self.fused.as_ref().is_some_and(Fused::has_kernels)
+    }
+
+    /// Why a step takes longer here than it could; nothing where it does not.
+    pub fn slower_because(&self) -> Option<&str> {
+        self.fused.as_ref().and_then(Fused::no_kernels)
     }
 
     /// The model as it is now.
@@ -121,10 +152,7 @@ impl Learner {
             let (tokens, targets) =
                 (batch.tokens.f_narrow(0, first, rows)?, batch.targets.f_narrow(0, first, rows)?);
             let dropout = dropout.map(|dropout| dropout.from_sequence(first as u64));
-            let loss = self.model.loss(&tokens, &targets, Pass::Training(dropout))?;
-            let loss = if self.parts == 1 { loss } else { loss.f_div_scalar(self.parts)? };
-            let gradients = Tensor::f_run_backward(&[&loss], &self.model.weights().all(), false, false)?;
-            let loss = loss.f_detach()?;
+            let (loss, gradients) = self.gradients_of_part(&Batch { tokens, targets }, dropout)?;
             sum = Some(match sum {
                 None => (loss, gradients),
                 Some((total, mut sums)) => {
@@ -135,7 +163,28 @@ impl Learner {
                 }
             });
         }
-        sum.ok_or_else(|| TchError::Shape("a batch of no parts".into()))
+        let Some((mut loss, mut gradients)) = sum else {
+            return Err(TchError::Shape("a batch of no parts".into()));
+        };
+        if self.parts > 1 {
+            for sum in gradients.iter_mut().chain([&mut loss]) {
+                let _ = sum.f_div_scalar_(self.parts)?;
+            }
+        }
+        Ok((loss, gradients))
+    }
+
+    fn gradients_of_part(
+        &self,
+        part: &Batch,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor, Vec<Tensor>), TchError> {
+        if let Some(fused) = &self.fused {
+            return fused.loss_and_gradients(self.model.weights(), part, dropout);
+        }
+        let loss = self.model.loss(&part.tokens, &part.targets, Pass::Training(dropout))?;
+        let gradients = Tensor::f_run_backward(&[&loss], &self.model.weights().all(), false, false)?;
+        Ok((loss.f_detach()?, gradients))
     }
 }
 
@@ -191,12 +240,20 @@ mod tests {
         let dropout = Dropout::new(0.1, 1, 5);
         let (loss, whole) = learner(1).gradients_in_parts(&batch, dropout).unwrap();
         let by_hand = learner(1).gradients(5, &batch).unwrap().1;
-        for parts in [2, 4, 8] {
-            let (found, sums) = learner(parts).gradients_in_parts(&batch, dropout).unwrap();
+        for (parts, is_fused) in [(2, false), (4, false), (8, false), (1, true), (4, true)] {
+            let mut learner = learner(parts);
+            if is_fused {
+                let config = learner.model.config();
+                let fused = Fused::new(config, Kind::Float, Device::Cpu, Precision::F32, 24).unwrap();
+                learner.fused = Some(fused);
+            }
+            let (found, sums) = learner.gradients_in_parts(&batch, dropout).unwrap();
             assert!((f64::try_from(found - &loss).unwrap()).abs() < 1e-5);
             for ((found, expected), by_hand) in sums.iter().zip(&whole).zip(&by_hand) {
                 let error = f64::try_from((found - expected).norm() / expected.norm()).unwrap();
-                assert!(error < 1e-5, "{parts} parts: {error:e}");
+                // As below: by hand, a neuron at the edge of its relu may fall on the other side.
+                let most = if is_fused { 1e-3 } else { 1e-5 };
+                assert!(error < most, "{parts} parts, fused {is_fused}: {error:e}");
                 let error = f64::try_from((by_hand - expected).norm() / expected.norm()).unwrap();
                 // In f32 a neuron at the edge of its relu may fall on the other side; in f64 it is 1e-12 (tests/fast.rs).
                 assert!(error < 1e-3, "by hand: {error:e}");

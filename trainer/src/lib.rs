@@ -12,12 +12,16 @@
 //! | `control`, `report`, `failure` | what may interrupt; how it is told; why it cannot go on |
 //! | `checkpoint` | the folder: read with distrust, written to last |
 //! | `evaluate`, `calibrate` | loss on other text; speed of a device |
-//! | `device`, `environment`, `ffi` | the machine: devices, settings, and all that is unsafe |
+//! | `fast` | loss and gradients by hand on a CPU in f32 |
+//! | `fused` | the same everywhere else, on a GPU with kernels of its own |
+//! | `device`, `cuda_absence`, `memory` | which devices there are, why not others, what fits |
+//! | `environment`, `ffi` | settings of the machine, and all that is unsafe |
 
 pub mod calibrate;
 pub mod checkpoint;
 pub mod control;
 pub mod counter;
+mod cuda_absence;
 pub mod data;
 pub mod device;
 pub mod dropout;
@@ -26,7 +30,9 @@ pub mod evaluate;
 pub mod failure;
 pub mod fast;
 pub mod ffi;
+pub mod fused;
 pub mod learner;
+pub mod memory;
 mod meter;
 pub mod model;
 pub mod optimizer;

@@ -11,7 +11,7 @@ use crate::{dropout::Dropout, weights::Weights};
 /// The base of the rotary frequencies.
 const THETA: f64 = 65_536.0;
 /// The term against division by zero in the norms.
-const NORM_EPSILON: f64 = 1e-5;
+pub(crate) const NORM_EPSILON: f64 = 1e-5;
 
 /// Whether a pass learns, and so drops out.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -72,6 +72,11 @@ impl Model {
     /// The weights, to be changed in place.
     pub fn weights_mut(&mut self) -> &mut Weights {
         &mut self.weights
+    }
+
+    /// The kind of the weights.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Where the weights are.
@@ -165,6 +170,12 @@ impl Turn {
         let position = Tensor::f_arange(tokens as i64, on_cpu)?.f_unsqueeze(-1)?;
         let phase = position.f_mul(&frequency)?.f_remainder(1.0)?.f_mul_scalar(std::f64::consts::TAU)?;
         Ok(Self { cos: phase.f_cos()?.f_to_device(device)?, sin: phase.f_sin()?.f_to_device(device)? })
+    }
+
+    /// The cosine and sine of each pair, T x M/2 x 2.
+    pub(crate) fn of_pairs(&self) -> Result<Tensor, TchError> {
+        let of_even = |phases: &Tensor| phases.f_slice(1, 0, None, 2);
+        Tensor::f_stack(&[of_even(&self.cos)?, of_even(&self.sin)?], -1)?.f_contiguous()
     }
 
     pub(crate) fn cos(&self) -> &Tensor {

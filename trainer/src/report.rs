@@ -82,11 +82,16 @@ impl<W: Write> Text<W> {
 impl<W: Write> Reporter for Text<W> {
     fn event(&mut self, event: &TrainerEvent) -> std::io::Result<()> {
         match event {
-            TrainerEvent::Started { step, device, precision, libtorch } => writeln!(
-                self.out,
-                "training on {device} in {} with libtorch {libtorch}, from step {step}",
-                format!("{precision:?}").to_lowercase()
-            ),
+            TrainerEvent::Started { step, device, precision, libtorch, slower_because } => {
+                let precision = format!("{precision:?}").to_lowercase();
+                writeln!(
+                    self.out,
+                    "training on {device} in {precision} with libtorch {libtorch}, from step {step}"
+                )?;
+                slower_because
+                    .as_ref()
+                    .map_or(Ok(()), |why| writeln!(self.out, "slower than it could be: {why}"))
+            }
             TrainerEvent::Progress(progress) => self.progress(progress),
             // Progress says the same more often.
             TrainerEvent::TrainLoss(_) => Ok(()),

@@ -10,13 +10,14 @@ use hatchery_common::{
     device::Device,
     digest::Digest,
     model::{ModelConfig, RawModelConfig},
-    recipe::TrainSpec,
+    recipe::{Precision, TrainSpec},
     time::BootTime,
     trainer::{
-        AttemptOrder, Ending, FailureCause, LossPoint, Metrics, Progress, TrainerCommand, TrainerEvent,
-        Validation,
+        AttemptOrder, Ending, FailureCause, LossPoint, Metrics, Progress, TrainerCommand, TrainerDevice,
+        TrainerEvent, Validation,
     },
 };
+use hatchery_trainer_shim as shim;
 
 use crate::{
     checkpoint::{CheckpointError, Snapshot, TrainingFolder, Writer, Written, read_model, read_training},
@@ -27,6 +28,7 @@ use crate::{
     failure::Failure,
     ffi,
     learner::Learner,
+    memory,
     meter::Meter,
     optimizer::Moments,
     report::Reporter,
@@ -85,14 +87,39 @@ fn train(task: &Task, control: &Control, reporter: &mut dyn Reporter) -> Result<
     let trainer_device = device::find(task.device)?;
     device::use_threads(task.threads);
     let precision = device::precision(task.train.raw().precision, &trainer_device);
-    let torch_device = device::torch_device(trainer_device.device);
+    // Until it is known: who fails before has not begun to keep anything.
+    let mut way = memory::Way { precision, has_kernels: true };
+    train_on(task, control, reporter, sampler, &trainer_device, &mut way).map_err(|failure| {
+        if failure.cause != FailureCause::OutOfMemory {
+            return failure;
+        }
+        let available = device::available_bytes(&trainer_device);
+        match memory::advice(&task.model, &task.train, way, available) {
+            Some(advice) => Failure { message: format!("{}; {advice}", failure.message), ..failure },
+            None => failure,
+        }
+    })
+}
 
+fn train_on(
+    task: &Task,
+    control: &Control,
+    reporter: &mut dyn Reporter,
+    sampler: Sampler,
+    trainer_device: &TrainerDevice,
+    way: &mut memory::Way,
+) -> Result<Ending, Failure> {
+    let precision = way.precision;
+    let torch_device = device::torch_device(trainer_device.device);
+    // In a bf16 run what little stays f32 is held to no more.
+    shim::allow_tf32(precision == Precision::Bf16);
     let start = Start::find(task, torch_device)?;
     let mut learner =
         Learner::new(task.model.clone(), &task.train, start.weights, start.moments, torch_device, precision)?;
     if let Some(average) = start.average {
         learner.go_on_with_average(average)?;
     }
+    way.has_kernels = learner.has_kernels();
     let writer = Writer::start(&task.checkpoints)?;
     let mut told = Told { reporter, control };
     told.event(&TrainerEvent::Started {
@@ -100,6 +127,7 @@ fn train(task: &Task, control: &Control, reporter: &mut dyn Reporter) -> Result<
         device: trainer_device.device,
         precision,
         libtorch: ffi::libtorch_version(),
+        slower_because: learner.slower_because().map(str::to_owned),
     });
     let mut run = Run {
         task,
@@ -306,8 +334,9 @@ impl Run<'_, '_> {
             train_loss: self.metrics.train_loss.unwrap_or_default(),
             first_loss: self.metrics.first_loss,
             steps_per_sec: self.meter.report(),
-            memory_bytes: ffi::resident_bytes(),
+            memory_bytes: device::memory_bytes(self.learner.model().device()),
             power_watts: None,
+            gpu: None,
         };
         self.told.event(&TrainerEvent::Progress(progress));
         Ok(())

@@ -71,6 +71,7 @@ fn a_run_tells_its_whole_story_and_learns() {
         device: Device::CPU,
         precision: Precision::F32,
         libtorch: "2.11.0".into(),
+        slower_because: None,
     };
     assert_eq!(events[0], started);
     let (mut progress, mut validations, mut checkpoints) = (Vec::new(), Vec::new(), Vec::new());

@@ -11,10 +11,10 @@ use std::{
 
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINING_FILE},
-    device::Device,
+    device::{Device, DeviceKind},
     digest::Digest,
     recipe::{Precision, RawTrainSpec},
-    trainer::{Calibration, DoctorReport, Ending, TrainerEvent},
+    trainer::{Calibration, DoctorReport, Ending, TrainerEvent, UnavailableDevice},
 };
 use hatchery_trainer::{
     checkpoint::{read_cursor, read_model, read_training},
@@ -349,9 +349,32 @@ fn doctor_and_calibrate_say_what_this_machine_can_do() {
 
     let calibrated = json(&["calibrate", "--device", "cpu", "--threads", "1", "--output", "json"]);
     let calibration: Calibration = serde_json::from_value(calibrated).unwrap();
-    assert_eq!((calibration.device, calibration.version), (Device::CPU, 2));
+    assert_eq!((calibration.device, calibration.version), (Device::CPU, 3));
     let flops_per_step = calibration.flops_per_sec / calibration.steps_per_sec;
     assert!((flops_per_step / 6.7e9 - 1.0).abs() < 0.05, "{flops_per_step}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn doctor_says_what_is_wrong_with_a_driver() {
+    let told = |init: i32, cuda: i32| {
+        let folder = tempfile::tempdir().unwrap();
+        let built = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", &format!("-DINIT={init}"), &format!("-DCUDA={cuda}"), "-o"])
+            .arg(folder.path().join("libcuda.so.1"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/driver.c"))
+            .status();
+        assert!(built.unwrap().success());
+        let mut doctor = house::trainer();
+        doctor.env("LD_LIBRARY_PATH", folder.path()).args(["doctor", "--output", "json"]);
+        let report: DoctorReport = serde_json::from_slice(&doctor.output().unwrap().stdout).unwrap();
+        let is_cuda = |missing: &&UnavailableDevice| missing.kind == DeviceKind::Cuda;
+        report.unavailable.iter().find(is_cuda).expect("there is no CUDA").why.clone()
+    };
+    let old = told(0, 12_040);
+    assert!(old.contains("12.4") && old.contains("driver 580"), "{old}");
+    let half_updated = told(803, 13_000);
+    assert!(half_updated.contains("restart the machine"), "{half_updated}");
 }
 
 #[test]
@@ -387,4 +410,23 @@ fn the_bench_compares_what_is_there_and_says_what_is_not() {
     for figure in ["step_secs", "validation_secs", "snapshot_secs", "write_cpu_secs", "report_secs"] {
         assert!(overhead[figure].as_f64().unwrap() > 0.0, "{figure}");
     }
+}
+
+#[test]
+fn the_bench_for_gpus_runs_from_weights_to_tables() {
+    // On the CPU, which has no kernels; of PyTorch's lines there are as many as there is PyTorch.
+    let file = corpus();
+    let data = ["--data", text(&file), "--device", "cpu", "--shapes", "tiny", "--output", "json"];
+    let short = ["--steps", "10", "--warm-up", "1", "--repeats", "1", "--python", "no-such-python"];
+    let report =
+        json(&[&["bench", "gpu"], &data[..], &short, &["--parity-steps", "0", "--full-steps", "0"]].concat());
+    let lines = report["shapes"][0]["lines"].as_array().unwrap();
+    let line = |name: &str| lines.iter().find(|line| line["contender"] == name).unwrap();
+    assert_eq!(lines.len(), 3);
+    for name in ["operations", "autograd"] {
+        assert!(line(name)["step_secs"].as_f64().unwrap() > 0.0, "{report}");
+        assert!(line(name)["memory_bytes"].as_u64().unwrap() > 50 << 20, "{report}");
+    }
+    let why = line("kernels")["failure"].as_str().unwrap();
+    assert!(why.contains("no kernels"), "{why}");
 }

@@ -1,6 +1,6 @@
 //! Another kind of device goes on where one has stopped: the same samples, dropout and state, and losses that differ by
-//! rounding. The two kinds here are f32 by the fast path and f64 by libtorch's own derivatives: other numbers, and other
-//! code that makes them.
+//! rounding. The two kinds here are f32 by the fast path and f64 by the fused one, as on a GPU: other numbers, and other code
+//! that makes them.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod house;

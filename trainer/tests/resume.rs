@@ -29,12 +29,19 @@ struct Trace {
     state: Vec<Vec<f32>>,
 }
 
-fn train(spec: &TrainSpec, threads: i32, folder: &Path, interruptions: &BTreeSet<u64>) -> Trace {
-    tch::set_num_threads(threads);
+/// On so many threads: in bf16 it goes the way that a GPU's run goes.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    threads: i32,
+    precision: Precision,
+}
+
+fn train(spec: &TrainSpec, machine: Machine, folder: &Path, interruptions: &BTreeSet<u64>) -> Trace {
+    tch::set_num_threads(machine.threads);
     let corpus = Corpus::open(&corpus()).unwrap();
     let sampler = Sampler::new(spec, corpus.len()).unwrap();
     let start = |weights, moments| {
-        Learner::new(small_model(), spec, weights, moments, Device::Cpu, Precision::F32).unwrap()
+        Learner::new(small_model(), spec, weights, moments, Device::Cpu, machine.precision).unwrap()
     };
     let mut learner = start(Weights::start(&small_model(), spec.raw().seed).unwrap(), None);
     let mut losses = Vec::new();
@@ -73,8 +80,13 @@ fn train(spec: &TrainSpec, threads: i32, folder: &Path, interruptions: &BTreeSet
 
 #[test]
 fn a_hundred_interruptions_change_no_bit() {
-    let recipes = [(1, Schedule::Cosine, 1.0, 0.0), (2, Schedule::Wsd, 0.0, 0.98)];
-    for (threads, schedule, clip_norm, ema_decay) in recipes {
+    let machine = |threads, precision| Machine { threads, precision };
+    let recipes = [
+        (machine(1, Precision::F32), Schedule::Cosine, 1.0, 0.0),
+        (machine(2, Precision::F32), Schedule::Wsd, 0.0, 0.98),
+        (machine(2, Precision::Bf16), Schedule::Cosine, 1.0, 0.98),
+    ];
+    for (machine, schedule, clip_norm, ema_decay) in recipes {
         let spec = TrainSpec::new(RawTrainSpec {
             steps: STEPS,
             batch: 5,
@@ -92,12 +104,12 @@ fn a_hundred_interruptions_change_no_bit() {
             if interruptions.len() == 100 {
                 break;
             }
-            interruptions.insert(1 + bits(9, Purpose::Windows, threads as u64, draw) % (STEPS - 1));
+            interruptions.insert(1 + bits(9, Purpose::Windows, machine.threads as u64, draw) % (STEPS - 1));
         }
         let folder = tempfile::tempdir().unwrap();
-        let whole = train(&spec, threads, folder.path(), &BTreeSet::new());
-        let cut = train(&spec, threads, folder.path(), &interruptions);
-        assert!(whole == cut, "{threads} threads, {schedule:?}");
+        let whole = train(&spec, machine, folder.path(), &BTreeSet::new());
+        let cut = train(&spec, machine, folder.path(), &interruptions);
+        assert!(whole == cut, "{machine:?}, {schedule:?}");
         let fell = |from: usize| {
             whole.losses[from..from + 10].iter().map(|loss| f32::from_bits(*loss)).sum::<f32>() / 10.0
         };

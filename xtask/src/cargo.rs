@@ -96,7 +96,9 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
         |message| {
             let target = message.get("target")?;
             let runs = target.get("kind")?.as_array()?.iter().any(|kind| kind == "bin" || kind == "example");
-            let is_it = runs && target.get("name")? == name;
+            // A test of the binary's own has its name too.
+            let is_test = message.pointer("/profile/test") == Some(&serde_json::Value::Bool(true));
+            let is_it = runs && !is_test && target.get("name")? == name;
             is_it.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
         },
     )
@@ -110,7 +112,8 @@ mod tests {
     fn the_binary_is_found_among_the_messages() {
         let messages = "not json\n\
             {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"lib\"],\"name\":\"hatchery\"},\"executable\":null}\n\
-            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"hatchery\"},\"executable\":\"/t/hatchery\"}\n";
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"hatchery\"},\"profile\":{\"test\":true},\"executable\":\"/t/hatchery-1f\"}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"hatchery\"},\"profile\":{\"test\":false},\"executable\":\"/t/hatchery\"}\n";
         assert_eq!(executable(messages, "hatchery"), Some("/t/hatchery".into()));
         assert_eq!(executable(messages, "hatchery-trainer"), None);
     }

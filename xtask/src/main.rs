@@ -1,4 +1,4 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | chaos | fuzz | sim | dist | demo | bench`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | kernels | chaos | fuzz | sim | dist | demo | bench`.
 
 mod bench;
 mod cargo;
@@ -8,6 +8,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod interrupt;
+mod kernels;
 mod phases;
 mod progress;
 mod repo;
@@ -38,6 +39,8 @@ enum Chore {
     Sim(sim::Options),
     /// Show the whole main path, live, on this machine
     Demo(demo::Options),
+    /// Compile the trainer's kernels for every generation of NVIDIA's GPUs, without one
+    Kernels,
     /// Build a release archive and try it in an empty folder
     Dist(dist::Options),
     /// Measure beside others
@@ -53,6 +56,7 @@ fn main() -> std::process::ExitCode {
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Sim(options) => sim::run(&options),
         Chore::Demo(options) => demo::run(&options),
+        Chore::Kernels => kernels::run(),
         Chore::Dist(options) => dist::run(&options),
         Chore::Bench(bench) => bench::run(&bench),
     };

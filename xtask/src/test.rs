@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cargo;
 use crate::fuzz;
+use crate::kernels;
 use crate::phases::Phases;
 use crate::setup;
 
@@ -34,6 +35,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     // One build for everything: it makes the binaries too, because each has integration tests of its own.
     phases.run("build", || cargo::run(&[&TESTS[..], &["--no-run"]].concat()))?;
+    if options.arguments.is_empty() {
+        // As the tests' build made it: a build for itself would have other features.
+        phases.run("compile the kernels", || {
+            let build = [&TESTS[..], &["--no-run", "--message-format=json-render-diagnostics"]].concat();
+            let trainer = cargo::build_with(cargo::command(&build), "hatchery-trainer")?;
+            kernels::compile(&trainer)
+        })?;
+    }
     let outcome = phases.run("run the tests", || {
         if options.arguments.is_empty() {
             return run_all();

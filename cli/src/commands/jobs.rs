@@ -194,6 +194,7 @@ fn describe(job: &JobView) -> String {
         ("speed", job.progress.map(|p| format!("{} steps/s", human::speed(p.steps_per_sec)))),
         ("memory", job.progress.filter(|p| p.memory_bytes > 0).map(|p| human::bytes(p.memory_bytes))),
         ("power", job.progress.and_then(|p| p.power_watts).map(|watts| format!("{watts:.0} W"))),
+        ("GPU", job.progress.and_then(|p| p.gpu).map(human::gpu).filter(|text| !text.is_empty())),
         ("checkpoint", job.checkpoint.map(|id| format!("{} at step {}", id.short(), job.checkpoint_step))),
         ("best", job.best.map(|id| format!("{}; {}:best names it", id.short(), job.spec.name))),
         (

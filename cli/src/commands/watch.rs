@@ -237,8 +237,10 @@ impl Screen {
         let remaining = steps.saturating_sub(progress.step) as f64 / progress.steps_per_sec.max(1e-9);
         let eta = human::duration(Duration::from_secs_f64(remaining.min(1e9)));
         let validation = validation_loss(view).map_or_else(String::new, |loss| format!("  val {loss:.3}"));
+        let slowed = progress.gpu.and_then(|gpu| gpu.slowed_by);
+        let slowed = slowed.map_or_else(String::new, |by| format!("  slowed by {}", by.in_words()));
         let message = format!(
-            "loss {} ({} bits per byte){validation}  {} steps/s  ETA {eta}",
+            "loss {} ({} bits per byte){validation}  {} steps/s  ETA {eta}{slowed}",
             human::loss(train_loss(view)),
             human::bits_per_byte(train_loss(view)),
             human::speed(progress.steps_per_sec)

@@ -6,7 +6,7 @@ use hatchery_common::{
     field::FieldError,
     generate::FinishReason,
     recipe::{Precision, ReplicaWeights, ReplicateWhich, Schedule, StartHow},
-    trainer::FailureCause,
+    trainer::{FailureCause, Slowdown},
 };
 
 /// An enumeration with a number for each value on the wire; 0 stands for none of them.
@@ -45,7 +45,7 @@ macro_rules! enumeration {
 mod wire {
     pub(super) use crate::v1::{
         DeviceKind, FailureCause, FinishReason, Precision, ReplicaWeights, ReplicateWhich, Schedule, Scope,
-        StartHow,
+        Slowdown, StartHow,
     };
 }
 
@@ -56,6 +56,7 @@ enumeration!(ReplicateWhich: Each, Last, Best);
 enumeration!(ReplicaWeights: F32, Bf16);
 enumeration!(StartHow: Continue, FineTune);
 enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
+enumeration!(Slowdown: Heat, PowerLimit, PowerSupply, Protection);
 enumeration!(FinishReason: MaxBytes, StopString);
 enumeration!(Scope: Agent, Operator, Viewer);
 

@@ -2,7 +2,9 @@
 
 use hatchery_common::{
     field::FieldError,
-    trainer::{Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
+    trainer::{
+        Ending, FailureCause, GpuReading, LossPoint, Metrics, PositionLoss, Progress, Slowdown, Validation,
+    },
 };
 
 use super::{
@@ -23,6 +25,7 @@ impl From<Progress> for v1::Progress {
             steps_per_sec: progress.steps_per_sec,
             memory_bytes: progress.memory_bytes,
             power_watts: progress.power_watts,
+            gpu: progress.gpu.map(Into::into),
         }
     }
 }
@@ -39,7 +42,29 @@ impl TryFrom<v1::Progress> for Progress {
             steps_per_sec: amount("steps_per_sec", progress.steps_per_sec)?,
             memory_bytes: progress.memory_bytes,
             power_watts: progress.power_watts.map(|watts| amount("power_watts", watts)).transpose()?,
+            gpu: progress.gpu.map(TryInto::try_into).transpose()?,
         })
+    }
+}
+
+impl From<GpuReading> for v1::GpuReading {
+    fn from(reading: GpuReading) -> Self {
+        let GpuReading { busy_percent, memory_bytes, temperature_celsius, slowed_by } = reading;
+        let slowed_by = slowed_by.map_or(0, Enumeration::number);
+        Self { busy_percent, memory_bytes, temperature_celsius, slowed_by }
+    }
+}
+
+impl TryFrom<v1::GpuReading> for GpuReading {
+    type Error = FieldError;
+
+    fn try_from(reading: v1::GpuReading) -> Result<Self, FieldError> {
+        let v1::GpuReading { busy_percent, memory_bytes, temperature_celsius, slowed_by } = reading;
+        if let Some(percent) = busy_percent.filter(|percent| *percent > 100) {
+            return Err(FieldError::new("busy_percent", format!("must be at most 100, not {percent}")));
+        }
+        let slowed_by = (slowed_by != 0).then(|| Slowdown::read("slowed_by", slowed_by)).transpose()?;
+        Ok(Self { busy_percent, memory_bytes, temperature_celsius, slowed_by })
     }
 }
 

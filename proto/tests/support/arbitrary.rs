@@ -29,7 +29,10 @@ use hatchery_common::{
         CoordinatorMessage, ReplicaReport, ReplicaState, Report,
     },
     time::Timestamp,
-    trainer::{Calibration, Ending, FailureCause, LossPoint, Metrics, PositionLoss, Progress, Validation},
+    trainer::{
+        Calibration, Ending, FailureCause, GpuReading, LossPoint, Metrics, PositionLoss, Progress, Slowdown,
+        Validation,
+    },
     view::{ActiveView, FailureView, JobView, NodeState, NodeView, RunningView, WaitingView},
 };
 use proptest::{
@@ -206,16 +209,28 @@ pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
-    (any::<u64>(), finite(), option::of(finite()), amount(), any::<u64>(), option::of(amount())).prop_map(
-        |(step, train_loss, first_loss, steps_per_sec, memory_bytes, power_watts)| Progress {
+    let gpu = option::of(gpu_reading());
+    (any::<u64>(), finite(), option::of(finite()), amount(), any::<u64>(), option::of(amount()), gpu)
+        .prop_map(|(step, train_loss, first_loss, steps_per_sec, memory_bytes, power_watts, gpu)| Progress {
             step,
             train_loss,
             first_loss,
             steps_per_sec,
             memory_bytes,
             power_watts,
-        },
-    )
+            gpu,
+        })
+}
+
+fn gpu_reading() -> impl Strategy<Value = GpuReading> {
+    let slowed_by = option::of(select(Slowdown::ALL.to_vec()));
+    let figures = (option::of(0u32..=100), option::of(any::<u64>()), option::of(any::<u32>()), slowed_by);
+    figures.prop_map(|(busy_percent, memory_bytes, temperature_celsius, slowed_by)| GpuReading {
+        busy_percent,
+        memory_bytes,
+        temperature_celsius,
+        slowed_by,
+    })
 }
 
 fn validation() -> impl Strategy<Value = Validation> {

@@ -1,4 +1,6 @@
 // What tch has no name for. C functions over plain pointers; nothing may throw across the border.
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -44,6 +46,41 @@ extern "C" int hatchery_fused_adamw(at::Tensor* const* weights, at::Tensor* cons
     return 0;
   } catch (const std::exception& error) {
     std::snprintf(message, message_bytes, "%s", error.what());
+    return 1;
+  }
+}
+
+// Whether f32 products may round their operands to TF32 on GPUs that multiply it faster.
+extern "C" void hatchery_allow_tf32(int is_allowed) noexcept {
+  try {
+    at::globalContext().setAllowTF32CuBLAS(is_allowed != 0);
+  } catch (const std::exception&) {
+    // Only a setting that speaks against itself throws, and nobody else sets it here.
+  }
+}
+
+// Waits for all that CUDA device `index` has to do.
+extern "C" void hatchery_synchronize_cuda(int index) noexcept {
+  try {
+    at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(index));
+  } catch (const std::exception&) {
+    // The error comes again with the next tensor that is read.
+  }
+}
+
+// What libtorch holds of CUDA device `index`'s memory: for tensors at most so far, and altogether now; and what nobody holds.
+// Returns 0, or 1 if it does not tell.
+extern "C" int hatchery_cuda_memory(int index, uint64_t* tensors_peak, uint64_t* held, uint64_t* free) noexcept {
+  try {
+    auto* const allocator = at::getDeviceAllocator(at::kCUDA);
+    const auto device = static_cast<c10::DeviceIndex>(index);
+    const auto stats = allocator->getDeviceStats(device);
+    constexpr auto ALL = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    *tensors_peak = static_cast<uint64_t>(stats.allocated_bytes[ALL].peak);
+    *held = static_cast<uint64_t>(stats.reserved_bytes[ALL].current);
+    *free = static_cast<uint64_t>(allocator->getMemoryInfo(device).first);
+    return 0;
+  } catch (const std::exception&) {
     return 1;
   }
 }

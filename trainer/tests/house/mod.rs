@@ -26,6 +26,7 @@ pub(crate) fn corpus() -> PathBuf {
 pub(crate) fn trainer() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hatchery-trainer"));
     command.envs([("OMP_WAIT_POLICY", "PASSIVE"), ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")]);
+    command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
     command
 }
 

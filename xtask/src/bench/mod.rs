@@ -19,6 +19,13 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Training on a GPU, beside PyTorch eager and compiled, and the whole reference run (`hatchery-trainer bench gpu`)
+    #[command(disable_help_flag = true)]
+    Gpu {
+        /// Handed on, such as `--data notes/ --python python3`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Answers on one core, beside eager PyTorch (`hatchery-trainer bench generate`)
     #[command(disable_help_flag = true)]
     Generate {
@@ -56,6 +63,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let (program, arguments): (&[&str], _) = match bench {
         Bench::Reconnect { agents, gone_secs } => return reconnect(*agents, *gone_secs),
         Bench::Train { arguments } => (&["hatchery-trainer", "--", "bench", "train"], arguments),
+        Bench::Gpu { arguments } => (&["hatchery-trainer", "--", "bench", "gpu"], arguments),
         Bench::Generate { arguments } => (&["hatchery-trainer", "--", "bench", "generate"], arguments),
         Bench::Fanout { arguments } if !arguments.iter().any(|argument| argument == "--simulate") => {
             return fanout(arguments);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use console::style;
@@ -24,6 +24,9 @@ use crate::progress::Meter;
 /// Where half-fetched parts wait to be completed.
 const DOWNLOADS: &str = ".downloads";
 const LOCK: &str = ".lock";
+/// NVIDIA's compiler for kernels, and where its wheel has the libraries.
+const COMPILER: &str = "nvidia-cuda-nvrtc";
+const COMPILER_LIBRARIES: &str = "nvidia/cu13/lib";
 
 /// Makes sure that `folder` holds libtorch in the flavour that was asked for, or one that contains it.
 pub(crate) fn ensure(
@@ -70,37 +73,8 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
 
     let pip = PipConfig::read();
     let http = Http::new(&pip)?;
-    let online = Finder::Index { http: &http, pip: &pip };
-    let found = if pip.no_index { None } else { Some(find_all(&online, platform, flavour)) };
-    let chosen = match found {
-        Some(Ok(chosen)) => chosen,
-        Some(Err(error)) => {
-            eprintln!("{} {error:#}", style("cannot read parts of the wheels:").yellow());
-            eprintln!("downloading them whole with pip");
-            find_all(&Finder::Pip { downloads: &downloads }, platform, flavour)?
-        }
-        None => find_all(&Finder::Pip { downloads: &downloads }, platform, flavour)?,
-    };
-
-    let mut files = BTreeMap::new();
-    let mut work = Vec::new();
-    for (wheel, members) in &chosen {
-        files.extend(
-            members.iter().map(|member| (member.name.clone(), Entry::from(wheel.recorded(member).clone()))),
-        );
-        let is_missing = |member: &Member| !is_there(&folder.join(&member.name), wheel.recorded(member));
-        // The spans are the same in every run, whatever is there already: so a part begun in an earlier one is found.
-        let spans = zip::spans(members.iter().cloned());
-        let missing = spans.into_iter().filter(|span| span.members.iter().any(is_missing));
-        work.extend(missing.map(|span| (wheel, span)));
-    }
-    let total = work.iter().map(|(_, span)| span.length_bytes()).sum();
-    let mut meter = Meter::new("libtorch", total);
-    for (wheel, span) in &work {
-        meter.label(span.title());
-        wheel.take(span, folder, &downloads, &mut meter)?;
-    }
-    eprintln!("fetched {}", meter.finish());
+    let chosen = choose(&http, &pip, &downloads, |finder| find_all(finder, platform, flavour))?;
+    let mut files = take(&chosen, folder, &downloads, "libtorch")?;
 
     for (path, content) in layout::made_here(platform) {
         let entry = Entry { size_bytes: content.len() as u64, sha256: record::sha256(content.as_bytes())? };
@@ -111,6 +85,73 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
     let manifest = Manifest { layout: LAYOUT, version: TORCH_VERSION.to_owned(), platform, flavour, files };
     eprintln!("{} in {}", HumanBytes(manifest.size_bytes()), folder.display());
     Ok(manifest)
+}
+
+/// Puts NVIDIA's compiler for kernels, in the version that libtorch has, into `folder`, and gives the folder of its
+/// libraries. It needs no GPU; a machine with one has it by `setup`.
+pub(crate) fn ensure_compiler(folder: &Path, platform: Platform) -> Result<PathBuf> {
+    let libraries = folder.join(COMPILER_LIBRARIES);
+    let done = folder.join(format!("for-torch-{TORCH_VERSION}"));
+    if done.exists() {
+        return Ok(libraries);
+    }
+    let downloads = folder.join(DOWNLOADS);
+    std::fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
+    let pip = PipConfig::read();
+    let http = Http::new(&pip)?;
+    let chosen = choose(&http, &pip, &downloads, |finder| find_compiler(finder, platform))?;
+    take(&chosen, folder, &downloads, "NVRTC")?;
+    std::fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))?;
+    File::create(&done).with_context(|| format!("cannot write {}", done.display()))?;
+    Ok(libraries)
+}
+
+/// What `find` finds in the user's index, or, where that cannot be read in parts, among what pip downloads.
+fn choose<'a>(
+    http: &'a Http,
+    pip: &'a PipConfig,
+    downloads: &'a Path,
+    find: impl Fn(&Finder<'a>) -> Result<Vec<Chosen<'a>>>,
+) -> Result<Vec<Chosen<'a>>> {
+    if !pip.no_index {
+        match find(&Finder::Index { http, pip }) {
+            Ok(chosen) => return Ok(chosen),
+            Err(error) => {
+                eprintln!("{} {error:#}", style("cannot read parts of the wheels:").yellow());
+                eprintln!("downloading them whole with pip");
+            }
+        }
+    }
+    find(&Finder::Pip { downloads })
+}
+
+/// Puts what is missing of the wheels' members into `folder`; gives all of them.
+fn take(
+    chosen: &[Chosen<'_>],
+    folder: &Path,
+    downloads: &Path,
+    title: &'static str,
+) -> Result<BTreeMap<String, Entry>> {
+    let mut files = BTreeMap::new();
+    let mut work = Vec::new();
+    for (wheel, members) in chosen {
+        files.extend(
+            members.iter().map(|member| (member.name.clone(), Entry::from(wheel.recorded(member).clone()))),
+        );
+        let is_missing = |member: &Member| !is_there(&folder.join(&member.name), wheel.recorded(member));
+        // The spans are the same in every run, whatever is there already: so a part begun in an earlier one is found.
+        let spans = zip::spans(members.iter().cloned());
+        let missing = spans.into_iter().filter(|span| span.members.iter().any(is_missing));
+        work.extend(missing.map(|span| (wheel, span)));
+    }
+    let total = work.iter().map(|(_, span)| span.length_bytes()).sum();
+    let mut meter = Meter::new(title, total);
+    for (wheel, span) in &work {
+        meter.label(span.title());
+        wheel.take(span, folder, downloads, &mut meter)?;
+    }
+    eprintln!("fetched {}", meter.finish());
+    Ok(files)
 }
 
 fn is_there(path: &Path, recorded: &Recorded) -> bool {
@@ -131,6 +172,27 @@ type Chosen<'a> = (Wheel<'a>, Vec<Member>);
 
 /// The wheels and what is wanted of each: torch, and of NVIDIA's those that torch names for this flavour.
 fn find_all<'a>(finder: &Finder<'a>, platform: Platform, flavour: Flavour) -> Result<Vec<Chosen<'a>>> {
+    let (torch, needed) = open_torch(finder, platform)?;
+    let members = torch.choose(|name| layout::wants_of_torch(name, platform, flavour))?;
+    let mut chosen = vec![(torch, members)];
+    for requirement in needed.iter().filter(|requirement| layout::wants_project(requirement, flavour)) {
+        let wheel = open(finder, requirement, platform)?;
+        let members = wheel.choose(|name| layout::wants_of_nvidia(name, &requirement.name, flavour))?;
+        chosen.push((wheel, members));
+    }
+    Ok(chosen)
+}
+
+fn find_compiler<'a>(finder: &Finder<'a>, platform: Platform) -> Result<Vec<Chosen<'a>>> {
+    let (_, needed) = open_torch(finder, platform)?;
+    let compiler = needed.iter().find(|requirement| requirement.name == COMPILER);
+    let wheel = open(finder, compiler.context("libtorch names no compiler for kernels")?, platform)?;
+    let members = wheel.choose(|name| layout::wants_of_nvidia(name, COMPILER, Flavour::Cuda))?;
+    Ok(vec![(wheel, members)])
+}
+
+/// torch, and what of NVIDIA's it names.
+fn open_torch<'a>(finder: &Finder<'a>, platform: Platform) -> Result<(Wheel<'a>, Vec<Requirement>)> {
     let torch = Requirement::parse(&format!("torch=={TORCH_VERSION}")).expect("a pinned requirement");
     let torch = open(finder, &torch, platform)?;
     let mut needed = Vec::new();
@@ -144,14 +206,7 @@ fn find_all<'a>(finder: &Finder<'a>, platform: Platform, flavour: Flavour) -> Re
             }
         }
     }
-    let members = torch.choose(|name| layout::wants_of_torch(name, platform, flavour))?;
-    let mut chosen = vec![(torch, members)];
-    for requirement in needed.iter().filter(|requirement| layout::wants_project(requirement, flavour)) {
-        let wheel = open(finder, requirement, platform)?;
-        let members = wheel.choose(|name| layout::wants_of_nvidia(name, &requirement.name, flavour))?;
-        chosen.push((wheel, members));
-    }
-    Ok(chosen)
+    Ok((torch, needed))
 }
 
 fn open<'a>(finder: &Finder<'a>, requirement: &Requirement, platform: Platform) -> Result<Wheel<'a>> {

@@ -77,6 +77,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The folder of NVIDIA's compiler for kernels, fetched if it is not there; none on a system without CUDA.
+pub(crate) fn compiler() -> Result<Option<PathBuf>> {
+    let platform = Platform::current()?;
+    let folder = repo::root().join("target/nvrtc");
+    platform.is_linux().then(|| libtorch::ensure_compiler(&folder, platform)).transpose()
+}
+
 /// What a release takes of the installed libtorch: each file, and its path below the release's `libtorch/`.
 pub(crate) fn runtime_files(cpu_only: bool) -> Result<Vec<(PathBuf, String)>> {
     let folder = repo::libtorch();

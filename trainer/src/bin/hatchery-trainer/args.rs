@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use crate::bench::BenchGenerate;
+use crate::bench::{BenchGenerate, BenchGpu};
 use clap::{Parser, Subcommand, ValueEnum};
 use hatchery_common::{device::Device, field::FieldError, recipe};
 
@@ -18,6 +18,7 @@ Examples:
   hatchery-trainer import bdh_step_3000.pt --out imported
   hatchery-trainer bench train --shape seed
   hatchery-trainer bench generate --checkpoint runs/notes/step-000000300
+  hatchery-trainer bench gpu --data notes/ --include '**/*.md'
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
 Exit codes: 0 done, or stopped cleanly; 1 failed; 2 wrong command line.";
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Measure how fast a device trains a fixed small model.
     Calibrate(Calibrate),
+    /// Compile the kernels for GPUs, which needs NVRTC but no GPU: whether a run could have them.
+    Kernels(KernelsArgs),
     /// Compare this trainer with others, side by side on this machine.
     #[command(subcommand)]
     Bench(Bench),
@@ -58,6 +61,9 @@ pub(crate) enum Bench {
     /// Answers on one core: the engine in f32 and bf16, at any length, several at once; and eager PyTorch, which takes
     /// the whole context through the model for each byte, where a python has it.
     Generate(BenchGenerate),
+    /// Training on a GPU: this trainer three ways, PyTorch eager and compiled, on the same weights and text; whether bf16
+    /// learns what f32 does; and the whole reference run.
+    Gpu(BenchGpu),
 }
 
 #[derive(Debug, clap::Args)]
@@ -86,6 +92,13 @@ pub(crate) struct BenchTrain {
     /// Be one turn, and print its figures as JSON.
     #[arg(long, hide = true, value_enum)]
     pub(crate) turn: Option<Contender>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct KernelsArgs {
+    /// Compute capabilities, 90 for 9.0; without it, one of each generation.
+    #[arg(long, value_name = "NUMBER", num_args = 1.., default_values_t = [80, 89, 90, 100, 120])]
+    pub(crate) architectures: Vec<u32>,
 }
 
 /// A model to compare with.

@@ -11,6 +11,7 @@ mod train;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Instant,
 };
 
 use args::{Args, Bench, Command, Output};
@@ -29,6 +30,7 @@ use hatchery_trainer::{
     ffi,
     model::Model,
 };
+use hatchery_trainer_shim::kernels::{self, Variant};
 use serde::Serialize;
 
 /// Exit code of everything that failed; clap exits with 2 for a wrong command line.
@@ -36,8 +38,7 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
-    if !matches!(command, Command::Generate(_) | Command::Import(_) | Command::Doctor(_) | Command::Curve(_))
-    {
+    if !matches!(command, Command::Generate(_) | Command::Import(_) | Command::Curve(_)) {
         environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Generate(args)) => bench::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Kernels(args) => compile_kernels(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(Bench::Gpu(args)) => bench::gpu(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -185,6 +188,24 @@ fn doctor(output: Output) -> anyhow::Result<()> {
     }
     for missing in report.unavailable {
         print(&format!("  no   {:<8} {}", missing.kind, missing.why))?;
+    }
+    Ok(())
+}
+
+fn compile_kernels(args: &args::KernelsArgs) -> anyhow::Result<()> {
+    for architecture in &args.architectures {
+        let begun = Instant::now();
+        for variant in Variant::ALL {
+            kernels::compile(&format!("compute_{architecture}"), variant)?;
+            kernels::compile(&format!("sm_{architecture}"), variant)?;
+        }
+        print(&format!(
+            "compute capability {}.{}: {} variants in {:.1} s",
+            architecture / 10,
+            architecture % 10,
+            Variant::ALL.len(),
+            begun.elapsed().as_secs_f64()
+        ))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use hatchery_common::{model::ModelConfig, recipe::Recipe};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{find_python, stand_in};
+use super::{TORCH, find_python, stand_in};
 use crate::{args::Output, print, print_json};
 
 /// The published way in PyTorch.
@@ -130,7 +130,7 @@ pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
         eprintln!("measuring in {precision}");
         engines.push(measure(args, folder, precision, &text)?);
     }
-    let reference = if let Some(python) = find_python(args.python.as_deref()) {
+    let reference = if let Some(python) = find_python(args.python.as_deref(), TORCH) {
         eprintln!("measuring PyTorch");
         measure_reference(&python, &config, &engines[0].contexts)?
     } else {

@@ -144,6 +144,7 @@ fn report(loss: &Tensor) -> anyhow::Result<()> {
         steps_per_sec: 1.0,
         memory_bytes: ffi::resident_bytes(),
         power_watts: None,
+        gpu: None,
     };
     Ok(serde_json::to_writer(io::sink(), &TrainerEvent::Progress(progress))?)
 }

@@ -15,7 +15,7 @@ use hatchery_trainer::{data::noise, device, fast, ffi, learner::Learner, weights
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{find_python, overhead};
+use super::{TORCH, find_python, overhead};
 use crate::{
     args::{BenchShape, BenchTrain, Contender, Output},
     print, print_json,
@@ -88,7 +88,7 @@ pub(crate) fn train(args: &BenchTrain) -> anyhow::Result<()> {
 }
 
 fn compare(args: &BenchTrain) -> anyhow::Result<()> {
-    let python = find_python(args.python.as_deref());
+    let python = find_python(args.python.as_deref(), TORCH);
     if python.is_none() {
         eprintln!("no python with torch was found: without the lines of PyTorch (--python names one)");
     }

@@ -1,0 +1,342 @@
+//! What lies between the matrix products of BDH on a GPU: `kernels.cu`, and the only way to call it.
+//!
+//! Every tensor that goes in is checked for kind, size, place and device, because a kernel believes what it is told. The
+//! sizes are those of `kernels.cu`; what a kernel writes is borrowed alone.
+
+mod call;
+mod cuda;
+#[cfg(feature = "emulation")]
+mod emulation;
+mod nvrtc;
+
+pub use cuda::{CudaError, compile};
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use self::call::Call;
+
+/// The kernels' text.
+pub(crate) const SOURCE: &str = include_str!("kernels.cu");
+/// Every kernel's name.
+const NAMES: [&str; 14] = [
+    "rope",
+    "rope_backward",
+    "gate",
+    "gate_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "embed",
+    "embed_backward",
+    "residual",
+    "residual_backward",
+    "add_heads",
+    "cross_entropy",
+    "below_diagonal",
+    "mirror",
+];
+/// Pairs of neurons that a thread takes at once, where the neurons of a head can be shared out so.
+const PAIRS_WIDE: u32 = 4;
+
+/// How the kernels are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// Numbers in memory are bf16 rather than f32.
+    pub is_bf16: bool,
+    /// Pairs of neurons that a thread takes at once.
+    pub pairs: u32,
+}
+
+impl Variant {
+    /// All there are.
+    pub const ALL: [Self; 4] = [
+        Self { is_bf16: true, pairs: PAIRS_WIDE },
+        Self { is_bf16: true, pairs: 1 },
+        Self { is_bf16: false, pairs: PAIRS_WIDE },
+        Self { is_bf16: false, pairs: 1 },
+    ];
+
+    /// For operands of `kind` and heads of `neurons` neurons. None: there are no kernels for that kind, or for an odd number.
+    pub fn new(kind: Kind, neurons: i64) -> Option<Self> {
+        let is_bf16 = match kind {
+            Kind::BFloat16 => true,
+            Kind::Float => false,
+            _ => return None,
+        };
+        let is_wide = neurons % (2 * i64::from(PAIRS_WIDE)) == 0;
+        (neurons % 2 == 0).then_some(Self { is_bf16, pairs: if is_wide { PAIRS_WIDE } else { 1 } })
+    }
+
+    fn kind(self) -> Kind {
+        if self.is_bf16 { Kind::BFloat16 } else { Kind::Float }
+    }
+}
+
+/// What a layer drops; as in the trainer's `dropout`, whose masks these are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drops {
+    /// The stream of the step's key.
+    pub stream: u64,
+    /// The row of the batch that the first sequence is.
+    pub first_sequence: u64,
+    /// From 0.
+    pub layer: u32,
+    /// Hashes below are dropped.
+    pub threshold: u32,
+    /// What is kept is multiplied by this.
+    pub scale: f32,
+}
+
+impl Drops {
+    /// Nothing.
+    pub const NOTHING: Self = Self { stream: 0, first_sequence: 0, layer: 0, threshold: 0, scale: 1.0 };
+}
+
+/// The rows of H heads of B sequences of T tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// H.
+    pub heads: i64,
+    /// B*T.
+    pub of_head: i64,
+    /// T.
+    pub tokens: i64,
+}
+
+impl Rows {
+    fn all(self) -> i64 {
+        self.heads * self.of_head
+    }
+}
+
+/// Runs one kernel after another, in the order in which they are called.
+#[derive(Debug)]
+pub struct Kernels {
+    variant: Variant,
+    device: Device,
+    launcher: Launcher,
+}
+
+#[derive(Debug)]
+enum Launcher {
+    Cuda(cuda::Cuda),
+    #[cfg(feature = "emulation")]
+    Emulated,
+}
+
+impl Kernels {
+    /// Compiles the kernels for GPU `index`; they run in the order of libtorch's own work on it.
+    pub fn on_cuda(index: usize, variant: Variant) -> Result<Self, CudaError> {
+        let launcher = Launcher::Cuda(cuda::Cuda::new(index, variant)?);
+        Ok(Self { variant, device: Device::Cuda(index), launcher })
+    }
+
+    /// The same kernels on the CPU, thread by thread: for tests.
+    #[cfg(feature = "emulation")]
+    pub fn emulated(variant: Variant) -> Self {
+        Self { variant, device: Device::Cpu, launcher: Launcher::Emulated }
+    }
+
+    /// The kind of the operands.
+    pub fn kind(&self) -> Kind {
+        self.variant.kind()
+    }
+
+    /// r = rope(relu(q)) for q and r H x N x M, `turn` T x M/2 x 2 f32: the cosine and sine of each pair's phase.
+    pub fn rope(&self, rows: Rows, q: &Tensor, turn: &Tensor, r: &mut Tensor) -> Result<(), TchError> {
+        let neurons = last(q);
+        let call = self.by_row("rope", rows, neurons)?.numbers(q, rows.all() * neurons);
+        let call = call.floats(turn, rows.tokens * neurons).numbers(r, rows.all() * neurons);
+        call.size(neurons).size(rows.tokens).run()
+    }
+
+    /// dq = dq and what comes of `dr` by the rope, where q > 0; else 0.
+    pub fn rope_backward(
+        &self,
+        rows: Rows,
+        q: &Tensor,
+        dr: &Tensor,
+        turn: &Tensor,
+        dq: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let neurons = last(q);
+        let size = rows.all() * neurons;
+        let call = self.by_row("rope_backward", rows, neurons)?.numbers(q, size).numbers(dr, size);
+        let call = call.floats(turn, rows.tokens * neurons).numbers(dq, size);
+        call.size(neurons).size(rows.tokens).run()
+    }
+
+    /// g = dropout(relu(q) relu(v)), H x N x M each.
+    pub fn gate(
+        &self,
+        rows: Rows,
+        q: &Tensor,
+        v: &Tensor,
+        g: &mut Tensor,
+        drops: Drops,
+    ) -> Result<(), TchError> {
+        let neurons = last(q);
+        let size = rows.all() * neurons;
+        let call = self.by_row("gate", rows, neurons)?.numbers(q, size).numbers(v, size).numbers(g, size);
+        call.size(neurons).size(rows.tokens).size(rows.of_head).drops(drops).run()
+    }
+
+    /// The same g again; in dg's place the derivative by relu(q), in v's place that by v.
+    pub fn gate_backward(
+        &self,
+        rows: Rows,
+        q: &Tensor,
+        v: &mut Tensor,
+        dg: &mut Tensor,
+        g: &mut Tensor,
+        drops: Drops,
+    ) -> Result<(), TchError> {
+        let neurons = last(q);
+        let size = rows.all() * neurons;
+        let call = self.by_row("gate_backward", rows, neurons)?.numbers(q, size).numbers(v, size);
+        let call = call.numbers(dg, size).numbers(g, size);
+        call.size(neurons).size(rows.tokens).size(rows.of_head).drops(drops).run()
+    }
+
+    /// y = norm(x) over the last dimension, and the reciprocal deviation of each row, f32.
+    pub fn layer_norm(&self, x: &Tensor, y: &mut Tensor, reciprocals: &mut Tensor) -> Result<(), TchError> {
+        let (rows, width) = (rows_of(x), last(x));
+        let call = self.by_warp("layer_norm", rows).numbers(x, rows * width).numbers(y, rows * width);
+        call.floats(reciprocals, rows).size(rows).size(width).run()
+    }
+
+    /// In dy's place the derivative before the norm that gave `y`.
+    pub fn layer_norm_backward(
+        &self,
+        y: &Tensor,
+        reciprocals: &Tensor,
+        dy: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let (rows, width) = (rows_of(y), last(y));
+        let call = self.by_warp("layer_norm_backward", rows).numbers(y, rows * width);
+        call.floats(reciprocals, rows).numbers(dy, rows * width).size(rows).size(width).run()
+    }
+
+    /// x = norm(`table`'s rows at `bytes`), N x D f32, and the same as an operand. `bytes` are below V, the table's rows:
+    /// on a GPU nobody looks.
+    pub fn embed(
+        &self,
+        table: &Tensor,
+        bytes: &Tensor,
+        x: &mut Tensor,
+        reciprocals: &mut Tensor,
+        operand: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let (rows, width) = (rows_of(x), last(x));
+        let call = self.by_warp("embed", rows).floats(table, rows_of(table) * width).longs(bytes, rows);
+        let call = call.floats(x, rows * width).floats(reciprocals, rows).numbers(operand, rows * width);
+        call.size(rows).size(width).run()
+    }
+
+    /// In dx's place the derivative by the rows of the table.
+    pub fn embed_backward(&self, x: &Tensor, reciprocals: &Tensor, dx: &mut Tensor) -> Result<(), TchError> {
+        let (rows, width) = (rows_of(x), last(x));
+        let call = self.by_warp("embed_backward", rows).floats(x, rows * width).floats(reciprocals, rows);
+        call.floats(dx, rows * width).size(rows).size(width).run()
+    }
+
+    /// y = norm(the sum of `parts` over heads), `next` = norm(x + y), N x D f32 each, and the latter as an operand; `parts`
+    /// are H x N x D.
+    pub fn residual(
+        &self,
+        x: &Tensor,
+        parts: &Tensor,
+        [y, next]: [&mut Tensor; 2],
+        [y_reciprocals, next_reciprocals]: [&mut Tensor; 2],
+        operand: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let (rows, width) = (rows_of(x), last(x));
+        let (size, heads) = (rows * width, parts.size()[0]);
+        let call = self.by_warp("residual", rows).floats(x, size).numbers(parts, heads * size);
+        let call = call.floats(y, size).floats(y_reciprocals, rows);
+        let call = call.floats(next, size).floats(next_reciprocals, rows).numbers(operand, size);
+        call.size(rows).size(width).size(heads).run()
+    }
+
+    /// From the derivative by `next` of [`Self::residual`] that by x, in its place, and that by the sum, as an operand.
+    pub fn residual_backward(
+        &self,
+        [y, next]: [&Tensor; 2],
+        [y_reciprocals, next_reciprocals]: [&Tensor; 2],
+        dx: &mut Tensor,
+        dy: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let (rows, width) = (rows_of(y), last(y));
+        let size = rows * width;
+        let call = self.by_warp("residual_backward", rows).floats(y, size).floats(y_reciprocals, rows);
+        let call = call.floats(next, size).floats(next_reciprocals, rows).floats(dx, size);
+        call.numbers(dy, size).size(rows).size(width).run()
+    }
+
+    /// dx, N x D f32, += the sums over heads of two derivatives, H x N x D each.
+    pub fn add_heads(&self, dx: &mut Tensor, parts: [&Tensor; 2]) -> Result<(), TchError> {
+        let (size, heads) = (dx.numel() as i64, parts[0].size()[0]);
+        let call = self.by_element("add_heads", size).floats(dx, size);
+        call.numbers(parts[0], heads * size).numbers(parts[1], heads * size).size(size).size(heads).run()
+    }
+
+    /// The loss of each row's target in nats, N f32; in the logits' place, N x V, their derivatives, weighed by `weight`.
+    /// Targets are below V: on a GPU nobody looks.
+    pub fn cross_entropy(
+        &self,
+        logits: &mut Tensor,
+        targets: &Tensor,
+        losses: &mut Tensor,
+        weight: f32,
+    ) -> Result<(), TchError> {
+        let (rows, vocabulary) = (rows_of(logits), last(logits));
+        let call = self.by_warp("cross_entropy", rows).numbers(logits, rows * vocabulary);
+        call.longs(targets, rows).floats(losses, rows).float(weight).size(rows).size(vocabulary).run()
+    }
+
+    /// Clears each of the T x T scores (row: who reads) on and above the diagonal.
+    pub fn below_diagonal(&self, scores: &mut Tensor) -> Result<(), TchError> {
+        let (rows, tokens) = (rows_of(scores), last(scores));
+        self.by_score("below_diagonal", rows, tokens).numbers(scores, rows * tokens).size(tokens).run()
+    }
+
+    /// d = e + e^T for each T x T matrix, where e is what d has below the diagonal.
+    pub fn mirror(&self, d: &mut Tensor) -> Result<(), TchError> {
+        let (rows, tokens) = (rows_of(d), last(d));
+        self.by_score("mirror", rows, tokens).numbers(d, rows * tokens).size(tokens).run()
+    }
+
+    /// A block for each row of M neurons.
+    fn by_row(&self, name: &'static str, rows: Rows, neurons: i64) -> Result<Call<'_>, TchError> {
+        let at_once = 2 * i64::from(self.variant.pairs);
+        let call = Call::new(self, name, rows.all(), neurons / at_once);
+        if neurons <= 0 || neurons % at_once != 0 || rows.of_head % rows.tokens.max(1) != 0 {
+            return Err(TchError::Shape(format!("{name} over {neurons} neurons in {rows:?}")));
+        }
+        Ok(call)
+    }
+
+    /// A warp for each row, four in a block.
+    fn by_warp(&self, name: &'static str, rows: i64) -> Call<'_> {
+        const ROWS: i64 = 4;
+        Call::new(self, name, (rows + ROWS - 1) / ROWS, ROWS * call::LANES)
+    }
+
+    fn by_element(&self, name: &'static str, size: i64) -> Call<'_> {
+        const THREADS: i64 = 256;
+        const BLOCKS_MAX: i64 = 4096;
+        Call::new(self, name, ((size + THREADS - 1) / THREADS).min(BLOCKS_MAX), THREADS)
+    }
+
+    /// A block for each row of scores.
+    fn by_score(&self, name: &'static str, rows: i64, tokens: i64) -> Call<'_> {
+        Call::new(self, name, rows, tokens)
+    }
+}
+
+fn last(tensor: &Tensor) -> i64 {
+    tensor.size().last().copied().unwrap_or_default()
+}
+
+fn rows_of(tensor: &Tensor) -> i64 {
+    tensor.size().split_last().map_or(0, |(_, rest)| rest.iter().product())
+}

@@ -1,0 +1,317 @@
+//! `hatchery-trainer bench gpu`: this trainer and PyTorch on one GPU, taking turns on the same weights and the same text.
+//!
+//! Each turn is a process of its own. Three tables: how fast and in how much memory, at each shape; whether bf16 learns what
+//! f32 learns; and the reference run, from start to sample.
+
+mod card;
+mod full;
+mod report;
+mod task;
+mod turn;
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use hatchery_common::{
+    device::DeviceKind,
+    recipe::{DataSpec, Precision, Recipe},
+};
+use hatchery_trainer::{data::Corpus, device};
+
+use self::{
+    report::{Line, Outcome, Parity, Report, Shape},
+    task::{Folder, Found, Task},
+};
+use super::{TORCH, TORCH_WITH_CUDA, find_python};
+use crate::{
+    args::{self, DeviceWish, Output},
+    print, print_json,
+};
+
+/// The published equations in PyTorch.
+const REFERENCE: &str = include_str!("reference.py");
+/// Steps from one look at the clock to the next.
+const STEPS_PER_LOOK: u32 = 10;
+/// Steps over which the losses of two ways are averaged before they are compared: single steps are noise.
+const PARITY_WINDOW: usize = 50;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchGpu {
+    /// The device; without it, the most preferred one.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceWish,
+    /// The arithmetic that is measured, beside f32.
+    #[arg(long, value_enum, default_value_t)]
+    precision: args::Precision,
+    /// Files and folders to learn; without it, the markdown of Cargo's unpacked registry.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Only files that match, such as '**/*.md'.
+    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    include: Vec<String>,
+    /// The shapes that are measured.
+    #[arg(long, value_enum, num_args = 1.., default_values_t = [GpuShape::Seed, GpuShape::Large])]
+    shapes: Vec<GpuShape>,
+    /// Steps on the clock in each turn; medians are over all looks of all turns.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    steps: u32,
+    /// Steps before the clock starts, in which kernels are chosen and compiled.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    warm_up: u32,
+    /// Turns of each contender.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeats: u32,
+    /// Steps of the comparison of bf16 with f32; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    parity_steps: u32,
+    /// Steps of the whole run of the preset seed; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    full_steps: u32,
+    /// A python that can import torch; without it, python3 and python are tried.
+    #[arg(long, value_name = "PROGRAM")]
+    python: Option<String>,
+    /// How the result is written.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Be one turn in the folder `--task`, and print its figures as JSON.
+    #[arg(long, hide = true, value_enum, requires = "task")]
+    turn: Option<Contender>,
+    #[arg(long, hide = true)]
+    task: Option<PathBuf>,
+}
+
+/// A model and a batch to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GpuShape {
+    /// The preset tiny: to see that all goes.
+    Tiny,
+    /// The preset seed: the reference run.
+    Seed,
+    /// 6 layers, width 256, multiplier 128, block 512, batch 32.
+    Large,
+}
+
+impl GpuShape {
+    fn recipe(self, settings: &[&str]) -> anyhow::Result<Recipe> {
+        const LARGE: [&str; 5] = [
+            "model.n_layer=6",
+            "model.n_embd=256",
+            "model.mlp_internal_dim_multiplier=128",
+            "train.block=512",
+            "train.batch=32",
+        ];
+        let preset = if self == Self::Tiny { "tiny" } else { "seed" };
+        let own: &[&str] = if self == Self::Large { &LARGE } else { &[] };
+        let settings: Vec<String> = own.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
+        Ok(Recipe::parse(Some(preset), "", &settings)?)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Seed => "seed",
+            Self::Large => "large",
+        }
+    }
+}
+
+/// Who is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Contender {
+    /// Gradients by hand, with kernels between the products: what a run takes.
+    Kernels,
+    /// Gradients by hand, with libtorch's operations.
+    Operations,
+    /// libtorch's own gradients.
+    Autograd,
+    /// PyTorch, as written.
+    Eager,
+    /// PyTorch through `torch.compile`.
+    Compiled,
+}
+
+impl Contender {
+    const ALL: [Self; 5] = [Self::Kernels, Self::Operations, Self::Autograd, Self::Eager, Self::Compiled];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kernels => "kernels",
+            Self::Operations => "operations",
+            Self::Autograd => "autograd",
+            Self::Eager => "torch eager",
+            Self::Compiled => "torch compiled",
+        }
+    }
+
+    fn is_pythons(self) -> bool {
+        matches!(self, Self::Eager | Self::Compiled)
+    }
+}
+
+/// Measures, or is one turn of a measurement.
+pub(crate) fn gpu(args: &BenchGpu) -> anyhow::Result<()> {
+    if let (Some(contender), Some(folder)) = (args.turn, &args.task) {
+        return print_json(&turn::take(contender, folder)?);
+    }
+    let report = Bench::new(args)?.measure()?;
+    if args.output == Output::Json { print_json(&report) } else { print(&report.to_string()) }
+}
+
+struct Bench<'a> {
+    args: &'a BenchGpu,
+    device: hatchery_common::trainer::TrainerDevice,
+    precision: Precision,
+    corpus: Corpus,
+    python: Option<String>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(args: &'a BenchGpu) -> anyhow::Result<Self> {
+        let device = device::find(args.device.wanted())?;
+        let is_cuda = match device.device.kind {
+            DeviceKind::Cuda => true,
+            DeviceKind::Cpu => false,
+            DeviceKind::Mps => {
+                bail!("this compares on NVIDIA's cards, and on a CPU to see that all goes; not on mps")
+            }
+        };
+        let python = find_python(args.python.as_deref(), if is_cuda { TORCH_WITH_CUDA } else { TORCH });
+        if python.is_none() {
+            let which = if is_cuda { "torch that sees the card" } else { "torch" };
+            eprintln!(
+                "no python with a {which} was found: without the lines of PyTorch (--python names one)"
+            );
+        }
+        let data = data(args)?;
+        let corpus = crate::corpus(&data)?;
+        ensure!(
+            corpus.len() > 1 << 16,
+            "the text has {} bytes; a comparison needs more than 65,536 (--data names files and folders)",
+            corpus.len()
+        );
+        let precision = device::precision(args.precision.into(), &device);
+        Ok(Self { args, device, precision, corpus, python })
+    }
+
+    fn measure(self) -> anyhow::Result<Report> {
+        let shapes = self.args.shapes.iter().map(|shape| self.shape(*shape));
+        let shapes = shapes.collect::<anyhow::Result<_>>()?;
+        // Hours of measuring are not lost to what fails after them.
+        let parity = (self.args.parity_steps > 0).then(|| Outcome::of(self.parity()));
+        let corpus_bytes = self.corpus.len();
+        let full = (self.args.full_steps > 0)
+            .then(|| Outcome::of(full::train_seed(self.corpus, self.device.device, self.args.full_steps)));
+        Ok(Report { device: self.device.name, precision: self.precision, corpus_bytes, shapes, parity, full })
+    }
+
+    fn contenders(&self) -> impl Iterator<Item = Contender> {
+        let has_python = self.python.is_some();
+        Contender::ALL.into_iter().filter(move |contender| has_python || !contender.is_pythons())
+    }
+
+    fn shape(&self, shape: GpuShape) -> anyhow::Result<Shape> {
+        let Recipe { model, train, .. } = shape.recipe(&[])?;
+        let (batch, block, parameters) = (train.raw().batch, train.raw().block, model.parameters());
+        let task = Task {
+            model,
+            train,
+            device: self.device.device.to_string(),
+            is_bf16: self.precision == Precision::Bf16,
+            warm_up_steps: self.args.warm_up,
+            steps: self.args.steps,
+            steps_per_look: STEPS_PER_LOOK.min(self.args.steps),
+        };
+        let folder = Folder::write(&task, &self.corpus)?;
+        let contenders: Vec<Contender> = self.contenders().collect();
+        let mut turns: Vec<Vec<Found>> = vec![Vec::new(); contenders.len()];
+        let mut failures: Vec<Option<String>> = vec![None; contenders.len()];
+        for repeat in 1..=self.args.repeats {
+            for (index, contender) in contenders.iter().enumerate() {
+                eprintln!("{}: turn {repeat}/{}: {}", shape.name(), self.args.repeats, contender.name());
+                // One that cannot run, such as one that needs too much memory, is a line of the table.
+                match self.turn(*contender, &folder) {
+                    Ok(found) => turns[index].push(found),
+                    Err(error) => failures[index] = Some(format!("{error:#}")),
+                }
+            }
+        }
+        let line = |((contender, turns), failure): ((&Contender, &Vec<Found>), Option<String>)| {
+            Line::new(contender.name(), turns, failure)
+        };
+        let lines = contenders.iter().zip(&turns).zip(failures).map(line).collect();
+        Ok(Shape { name: shape.name().into(), parameters, batch, block, lines })
+    }
+
+    /// The same run in f32, in this device's own arithmetic, and in PyTorch's: nothing dropped, for its masks are others.
+    fn parity(&self) -> anyhow::Result<Parity> {
+        let Recipe { model, train, .. } = GpuShape::Seed.recipe(&["model.dropout=0"])?;
+        let task = |is_bf16| Task {
+            model: model.clone(),
+            train: train.clone(),
+            device: self.device.device.to_string(),
+            is_bf16,
+            warm_up_steps: 1,
+            steps: self.args.parity_steps - 1,
+            steps_per_look: self.args.parity_steps - 1,
+        };
+        let losses = |contender: Contender, is_bf16: bool| {
+            eprintln!("parity: {} in {}", contender.name(), if is_bf16 { "bf16" } else { "f32" });
+            let folder = Folder::write(&task(is_bf16), &self.corpus)?;
+            Ok::<_, anyhow::Error>(self.turn(contender, &folder)?.losses)
+        };
+        let is_bf16 = self.precision == Precision::Bf16;
+        // A card has kernels; where it has none that is worth to be known.
+        let own = match self.device.device.kind {
+            DeviceKind::Cuda => Contender::Kernels,
+            DeviceKind::Mps | DeviceKind::Cpu => Contender::Operations,
+        };
+        let own = losses(own, is_bf16)?;
+        let f32 = losses(Contender::Autograd, false)?;
+        let torch = self.python.is_some().then(|| losses(Contender::Eager, is_bf16)).transpose()?;
+        Ok(Parity::new(&own, &f32, torch.as_deref(), PARITY_WINDOW))
+    }
+
+    fn turn(&self, contender: Contender, folder: &Folder) -> anyhow::Result<Found> {
+        let mut command = match (&self.python, contender.is_pythons()) {
+            (Some(python), true) => {
+                let mut command = Command::new(python);
+                let way = if contender == Contender::Compiled { "compiled" } else { "eager" };
+                command.arg("-c").arg(REFERENCE).arg(folder.path()).arg(way);
+                // This process may have been started anew with settings of its own.
+                command.env_remove("GLIBC_TUNABLES").env_remove("OMP_WAIT_POLICY");
+                command
+            }
+            (None, true) => bail!("PyTorch cannot be measured without python"),
+            (_, false) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                let name = contender.to_possible_value().context("every contender has a name")?;
+                command.args(["bench", "gpu", "--turn", name.get_name(), "--task"]).arg(folder.path());
+                command
+            }
+        };
+        let output = command.stdin(Stdio::null()).output().context("cannot start a turn")?;
+        if !output.status.success() {
+            std::io::stderr().write_all(&output.stderr)?;
+            let told = String::from_utf8_lossy(&output.stderr);
+            bail!("{}", told.lines().last().unwrap_or("it failed without a word"));
+        }
+        serde_json::from_slice(&output.stdout).context("a turn has not told its figures, or not in numbers")
+    }
+}
+
+/// What to learn: what was named, or the markdown that every Rust machine has.
+fn data(args: &BenchGpu) -> anyhow::Result<DataSpec> {
+    if !args.data.is_empty() {
+        return Ok(DataSpec { paths: args.data.clone(), include: args.include.clone() });
+    }
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let sources = home.map(|home| home.join("registry/src")).filter(|folder| folder.is_dir());
+    let sources = sources.context("Cargo has no unpacked registry here: name a text with --data")?;
+    Ok(DataSpec { paths: vec![sources], include: vec!["**/*.md".into()] })
+}

@@ -1,0 +1,219 @@
+//! What a comparison found, for a person and for a program.
+
+use std::fmt;
+
+use hatchery_common::{recipe::Precision, trainer::bits};
+use serde::Serialize;
+
+use super::{full::Full, task::Found};
+
+/// Everything.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) device: String,
+    pub(super) precision: Precision,
+    pub(super) corpus_bytes: u64,
+    pub(super) shapes: Vec<Shape>,
+    pub(super) parity: Option<Outcome<Parity>>,
+    pub(super) full: Option<Outcome<Full>>,
+}
+
+/// What came of a part of the bench.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Outcome<T> {
+    Found(T),
+    Failed {
+        /// Why.
+        failure: String,
+    },
+}
+
+impl<T> Outcome<T> {
+    pub(super) fn of(result: anyhow::Result<T>) -> Self {
+        result.map_or_else(|error| Self::Failed { failure: format!("{error:#}") }, Self::Found)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Outcome<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(found) => found.fmt(out),
+            Self::Failed { failure } => writeln!(out, "a part failed: {failure}"),
+        }
+    }
+}
+
+/// The contenders at one shape.
+#[derive(Debug, Serialize)]
+pub(super) struct Shape {
+    pub(super) name: String,
+    pub(super) parameters: u64,
+    pub(super) batch: u32,
+    pub(super) block: u32,
+    pub(super) lines: Vec<Line>,
+}
+
+/// One contender.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    contender: String,
+    /// Median over all looks of all turns.
+    step_secs: Option<f64>,
+    memory_bytes: Option<u64>,
+    /// Why it has no figures.
+    failure: Option<String>,
+}
+
+impl Line {
+    pub(super) fn new(contender: &str, turns: &[Found], failure: Option<String>) -> Self {
+        let mut all: Vec<f64> = turns.iter().flat_map(|turn| &turn.step_secs).copied().collect();
+        all.sort_by(f64::total_cmp);
+        Self {
+            contender: contender.into(),
+            step_secs: all.get(all.len() / 2).copied(),
+            memory_bytes: turns.iter().map(|turn| turn.memory_bytes).max(),
+            failure,
+        }
+    }
+}
+
+/// How far the losses of two ways lie apart, over windows of so many steps: the largest difference relative to f32's.
+#[derive(Debug, Serialize)]
+pub(super) struct Parity {
+    steps: usize,
+    window: usize,
+    /// This device's own arithmetic against f32.
+    own_from_f32: f64,
+    /// PyTorch's against f32.
+    torch_from_f32: Option<f64>,
+    /// This device's own against PyTorch's.
+    own_from_torch: Option<f64>,
+    /// Means over the last window.
+    own_last: f64,
+    f32_last: f64,
+    torch_last: Option<f64>,
+}
+
+impl Parity {
+    pub(super) fn new(own: &[f64], f32: &[f64], torch: Option<&[f64]>, window: usize) -> Self {
+        let means = |losses: &[f64]| {
+            let mean = |window: &[f64]| window.iter().sum::<f64>() / window.len() as f64;
+            losses.chunks(window).map(mean).collect::<Vec<f64>>()
+        };
+        let apart = |some: &[f64], other: &[f64]| {
+            let pairs = means(some).into_iter().zip(means(other));
+            pairs.map(|(some, other)| (some / other - 1.0).abs()).fold(0.0, f64::max)
+        };
+        let last = |losses: &[f64]| means(losses).last().copied().unwrap_or(f64::NAN);
+        Self {
+            steps: own.len(),
+            window,
+            own_from_f32: apart(own, f32),
+            torch_from_f32: torch.map(|torch| apart(torch, f32)),
+            own_from_torch: torch.map(|torch| apart(own, torch)),
+            own_last: last(own),
+            f32_last: last(f32),
+            torch_last: torch.map(last),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, precision, corpus_bytes, shapes, parity, full } = self;
+        let precision = format!("{precision:?}").to_lowercase();
+        writeln!(out, "{device}, {precision}, text of {corpus_bytes} bytes; dropout and AdamW included")?;
+        shapes.iter().try_for_each(|shape| write!(out, "\n{shape}"))?;
+        if let Some(parity) = parity {
+            write!(out, "\n{parity}")?;
+        }
+        if let Some(full) = full {
+            write!(out, "\n{full}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, parameters, batch, block, lines } = self;
+        writeln!(out, "{name}: {parameters} parameters, batch {batch}, block {block}")?;
+        writeln!(out, "contender         ms/step   steps/s   peak MiB   kernels are   in times the memory")?;
+        let first = lines.first();
+        for line in lines {
+            let (Some(secs), Some(bytes)) = (line.step_secs, line.memory_bytes) else {
+                let why = line.failure.as_deref().unwrap_or("no figures");
+                writeln!(out, "{:<14} {why}", line.contender)?;
+                continue;
+            };
+            let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}x"));
+            let faster = first.and_then(|first| first.step_secs).map(|first| secs / first);
+            let memory = first.and_then(|first| first.memory_bytes).map(|first| first as f64 / bytes as f64);
+            writeln!(
+                out,
+                "{:<14} {:>10.2} {:>9.2} {:>10} {:>13} {:>21}",
+                line.contender,
+                1e3 * secs,
+                1.0 / secs,
+                bytes >> 20,
+                ratio(faster),
+                ratio(memory)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Parity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+        writeln!(
+            out,
+            "losses of the preset seed over {} steps without dropout, means over {} steps, furthest apart:",
+            self.steps, self.window
+        )?;
+        writeln!(out, "  this trainer from its f32     {}", percent(self.own_from_f32))?;
+        if let (Some(torch), Some(own)) = (self.torch_from_f32, self.own_from_torch) {
+            writeln!(out, "  PyTorch from the same f32     {}", percent(torch))?;
+            writeln!(out, "  this trainer from PyTorch     {}", percent(own))?;
+        }
+        let torch = self.torch_last.map_or_else(String::new, |loss| format!(", PyTorch {loss:.4}"));
+        writeln!(
+            out,
+            "  at the end: this trainer {:.4} ({:.4} bits per byte), f32 {:.4}{torch}",
+            self.own_last,
+            bits(self.own_last),
+            self.f32_last
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn curves_are_compared_window_by_window() {
+        let f32 = [4.0, 2.0, 1.0, 1.0];
+        let parity = Parity::new(&[3.0, 3.0, 1.1, 1.1], &f32, Some(&f32), 2);
+        assert!((parity.own_from_f32 - 0.1).abs() < 1e-12 && parity.torch_from_f32 == Some(0.0));
+        assert!((parity.own_last - 1.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_contender_without_figures_is_a_line_with_its_reason() {
+        let found = |secs: &[f64]| Found { step_secs: secs.to_vec(), memory_bytes: 3 << 20, losses: vec![] };
+        let lines = vec![
+            Line::new("kernels", &[found(&[0.3, 0.1]), found(&[0.2])], None),
+            Line::new("torch compiled", &[], Some("no compiler".into())),
+            Line::new("torch eager", &[Found { memory_bytes: 6 << 20, ..found(&[0.6]) }], None),
+        ];
+        let shape = Shape { name: "seed".into(), parameters: 1, batch: 8, block: 256, lines };
+        let table = shape.to_string();
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[2].contains("200.00") && lines[2].contains("1.00x"), "{table}");
+        assert_eq!(lines[3], "torch compiled no compiler");
+        assert!(lines[4].contains("3.00x") && lines[4].contains("0.50x"), "{table}");
+    }
+}

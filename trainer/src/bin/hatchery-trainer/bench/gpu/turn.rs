@@ -1,0 +1,69 @@
+//! One contender's turn: this trainer, one way or another, in a process of its own.
+
+use std::{path::Path, time::Instant};
+
+use hatchery_common::{device::Device, recipe::Precision};
+use hatchery_trainer::{data::Batch, device, ffi, learner::Learner};
+use hatchery_trainer_shim as shim;
+use tch::{Device as TorchDevice, Tensor};
+
+use super::{Contender, task, task::Found};
+
+/// Takes the turn. Fails where the contender is not what was asked for, such as kernels that cannot be had.
+pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found> {
+    let (task, weights, windows) = task::read(folder)?;
+    let wanted: Device = task.device.parse().map_err(anyhow::Error::msg)?;
+    let torch = device::torch_device(wanted);
+    let precision = if task.is_bf16 { Precision::Bf16 } else { Precision::F32 };
+    shim::allow_tf32(task.is_bf16);
+    let (rows, steps) = (task.train.raw().batch as usize, task.warm_up_steps + task.steps);
+    let mut learner = Learner::new(task.model, &task.train, weights, None, torch, precision)?;
+    match contender {
+        Contender::Kernels => {
+            if !learner.has_kernels() {
+                let why = learner.slower_because().unwrap_or("they are for NVIDIA's GPUs");
+                anyhow::bail!("there are no kernels on this device: {why}");
+            }
+        }
+        Contender::Operations => learner.use_libtorchs_operations()?,
+        Contender::Autograd => learner.use_plain_path(),
+        Contender::Eager | Contender::Compiled => anyhow::bail!("{} is python's", contender.name()),
+    }
+    let windows: Vec<&[u8]> = windows.chunks_exact(windows.len() / steps as usize).collect();
+    let mut losses: Vec<Tensor> = Vec::with_capacity(windows.len());
+    let mut step_secs = Vec::new();
+    let mut looked = Instant::now();
+    for (step, windows) in windows.into_iter().enumerate() {
+        let batch = Batch::from_windows(windows, rows, torch)?;
+        losses.push(learner.step(step as u64, &batch)?);
+        let done = step as u32 + 1;
+        let timed = done.saturating_sub(task.warm_up_steps);
+        if done == task.warm_up_steps || timed > 0 && timed.is_multiple_of(task.steps_per_look) {
+            wait_for(torch);
+            if timed > 0 {
+                step_secs.push(looked.elapsed().as_secs_f64() / f64::from(task.steps_per_look));
+            }
+            looked = Instant::now();
+        }
+    }
+    let losses = losses.iter().map(|loss| Ok(f64::try_from(loss)?)).collect::<anyhow::Result<Vec<f64>>>()?;
+    if let Some(step) = losses.iter().position(|loss| !loss.is_finite()) {
+        anyhow::bail!("the loss of step {} is not a number", step + 1);
+    }
+    Ok(Found { step_secs, memory_bytes: memory_bytes(torch), losses })
+}
+
+fn wait_for(device: TorchDevice) {
+    if let TorchDevice::Cuda(index) = device {
+        shim::synchronize_cuda(index as u32);
+    }
+}
+
+fn memory_bytes(device: TorchDevice) -> u64 {
+    match device {
+        TorchDevice::Cuda(index) => {
+            shim::cuda_memory(index as u32).map(|memory| memory.tensors_peak).unwrap_or_default()
+        }
+        _ => ffi::resident_bytes_max(),
+    }
+}

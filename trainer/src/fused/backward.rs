@@ -1,0 +1,89 @@
+//! The way back: the gradients, by hand.
+#![allow(clippy::many_single_char_names, reason = "the paper's letters say more than words would")]
+
+use tch::{TchError, Tensor};
+
+use super::{
+    Shape,
+    between::{Drops, Normed},
+    forward::{Layer, Pass},
+};
+use crate::data::Batch;
+
+/// The gradients of the three weights that all layers share: sums over layers, in the weights' kind.
+struct Shared {
+    /// H x D x M.
+    encoder: Tensor,
+    /// H x D x M.
+    encoder_v: Tensor,
+    /// H x M x D.
+    decoder: Tensor,
+}
+
+impl Pass<'_> {
+    /// The gradients in the order and shapes of the weights, from the logits' derivatives.
+    pub(super) fn backward(
+        &self,
+        start: Normed,
+        layers: Vec<Layer>,
+        dlogits: &Tensor,
+        batch: &Batch,
+    ) -> Result<Vec<Tensor>, TchError> {
+        let Shape { heads, width, neurons, vocabulary, .. } = self.shape;
+        let kind = self.fused.kind;
+        let mut shared = Shared {
+            encoder: self.room_for(&[heads, width, neurons])?,
+            encoder_v: self.room_for(&[heads, width, neurons])?,
+            decoder: self.room_for(&[heads, neurons, width])?,
+        };
+        // logits = x R
+        let last = layers.last().map(|layer| layer.residual.operand.shallow_clone());
+        let x = last.map_or_else(|| start.y.f_to_kind(self.fused.operands), Ok)?;
+        let lm_head = x.f_transpose(0, 1)?.f_matmul(dlogits)?.f_to_kind(kind)?;
+        let mut dx = dlogits.f_matmul(&self.operands.lm_head.f_transpose(0, 1)?)?.f_to_kind(kind)?;
+        for (index, layer) in layers.into_iter().enumerate().rev() {
+            dx = self.layer(index, layer, dx, &mut shared)?;
+        }
+        let dx = self.fused.between.embed_backward(&start, dx)?;
+        // The rows of each byte added up as a product, whose order of additions is fixed: adding them one by one in parallel
+        // has none on a GPU.
+        let bytes = batch.tokens.f_flatten(0, -1)?.f_unsqueeze(1)?;
+        let is_byte = self.room_for(&[self.shape.rows(), vocabulary])?.f_scatter_value_(1, &bytes, 1.0)?;
+        let embed = is_byte.f_transpose(0, 1)?.f_matmul(&dx)?;
+        let decoder = shared.decoder.f_view_([heads * neurons, width])?;
+        Ok(vec![embed, shared.encoder, shared.encoder_v, decoder, lm_head])
+    }
+
+    /// From the derivative by the residual stream after a layer to that before it, N x D.
+    fn layer(&self, index: usize, layer: Layer, dx: Tensor, shared: &mut Shared) -> Result<Tensor, TchError> {
+        let (shape, between) = (&self.shape, &self.fused.between);
+        let Layer { x, q, v, mask, scores, a, residual } = layer;
+        let (dx, dy) = between.residual_backward(&residual, dx)?;
+        drop(residual);
+        // y = g D, g = dropout(q v), v = relu(a E_v)
+        let dy = self.of_all_heads(&dy)?;
+        let dg = dy.f_bmm(&self.operands.decoder.f_transpose(1, 2)?)?;
+        let drops = Drops { rule: self.dropout, layer: index };
+        let [g, dq, dv] = between.gate_backward(shape, &q, v, dg, mask.as_ref(), drops)?;
+        drop(mask);
+        let _ = shared.decoder.f_add_(&g.f_transpose(1, 2)?.f_bmm(&dy)?)?;
+        drop(g);
+        let _ = shared.encoder_v.f_add_(&a.y.f_transpose(1, 2)?.f_bmm(&dv)?)?;
+        let da = dv.f_bmm(&self.operands.encoder_v.f_transpose(1, 2)?)?;
+        drop(dv);
+        // a = norm(scores x)
+        let dread = self.by_sequence(&between.layer_norm_backward(&a, da)?)?;
+        let by_reading = scores.f_transpose(1, 2)?.f_bmm(&dread)?;
+        drop(scores);
+        let dscores = dread.f_bmm(&self.of_all_sequences(&x)?.f_transpose(1, 2)?)?;
+        // scores = r r^T, r = rope(q), q = relu(x E)
+        let r = self.by_sequence(&between.rope(shape, &q)?)?;
+        let dr = between.mirror(dscores)?.f_bmm(&r)?;
+        drop(r);
+        let dq = between.rope_backward(shape, &q, dr, dq)?;
+        drop(q);
+        let _ = shared.encoder.f_add_(&self.of_all_heads(&x)?.f_transpose(1, 2)?.f_bmm(&dq)?)?;
+        let by_neurons = dq.f_bmm(&self.operands.encoder.f_transpose(1, 2)?)?;
+        between.add_heads(dx, [&by_neurons, &by_reading.f_view_([shape.heads, shape.rows(), shape.width])?])
+    }
+}
