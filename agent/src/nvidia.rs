@@ -1,6 +1,12 @@
 //! NVIDIA GPUs by the driver's own library, opened at run time: a machine without it is a machine without them.
 
-use std::sync::OnceLock;
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hatchery_common::trainer::{GpuReading, Slowdown};
 use nvml_wrapper::{
@@ -9,6 +15,9 @@ use nvml_wrapper::{
 
 /// What makes CUDA count the GPUs as the driver does, by their place on the PCI bus: set for every trainer.
 pub(crate) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+
+/// How long an attempt's loop waits for figures of its GPU.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the driver says.
 #[derive(Clone, Debug, Default)]
@@ -69,13 +78,30 @@ pub(crate) struct Now {
     pub(crate) reading: Option<GpuReading>,
 }
 
-/// Asks a GPU, on a thread that may wait for the driver.
+/// Asks the GPU that CUDA counts as `index`, on a thread that may wait for the driver. A driver that does not answer in
+/// [`ANSWER_WITHIN`] gives nothing, and is not asked again before it has answered: these are figures for whoever looks on.
 pub(crate) async fn now(index: u32) -> Now {
-    let ask = move || {
-        let Ok(nvml) = library() else { return Now::default() };
-        nvml.device_by_index(index).map_or_else(|_| Now::default(), |gpu| now_of(&gpu))
-    };
-    tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    static IS_ASKED: AtomicBool = AtomicBool::new(false);
+    if IS_ASKED.swap(true, Ordering::AcqRel) {
+        return Now::default();
+    }
+    let ask = tokio::task::spawn_blocking(move || {
+        let now = library().as_ref().ok().and_then(|nvml| of_cuda(nvml, index).ok().map(|gpu| now_of(&gpu)));
+        IS_ASKED.store(false, Ordering::Release);
+        now.unwrap_or_default()
+    });
+    tokio::time::timeout(ANSWER_WITHIN, ask).await.map_or_else(|_| Now::default(), Result::unwrap_or_default)
+}
+
+/// CUDA counts only those that `CUDA_VISIBLE_DEVICES` names, by the driver's number or their own name.
+fn of_cuda(nvml: &Nvml, index: u32) -> Result<nvml_wrapper::Device<'_>, NvmlError> {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let name = visible.as_ref().and_then(|names| names.split(',').nth(index as usize)).map(str::trim);
+    match name.map(str::parse) {
+        None => nvml.device_by_index(index),
+        Some(Ok(number)) => nvml.device_by_index(number),
+        Some(Err(_)) => nvml.device_by_uuid(name.unwrap_or_default()),
+    }
 }
 
 /// Each figure that it has; a laptop's GPU has not all of them.

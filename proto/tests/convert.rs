@@ -314,6 +314,14 @@ fn speeds_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn what_a_newer_agent_says_of_its_gpu_ends_nothing() {
+    let gpu = v1::GpuReading { busy_percent: Some(101), slowed_by: 99, ..Default::default() };
+    let progress = v1::Progress { steps_per_sec: 1.0, gpu: Some(gpu), ..Default::default() };
+    let reading = hatchery_common::trainer::Progress::try_from(progress).unwrap().gpu.unwrap();
+    assert_eq!((reading.busy_percent, reading.slowed_by), (Some(100), None));
+}
+
+#[test]
 fn an_order_s_limits_hold_at_the_border() {
     let (request, checkpoint) = (RequestId::from_bytes([2; 16]), CheckpointId(Digest::of(b"")));
     let order = GenerationOrder {

@@ -7,6 +7,8 @@ use crate::{device::CUDA_LIBRARY, ffi::CudaDriver};
 /// The CUDA that libtorch is built with, as drivers count, and the first driver that runs it.
 const CUDA_NEEDED: i32 = 13_000;
 const DRIVER_NEEDED: &str = "580";
+/// CUDA_ERROR_NO_DEVICE.
+const NO_DEVICE: i32 = 100;
 
 /// libtorch's CUDA part, a library of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(crate) struct Findings {
     pub(crate) driver: Option<CudaDriver>,
     /// Whether the driver's part in the kernel is loaded.
     pub(crate) has_kernel_module: bool,
+    /// Whether the kernel is that of Windows' Linux, which reaches the GPU by another way.
+    pub(crate) is_wsl: bool,
     /// A device file that this user may not open.
     pub(crate) closed_to_us: Option<String>,
     /// What `CUDA_VISIBLE_DEVICES` says.
@@ -47,17 +51,24 @@ pub(crate) fn explain(found: &Findings) -> String {
         };
     };
     if let Some(file) = &found.closed_to_us {
-        return format!("this user may not open {file}: add the user to the file's group, and log in again");
+        return format!(
+            "this user may not open {file}: add the user to the file's group and log in again, or, in a container, hand \
+             the device into it"
+        );
     }
     if let Some(hidden) = found.visible_devices.as_ref().filter(|value| hides_all(value)) {
         return format!("CUDA_VISIBLE_DEVICES is {hidden:?}, which hides every GPU: unset it");
     }
     if driver.cuda < CUDA_NEEDED {
         return format!(
-            "NVIDIA's driver runs CUDA up to {}, and libtorch needs {}: install driver {DRIVER_NEEDED} or newer",
+            "NVIDIA's driver runs CUDA up to {}, and libtorch as `cargo xtask setup` fetches it needs {}: install driver \
+             {DRIVER_NEEDED} or newer",
             version(driver.cuda),
             version(CUDA_NEEDED)
         );
+    }
+    if driver.init == NO_DEVICE && !found.has_kernel_module && !found.is_wsl {
+        return "NVIDIA's driver is installed, but its part in the kernel is not loaded: `modprobe nvidia` says why".into();
     }
     if driver.init != 0 {
         return format!("NVIDIA's driver does not start: {}", init_problem(driver.init));
@@ -78,7 +89,7 @@ pub(crate) fn explain(found: &Findings) -> String {
 
 /// The first of the driver's device files that exists and that this user may not open.
 pub(crate) fn closed_to_us() -> Option<String> {
-    const FILES: [&str; 4] = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1"];
+    const FILES: [&str; 3] = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0"];
     let is_closed = |file: &&&str| {
         let opened = fs::OpenOptions::new().read(true).write(true).open(file);
         opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
@@ -99,7 +110,7 @@ fn version(cuda: i32) -> String {
 /// Of cuda.h's CUresult, those that an owner meets.
 fn init_problem(code: i32) -> String {
     match code {
-        100 => "it finds no GPU (is one plugged in, and handed into this container?)".into(),
+        NO_DEVICE => "it finds no GPU (is one plugged in, and handed into this container?)".into(),
         802 => "the machine's GPUs are not ready yet (a fabric manager has to be running)".into(),
         803 => "its library and its part in the kernel are of different versions: restart the machine, as after each \
                 update of the driver"
@@ -122,6 +133,7 @@ mod tests {
             is_linux: true,
             driver: Some(CudaDriver { init: 0, cuda: 13_000 }),
             has_kernel_module: true,
+            is_wsl: false,
             closed_to_us: None,
             visible_devices: None,
             library: CudaLibrary::Loaded,
@@ -150,6 +162,13 @@ mod tests {
         says(old, &["12.4", "13.0", "580"]);
         let updated = |found: &mut Findings| found.driver = Some(CudaDriver { init: 803, cuda: 13_000 });
         says(updated, &["different versions", "restart"]);
+        let unloaded = |found: &mut Findings| {
+            found.driver = Some(CudaDriver { init: NO_DEVICE, cuda: 13_000 });
+            found.has_kernel_module = false;
+        };
+        says(unloaded, &["modprobe"]);
+        let empty = |found: &mut Findings| found.driver = Some(CudaDriver { init: NO_DEVICE, cuda: 13_000 });
+        says(empty, &["finds no GPU"]);
         let unknown = |found: &mut Findings| found.driver = Some(CudaDriver { init: 3, cuda: 13_010 });
         says(unknown, &["error 3"]);
         says(|found| found.library = CudaLibrary::Absent, &["cargo xtask setup"]);

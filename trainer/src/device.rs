@@ -181,6 +181,7 @@ fn why_no_cuda() -> String {
         is_linux: cfg!(target_os = "linux"),
         driver: ffi::cuda_driver(),
         has_kernel_module: Path::new("/proc/driver/nvidia/version").exists(),
+        is_wsl: Path::new("/dev/dxg").exists(),
         closed_to_us: cuda_absence::closed_to_us(),
         visible_devices: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
         library: CUDA.get().cloned().unwrap_or(CudaLibrary::Absent),

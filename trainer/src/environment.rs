@@ -36,5 +36,7 @@ pub fn apply() {
         command.arg0(name);
     }
     let error = command.args(arguments).envs(missing.map(|(name, value, _)| (name, value))).exec();
-    eprintln!("training may be slow: cannot start anew with other settings: {error}");
+    eprintln!(
+        "cannot start anew with other settings: {error}; training may be slow, and GPUs be counted the fastest first"
+    );
 }

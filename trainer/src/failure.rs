@@ -9,13 +9,12 @@ use crate::{checkpoint::CheckpointError, data::DataError};
 
 /// How libtorch says that there is not enough memory: CUDA and MPS, the CPU, and the products' library, which on a full card
 /// cannot even start.
-const LACKS_MEMORY: [&str; 6] = [
+const LACKS_MEMORY: [&str; 5] = [
     "out of memory",
     "can't allocate memory",
     "not enough memory",
     "bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
 ];
 
 /// A failure with its class.

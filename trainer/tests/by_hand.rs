@@ -366,7 +366,8 @@ fn doctor_says_what_is_wrong_with_a_driver() {
             .status();
         assert!(built.unwrap().success());
         let mut doctor = house::trainer();
-        doctor.env("LD_LIBRARY_PATH", folder.path()).args(["doctor", "--output", "json"]);
+        doctor.env("LD_LIBRARY_PATH", folder.path()).env_remove("CUDA_VISIBLE_DEVICES");
+        doctor.args(["doctor", "--output", "json"]);
         let report: DoctorReport = serde_json::from_slice(&doctor.output().unwrap().stdout).unwrap();
         let is_cuda = |missing: &&UnavailableDevice| missing.kind == DeviceKind::Cuda;
         report.unavailable.iter().find(is_cuda).expect("there is no CUDA").why.clone()

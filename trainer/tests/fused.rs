@@ -2,6 +2,8 @@
 //! GPU's kernels, which runs here on a CPU.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::rc::Rc;
+
 use hatchery_common::{
     model::{ModelConfig, RawModelConfig},
     recipe::Precision,
@@ -97,7 +99,7 @@ fn errors(case: &Case, way: Way, kind: Kind, precision: Precision) -> Vec<f64> {
         if way == Way::Kernels {
             let operands = if precision == Precision::Bf16 { Kind::BFloat16 } else { kind };
             let variant = Variant::new(operands, config.neurons_per_head() as i64).unwrap();
-            fused = fused.with_kernels(Kernels::emulated(variant)).unwrap();
+            fused = fused.with_kernels(Rc::new(Kernels::emulated(variant))).unwrap();
         }
         let own = weights(&config, case.seed, kind);
         fused.loss_and_gradients(&own, &batch, dropout).unwrap()
@@ -164,7 +166,7 @@ fn a_weight_that_is_no_number_is_noticed_in_the_loss() {
         let fused = Fused::new(&config, Kind::Float, Device::Cpu, Precision::F32, 6).unwrap();
         let mut told = Vec::new();
         told.push(fused.loss_and_gradients(&own, &batch, None).unwrap().0);
-        let fused = fused.with_kernels(kernels).unwrap();
+        let fused = fused.with_kernels(Rc::new(kernels)).unwrap();
         told.push(fused.loss_and_gradients(&own, &batch, None).unwrap().0);
         let is_nan = |loss: &Tensor| f64::try_from(loss).unwrap().is_nan();
         assert!(told.iter().all(is_nan), "weight {which}: {told:?}");
@@ -173,27 +175,24 @@ fn a_weight_that_is_no_number_is_noticed_in_the_loss() {
 
 #[test]
 fn before_a_run_the_kernels_are_found_to_agree() {
-    let config = ModelConfig::new(RawModelConfig { n_layer: 2, n_embd: 16, n_head: 2, ..Default::default() });
-    let config = config.unwrap();
-    for precision in [Precision::F32, Precision::Bf16] {
-        let operands = if precision == Precision::Bf16 { Kind::BFloat16 } else { Kind::Float };
-        let fused = || Fused::new(&config, Kind::Float, Device::Cpu, precision, 64).unwrap();
-        for own in [Weights::start(&config, 4).unwrap(), weights(&config, 4, Kind::Float)] {
-            let kernels = Variant::new(operands, config.neurons_per_head() as i64).map(Kernels::emulated);
-            let checked = fused().with_kernels(kernels.unwrap()).unwrap().checked(&own).unwrap();
-            assert!(checked.has_kernels(), "{precision:?}: {:?}", checked.no_kernels());
-        }
-        // Kernels for other numbers than these are refused, and the run goes on without.
-        let other = if precision == Precision::Bf16 { Kind::Float } else { Kind::BFloat16 };
-        let wrong = Variant::new(other, config.neurons_per_head() as i64).map(Kernels::emulated);
-        let own = Weights::start(&config, 4).unwrap();
-        let checked = fused().with_kernels(wrong.unwrap()).unwrap().checked(&own).unwrap();
-        assert!(!checked.has_kernels() && checked.no_kernels().unwrap().contains("the kernels"));
-        assert!(
-            checked
-                .loss_and_gradients(&own, &Batch::from_windows(&[0; 9], 1, Device::Cpu).unwrap(), None)
-                .is_ok()
-        );
+    let raw = RawModelConfig { n_layer: 6, n_embd: 24, n_head: 2, ..Default::default() };
+    let config = ModelConfig::new(raw).unwrap();
+    let neurons = config.neurons_per_head() as i64;
+    let own = Weights::start(&config, 4).unwrap();
+    let batch = Batch::from_windows(&[0; 9], 1, Device::Cpu).unwrap();
+    for (precision, operands, other) in
+        [(Precision::F32, Kind::Float, Kind::BFloat16), (Precision::Bf16, Kind::BFloat16, Kind::Float)]
+    {
+        let checked = |kernels: Kernels| {
+            let fused = Fused::new(&config, Kind::Float, Device::Cpu, precision, 64).unwrap();
+            fused.with_checked_kernels(Rc::new(kernels)).unwrap()
+        };
+        let right = checked(Kernels::emulated(Variant::new(operands, neurons).unwrap()));
+        assert!(right.has_kernels(), "{precision:?}: {:?}", right.no_kernels());
+        // Kernels for other numbers than these cannot be right, and the run goes on without.
+        let wrong = checked(Kernels::emulated(Variant::new(other, neurons).unwrap()));
+        assert!(!wrong.has_kernels() && wrong.no_kernels().unwrap().contains("the kernels"));
+        assert!(wrong.loss_and_gradients(&own, &batch, None).is_ok());
     }
 }
 

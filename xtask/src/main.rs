@@ -39,7 +39,7 @@ enum Chore {
     Sim(sim::Options),
     /// Show the whole main path, live, on this machine
     Demo(demo::Options),
-    /// Compile the trainer's kernels for every generation of NVIDIA's GPUs, without one
+    /// Compile the trainer's kernels for NVIDIA's GPUs from compute capability 8.0 on, without one
     Kernels,
     /// Build a release archive and try it in an empty folder
     Dist(dist::Options),

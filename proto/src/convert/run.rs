@@ -42,7 +42,7 @@ impl TryFrom<v1::Progress> for Progress {
             steps_per_sec: amount("steps_per_sec", progress.steps_per_sec)?,
             memory_bytes: progress.memory_bytes,
             power_watts: progress.power_watts.map(|watts| amount("power_watts", watts)).transpose()?,
-            gpu: progress.gpu.map(TryInto::try_into).transpose()?,
+            gpu: progress.gpu.map(Into::into),
         })
     }
 }
@@ -55,16 +55,13 @@ impl From<GpuReading> for v1::GpuReading {
     }
 }
 
-impl TryFrom<v1::GpuReading> for GpuReading {
-    type Error = FieldError;
-
-    fn try_from(reading: v1::GpuReading) -> Result<Self, FieldError> {
+// Figures for whoever looks on: what a newer agent says that is not known here ends no session.
+impl From<v1::GpuReading> for GpuReading {
+    fn from(reading: v1::GpuReading) -> Self {
+        const WHOLE_PERCENT: u32 = 100;
         let v1::GpuReading { busy_percent, memory_bytes, temperature_celsius, slowed_by } = reading;
-        if let Some(percent) = busy_percent.filter(|percent| *percent > 100) {
-            return Err(FieldError::new("busy_percent", format!("must be at most 100, not {percent}")));
-        }
-        let slowed_by = (slowed_by != 0).then(|| Slowdown::read("slowed_by", slowed_by)).transpose()?;
-        Ok(Self { busy_percent, memory_bytes, temperature_celsius, slowed_by })
+        let busy_percent = busy_percent.map(|percent| percent.min(WHOLE_PERCENT));
+        Self { busy_percent, memory_bytes, temperature_celsius, slowed_by: Slowdown::of_number(slowed_by) }
     }
 }
 

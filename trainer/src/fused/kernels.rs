@@ -1,5 +1,7 @@
 //! What lies between the products by kernels of one pass each.
 
+use std::rc::Rc;
+
 use hatchery_trainer_shim::kernels::{self, Kernels, Rows};
 use tch::{Kind, TchError, Tensor};
 
@@ -12,13 +14,13 @@ use crate::model::Turn;
 /// The kernels of one GPU, or the same emulated.
 #[derive(Debug)]
 pub(super) struct ByKernels {
-    kernels: Kernels,
+    kernels: Rc<Kernels>,
     /// The cosine and sine of each pair's phase, T x M/2 x 2 f32.
     turn: Tensor,
 }
 
 impl ByKernels {
-    pub(super) fn new(kernels: Kernels, turn: &Turn) -> Result<Self, TchError> {
+    pub(super) fn new(kernels: Rc<Kernels>, turn: &Turn) -> Result<Self, TchError> {
         Ok(Self { kernels, turn: turn.of_pairs()? })
     }
 

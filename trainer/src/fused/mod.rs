@@ -24,6 +24,8 @@ mod forward;
 mod kernels;
 mod plain;
 
+use std::rc::Rc;
+
 use hatchery_common::{model::ModelConfig, recipe::Precision};
 use hatchery_trainer_shim::kernels::{Kernels, Variant};
 use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
@@ -68,8 +70,8 @@ pub struct Fused {
 }
 
 impl Fused {
-    /// For sequences of up to `tokens_max` tokens and weights of `kind`. On an NVIDIA GPU with kernels of one pass each; where
-    /// those cannot be had it goes on without, and [`Self::no_kernels`] says why.
+    /// For sequences of up to `tokens_max` tokens and weights of `kind`. On an NVIDIA GPU with kernels of one pass each, once
+    /// they have proved right; where those cannot be had it goes on without, and [`Self::no_kernels`] says why.
     pub fn new(
         config: &ModelConfig,
         kind: Kind,
@@ -79,7 +81,7 @@ impl Fused {
     ) -> Result<Self, TchError> {
         let fused = Self::plain(config, kind, device, precision, tokens_max)?;
         match kernels(config, fused.operands, device) {
-            Some(Ok(kernels)) => fused.with_kernels(kernels),
+            Some(Ok(kernels)) => fused.with_checked_kernels(kernels),
             Some(Err(why)) => Ok(Self { no_kernels: Some(why), ..fused }),
             None => Ok(fused),
         }
@@ -108,7 +110,7 @@ impl Fused {
     }
 
     /// Has the passes between the products done by `kernels` from now on: how a test comes by them without a GPU.
-    pub fn with_kernels(self, kernels: Kernels) -> Result<Self, TchError> {
+    pub fn with_kernels(self, kernels: Rc<Kernels>) -> Result<Self, TchError> {
         let between = Box::new(ByKernels::new(kernels, &self.turn()?)?);
         Ok(Self { between, has_kernels: true, ..self })
     }
@@ -171,11 +173,11 @@ impl Fused {
 const KERNELS_VARIABLE: &str = "HATCHERY_KERNELS";
 
 /// Kernels for a GPU, or why it has none; nothing for what is no NVIDIA GPU.
-fn kernels(config: &ModelConfig, operands: Kind, device: Device) -> Option<Result<Kernels, String>> {
+fn kernels(config: &ModelConfig, operands: Kind, device: Device) -> Option<Result<Rc<Kernels>, String>> {
     let Device::Cuda(index) = device else { return None };
     let variant = Variant::new(operands, config.neurons_per_head() as i64)?;
     if std::env::var(KERNELS_VARIABLE).is_ok_and(|value| value == "off") {
         return Some(Err(format!("{KERNELS_VARIABLE} is off")));
     }
-    Some(Kernels::on_cuda(index, variant).map_err(|error| error.to_string()))
+    Some(Kernels::on_cuda(index, variant).map(Rc::new).map_err(|error| error.to_string()))
 }

@@ -26,7 +26,8 @@ const DOWNLOADS: &str = ".downloads";
 const LOCK: &str = ".lock";
 /// NVIDIA's compiler for kernels, and where its wheel has the libraries.
 const COMPILER: &str = "nvidia-cuda-nvrtc";
-const COMPILER_LIBRARIES: &str = "nvidia/cu13/lib";
+pub(super) const COMPILER_LIBRARIES: &str = "nvidia/cu13/lib";
+pub(super) const COMPILER_LIBRARY: &str = "libnvrtc.so.13";
 
 /// Makes sure that `folder` holds libtorch in the flavour that was asked for, or one that contains it.
 pub(crate) fn ensure(
@@ -88,11 +89,15 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
 }
 
 /// Puts NVIDIA's compiler for kernels, in the version that libtorch has, into `folder`, and gives the folder of its
-/// libraries. It needs no GPU; a machine with one has it by `setup`.
-pub(crate) fn ensure_compiler(folder: &Path, platform: Platform) -> Result<PathBuf> {
+/// libraries. It needs no GPU.
+pub(super) fn ensure_compiler(folder: &Path, platform: Platform) -> Result<PathBuf> {
     let libraries = folder.join(COMPILER_LIBRARIES);
-    let done = folder.join(format!("for-torch-{TORCH_VERSION}"));
-    if done.exists() {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock =
+        File::create(folder.join(LOCK)).with_context(|| format!("cannot write in {}", folder.display()))?;
+    lock.lock().context("cannot wait for another setup to end")?;
+    let done = folder.join(format!("for-torch-{TORCH_VERSION}-on-{platform}"));
+    if done.exists() && libraries.join(COMPILER_LIBRARY).exists() {
         return Ok(libraries);
     }
     let downloads = folder.join(DOWNLOADS);

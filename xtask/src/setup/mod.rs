@@ -77,11 +77,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The folder of NVIDIA's compiler for kernels, fetched if it is not there; none on a system without CUDA.
+/// The folder of NVIDIA's compiler for kernels: that of an installed libtorch with CUDA, or one of its own, fetched if it is not
+/// there. None on a system without CUDA.
 pub(crate) fn compiler() -> Result<Option<PathBuf>> {
-    let platform = Platform::current()?;
-    let folder = repo::root().join("target/nvrtc");
-    platform.is_linux().then(|| libtorch::ensure_compiler(&folder, platform)).transpose()
+    let Some(platform) = Platform::current().ok().filter(|platform| platform.is_linux()) else {
+        return Ok(None);
+    };
+    let installed = repo::libtorch().join(libtorch::COMPILER_LIBRARIES);
+    if installed.join(libtorch::COMPILER_LIBRARY).exists() {
+        return Ok(Some(installed));
+    }
+    libtorch::ensure_compiler(&repo::root().join("target/nvrtc"), platform).map(Some)
 }
 
 /// What a release takes of the installed libtorch: each file, and its path below the release's `libtorch/`.

@@ -23,13 +23,26 @@ use super::{
 const LIBRARY: &str = "libcuda.so.1";
 /// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 const CAPABILITY: [c_int; 2] = [75, 76];
+/// The first GPUs that round to bf16 by themselves.
+const BF16_CAPABILITY: i32 = 80;
 
 /// Why a GPU has no kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
-    /// A library or a part of it is not there.
+    /// A library is not there.
     #[error("{0} was not found; it comes with the driver and libtorch's CUDA libraries")]
     Missing(&'static str),
+    /// A library does not do what it should.
+    #[error("{0}")]
+    Broken(&'static str),
+    /// The GPU cannot have them.
+    #[error("there are no {kernels} for a GPU of compute capability {}.{}", capability / 10, capability % 10)]
+    TooOld {
+        /// Which ones.
+        kernels: &'static str,
+        /// 75 for 7.5.
+        capability: i32,
+    },
     /// NVRTC refused the kernels.
     #[error("NVRTC cannot compile the kernels for {architecture}: {message}")]
     Compile {
@@ -46,9 +59,9 @@ pub enum CudaError {
         /// The driver's CUresult.
         status: i32,
     },
-    /// A thread has room in memory for what should be in registers.
-    #[error("the kernels for {0} keep numbers of a thread in memory")]
-    Spills(String),
+    /// What each thread works on should be in registers.
+    #[error("the kernels for {0} keep an array of each thread in memory")]
+    KeepArrays(String),
 }
 
 type Status = c_int;
@@ -127,22 +140,25 @@ impl Cuda {
 /// Machine code for this very GPU; or, if it is newer than the compiler, PTX of the newest that the compiler knows, which the
 /// driver makes machine code of.
 fn compile_for(nvrtc: &Nvrtc, capability: i32, variant: Variant) -> Result<Compiled, CudaError> {
+    if variant.is_bf16 && capability < BF16_CAPABILITY {
+        return Err(CudaError::TooOld { kernels: "kernels in bf16", capability });
+    }
     let known = nvrtc.architectures()?;
     if known.contains(&capability) {
         return nvrtc.compile(&format!("sm_{capability}"), variant);
     }
     let below = known.into_iter().filter(|known| *known < capability).max();
-    let below = below.ok_or(CudaError::Missing("a compiler for so old a GPU"))?;
+    let below = below.ok_or(CudaError::TooOld { kernels: "kernels", capability })?;
     nvrtc.compile(&format!("compute_{below}"), variant)
 }
 
 /// Compiles the kernels of a variant for an architecture, such as `sm_90` or `compute_90`, without a GPU. For PTX it is an error
-/// if they keep in memory what should be in registers.
+/// if they keep arrays in memory. Whether all registers suffice shows on a GPU only.
 pub fn compile(architecture: &str, variant: Variant) -> Result<(), CudaError> {
     let compiled = Nvrtc::open()?.compile(architecture, variant)?;
     let keeps_in_memory = matches!(compiled, Compiled::Ptx(_))
         && compiled.bytes().windows(LOCAL.len()).any(|window| window == LOCAL);
-    if keeps_in_memory { Err(CudaError::Spills(architecture.into())) } else { Ok(()) }
+    if keeps_in_memory { Err(CudaError::KeepArrays(architecture.into())) } else { Ok(()) }
 }
 
 /// How PTX declares memory of a thread.
@@ -192,7 +208,7 @@ impl Driver {
             told("load the kernels", load(&raw mut module, compiled.bytes().as_ptr().cast()))?;
             let get = self.function::<GetFunction>(c"cuModuleGetFunction")?;
             let functions = NAMES.map(|name| {
-                let c_name = CString::new(name).map_err(|_| CudaError::Missing("a kernel"))?;
+                let c_name = CString::new(name).map_err(|_| CudaError::Broken("a kernel's name is none"))?;
                 let mut function = ptr::null_mut();
                 told("find a kernel", get(&raw mut function, module, c_name.as_ptr()))?;
                 Ok((name, function))
@@ -206,7 +222,9 @@ impl Driver {
     unsafe fn function<F: Copy>(&self, name: &CStr) -> Result<F, CudaError> {
         // SAFETY: by this function's own contract; the library stays open as long as `self`.
         let found = unsafe { self.0.get::<F>(name.to_bytes_with_nul()) };
-        found.map(|function| *function).map_err(|_| CudaError::Missing("a function of NVIDIA's driver"))
+        found
+            .map(|function| *function)
+            .map_err(|_| CudaError::Broken("NVIDIA's driver lacks a function that it should have"))
     }
 }
 

@@ -134,6 +134,7 @@ VARIANT
 #undef KERNELS
 #undef LANES
 #undef NORM_EPSILON
+#undef NO_NUMBER
 
 #define PAIRS 1
 namespace bf16_by_1 {
@@ -145,6 +146,7 @@ VARIANT
 #undef KERNELS
 #undef LANES
 #undef NORM_EPSILON
+#undef NO_NUMBER
 
 #define NUMBER_BF16 0
 #define PAIRS 4
@@ -156,6 +158,7 @@ VARIANT
 #undef KERNELS
 #undef LANES
 #undef NORM_EPSILON
+#undef NO_NUMBER
 
 #define PAIRS 1
 namespace f32_by_1 {

@@ -1,8 +1,8 @@
 // What lies between the matrix products of BDH on a GPU, each in one pass over the neurons; rows of the width are read again
 // while they are in a cache.
 //
-// Compiled twice from this text: by NVRTC for the GPU at hand, when a training starts, and by the host's compiler with
-// `emulation.h`, which is how the tests run every line of it without a GPU. Includes nothing, because NVRTC has no
+// Compiled twice from this text: by NVRTC for the GPU at hand, when a training starts, and by the host's compiler within
+// `emulation.cpp`, which is how the tests run it without a GPU, all but the one instruction that rounds to bf16. Includes nothing, because NVRTC has no
 // headers to find. Letters as in the paper: N rows (sequence after sequence, T tokens each), D width, H heads, M neurons per
 // head, V bytes known. Matrices lie row after row, heads first: a head's neurons are N x M.
 //
@@ -174,6 +174,7 @@ KERNEL gate_backward(const Number* q, Number* v, Number* dg, Number* g, u32 neur
 
 #define LANES 32
 #define NORM_EPSILON 1e-5f
+#define NO_NUMBER __uint_as_float(0x7FC00000u)
 
 __device__ inline float sum_of_warp(float value) {
   for (u32 distance = LANES / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, distance);
@@ -237,15 +238,17 @@ KERNEL layer_norm_backward(const Number* y, const float* reciprocals, Number* dy
 }
 
 // x = norm(rows of `table`): the residual stream before the first layer, in f32 and as an operand.
-KERNEL embed(const float* table, const long long* bytes, float* x, float* reciprocals, Number* operand, u32 rows, u32 width) {
+KERNEL embed(const float* table, const long long* bytes, float* x, float* reciprocals, Number* operand, u32 rows, u32 width,
+             u32 vocabulary) {
   const u32 row = warp_row();
   if (row >= rows) return;
-  table += u64(bytes[row]) * width;
+  const bool is_known = u64(bytes[row]) < vocabulary;
+  table += is_known ? u64(bytes[row]) * width : 0;
   float mean, reciprocal;
   moments(width, [=](u32 i) { return table[i]; }, mean, reciprocal);
   for (u32 i = lane(); i < width; i += LANES) {
     const u64 at = u64(row) * width + i;
-    x[at] = (table[i] - mean) * reciprocal;
+    x[at] = is_known ? (table[i] - mean) * reciprocal : NO_NUMBER;
     operand[at] = round_to_number(x[at]);
   }
   if (lane() == 0) reciprocals[row] = reciprocal;
@@ -320,7 +323,8 @@ KERNEL cross_entropy(Number* logits, const long long* targets, float* losses, fl
   const u32 row = warp_row();
   if (row >= rows) return;
   logits += u64(row) * vocabulary;
-  const u32 target = u32(targets[row]);
+  const bool is_known = u64(targets[row]) < vocabulary;
+  const u32 target = is_known ? u32(targets[row]) : 0;
   float most = -__uint_as_float(0x7F800000u);
   for (u32 i = lane(); i < vocabulary; i += LANES) most = fmaxf(most, read(logits[i]));
   most = max_of_warp(most);
@@ -328,7 +332,7 @@ KERNEL cross_entropy(Number* logits, const long long* targets, float* losses, fl
   for (u32 i = lane(); i < vocabulary; i += LANES) sum += expf(read(logits[i]) - most);
   sum = sum_of_warp(sum);
   // Before the logit itself is overwritten, by whichever lane has it.
-  const float loss = logf(sum) + most - read(logits[target]);
+  const float loss = is_known ? logf(sum) + most - read(logits[target]) : NO_NUMBER;
   __syncwarp();
   for (u32 i = lane(); i < vocabulary; i += LANES) {
     const float share = expf(read(logits[i]) - most) / sum - (i == target ? 1.0f : 0.0f);

@@ -216,8 +216,8 @@ impl Kernels {
         call.floats(reciprocals, rows).numbers(dy, rows * width).size(rows).size(width).run()
     }
 
-    /// x = norm(`table`'s rows at `bytes`), N x D f32, and the same as an operand. `bytes` are below V, the table's rows:
-    /// on a GPU nobody looks.
+    /// x = norm(`table`'s rows at `bytes`), N x D f32, and the same as an operand. A byte that the
+    /// table has no row for gives no number.
     pub fn embed(
         &self,
         table: &Tensor,
@@ -229,7 +229,7 @@ impl Kernels {
         let (rows, width) = (rows_of(x), last(x));
         let call = self.by_warp("embed", rows).floats(table, rows_of(table) * width).longs(bytes, rows);
         let call = call.floats(x, rows * width).floats(reciprocals, rows).numbers(operand, rows * width);
-        call.size(rows).size(width).run()
+        call.size(rows).size(width).size(rows_of(table)).run()
     }
 
     /// In dx's place the derivative by the rows of the table.
@@ -280,7 +280,7 @@ impl Kernels {
     }
 
     /// The loss of each row's target in nats, N f32; in the logits' place, N x V, their derivatives, weighed by `weight`.
-    /// Targets are below V: on a GPU nobody looks.
+    /// The loss of a target that is not below V is no number.
     pub fn cross_entropy(
         &self,
         logits: &mut Tensor,
@@ -295,13 +295,13 @@ impl Kernels {
 
     /// Clears each of the T x T scores (row: who reads) on and above the diagonal.
     pub fn below_diagonal(&self, scores: &mut Tensor) -> Result<(), TchError> {
-        let (rows, tokens) = (rows_of(scores), last(scores));
+        let (rows, tokens) = square(scores)?;
         self.by_score("below_diagonal", rows, tokens).numbers(scores, rows * tokens).size(tokens).run()
     }
 
     /// d = e + e^T for each T x T matrix, where e is what d has below the diagonal.
     pub fn mirror(&self, d: &mut Tensor) -> Result<(), TchError> {
-        let (rows, tokens) = (rows_of(d), last(d));
+        let (rows, tokens) = square(d)?;
         self.by_score("mirror", rows, tokens).numbers(d, rows * tokens).size(tokens).run()
     }
 
@@ -309,7 +309,7 @@ impl Kernels {
     fn by_row(&self, name: &'static str, rows: Rows, neurons: i64) -> Result<Call<'_>, TchError> {
         let at_once = 2 * i64::from(self.variant.pairs);
         let call = Call::new(self, name, rows.all(), neurons / at_once);
-        if neurons <= 0 || neurons % at_once != 0 || rows.of_head % rows.tokens.max(1) != 0 {
+        if neurons <= 0 || neurons % at_once != 0 || rows.tokens <= 0 || rows.of_head % rows.tokens != 0 {
             return Err(TchError::Shape(format!("{name} over {neurons} neurons in {rows:?}")));
         }
         Ok(call)
@@ -330,6 +330,14 @@ impl Kernels {
     /// A block for each row of scores.
     fn by_score(&self, name: &'static str, rows: i64, tokens: i64) -> Call<'_> {
         Call::new(self, name, rows, tokens)
+    }
+}
+
+/// All rows of square matrices, and how long they are.
+fn square(matrices: &Tensor) -> Result<(i64, i64), TchError> {
+    match matrices.size().as_slice() {
+        [.., rows, columns] if rows == columns => Ok((rows_of(matrices), *columns)),
+        size => Err(TchError::Shape(format!("matrices of {size:?} are not square"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! NVIDIA's compiler for kernels, opened at run time: the six functions of it that are needed. It needs no GPU.
+//! NVIDIA's compiler for kernels, opened at run time: the eleven functions of it that are needed. It needs no GPU.
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -53,7 +53,7 @@ impl Nvrtc {
             let mut found = vec![0; usize::try_from(count).unwrap_or_default()];
             let get = self.function::<Get>(c"nvrtcGetSupportedArchs")?;
             if failed || get(found.as_mut_ptr()) != 0 {
-                return Err(CudaError::Missing("NVRTC's list of architectures"));
+                return Err(CudaError::Broken("NVRTC does not tell its architectures"));
             }
             Ok(found)
         }
@@ -118,7 +118,7 @@ impl Nvrtc {
             let failed = self.function::<Size>(size)?(program, &raw mut bytes) != 0;
             let mut found = vec![0u8; bytes];
             if failed || self.function::<Get>(get)?(program, found.as_mut_ptr().cast()) != 0 {
-                return Err(CudaError::Missing("what NVRTC has compiled"));
+                return Err(CudaError::Broken("NVRTC does not give what it has compiled"));
             }
             Ok(found)
         }
@@ -129,6 +129,8 @@ impl Nvrtc {
     unsafe fn function<F: Copy>(&self, name: &CStr) -> Result<F, CudaError> {
         // SAFETY: by this function's own contract; the library stays open as long as `self`.
         let found = unsafe { self.0.get::<F>(name.to_bytes_with_nul()) };
-        found.map(|function| *function).map_err(|_| CudaError::Missing("a function of NVRTC"))
+        found
+            .map(|function| *function)
+            .map_err(|_| CudaError::Broken("NVRTC lacks a function that it should have"))
     }
 }
