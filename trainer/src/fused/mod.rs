@@ -4,7 +4,7 @@
 //! Beside [`crate::model`], which says the same as the paper does and is what this is checked against; on a CPU in f32
 //! [`crate::fast`] is faster. Memory's speed bounds a GPU here, not its arithmetic: in a step autograd writes or reads each
 //! layer's neurons some hundred times, this twenty-nine times, twelve of them in the products. It keeps of each layer the
-//! neurons q, the gates v and what is small: no masks, and nothing that can be made again in passing.
+//! neurons q, the gates v and what is small; with kernels no masks, and nothing that can be made again in passing.
 //!
 //! Letters as in the paper: B sequences, T tokens, N = B*T rows, D width, H heads, M neurons per head, V bytes known. Heads
 //! come first: neurons are H x N x M.
