@@ -96,7 +96,7 @@ pub(crate) struct BenchTrain {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct KernelsArgs {
-    /// Compute capabilities, 90 for 9.0; without it, one of each generation.
+    /// Compute capabilities, 90 for 9.0; without it, five from 8.0 on.
     #[arg(long, value_name = "NUMBER", num_args = 1.., default_values_t = [80, 89, 90, 100, 120])]
     pub(crate) architectures: Vec<u32>,
 }
