@@ -2,6 +2,7 @@
 //! material. No async runtime, no wire format, no libtorch.
 
 pub mod access;
+pub mod answerer;
 pub mod availability;
 pub mod blob;
 pub mod checkpoint;

@@ -18,7 +18,7 @@ pub const PROMPT_BYTES_MAX: usize = 64 * 1024;
 pub const NEW_BYTES_MAX: u32 = 65_536;
 
 /// What a model is asked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerationOrder {
     /// Which model.
     pub checkpoint: CheckpointId,

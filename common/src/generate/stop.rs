@@ -1,9 +1,12 @@
 //! Strings that end an answer.
 
+use serde::{Deserialize, Serialize};
+
 use crate::field::{FieldError, check_range};
 
 /// Strings of bytes at which an answer ends, checked. None at all by default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Vec<u8>>", into = "Vec<Vec<u8>>")]
 pub struct StopStrings(Vec<Vec<u8>>);
 
 impl StopStrings {
@@ -31,6 +34,14 @@ impl StopStrings {
     /// The strings, in the order given.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(Vec::as_slice)
+    }
+}
+
+impl TryFrom<Vec<Vec<u8>>> for StopStrings {
+    type Error = FieldError;
+
+    fn try_from(strings: Vec<Vec<u8>>) -> Result<Self, FieldError> {
+        Self::new(strings)
     }
 }
 

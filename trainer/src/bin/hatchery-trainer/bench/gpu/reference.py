@@ -68,7 +68,7 @@ optimizer = torch.optim.AdamW(
     fused=is_cuda,
 )
 autocast = torch.autocast(device.type, dtype=torch.bfloat16) if task["is_bf16"] else contextlib.nullcontext()
-step_secs, losses, looked = [], [], time.perf_counter()
+step_secs, host_secs, losses, looked = [], [], [], time.perf_counter()
 for step in range(warm_up + steps):
     window = windows[step].to(device, non_blocking=True).long()
     with autocast:
@@ -79,13 +79,15 @@ for step in range(warm_up + steps):
     losses.append(loss.detach())
     timed = step + 1 - warm_up
     if timed == 0 or timed > 0 and timed % look == 0:
+        host = (time.perf_counter() - looked) / look
         if is_cuda:
             torch.cuda.synchronize()
         if timed > 0:
+            host_secs.append(host)
             step_secs.append((time.perf_counter() - looked) / look)
         looked = time.perf_counter()
 losses = [loss.item() for loss in losses]
 memory_bytes = torch.cuda.max_memory_allocated() if is_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 if not all(math.isfinite(loss) for loss in losses):
     sys.exit("a loss is not a number")
-print(json.dumps({"step_secs": step_secs, "memory_bytes": memory_bytes, "losses": losses}))
+print(json.dumps({"step_secs": step_secs, "host_secs": host_secs, "memory_bytes": memory_bytes, "losses": losses}))

@@ -60,6 +60,8 @@ pub(super) struct Line {
     contender: String,
     /// Median over all looks of all turns.
     step_secs: Option<f64>,
+    /// The same of what the host needs to ask for a step: where it is near the whole, the device waits for the host.
+    host_secs: Option<f64>,
     memory_bytes: Option<u64>,
     /// Why it has no figures.
     failure: Option<String>,
@@ -67,11 +69,15 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(contender: &str, turns: &[Found], failure: Option<String>) -> Self {
-        let mut all: Vec<f64> = turns.iter().flat_map(|turn| &turn.step_secs).copied().collect();
-        all.sort_by(f64::total_cmp);
+        let median = |of: fn(&Found) -> &Vec<f64>| {
+            let mut all: Vec<f64> = turns.iter().flat_map(of).copied().collect();
+            all.sort_by(f64::total_cmp);
+            all.get(all.len() / 2).copied()
+        };
         Self {
             contender: contender.into(),
-            step_secs: all.get(all.len() / 2).copied(),
+            step_secs: median(|turn| &turn.step_secs),
+            host_secs: median(|turn| &turn.host_secs),
             memory_bytes: turns.iter().map(|turn| turn.memory_bytes).max(),
             failure,
         }
@@ -139,7 +145,10 @@ impl fmt::Display for Shape {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, parameters, batch, block, lines } = self;
         writeln!(out, "{name}: {parameters} parameters, batch {batch}, block {block}")?;
-        writeln!(out, "contender         ms/step   steps/s   peak MiB   kernels are   in times the memory")?;
+        writeln!(
+            out,
+            "contender         ms/step   host ms   steps/s   peak MiB   kernels are   in times the memory"
+        )?;
         let first = lines.first();
         for line in lines {
             let (Some(secs), Some(bytes)) = (line.step_secs, line.memory_bytes) else {
@@ -152,9 +161,10 @@ impl fmt::Display for Shape {
             let memory = first.and_then(|first| first.memory_bytes).map(|first| first as f64 / bytes as f64);
             writeln!(
                 out,
-                "{:<14} {:>10.2} {:>9.2} {:>10} {:>13} {:>21}",
+                "{:<14} {:>10.2} {:>9.2} {:>9.2} {:>10} {:>13} {:>21}",
                 line.contender,
                 1e3 * secs,
+                1e3 * line.host_secs.unwrap_or(secs),
                 1.0 / secs,
                 bytes >> 20,
                 ratio(faster),
@@ -203,7 +213,12 @@ mod tests {
 
     #[test]
     fn a_contender_without_figures_is_a_line_with_its_reason() {
-        let found = |secs: &[f64]| Found { step_secs: secs.to_vec(), memory_bytes: 3 << 20, losses: vec![] };
+        let found = |secs: &[f64]| Found {
+            step_secs: secs.to_vec(),
+            host_secs: secs.to_vec(),
+            memory_bytes: 3 << 20,
+            losses: vec![],
+        };
         let lines = vec![
             Line::new("kernels", &[found(&[0.3, 0.1]), found(&[0.2])], None),
             Line::new("torch compiled", &[], Some("no compiler".into())),

@@ -37,6 +37,8 @@ pub(super) struct Task {
 pub(super) struct Found {
     /// Seconds a step, from look to look.
     pub(super) step_secs: Vec<f64>,
+    /// Of those, the seconds until the host had asked for everything and waited for the device.
+    pub(super) host_secs: Vec<f64>,
     /// Of tensors on the device, at most; on a CPU the process's resident memory.
     pub(super) memory_bytes: u64,
     /// Of each step, the warm-up's too.

@@ -31,7 +31,7 @@ pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found>
     }
     let windows: Vec<&[u8]> = windows.chunks_exact(windows.len() / steps as usize).collect();
     let mut losses: Vec<Tensor> = Vec::with_capacity(windows.len());
-    let mut step_secs = Vec::new();
+    let (mut step_secs, mut host_secs) = (Vec::new(), Vec::new());
     let mut looked = Instant::now();
     for (step, windows) in windows.into_iter().enumerate() {
         let batch = Batch::from_windows(windows, rows, torch)?;
@@ -39,9 +39,12 @@ pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found>
         let done = step as u32 + 1;
         let timed = done.saturating_sub(task.warm_up_steps);
         if done == task.warm_up_steps || timed > 0 && timed.is_multiple_of(task.steps_per_look) {
+            let secs_a_step = |since: Instant| since.elapsed().as_secs_f64() / f64::from(task.steps_per_look);
+            let host = secs_a_step(looked);
             wait_for(torch);
             if timed > 0 {
-                step_secs.push(looked.elapsed().as_secs_f64() / f64::from(task.steps_per_look));
+                host_secs.push(host);
+                step_secs.push(secs_a_step(looked));
             }
             looked = Instant::now();
         }
@@ -50,7 +53,7 @@ pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found>
     if let Some(step) = losses.iter().position(|loss| !loss.is_finite()) {
         anyhow::bail!("the loss of step {} is not a number", step + 1);
     }
-    Ok(Found { step_secs, memory_bytes: memory_bytes(torch), losses })
+    Ok(Found { step_secs, host_secs, memory_bytes: memory_bytes(torch), losses })
 }
 
 fn wait_for(device: TorchDevice) {
