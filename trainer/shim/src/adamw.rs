@@ -1,9 +1,11 @@
 //! AdamW in one pass over each tensor.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
+
+use crate::message::told;
 
 /// The figures of one update.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +58,6 @@ pub fn fused_adamw(
     exp_avg_sqs: &mut [&mut Tensor],
     adamw: AdamW,
 ) -> Result<(), TchError> {
-    const MESSAGE_BYTES: usize = 1024;
     let count = weights.len();
     if [gradients.len(), exp_avgs.len(), exp_avg_sqs.len()] != [count; 3] || count == 0 {
         return Err(TchError::Shape(format!("AdamW over lists that are not as long as {count} weights")));
@@ -64,30 +65,25 @@ pub fn fused_adamw(
     let pointers = |tensors: &[&mut Tensor]| tensors.iter().map(|tensor| tensor.as_ptr()).collect::<Vec<_>>();
     let (weights, exp_avgs, exp_avg_sqs) = (pointers(weights), pointers(exp_avgs), pointers(exp_avg_sqs));
     let gradients: Vec<_> = gradients.iter().map(|tensor| tensor.as_ptr()).collect();
-    let mut message: [c_char; MESSAGE_BYTES] = [0; MESSAGE_BYTES];
-    // SAFETY: each list holds `count` pointers to live tensors, borrowed alone where they are changed; libtorch checks
-    // that they fit together; the message is cut to its room and ends in 0.
-    let failed = unsafe {
-        hatchery_fused_adamw(
-            weights.as_ptr(),
-            gradients.as_ptr(),
-            exp_avgs.as_ptr(),
-            exp_avg_sqs.as_ptr(),
-            count,
-            adamw.update as f64,
-            adamw.lr,
-            adamw.beta1,
-            adamw.beta2,
-            adamw.weight_decay,
-            adamw.epsilon,
-            message.as_mut_ptr(),
-            MESSAGE_BYTES,
-        ) != 0
-    };
-    if failed {
-        // SAFETY: C++ has ended it with 0.
-        let message = unsafe { CStr::from_ptr(message.as_ptr()) };
-        return Err(TchError::Torch(message.to_string_lossy().into_owned()));
-    }
-    Ok(())
+    told(|message, message_bytes| {
+        // SAFETY: each list holds `count` pointers to live tensors, borrowed alone where they are changed; libtorch checks
+        // that they fit together.
+        unsafe {
+            hatchery_fused_adamw(
+                weights.as_ptr(),
+                gradients.as_ptr(),
+                exp_avgs.as_ptr(),
+                exp_avg_sqs.as_ptr(),
+                count,
+                adamw.update as f64,
+                adamw.lr,
+                adamw.beta1,
+                adamw.beta2,
+                adamw.weight_decay,
+                adamw.epsilon,
+                message,
+                message_bytes,
+            )
+        }
+    })
 }

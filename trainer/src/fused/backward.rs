@@ -10,14 +10,15 @@ use super::{
 };
 use crate::data::Batch;
 
-/// The gradients of the three weights that all layers share: sums over layers, in the weights' kind.
+/// The gradients of the three weights that all layers share: sums over layers, in the weights' kind; none before the first.
+#[derive(Default)]
 struct Shared {
     /// H x D x M.
-    encoder: Tensor,
+    encoder: Option<Tensor>,
     /// H x D x M.
-    encoder_v: Tensor,
+    encoder_v: Option<Tensor>,
     /// H x M x D.
-    decoder: Tensor,
+    decoder: Option<Tensor>,
 }
 
 impl Pass<'_> {
@@ -31,11 +32,7 @@ impl Pass<'_> {
     ) -> Result<Vec<Tensor>, TchError> {
         let Shape { heads, width, neurons, vocabulary, .. } = self.shape;
         let kind = self.fused.kind;
-        let mut shared = Shared {
-            encoder: self.room_for(&[heads, width, neurons])?,
-            encoder_v: self.room_for(&[heads, width, neurons])?,
-            decoder: self.room_for(&[heads, neurons, width])?,
-        };
+        let mut shared = Shared::default();
         // logits = x R
         let last = layers.last().map(|layer| layer.residual.operand.shallow_clone());
         let x = last.map_or_else(|| start.y.f_to_kind(self.fused.operands), Ok)?;
@@ -50,8 +47,11 @@ impl Pass<'_> {
         let bytes = batch.tokens.f_flatten(0, -1)?.f_unsqueeze(1)?;
         let is_byte = self.room_for(&[self.shape.rows(), vocabulary])?.f_scatter_value_(1, &bytes, 1.0)?;
         let embed = is_byte.f_transpose(0, 1)?.f_matmul(&dx)?;
-        let decoder = shared.decoder.f_view_([heads * neurons, width])?;
-        Ok(vec![embed, shared.encoder, shared.encoder_v, decoder, lm_head])
+        let shared = [shared.encoder, shared.encoder_v, shared.decoder];
+        let [Some(encoder), Some(encoder_v), Some(decoder)] = shared else {
+            return Err(TchError::Shape("a model without layers has no gradients".into()));
+        };
+        Ok(vec![embed, encoder, encoder_v, decoder.f_view_([heads * neurons, width])?, lm_head])
     }
 
     /// From the derivative by the residual stream after a layer to that before it, N x D.
@@ -66,23 +66,23 @@ impl Pass<'_> {
         let drops = Drops { rule: self.dropout, layer: index };
         let [g, dq, dv] = between.gate_backward(shape, &q, v, dg, mask.as_ref(), drops)?;
         drop(mask);
-        let _ = shared.decoder.f_add_(&g.f_transpose(1, 2)?.f_bmm(&dy)?)?;
+        between.add_product(&mut shared.decoder, &g.f_transpose(1, 2)?, &dy)?;
         drop(g);
-        let _ = shared.encoder_v.f_add_(&a.y.f_transpose(1, 2)?.f_bmm(&dv)?)?;
+        between.add_product(&mut shared.encoder_v, &a.y.f_transpose(1, 2)?, &dv)?;
         let da = dv.f_bmm(&self.operands.encoder_v.f_transpose(1, 2)?)?;
         drop(dv);
         // a = norm(scores x)
         let dread = self.by_sequence(&between.layer_norm_backward(&a, da)?)?;
         let by_reading = scores.f_transpose(1, 2)?.f_bmm(&dread)?;
         drop(scores);
-        let dscores = dread.f_bmm(&self.of_all_sequences(&x)?.f_transpose(1, 2)?)?;
+        let dscores = dread.f_bmm(&self.by_sequence(&x)?.f_transpose(1, 2)?)?;
         // scores = r r^T, r = rope(q), q = relu(x E)
         let r = self.by_sequence(&between.rope(shape, &q)?)?;
         let dr = between.mirror(dscores)?.f_bmm(&r)?;
         drop(r);
         let dq = between.rope_backward(shape, &q, dr, dq)?;
         drop(q);
-        let _ = shared.encoder.f_add_(&self.of_all_heads(&x)?.f_transpose(1, 2)?.f_bmm(&dq)?)?;
+        between.add_product(&mut shared.encoder, &x.f_transpose(1, 2)?, &dq)?;
         let by_neurons = dq.f_bmm(&self.operands.encoder.f_transpose(1, 2)?)?;
         between.add_heads(dx, [&by_neurons, &by_reading.f_view_([shape.heads, shape.rows(), shape.width])?])
     }

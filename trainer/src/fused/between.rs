@@ -99,6 +99,9 @@ pub(super) trait Between: fmt::Debug {
         weight: f64,
     ) -> Result<(Tensor, Tensor), TchError>;
 
+    /// `sum` += a b for each matrix, in the weights' kind; a sum that is not there yet is 0.
+    fn add_product(&self, sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor) -> Result<(), TchError>;
+
     /// What stands below the diagonal of each T x T matrix.
     fn below_diagonal(&self, scores: Tensor) -> Result<Tensor, TchError>;
 

@@ -39,7 +39,7 @@ impl Operands {
 /// What a layer keeps for the way back.
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// The residual stream before it, as an operand, N x D.
+    /// The residual stream before it, as an operand, H x N x D: the same for each head.
     pub(super) x: Tensor,
     /// Neurons, rectified at the latest where they are read, H x N x M.
     pub(super) q: Tensor,
@@ -81,12 +81,13 @@ impl Pass<'_> {
         let mut layers: Vec<Layer> = Vec::with_capacity(shape.layers);
         for layer in 0..shape.layers {
             // q = relu(x E), r = rope(q), scores = r r^T
-            let q = between.rectified(self.of_all_heads(&x)?.f_bmm(&self.operands.encoder)?)?;
+            let x_of_heads = self.of_all_heads(&x)?.f_contiguous()?;
+            let q = between.rectified(x_of_heads.f_bmm(&self.operands.encoder)?)?;
             let r = self.by_sequence(&between.rope(shape, &q)?)?;
             let scores = between.below_diagonal(r.f_bmm(&r.f_transpose(1, 2)?)?)?;
             drop(r);
             // a = norm(scores x)
-            let read = scores.f_bmm(&self.of_all_sequences(&x)?)?;
+            let read = scores.f_bmm(&self.by_sequence(&x_of_heads)?)?;
             let a = between.layer_norm(&read.f_view_([shape.heads, shape.rows(), shape.width])?)?;
             // v = relu(a E_v), g = dropout(q v), y = g D
             let v = between.rectified(a.y.f_bmm(&self.operands.encoder_v)?)?;
@@ -97,7 +98,7 @@ impl Pass<'_> {
             let before = layers.last().map_or(&start.y, |layer| &layer.residual.next.y);
             let residual = between.residual(before, &parts)?;
             let next = residual.operand.shallow_clone();
-            layers.push(Layer { x, q, v, mask, scores, a, residual });
+            layers.push(Layer { x: x_of_heads, q, v, mask, scores, a, residual });
             x = next;
         }
         let logits = x.f_matmul(&self.operands.lm_head)?;
@@ -108,13 +109,6 @@ impl Pass<'_> {
     pub(super) fn of_all_heads(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let Shape { heads, width, .. } = self.shape;
         x.f_unsqueeze(0)?.f_expand([heads, self.shape.rows(), width], false)
-    }
-
-    /// N x D as H*B x T x D, the same for each head.
-    pub(super) fn of_all_sequences(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let Shape { heads, sequences, tokens, width, .. } = self.shape;
-        let x = x.f_view_([1, sequences, tokens, width])?;
-        x.f_expand([heads, sequences, tokens, width], false)?.f_reshape([heads * sequences, tokens, width])
     }
 
     /// H x N x K as H*B x T x K.

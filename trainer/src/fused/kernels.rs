@@ -2,12 +2,16 @@
 
 use std::rc::Rc;
 
-use hatchery_trainer_shim::kernels::{self, Kernels, Rows};
+use hatchery_trainer_shim::{
+    self as shim,
+    kernels::{self, Kernels, Rows},
+};
 use tch::{Kind, TchError, Tensor};
 
 use super::{
     Shape,
     between::{Between, Drops, Normed, Residual},
+    plain,
 };
 use crate::model::Turn;
 
@@ -140,6 +144,18 @@ impl Between for ByKernels {
         Ok((losses, logits))
     }
 
+    fn add_product(&self, sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor) -> Result<(), TchError> {
+        if a.kind() != Kind::BFloat16 || !a.device().is_cuda() {
+            return plain::add_product(sum, a, b, Kind::Float);
+        }
+        let is_more = sum.is_some();
+        let sum = match sum {
+            Some(sum) => sum,
+            None => sum.insert(room_for_product(a, b)?),
+        };
+        shim::wide_product(sum, a, b, is_more)
+    }
+
     fn below_diagonal(&self, scores: Tensor) -> Result<Tensor, TchError> {
         let mut scores = scores;
         self.kernels.below_diagonal(&mut scores)?;
@@ -159,6 +175,12 @@ fn rows(shape: &Shape) -> Rows {
 
 fn of_layer(drops: Drops) -> kernels::Drops {
     drops.rule.map_or(kernels::Drops::NOTHING, |rule| rule.for_kernels(drops.layer))
+}
+
+/// Room for a b in f32.
+fn room_for_product(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    let ((matrices, rows, _), (_, _, columns)) = (a.size3()?, b.size3()?);
+    Tensor::f_empty([matrices, rows, columns], (Kind::Float, a.device()))
 }
 
 /// Room for an f32 for each row, where `beside` is.

@@ -143,6 +143,10 @@ impl Between for Plain {
         Ok((losses, derivatives.f_to_kind(logits.kind())?))
     }
 
+    fn add_product(&self, sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor) -> Result<(), TchError> {
+        add_product(sum, a, b, self.turn.cos().kind())
+    }
+
     fn below_diagonal(&self, scores: Tensor) -> Result<Tensor, TchError> {
         let mut scores = scores;
         let _ = scores.f_tril_(-1)?;
@@ -153,6 +157,21 @@ impl Between for Plain {
         let below = self.below_diagonal(d)?;
         below.f_add(&below.f_transpose(1, 2)?)
     }
+}
+
+/// `sum` += a b in `kind`, which the sum is of; a sum that is not there yet is 0.
+pub(super) fn add_product(
+    sum: &mut Option<Tensor>,
+    a: &Tensor,
+    b: &Tensor,
+    kind: Kind,
+) -> Result<(), TchError> {
+    match sum {
+        Some(sum) if a.kind() == kind => drop(sum.f_baddbmm_(a, b)?),
+        Some(sum) => drop(sum.f_add_(&a.f_bmm(b)?)?),
+        None => *sum = Some(a.f_bmm(b)?.f_to_kind(kind)?),
+    }
+    Ok(())
 }
 
 /// At least f32.

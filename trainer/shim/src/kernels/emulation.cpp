@@ -133,6 +133,7 @@ VARIANT
 #undef PAIRS
 #undef KERNELS
 #undef LANES
+#undef LINES_AT_ONCE
 #undef NORM_EPSILON
 #undef NO_NUMBER
 
@@ -145,6 +146,7 @@ VARIANT
 #undef NUMBER_BF16
 #undef KERNELS
 #undef LANES
+#undef LINES_AT_ONCE
 #undef NORM_EPSILON
 #undef NO_NUMBER
 
@@ -157,6 +159,7 @@ VARIANT
 #undef PAIRS
 #undef KERNELS
 #undef LANES
+#undef LINES_AT_ONCE
 #undef NORM_EPSILON
 #undef NO_NUMBER
 

@@ -88,43 +88,55 @@ __device__ inline bool is_kept(u64 key, u32 neuron, u32 threshold) {
   return (word ^ (word >> 16)) >= threshold;
 }
 
-// ---- neurons: a block takes a row of M. q and v are kept as the products gave them, and rectified wherever they are read ----
+// ---- neurons: a block takes rows of M. q and v are kept as the products gave them, and rectified wherever they are read ----
+
+// The rope's kernels take the same token of some lines (a line is a head of a sequence) one after another: their phases, wider
+// than the neurons themselves, are read once for all of them.
+#define LINES_AT_ONCE 8u
 
 // r = rope(relu(q))
-KERNEL rope(const Number* q, const Phase* turn, Number* r, u32 neurons, u32 tokens) {
-  const u64 row = u64(blockIdx.x) * neurons;
-  const Phase* phases = turn + u64(blockIdx.x % tokens) * (neurons / 2);
+KERNEL rope(const Number* q, const Phase* turn, Number* r, u32 neurons, u32 tokens, u32 lines) {
+  const u32 token = blockIdx.x % tokens, line = blockIdx.x / tokens * LINES_AT_ONCE;
+  const u32 count = lines - line < LINES_AT_ONCE ? lines - line : LINES_AT_ONCE;
+  const u64 start = (u64(line) * tokens + token) * neurons, stride = u64(tokens) * neurons;
   for (u32 first = threadIdx.x * 2 * PAIRS; first < neurons; first += blockDim.x * 2 * PAIRS) {
-    const Chunk now = *(const Chunk*)(q + row + first);
-    const Phases by = *(const Phases*)(phases + first / 2);
-    Chunk turned;
-    for (u32 pair = 0; pair < PAIRS; ++pair) {
-      const float a = rectified(now.at[2 * pair]), b = rectified(now.at[2 * pair + 1]);
-      const Phase phase = by.at[pair];
-      turned.at[2 * pair] = round_to_number(a * phase.cos - b * phase.sin);
-      turned.at[2 * pair + 1] = round_to_number(b * phase.cos + a * phase.sin);
+    const Phases by = *(const Phases*)(turn + u64(token) * (neurons / 2) + first / 2);
+    for (u32 i = 0; i < count; ++i) {
+      const u64 at = start + i * stride + first;
+      const Chunk now = *(const Chunk*)(q + at);
+      Chunk turned;
+      for (u32 pair = 0; pair < PAIRS; ++pair) {
+        const float a = rectified(now.at[2 * pair]), b = rectified(now.at[2 * pair + 1]);
+        const Phase phase = by.at[pair];
+        turned.at[2 * pair] = round_to_number(a * phase.cos - b * phase.sin);
+        turned.at[2 * pair + 1] = round_to_number(b * phase.cos + a * phase.sin);
+      }
+      *(Chunk*)(r + at) = turned;
     }
-    *(Chunk*)(r + row + first) = turned;
   }
 }
 
 // dq = the derivative by q: what comes by the gate (dq) and by the rope (dr, turned back), where q is above 0.
-KERNEL rope_backward(const Number* q, const Number* dr, const Phase* turn, Number* dq, u32 neurons, u32 tokens) {
-  const u64 row = u64(blockIdx.x) * neurons;
-  const Phase* phases = turn + u64(blockIdx.x % tokens) * (neurons / 2);
+KERNEL rope_backward(const Number* q, const Number* dr, const Phase* turn, Number* dq, u32 neurons, u32 tokens, u32 lines) {
+  const u32 token = blockIdx.x % tokens, line = blockIdx.x / tokens * LINES_AT_ONCE;
+  const u32 count = lines - line < LINES_AT_ONCE ? lines - line : LINES_AT_ONCE;
+  const u64 start = (u64(line) * tokens + token) * neurons, stride = u64(tokens) * neurons;
   for (u32 first = threadIdx.x * 2 * PAIRS; first < neurons; first += blockDim.x * 2 * PAIRS) {
-    const Chunk on = *(const Chunk*)(q + row + first), by_rope = *(const Chunk*)(dr + row + first);
-    Chunk sum = *(const Chunk*)(dq + row + first);
-    const Phases by = *(const Phases*)(phases + first / 2);
-    for (u32 pair = 0; pair < PAIRS; ++pair) {
-      const u32 even = 2 * pair, odd = even + 1;
-      const float a = read(by_rope.at[even]), b = read(by_rope.at[odd]);
-      const Phase phase = by.at[pair];
-      const float back_a = a * phase.cos + b * phase.sin, back_b = b * phase.cos - a * phase.sin;
-      sum.at[even] = read(on.at[even]) <= 0.0f ? Number(0) : round_to_number(read(sum.at[even]) + back_a);
-      sum.at[odd] = read(on.at[odd]) <= 0.0f ? Number(0) : round_to_number(read(sum.at[odd]) + back_b);
+    const Phases by = *(const Phases*)(turn + u64(token) * (neurons / 2) + first / 2);
+    for (u32 i = 0; i < count; ++i) {
+      const u64 at = start + i * stride + first;
+      const Chunk on = *(const Chunk*)(q + at), by_rope = *(const Chunk*)(dr + at);
+      Chunk sum = *(const Chunk*)(dq + at);
+      for (u32 pair = 0; pair < PAIRS; ++pair) {
+        const u32 even = 2 * pair, odd = even + 1;
+        const float a = read(by_rope.at[even]), b = read(by_rope.at[odd]);
+        const Phase phase = by.at[pair];
+        const float back_a = a * phase.cos + b * phase.sin, back_b = b * phase.cos - a * phase.sin;
+        sum.at[even] = read(on.at[even]) <= 0.0f ? Number(0) : round_to_number(read(sum.at[even]) + back_a);
+        sum.at[odd] = read(on.at[odd]) <= 0.0f ? Number(0) : round_to_number(read(sum.at[odd]) + back_b);
+      }
+      *(Chunk*)(dq + at) = sum;
     }
-    *(Chunk*)(dq + row + first) = sum;
   }
 }
 

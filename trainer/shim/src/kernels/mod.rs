@@ -36,6 +36,8 @@ const NAMES: [&str; 14] = [
 ];
 /// Pairs of neurons that a thread takes at once, where the neurons of a head can be shared out so.
 const PAIRS_WIDE: u32 = 4;
+/// Lines that a block of the rope's kernels takes: `kernels.cu` has the same number.
+const LINES_AT_ONCE: i64 = 8;
 
 /// How the kernels are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +108,11 @@ impl Rows {
     fn all(self) -> i64 {
         self.heads * self.of_head
     }
+
+    /// Heads of sequences.
+    fn lines(self) -> i64 {
+        self.all() / self.tokens
+    }
 }
 
 /// Runs one kernel after another, in the order in which they are called.
@@ -144,9 +151,9 @@ impl Kernels {
     /// r = rope(relu(q)) for q and r H x N x M, `turn` T x M/2 x 2 f32: the cosine and sine of each pair's phase.
     pub fn rope(&self, rows: Rows, q: &Tensor, turn: &Tensor, r: &mut Tensor) -> Result<(), TchError> {
         let neurons = last(q);
-        let call = self.by_row("rope", rows, neurons)?.numbers(q, rows.all() * neurons);
+        let call = self.by_lines("rope", rows, neurons)?.numbers(q, rows.all() * neurons);
         let call = call.floats(turn, rows.tokens * neurons).numbers(r, rows.all() * neurons);
-        call.size(neurons).size(rows.tokens).run()
+        call.size(neurons).size(rows.tokens).size(rows.lines()).run()
     }
 
     /// dq = dq and what comes of `dr` by the rope, where q > 0; else 0.
@@ -160,9 +167,9 @@ impl Kernels {
     ) -> Result<(), TchError> {
         let neurons = last(q);
         let size = rows.all() * neurons;
-        let call = self.by_row("rope_backward", rows, neurons)?.numbers(q, size).numbers(dr, size);
+        let call = self.by_lines("rope_backward", rows, neurons)?.numbers(q, size).numbers(dr, size);
         let call = call.floats(turn, rows.tokens * neurons).numbers(dq, size);
-        call.size(neurons).size(rows.tokens).run()
+        call.size(neurons).size(rows.tokens).size(rows.lines()).run()
     }
 
     /// g = dropout(relu(q) relu(v)), H x N x M each.
@@ -307,12 +314,28 @@ impl Kernels {
 
     /// A block for each row of M neurons.
     fn by_row(&self, name: &'static str, rows: Rows, neurons: i64) -> Result<Call<'_>, TchError> {
+        self.over_neurons(name, rows, neurons, Rows::all)
+    }
+
+    /// A block for each token of so many lines.
+    fn by_lines(&self, name: &'static str, rows: Rows, neurons: i64) -> Result<Call<'_>, TchError> {
+        self.over_neurons(name, rows, neurons, |rows| {
+            rows.tokens * ((rows.lines() + LINES_AT_ONCE - 1) / LINES_AT_ONCE)
+        })
+    }
+
+    fn over_neurons(
+        &self,
+        name: &'static str,
+        rows: Rows,
+        neurons: i64,
+        blocks: fn(Rows) -> i64,
+    ) -> Result<Call<'_>, TchError> {
         let at_once = 2 * i64::from(self.variant.pairs);
-        let call = Call::new(self, name, rows.all(), neurons / at_once);
         if neurons <= 0 || neurons % at_once != 0 || rows.tokens <= 0 || rows.of_head % rows.tokens != 0 {
             return Err(TchError::Shape(format!("{name} over {neurons} neurons in {rows:?}")));
         }
-        Ok(call)
+        Ok(Call::new(self, name, blocks(rows), neurons / at_once))
     }
 
     /// A warp for each row, four in a block.
