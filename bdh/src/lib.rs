@@ -59,5 +59,5 @@ pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
 pub use serving::{ServingError, write_serving_weights};
 pub use session::Session;
 pub use session_file::SessionError;
-pub use stop::StopStrings;
+pub use stop::{StopFilter, StopStrings};
 pub use text::Utf8Stream;

@@ -6,7 +6,7 @@ pub use hatchery_common::generate::StopStrings;
 
 /// Bytes on their way out, held back while they could be the start of a stop string.
 #[derive(Clone, Debug)]
-pub(crate) struct StopFilter {
+pub struct StopFilter {
     stops: StopStrings,
     bytes: VecDeque<u8>,
     /// How many of `bytes`, from the first on, may go.
@@ -14,12 +14,13 @@ pub(crate) struct StopFilter {
 }
 
 impl StopFilter {
-    pub(crate) fn new(stops: StopStrings) -> Self {
+    /// No bytes yet.
+    pub fn new(stops: StopStrings) -> Self {
         Self { stops, bytes: VecDeque::new(), released: 0 }
     }
 
     /// Takes a byte in. Whether a stop string is now whole: it is dropped, and what came before it may go.
-    pub(crate) fn push(&mut self, byte: u8) -> bool {
+    pub fn push(&mut self, byte: u8) -> bool {
         self.bytes.push_back(byte);
         let strings = || self.stops.iter();
         // Of two that end here the longer one is dropped.
@@ -36,12 +37,12 @@ impl StopFilter {
     }
 
     /// No more bytes will come in: all that are here may go.
-    pub(crate) fn release_all(&mut self) {
+    pub fn release_all(&mut self) {
         self.released = self.bytes.len();
     }
 
     /// The next byte that may go.
-    pub(crate) fn pop(&mut self) -> Option<u8> {
+    pub fn pop(&mut self) -> Option<u8> {
         self.released = self.released.checked_sub(1)?;
         self.bytes.pop_front()
     }

@@ -1,6 +1,6 @@
 //! The contract between an agent and a `hatchery-trainer answer` process: many answers of one checkpoint at once, on a GPU.
 //!
-//! The agent starts `hatchery-trainer answer --checkpoint FOLDER --device cuda:0 --precision auto`. The process says
+//! The agent starts `hatchery-trainer answer --checkpoint FOLDER --device cuda:0`. The process says
 //! [`AnswererEvent::Ready`] once the weights are on the device and its pace is measured; before that it takes no order. Then the
 //! agent writes one [`AnswererCommand`] as JSON on each line of stdin, and the process one [`AnswererEvent`] on each line of
 //! stdout; stderr is text for people. The end of stdin, `SIGTERM` and `SIGINT` end it at once: whatever answers were being made can be

@@ -14,9 +14,11 @@
 //! | `evaluate`, `calibrate` | loss on other text; speed of a device |
 //! | `fast` | loss and gradients by hand on a CPU in f32 |
 //! | `fused` | the same everywhere else, on a GPU with kernels of its own |
+//! | `recurrent`, `answers` | answers of many at once on a GPU |
 //! | `device`, `cuda_absence`, `memory` | which devices there are, why not others, what fits |
 //! | `environment`, `ffi` | settings of the machine, and all that is unsafe |
 
+pub mod answers;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod control;
@@ -36,6 +38,7 @@ pub mod memory;
 mod meter;
 pub mod model;
 pub mod optimizer;
+pub mod recurrent;
 pub mod report;
 pub mod run;
 pub mod weights;

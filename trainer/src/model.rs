@@ -9,7 +9,7 @@ use tch::{Device, Kind, Reduction, TchError, Tensor};
 use crate::{dropout::Dropout, weights::Weights};
 
 /// The base of the rotary frequencies.
-const THETA: f64 = 65_536.0;
+pub(crate) const THETA: f64 = 65_536.0;
 /// The term against division by zero in the norms.
 pub(crate) const NORM_EPSILON: f64 = 1e-5;
 

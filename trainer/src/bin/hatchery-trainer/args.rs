@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Curve(Curve),
     /// Let a checkpoint go on with a prompt.
     Generate(Generate),
+    /// Answer many at once on a GPU, asked line by line in JSON: what an agent starts.
+    Answer(Answer),
     /// Make a checkpoint folder out of a .pt or .safetensors file of the public PyTorch code. Nothing in it is run.
     Import(Import),
     /// Which libtorch was found, which devices it sees, and why not others.
@@ -305,6 +307,19 @@ pub(crate) struct Generate {
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Answer {
+    /// A folder with at least config.json and model.safetensors, of a model whose trained block is known.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// The device; without it, the most preferred one.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: DeviceWish,
+    /// The arithmetic. In f32 it answers as the processor does, up to rounding; in bf16 there is room for twice as many.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: Precision,
 }
 
 #[derive(Debug, clap::Args)]
