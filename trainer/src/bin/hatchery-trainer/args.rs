@@ -61,7 +61,7 @@ pub(crate) enum Bench {
     /// Training on the CPU: the fast path, the plain path, and eager PyTorch where a python has it; they take turns.
     Train(BenchTrain),
     /// Answers on one core: the engine in f32 and bf16, at any length, several at once; and eager PyTorch, which takes
-    /// the whole context through the model for each byte, where a python has it.
+    /// the whole context through the model for each byte, where a python has it; and many at once on a GPU.
     Generate(BenchGenerate),
     /// Training on a GPU: this trainer three ways, PyTorch eager and compiled, on the same weights and text; whether bf16
     /// learns what f32 does; and the whole reference run.

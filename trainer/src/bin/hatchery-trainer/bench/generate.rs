@@ -12,11 +12,11 @@ use anyhow::{Context, bail};
 use hatchery_bdh::{
     Engine, Generation, Model, Precision, RawSamplingParams, SamplingParams, Window, step_all,
 };
-use hatchery_common::{model::ModelConfig, recipe::Recipe};
+use hatchery_common::{device::Device, model::ModelConfig, recipe::Recipe};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{TORCH, find_python, stand_in};
+use super::{TORCH, find_python, stand_in, together::Together};
 use crate::{args::Output, print, print_json};
 
 /// The published way in PyTorch.
@@ -45,6 +45,9 @@ pub(crate) struct BenchGenerate {
     /// Repeats of each measurement; the fastest counts.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
+    /// Measure answers of many at once on this device too, such as cuda:0.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<Device>,
     /// A python that can import torch; without it, python3 and python are tried.
     #[arg(long, value_name = "PROGRAM")]
     python: Option<String>,
@@ -71,6 +74,8 @@ struct Report {
     engines: Vec<Figures>,
     /// Empty where no python has torch.
     reference: Vec<ReferenceLine>,
+    /// On a device that was asked for.
+    together: Option<Together>,
 }
 
 /// The engine in one precision.
@@ -137,7 +142,14 @@ pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
         eprintln!("no python with torch was found: without the lines of PyTorch (--python names one)");
         Vec::new()
     };
+    let together = args.device.map(|device| {
+        eprintln!("measuring {device}");
+        // One after another or side by side, whichever the core does better.
+        let batches = engines[0].batches.iter().map(|line| 1e3 / line.ms_per_byte);
+        Together::measure(folder, device, batches.fold(0.0, f64::max))
+    });
     let report = Report {
+        together: together.transpose()?,
         parameters: config.parameters(),
         is_stand_in: stand_in.is_some(),
         active_share,
@@ -318,6 +330,9 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
             "{:<10} {:>8.3} ms/byte {:>6.3} ms/byte",
             f32.sequences, f32.ms_per_byte, bf16.ms_per_byte
         ))?;
+    }
+    if let Some(together) = &report.together {
+        print(&format!("\n{together}"))?;
     }
     Ok(())
 }

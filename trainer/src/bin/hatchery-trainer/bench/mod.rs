@@ -4,6 +4,7 @@ mod generate;
 mod gpu;
 mod overhead;
 mod stand_in;
+mod together;
 mod train;
 
 use std::process::{Command, Stdio};

@@ -57,6 +57,9 @@ pub(crate) struct BenchGpu {
     /// The shapes that are measured.
     #[arg(long, value_enum, num_args = 1.., default_values_t = [GpuShape::Seed, GpuShape::Large])]
     shapes: Vec<GpuShape>,
+    /// Who takes turns; PyTorch only where there is a python with it.
+    #[arg(long, value_enum, num_args = 1.., default_values_t = Contender::ALL)]
+    contenders: Vec<Contender>,
     /// Steps on the clock in each turn; medians are over all looks of all turns.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     steps: u32,
@@ -211,7 +214,8 @@ impl<'a> Bench<'a> {
 
     fn contenders(&self) -> impl Iterator<Item = Contender> {
         let has_python = self.python.is_some();
-        Contender::ALL.into_iter().filter(move |contender| has_python || !contender.is_pythons())
+        let wanted = self.args.contenders.iter().copied();
+        wanted.filter(move |contender| has_python || !contender.is_pythons())
     }
 
     fn shape(&self, shape: GpuShape) -> anyhow::Result<Shape> {
