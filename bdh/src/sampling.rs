@@ -77,6 +77,15 @@ impl Sampler {
         self.seen.drain(..self.seen.len().saturating_sub(SamplingParams::REPETITION_WINDOW));
     }
 
+    /// Tells of bytes that another sampler with the same parameters chose from here on: this one then stands where that one
+    /// stood after them, its draws counted too.
+    pub fn follow(&mut self, bytes: &[u8]) {
+        if !self.params.raw().greedy {
+            self.draws += bytes.len() as u64;
+        }
+        self.see(bytes);
+    }
+
     /// Chooses a byte by the first 256 of `logits`; further ones belong to tokens that are no bytes, and are never
     /// chosen. Of equal logits the lowest byte counts as the likeliest. None if one of them is not a finite number,
     /// which weights far too large can bring about, or if there are fewer than 256.
@@ -86,12 +95,7 @@ impl Sampler {
         if !logits.iter().all(|logit| logit.is_finite()) {
             return None;
         }
-        // A stable sort keeps equal ones in the order of the bytes.
-        let mut ranked: [u8; BYTES] = std::array::from_fn(|byte| byte as u8);
-        ranked.sort_by(|a, b| {
-            let (a, b) = (logits[usize::from(*a)], logits[usize::from(*b)]);
-            b.partial_cmp(&a).expect("finite numbers have an order")
-        });
+        let ranked = ranked(&logits);
         let chosen = if self.params.raw().greedy {
             ranked[0]
         } else {
@@ -141,5 +145,41 @@ impl Sampler {
         let last = last_by_top_p.min(last_by_min_p);
         let target = random * sums[last];
         ranked[sums.partition_point(|upto| *upto <= target).min(last)]
+    }
+}
+
+/// The bytes by falling logits, which are finite; of equal ones the lower byte first.
+fn ranked(logits: &[f32; BYTES]) -> [u8; BYTES] {
+    const SIGN: u32 = 1 << 31;
+    // Whole numbers in the same order as the logits, the byte in their lowest digits: sorted without comparing floats.
+    let mut keys: [u64; BYTES] = std::array::from_fn(|byte| {
+        // Both zeros are equal.
+        let bits = (logits[byte] + 0.0).to_bits();
+        let rising = if bits & SIGN == 0 { bits | SIGN } else { !bits };
+        u64::from(!rising) << 8 | byte as u64
+    });
+    keys.sort_unstable();
+    keys.map(|key| key as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_ranked_by_logit_and_then_by_themselves(
+            logits in proptest::collection::vec(prop_oneof![Just(0.0), Just(-0.0), -9.0_f32..9.0, Just(1.0)], BYTES),
+        ) {
+            let logits: [f32; BYTES] = logits.try_into().expect("as many as there are bytes");
+            let mut expected: Vec<u8> = (0..=255).collect();
+            expected.sort_by(|a, b| {
+                let (a, b) = (logits[usize::from(*a)], logits[usize::from(*b)]);
+                b.partial_cmp(&a).expect("finite")
+            });
+            prop_assert_eq!(ranked(&logits).to_vec(), expected);
+        }
     }
 }

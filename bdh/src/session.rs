@@ -65,14 +65,25 @@ impl Session {
         if self.position() == 0 && prompt.is_empty() {
             self.engine.prefill(EMPTY_PROMPT);
         }
-        if prompt.is_empty() {
+        self.read(prompt);
+        self.sampler.see(prompt);
+    }
+
+    /// Reads the start of an answer that another session with the same parameters made from here on: what comes next is
+    /// what would have come next there.
+    pub fn follow(&mut self, answer: &[u8]) {
+        self.read(answer);
+        self.sampler.follow(answer);
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
             return;
         }
         match self.pending.take() {
-            Some(pending) => self.engine.prefill(&[&[pending], prompt].concat()),
-            None => self.engine.prefill(prompt),
+            Some(pending) => self.engine.prefill(&[&[pending], bytes].concat()),
+            None => self.engine.prefill(bytes),
         };
-        self.sampler.see(prompt);
     }
 
     /// Chooses the next byte. None if the model's logits are not finite numbers: its weights are useless.

@@ -6,7 +6,7 @@ mod support;
 use std::{fs, sync::Arc};
 
 use hatchery_bdh::{
-    Engine, Generation, Model, RawSamplingParams, SamplingParams, Session, SessionError, Window,
+    Engine, Generation, Model, RawSamplingParams, SamplingParams, Session, SessionError, StopStrings, Window,
 };
 use proptest::prelude::*;
 use support::{random_bytes, random_weights, shape};
@@ -67,6 +67,41 @@ proptest! {
         prop_assert_eq!(whole.pending(), second.pending());
         prop_assert_eq!(whole.sampler(), second.sampler());
         prop_assert_eq!(whole.engine().logits(), second.engine().logits());
+    }
+
+    #[test]
+    fn an_answer_that_another_began_goes_on_as_it_would_have_there(
+        seed in any::<u64>(),
+        prompt_len in 0..40_usize,
+        max_bytes in 1..30_usize,
+        stop in (0..30_usize, 1..4_usize),
+        greedy in any::<bool>(),
+        penalty in prop_oneof![Just(1.0), 1.0..3.0_f64],
+    ) {
+        let model = model(1);
+        let raw = RawSamplingParams { seed, greedy, repetition_penalty: penalty, ..Default::default() };
+        let prompt = random_bytes(seed, prompt_len);
+        let begin = || {
+            let mut session = session(&model, Window::Default, raw);
+            session.feed(&prompt);
+            session
+        };
+        let unstopped: Vec<u8> = Generation::resume(begin(), b"", max_bytes).collect();
+        let string = unstopped.iter().skip(stop.0).take(stop.1).copied().collect::<Vec<_>>();
+        let stops = StopStrings::new(if string.is_empty() { vec![] } else { vec![string] }).unwrap();
+        let mut whole = Generation::resume(begin(), b"", max_bytes).with_stops(stops.clone());
+        let given: Vec<u8> = whole.by_ref().collect();
+
+        for told in 0..=given.len() {
+            let mut session = begin();
+            session.follow(&given[..told]);
+            let mut rest = Generation::resume(session, b"", max_bytes - told).with_stops(stops.clone());
+            prop_assert_eq!(rest.by_ref().collect::<Vec<_>>(), &given[told..]);
+            prop_assert_eq!(rest.is_stopped(), whole.is_stopped());
+            if told < max_bytes {
+                prop_assert_eq!(rest.session().sampler(), whole.session().sampler());
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::Stdio,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -26,7 +27,9 @@ use hatchery_trainer::{
     device,
     recurrent::Recurrent,
 };
+use hatchery_trainer_shim::kernels::{Kernels, Variant};
 use house::{corpus, text};
+use tch::Kind;
 
 /// A model that has learned something of a text, with blocks of 16 bytes: chunks of 8.
 fn checkpoint(folder: &Path) -> PathBuf {
@@ -92,10 +95,21 @@ fn logits_are_those_of_the_processors_engine_over_many_windows() {
     let checkpoint = checkpoint(folder.path());
     let model = Arc::new(Model::load(&checkpoint).unwrap());
     let found = read_model(&checkpoint).unwrap();
-    let cpu = tch::Device::Cpu;
-    let mut many = Recurrent::new(&found.config, &found.weights, cpu, Precision::F32, 8, 3).unwrap();
+    let mut many: Vec<(Recurrent, f32)> = Vec::new();
+    for (precision, kind, most) in
+        [(Precision::F32, Kind::Float, 1e-4), (Precision::Bf16, Kind::BFloat16, 0.1)]
+    {
+        for has_kernels in [false, true] {
+            let cpu = tch::Device::Cpu;
+            let mut one = Recurrent::new(&found.config, &found.weights, cpu, precision, 8, 3).unwrap();
+            if has_kernels {
+                let variant = Variant::new(kind, found.config.neurons_per_head() as i64).unwrap();
+                one.use_kernels(&Rc::new(Kernels::emulated(variant))).unwrap();
+            }
+            many.push((one, most));
+        }
+    }
     let mut engines = vec![Engine::new(model, Window::Default).unwrap(); 2];
-    let mut rounded = Recurrent::new(&found.config, &found.weights, cpu, Precision::Bf16, 8, 3).unwrap();
     let mut position = 0;
     let near = |found: &[f32], expected: &[f32], share: f32| {
         let most = expected.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
@@ -104,27 +118,31 @@ fn logits_are_those_of_the_processors_engine_over_many_windows() {
     };
     // Streams 1 and 2 side by side, in parts of all lengths; stream 0 stays out of it.
     for part in [8_usize, 3, 5, 1, 1, 6, 8, 8, 2, 6, 7, 1, 4, 4] {
-        assert!(part <= many.bytes_at_once(position));
+        assert!(part <= many[0].0.bytes_at_once(position));
         let byte = |stream: u64, index| (random_at(stream, position + index) * 128.0) as u8;
         let bytes: Vec<Vec<u8>> =
             (0..2).map(|stream| (0..part as u64).map(|index| byte(stream, index)).collect()).collect();
-        let logits = many.feed(1, &[position; 2], &bytes.concat()).unwrap();
-        let in_bf16 = rounded.feed(1, &[position; 2], &bytes.concat()).unwrap();
-        for (stream, engine) in engines.iter_mut().enumerate() {
-            let expected = engine.prefill(&bytes[stream]);
-            near(&logits[256 * stream..][..256], expected, 1e-4);
-            near(&in_bf16[256 * stream..][..256], expected, 0.1);
+        let expected = engines.iter_mut().zip(&bytes).map(|(engine, bytes)| engine.prefill(bytes));
+        let expected: Vec<&[f32]> = expected.collect();
+        for (many, most) in &mut many {
+            let logits = many.feed(1, &[position; 2], &bytes.concat()).unwrap();
+            logits
+                .chunks_exact(256)
+                .zip(&expected)
+                .for_each(|(found, expected)| near(found, expected, *most));
         }
         position += part as u64;
     }
     // A stream goes where it is copied, and forgets what it is told to.
-    many.copy(1, 0).unwrap();
-    let both = many.feed(0, &[position; 2], b"xx").unwrap();
-    near(&both[..256], &both[256..], 1e-5);
-    many.clear(2).unwrap();
-    let fresh = many.feed(2, &[0], b"x").unwrap();
-    let expected = Engine::new(engines[0].model().clone(), Window::Default).unwrap().step(b'x').to_vec();
-    near(&fresh, &expected, 1e-4);
+    let mut engine = Engine::new(engines[0].model().clone(), Window::Default).unwrap();
+    let fresh = engine.step(b'x');
+    for (many, most) in &mut many {
+        many.copy(1, 0).unwrap();
+        let both = many.feed(0, &[position; 2], b"xx").unwrap();
+        near(&both[..256], &both[256..], 1e-5);
+        many.clear(2).unwrap();
+        near(&many.feed(2, &[0], b"x").unwrap(), fresh, *most);
+    }
 }
 
 #[test]

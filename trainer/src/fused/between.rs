@@ -9,33 +9,33 @@ use crate::dropout::Dropout;
 
 /// What a norm gave, and the reciprocal deviation of each row before it.
 #[derive(Debug)]
-pub(super) struct Normed {
-    pub(super) y: Tensor,
-    pub(super) reciprocals: Tensor,
+pub(crate) struct Normed {
+    pub(crate) y: Tensor,
+    pub(crate) reciprocals: Tensor,
 }
 
 /// The residual stream after a layer, N x D.
 #[derive(Debug)]
-pub(super) struct Residual {
+pub(crate) struct Residual {
     /// What the decoder gave, normed.
-    pub(super) y: Normed,
+    pub(crate) y: Normed,
     /// The stream itself, of the weights' kind.
-    pub(super) next: Normed,
+    pub(crate) next: Normed,
     /// The same as an operand.
-    pub(super) operand: Tensor,
+    pub(crate) operand: Tensor,
 }
 
 /// What is dropped in a layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Drops {
-    pub(super) rule: Option<Dropout>,
-    pub(super) layer: usize,
+pub(crate) struct Drops {
+    pub(crate) rule: Option<Dropout>,
+    pub(crate) layer: usize,
 }
 
 /// The operations between the products. What is taken by value is used up: its memory is that of a result.
 ///
 /// q and v are what [`Between::rectified`] gave.
-pub(super) trait Between: fmt::Debug {
+pub(crate) trait Between: fmt::Debug {
     /// relu(x); or x, where all that reads it below rectifies it anyway, which saves a pass.
     fn rectified(&self, x: Tensor) -> Result<Tensor, TchError>;
 

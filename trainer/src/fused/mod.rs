@@ -18,7 +18,7 @@
 //! | `check` | whether both agree, before a run relies on it |
 
 mod backward;
-mod between;
+pub(crate) mod between;
 mod check;
 mod forward;
 mod kernels;
@@ -35,15 +35,15 @@ use crate::{data::Batch, dropout::Dropout, model::Turn, weights::Weights};
 
 /// The sizes of a model and a batch at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    layers: usize,
-    heads: i64,
-    width: i64,
+pub(crate) struct Shape {
+    pub(crate) layers: usize,
+    pub(crate) heads: i64,
+    pub(crate) width: i64,
     /// Of one head.
-    neurons: i64,
-    vocabulary: i64,
-    sequences: i64,
-    tokens: i64,
+    pub(crate) neurons: i64,
+    pub(crate) vocabulary: i64,
+    pub(crate) sequences: i64,
+    pub(crate) tokens: i64,
 }
 
 impl Shape {
@@ -80,7 +80,7 @@ impl Fused {
         tokens_max: usize,
     ) -> Result<Self, TchError> {
         let fused = Self::plain(config, kind, device, precision, tokens_max)?;
-        match kernels(config, fused.operands, device) {
+        match kernels_for(config, fused.operands, device) {
             Some(Ok(kernels)) => fused.with_checked_kernels(kernels),
             Some(Err(why)) => Ok(Self { no_kernels: Some(why), ..fused }),
             None => Ok(fused),
@@ -173,11 +173,30 @@ impl Fused {
 const KERNELS_VARIABLE: &str = "HATCHERY_KERNELS";
 
 /// Kernels for a GPU, or why it has none; nothing for what is no NVIDIA GPU.
-fn kernels(config: &ModelConfig, operands: Kind, device: Device) -> Option<Result<Rc<Kernels>, String>> {
+pub(crate) fn kernels_for(
+    config: &ModelConfig,
+    operands: Kind,
+    device: Device,
+) -> Option<Result<Rc<Kernels>, String>> {
     let Device::Cuda(index) = device else { return None };
     let variant = Variant::new(operands, config.neurons_per_head() as i64)?;
     if std::env::var(KERNELS_VARIABLE).is_ok_and(|value| value == "off") {
         return Some(Err(format!("{KERNELS_VARIABLE} is off")));
     }
     Some(Kernels::on_cuda(index, variant).map(Rc::new).map_err(|error| error.to_string()))
+}
+
+/// What lies between the products, f32 but for them, by libtorch's operations; for those who turn by themselves.
+pub(crate) fn plain(config: &ModelConfig, device: Device) -> Result<Box<dyn Between>, TchError> {
+    Ok(Box::new(Plain::new(Turn::new(config.neurons_per_head(), 1, device, Kind::Float)?)))
+}
+
+/// The same by kernels.
+pub(crate) fn by_kernels(
+    kernels: Rc<Kernels>,
+    config: &ModelConfig,
+    device: Device,
+) -> Result<Box<dyn Between>, TchError> {
+    let turn = Turn::new(config.neurons_per_head(), 1, device, Kind::Float)?;
+    Ok(Box::new(ByKernels::new(kernels, &turn)?))
 }

@@ -97,6 +97,12 @@ unsigned __float_as_uint(float value) {
   return bits;
 }
 
+void sincospif(float half_turns, float* sin, float* cos) {
+  const double angle = double(half_turns) * 3.14159265358979323846;
+  *sin = float(std::sin(angle));
+  *cos = float(std::cos(angle));
+}
+
 // Takes the arguments from where the driver would.
 template <class... Parameters, std::size_t... Places>
 void run_grid(void (*kernel)(Parameters...), void** arguments, std::index_sequence<Places...>) {

@@ -369,6 +369,68 @@ KERNEL mirror(Number* d, u32 tokens) {
     matrix[u64(row) * tokens + i] = i == row ? Number(0) : matrix[u64(i) * tokens + row];
 }
 
+// ---- answers: N bytes of each of K streams, whose past is kept in rings of R places ----
+
+// Where the row of this block, of (K, H, N) rows, stands.
+struct Row {
+  u32 stream, line, token;
+  u64 position;
+};
+
+__device__ inline Row row_of_streams(const long long* positions, u32 tokens, u32 heads) {
+  const u32 line = blockIdx.x / tokens, token = blockIdx.x % tokens, stream = line / heads;
+  return {stream, line, token, u64(positions[stream]) + token};
+}
+
+// r = rope(relu(q)), (H, K N) rows to (K, H, N) rows, each by its own position; and the same into its place of the ring, of
+// (K, H, R) rows. `frequencies` are turns a byte, in 2^-64 turns: whole turns fall away by themselves, at any position.
+KERNEL remember(const Number* q, const long long* positions, const u64* frequencies, Number* r, Number* keys, u32 neurons, u32 tokens,
+                u32 heads, u32 ring) {
+  const Row row = row_of_streams(positions, tokens, heads);
+  const u32 streams = gridDim.x / tokens / heads;
+  q += ((u64(row.line % heads) * streams + row.stream) * tokens + row.token) * neurons;
+  r += u64(blockIdx.x) * neurons;
+  keys += (u64(row.line) * ring + row.position % ring) * neurons;
+  for (u32 first = threadIdx.x * 2 * PAIRS; first < neurons; first += blockDim.x * 2 * PAIRS) {
+    const Chunk now = *(const Chunk*)(q + first);
+    Chunk turned;
+    for (u32 pair = 0; pair < PAIRS; ++pair) {
+      const float a = rectified(now.at[2 * pair]), b = rectified(now.at[2 * pair + 1]);
+      const int turns = int(u32(row.position * frequencies[first / 2 + pair] >> 32));
+      float sin, cos;
+      sincospif(float(turns) * 4.656612873077393e-10f, &sin, &cos);  // half turns: 2^-31 of the upper half
+      turned.at[2 * pair] = round_to_number(a * cos - b * sin);
+      turned.at[2 * pair + 1] = round_to_number(b * cos + a * sin);
+    }
+    *(Chunk*)(r + first) = turned;
+    *(Chunk*)(keys + first) = turned;
+  }
+}
+
+// x, (K, N) rows of D, into their places of the ring, of (K, R) rows.
+KERNEL remember_values(const Number* x, const long long* positions, Number* values, u32 width, u32 tokens, u32 ring) {
+  const Row row = row_of_streams(positions, tokens, 1);
+  x += u64(blockIdx.x) * width;
+  values += (u64(row.stream) * ring + row.position % ring) * width;
+  for (u32 i = threadIdx.x; i < width; i += blockDim.x) values[i] = x[i];
+}
+
+// Clears what a byte does not see, in (K, H, N) rows of R = 2 C places: all but what came before it in its own chunk of C bytes,
+// and the chunk before.
+KERNEL unseen(Number* scores, const long long* positions, u32 tokens, u32 heads, u32 chunk) {
+  const Row row = row_of_streams(positions, tokens, heads);
+  const u32 ring = 2 * chunk;
+  scores += u64(blockIdx.x) * ring;
+  const u64 newest = row.position - row.token + tokens - 1, start = row.position / chunk * chunk;
+  const u64 oldest = start < chunk ? 0 : start - chunk;
+  for (u32 place = threadIdx.x; place < ring; place += blockDim.x) {
+    // A place holds the newest byte that belongs there; of those before the first byte there are none.
+    const u64 back = (newest + ring - place) % ring, held = newest - back;
+    if (back > newest || held >= row.position || held < oldest) scores[place] = Number(0);
+  }
+}
+
 #define KERNELS(K)                                                                                                   \
   K(rope) K(rope_backward) K(gate) K(gate_backward) K(layer_norm) K(layer_norm_backward) K(embed) K(embed_backward) \
-  K(residual) K(residual_backward) K(add_heads) K(cross_entropy) K(below_diagonal) K(mirror)
+  K(residual) K(residual_backward) K(add_heads) K(cross_entropy) K(below_diagonal) K(mirror) K(remember)                  \
+  K(remember_values) K(unseen)

@@ -18,7 +18,7 @@ use self::call::Call;
 /// The kernels' text.
 pub(crate) const SOURCE: &str = include_str!("kernels.cu");
 /// Every kernel's name.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "rope",
     "rope_backward",
     "gate",
@@ -33,6 +33,9 @@ const NAMES: [&str; 14] = [
     "cross_entropy",
     "below_diagonal",
     "mirror",
+    "remember",
+    "remember_values",
+    "unseen",
 ];
 /// Pairs of neurons that a thread takes at once, where the neurons of a head can be shared out so.
 const PAIRS_WIDE: u32 = 4;
@@ -102,6 +105,26 @@ pub struct Rows {
     pub of_head: i64,
     /// T.
     pub tokens: i64,
+}
+
+/// N bytes of each of K streams, whose past is kept in rings of R = 2 C places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// H.
+    pub heads: i64,
+    /// K.
+    pub count: i64,
+    /// N.
+    pub tokens: i64,
+    /// C.
+    pub chunk: i64,
+}
+
+impl Streams {
+    /// R.
+    fn ring(self) -> i64 {
+        2 * self.chunk
+    }
 }
 
 impl Rows {
@@ -310,6 +333,49 @@ impl Kernels {
     pub fn mirror(&self, d: &mut Tensor) -> Result<(), TchError> {
         let (rows, tokens) = square(d)?;
         self.by_score("mirror", rows, tokens).numbers(d, rows * tokens).size(tokens).run()
+    }
+
+    /// r = rope(relu(q)) for q H x K N x M and r K x H x N x M, and the same into the rings `keys`, K x H x R x M. `positions`
+    /// are those of each stream's first byte, K i64; `frequencies` turns a byte in 2^-64 turns, M/2 i64.
+    pub fn remember(
+        &self,
+        streams: Streams,
+        q: &Tensor,
+        [positions, frequencies]: [&Tensor; 2],
+        r: &mut Tensor,
+        keys: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let neurons = last(q);
+        let Streams { heads, count, tokens, .. } = streams;
+        let rows = Rows { heads, of_head: count * tokens, tokens };
+        let size = rows.all() * neurons;
+        let call = self.by_row("remember", rows, neurons)?.numbers(q, size).longs(positions, count);
+        let call = call.longs(frequencies, neurons / 2).numbers(r, size);
+        let call = call.numbers(keys, count * heads * streams.ring() * neurons);
+        call.size(neurons).size(tokens).size(heads).size(streams.ring()).run()
+    }
+
+    /// x, K N x D, into the rings `values`, K x R x D.
+    pub fn remember_values(
+        &self,
+        streams: Streams,
+        x: &Tensor,
+        positions: &Tensor,
+        values: &mut Tensor,
+    ) -> Result<(), TchError> {
+        let (rows, width) = (streams.count * streams.tokens, last(x));
+        let call = Call::new(self, "remember_values", rows, width).numbers(x, rows * width);
+        let call =
+            call.longs(positions, streams.count).numbers(values, streams.count * streams.ring() * width);
+        call.size(width).size(streams.tokens).size(streams.ring()).run()
+    }
+
+    /// Clears the scores, K x H x N x R, of what a byte does not see.
+    pub fn unseen(&self, streams: Streams, scores: &mut Tensor, positions: &Tensor) -> Result<(), TchError> {
+        let Streams { heads, count, tokens, chunk } = streams;
+        let (rows, ring) = (count * heads * tokens, streams.ring());
+        let call = Call::new(self, "unseen", rows, ring).numbers(scores, rows * ring).longs(positions, count);
+        call.size(tokens).size(heads).size(chunk).run()
     }
 
     /// A block for each row of M neurons.
