@@ -100,3 +100,36 @@ fn a_session_goes_on_as_if_never_interrupted_and_can_be_forked() {
     let unsaid = trainer(&["generate", "--checkpoint", &model]);
     assert_eq!(unsaid.status.code(), Some(2), "neither a prompt nor a session: {unsaid:?}");
 }
+
+#[test]
+fn samples_are_the_answers_of_one_seed_after_another() {
+    let (_folder, model) = imported();
+    let ask = |more: &[&str]| {
+        json(
+            &[&["generate", "--checkpoint", &model, "--prompt", "To be", "--max-bytes", "30"], more].concat(),
+        )
+    };
+    let samples = ask(&["--seed", "7", "--samples", "3"]);
+    let samples = samples["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 3);
+    for (sample, seed) in samples.iter().zip(["7", "8", "9"]) {
+        let alone = ask(&["--seed", seed]);
+        assert_eq!(sample["seed"].to_string(), seed);
+        assert_eq!(
+            (&sample["bytes_hex"], &sample["finish_reason"]),
+            (&alone["bytes_hex"], &alone["finish_reason"])
+        );
+    }
+    assert_ne!(samples[0]["bytes_hex"], samples[1]["bytes_hex"]);
+    let text =
+        trainer(&["generate", "--checkpoint", &model, "--prompt", "To be", "--seed", "7", "--samples", "2"]);
+    let shown = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(shown.contains("--- seed 7, to the byte limit\n") && shown.contains("--- seed 8"), "{shown}");
+    assert!(String::from_utf8_lossy(&text.stderr).contains("200 bytes in"));
+    // Always the likeliest byte: all would be the same.
+    let greedy =
+        trainer(&["generate", "--checkpoint", &model, "--prompt", "x", "--samples", "2", "--greedy"]);
+    assert_eq!(greedy.status.code(), Some(2));
+    let said = refused(&["generate", "--checkpoint", &model, "--prompt", "x", "--device", "cuda:0"]);
+    assert!(said.contains("cuda:0 cannot be used here"), "{said}");
+}

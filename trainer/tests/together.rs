@@ -175,7 +175,7 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
                 assert!(ends.insert(made.request, end).is_none());
             }
         }
-        if answers.is_idle() && step > orders.len() {
+        if answers.is_empty() && step > orders.len() {
             break;
         }
     }

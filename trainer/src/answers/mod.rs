@@ -83,11 +83,12 @@ impl Answers {
     }
 
     /// Whether nothing is to be done.
-    pub fn is_idle(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn len(&self) -> usize {
+    /// Answers that wait, are read for or write.
+    pub fn len(&self) -> usize {
         self.writing.len() + usize::from(self.reading.is_some()) + self.waiting.len()
     }
 

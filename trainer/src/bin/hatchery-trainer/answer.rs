@@ -11,12 +11,12 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hatchery_bdh::{
     Engine, Generation, Model, RawSamplingParams, SamplingParams, Session, StopStrings, Utf8Stream, Window,
 };
-use hatchery_common::generate::FinishReason;
+use hatchery_common::{device::DeviceKind, generate::FinishReason};
 use serde::Serialize;
 
 use crate::{
     args::{Generate, Output},
-    print_json,
+    print_json, samples,
 };
 
 /// An answer as JSON.
@@ -42,6 +42,9 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
     };
     let params = sampling(args)?;
     let stop = StopStrings::new(args.stop.iter().map(|text| text.clone().into_bytes()).collect())?;
+    if args.samples > 1 || args.device.kind != DeviceKind::Cpu {
+        return samples::generate(args, &prompt, &params, &stop);
+    }
     let model = Arc::new(Model::load(&args.checkpoint)?);
     let begun = Instant::now();
     let session = match &args.session {

@@ -44,7 +44,7 @@ pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
     let (sender, commands) = mpsc::sync_channel(COMMANDS_MAX);
     thread::spawn(move || read_commands(&sender));
     loop {
-        match next(&commands, answers.is_idle()) {
+        match next(&commands, answers.is_empty()) {
             Next::Command(AnswererCommand::Answer { request, order }) => {
                 if let Err(why) = answers.begin(request, order) {
                     teller.tell(&AnswererEvent::Failed { request, why })?;

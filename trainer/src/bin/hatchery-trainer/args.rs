@@ -301,6 +301,18 @@ pub(crate) struct Generate {
     /// The same seed gives the same bytes.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// So many answers to the same prompt, by so many seeds from --seed on.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        conflicts_with_all = ["session", "save_session", "greedy"]
+    )]
+    pub(crate) samples: u32,
+    /// Where they are made; a GPU, such as cuda:0, makes many in hardly more time than one.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with_all = ["session", "save_session"])]
+    pub(crate) device: Device,
     /// Always the likeliest byte; of the above only the repetition penalty and the stop strings then matter.
     #[arg(long)]
     pub(crate) greedy: bool,

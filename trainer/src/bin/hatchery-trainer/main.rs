@@ -7,6 +7,7 @@ mod bench;
 mod by_position;
 mod curve;
 mod import;
+mod samples;
 mod train;
 
 use std::{
