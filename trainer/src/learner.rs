@@ -13,7 +13,7 @@ use crate::{
     dropout::Dropout,
     evaluate::Losses,
     fast::Fast,
-    fused::Fused,
+    fused::{Fused, Measured},
     model::{Model, Pass},
     optimizer::{AdamW, Moments},
     weights::Weights,
@@ -93,6 +93,11 @@ impl Learner {
         Ok(())
     }
 
+    /// Whether gradients are computed by hand over the whole batch at once.
+    pub fn has_fused(&self) -> bool {
+        self.fused.is_some()
+    }
+
     /// Whether kernels of its own compute what lies between the products.
     pub fn has_kernels(&self) -> bool {
         self.fused.as_ref().is_some_and(Fused::has_kernels)
@@ -101,6 +106,13 @@ impl Learner {
     /// Why a step takes longer here than it could; nothing where it does not.
     pub fn slower_because(&self) -> Option<&str> {
         self.fused.as_ref().and_then(Fused::no_kernels)
+    }
+
+    /// Times what lies between the products of a batch, each operation the mean of `repeats` calls; `wait` waits for the device. None:
+    /// this learner does not compute so.
+    pub fn measure(&self, repeats: usize, wait: &dyn Fn()) -> Result<Option<Measured>, TchError> {
+        let sequences = i64::from(self.spec.raw().batch) / self.parts;
+        self.fused.as_ref().map(|fused| fused.measure(sequences, repeats, wait)).transpose()
     }
 
     /// The model as it is now.

@@ -15,6 +15,7 @@
 //! | `between` | what lies between the products: the operations by name |
 //! | `plain` | those by libtorch's operations: any device, any kind; the oracle for the kernels |
 //! | `kernels` | those by kernels of one pass each, on an NVIDIA GPU |
+//! | `measure` | how long each takes, both ways |
 //! | `check` | whether both agree, before a run relies on it |
 
 mod backward;
@@ -22,6 +23,7 @@ pub(crate) mod between;
 mod check;
 mod forward;
 mod kernels;
+mod measure;
 mod plain;
 
 use std::rc::Rc;
@@ -30,6 +32,7 @@ use hatchery_common::{model::ModelConfig, recipe::Precision};
 use hatchery_trainer_shim::kernels::{Kernels, Variant};
 use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
+pub use self::measure::{Measured, Timed};
 use self::{between::Between, kernels::ByKernels, plain::Plain};
 use crate::{data::Batch, dropout::Dropout, model::Turn, weights::Weights};
 

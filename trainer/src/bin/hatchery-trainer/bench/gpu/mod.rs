@@ -22,9 +22,10 @@ use hatchery_common::{
     recipe::{DataSpec, Precision, Recipe},
 };
 use hatchery_trainer::{data::Corpus, device};
+use serde::de::DeserializeOwned;
 
 use self::{
-    report::{Line, Outcome, Parity, Report, Shape},
+    report::{Line, Operations, Outcome, Parity, Report, Shape},
     task::{Folder, Found, Task},
 };
 use super::{TORCH, TORCH_WITH_CUDA, find_python};
@@ -84,6 +85,9 @@ pub(crate) struct BenchGpu {
     /// Be one turn in the folder `--task`, and print its figures as JSON.
     #[arg(long, hide = true, value_enum, requires = "task")]
     turn: Option<Contender>,
+    /// Time the operations of the task in the folder `--task`, and print the figures as JSON.
+    #[arg(long, hide = true, requires = "task", conflicts_with = "turn")]
+    operations: bool,
     #[arg(long, hide = true)]
     task: Option<PathBuf>,
 }
@@ -160,6 +164,9 @@ impl Contender {
 pub(crate) fn gpu(args: &BenchGpu) -> anyhow::Result<()> {
     if let (Some(contender), Some(folder)) = (args.turn, &args.task) {
         return print_json(&turn::take(contender, folder)?);
+    }
+    if let (true, Some(folder)) = (args.operations, &args.task) {
+        return print_json(&turn::measure(folder)?);
     }
     let report = Bench::new(args)?.measure()?;
     if args.output == Output::Json { print_json(&report) } else { print(&report.to_string()) }
@@ -248,7 +255,9 @@ impl<'a> Bench<'a> {
             Line::new(contender.name(), turns, failure)
         };
         let lines = contenders.iter().zip(&turns).zip(failures).map(line).collect();
-        Ok(Shape { name: shape.name().into(), parameters, batch, block, lines })
+        eprintln!("{}: each operation between the products", shape.name());
+        let operations = Outcome::of(ask(&["--operations"], &folder).map(Operations));
+        Ok(Shape { name: shape.name().into(), parameters, batch, block, lines, operations })
     }
 
     /// The same run in f32, in this device's own arithmetic, and in PyTorch's: nothing dropped, for its masks are others.
@@ -281,31 +290,39 @@ impl<'a> Bench<'a> {
     }
 
     fn turn(&self, contender: Contender, folder: &Folder) -> anyhow::Result<Found> {
-        let mut command = match (&self.python, contender.is_pythons()) {
+        match (&self.python, contender.is_pythons()) {
             (Some(python), true) => {
                 let mut command = Command::new(python);
                 let way = if contender == Contender::Compiled { "compiled" } else { "eager" };
                 command.arg("-c").arg(REFERENCE).arg(folder.path()).arg(way);
                 // This process may have been started anew with settings of its own.
                 command.env_remove("GLIBC_TUNABLES").env_remove("OMP_WAIT_POLICY");
-                command
+                told(&mut command)
             }
             (None, true) => bail!("PyTorch cannot be measured without python"),
             (_, false) => {
-                let mut command = Command::new(std::env::current_exe()?);
                 let name = contender.to_possible_value().context("every contender has a name")?;
-                command.args(["bench", "gpu", "--turn", name.get_name(), "--task"]).arg(folder.path());
-                command
+                ask(&["--turn", name.get_name()], folder)
             }
-        };
-        let output = command.stdin(Stdio::null()).output().context("cannot start a turn")?;
-        if !output.status.success() {
-            std::io::stderr().write_all(&output.stderr)?;
-            let told = String::from_utf8_lossy(&output.stderr);
-            bail!("{}", told.lines().last().unwrap_or("it failed without a word"));
         }
-        serde_json::from_slice(&output.stdout).context("a turn has not told its figures, or not in numbers")
     }
+}
+
+/// Asks this program, in a process of its own.
+fn ask<T: DeserializeOwned>(arguments: &[&str], folder: &Folder) -> anyhow::Result<T> {
+    let mut command = Command::new(std::env::current_exe()?);
+    told(command.args(["bench", "gpu"]).args(arguments).arg("--task").arg(folder.path()))
+}
+
+/// What a process tells as JSON.
+fn told<T: DeserializeOwned>(command: &mut Command) -> anyhow::Result<T> {
+    let output = command.stdin(Stdio::null()).output().context("cannot start a turn")?;
+    if !output.status.success() {
+        std::io::stderr().write_all(&output.stderr)?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        bail!("{}", told.lines().last().unwrap_or("it failed without a word"));
+    }
+    serde_json::from_slice(&output.stdout).context("a turn has not told its figures, or not in numbers")
 }
 
 /// What to learn: what was named, or the markdown that every Rust machine has.

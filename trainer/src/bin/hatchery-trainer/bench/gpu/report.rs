@@ -3,6 +3,7 @@
 use std::fmt;
 
 use hatchery_common::{recipe::Precision, trainer::bits};
+use hatchery_trainer::fused::{Measured, Timed};
 use serde::Serialize;
 
 use super::{full::Full, task::Found};
@@ -52,6 +53,8 @@ pub(super) struct Shape {
     pub(super) batch: u32,
     pub(super) block: u32,
     pub(super) lines: Vec<Line>,
+    /// What lies between the products, operation by operation.
+    pub(super) operations: Outcome<Operations>,
 }
 
 /// One contender.
@@ -143,7 +146,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Shape {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, parameters, batch, block, lines } = self;
+        let Self { name, parameters, batch, block, lines, operations } = self;
         writeln!(out, "{name}: {parameters} parameters, batch {batch}, block {block}")?;
         writeln!(
             out,
@@ -169,6 +172,40 @@ impl fmt::Display for Shape {
                 bytes >> 20,
                 ratio(faster),
                 ratio(memory)
+            )?;
+        }
+        operations.fmt(out)
+    }
+}
+
+/// For a person, times beside what memory allows.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct Operations(pub(super) Measured);
+
+impl fmt::Display for Operations {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Measured { copy_bytes_per_sec, operations } = &self.0;
+        writeln!(
+            out,
+            "\nbetween the products, in us; memory copies {:.0} GB/s, and the least time is what is read and written at that",
+            copy_bytes_per_sec / 1e9
+        )?;
+        writeln!(out, "operation                 MB   least   kernel  of least   libtorch   gain")?;
+        for Timed { name, bytes, kernels_secs, operations_secs } in operations {
+            let least = *bytes as f64 / copy_bytes_per_sec;
+            let of = |figure: Option<f64>, unit: &str| {
+                figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.1}{unit}"))
+            };
+            writeln!(
+                out,
+                "{name:<20} {:>7.1} {:>7.1} {:>8} {:>9} {:>10.1} {:>6}",
+                *bytes as f64 / 1e6,
+                1e6 * least,
+                of(kernels_secs.map(|secs| 1e6 * secs), ""),
+                of(kernels_secs.map(|secs| secs / least), "x"),
+                1e6 * operations_secs,
+                of(kernels_secs.map(|secs| operations_secs / secs), "x"),
             )?;
         }
         Ok(())
@@ -224,11 +261,17 @@ mod tests {
             Line::new("torch compiled", &[], Some("no compiler".into())),
             Line::new("torch eager", &[Found { memory_bytes: 6 << 20, ..found(&[0.6]) }], None),
         ];
-        let shape = Shape { name: "seed".into(), parameters: 1, batch: 8, block: 256, lines };
+        let timed =
+            Timed { name: "rope".into(), bytes: 2_000_000, kernels_secs: Some(4e-6), operations_secs: 2e-5 };
+        let operations =
+            Outcome::Found(Operations(Measured { copy_bytes_per_sec: 1e12, operations: vec![timed] }));
+        let shape = Shape { name: "seed".into(), parameters: 1, batch: 8, block: 256, lines, operations };
         let table = shape.to_string();
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines[2].contains("200.00") && lines[2].contains("1.00x"), "{table}");
         assert_eq!(lines[3], "torch compiled no compiler");
         assert!(lines[4].contains("3.00x") && lines[4].contains("0.50x"), "{table}");
+        let of_rope: Vec<&str> = lines[8].split_whitespace().collect();
+        assert_eq!(of_rope, ["rope", "2.0", "2.0", "4.0", "2.0x", "20.0", "5.0x"]);
     }
 }

@@ -2,22 +2,45 @@
 
 use std::{path::Path, time::Instant};
 
+use anyhow::Context;
+
 use hatchery_common::{device::Device, recipe::Precision};
-use hatchery_trainer::{data::Batch, device, ffi, learner::Learner};
+use hatchery_trainer::{data::Batch, device, ffi, fused::Measured, learner::Learner, weights::Weights};
 use hatchery_trainer_shim as shim;
 use tch::{Device as TorchDevice, Tensor};
 
-use super::{Contender, task, task::Found};
+use super::{
+    Contender,
+    task::{self, Found, Task},
+};
 
-/// Takes the turn. Fails where the contender is not what was asked for, such as kernels that cannot be had.
-pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found> {
-    let (task, weights, windows) = task::read(folder)?;
+/// Calls of each operation that is timed.
+const REPEATS: usize = 30;
+
+/// Times each operation between the products.
+pub(super) fn measure(folder: &Path) -> anyhow::Result<Measured> {
+    let (task, weights, _) = task::read(folder)?;
+    let (mut learner, torch) = learner(task, weights)?;
+    if !learner.has_fused() {
+        learner.use_libtorchs_operations()?;
+    }
+    learner.measure(REPEATS, &|| wait_for(torch))?.context("there are no such operations on this device")
+}
+
+fn learner(task: Task, weights: Weights) -> anyhow::Result<(Learner, TorchDevice)> {
     let wanted: Device = task.device.parse().map_err(anyhow::Error::msg)?;
     let torch = device::torch_device(wanted);
     let precision = if task.is_bf16 { Precision::Bf16 } else { Precision::F32 };
     shim::allow_tf32(task.is_bf16);
+    Ok((Learner::new(task.model, &task.train, weights, None, torch, precision)?, torch))
+}
+
+/// Takes the turn. Fails where the contender is not what was asked for, such as kernels that cannot be had.
+pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found> {
+    let (task, weights, windows) = task::read(folder)?;
     let (rows, steps) = (task.train.raw().batch as usize, task.warm_up_steps + task.steps);
-    let mut learner = Learner::new(task.model, &task.train, weights, None, torch, precision)?;
+    let Task { warm_up_steps, steps_per_look, .. } = task;
+    let (mut learner, torch) = learner(task, weights)?;
     match contender {
         Contender::Kernels => {
             if !learner.has_kernels() {
@@ -37,9 +60,9 @@ pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found>
         let batch = Batch::from_windows(windows, rows, torch)?;
         losses.push(learner.step(step as u64, &batch)?);
         let done = step as u32 + 1;
-        let timed = done.saturating_sub(task.warm_up_steps);
-        if done == task.warm_up_steps || timed > 0 && timed.is_multiple_of(task.steps_per_look) {
-            let secs_a_step = |since: Instant| since.elapsed().as_secs_f64() / f64::from(task.steps_per_look);
+        let timed = done.saturating_sub(warm_up_steps);
+        if done == warm_up_steps || timed > 0 && timed.is_multiple_of(steps_per_look) {
+            let secs_a_step = |since: Instant| since.elapsed().as_secs_f64() / f64::from(steps_per_look);
             let host = secs_a_step(looked);
             wait_for(torch);
             if timed > 0 {
