@@ -19,6 +19,7 @@ use std::{
 use args::{Args, Bench, Command, Output};
 use clap::Parser;
 use hatchery_common::{
+    device::DeviceKind,
     recipe::DataSpec,
     trainer::{PositionLoss, bits},
 };
@@ -40,7 +41,12 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
-    if !matches!(command, Command::Generate(_) | Command::Import(_) | Command::Curve(_)) {
+    let needs_no_libtorch = match &command {
+        Command::Generate(args) => args.device.kind == DeviceKind::Cpu,
+        Command::Import(_) | Command::Curve(_) => true,
+        _ => false,
+    };
+    if !needs_no_libtorch {
         environment::apply();
     }
     // Both before libtorch allocates or looks for devices.
