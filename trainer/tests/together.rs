@@ -104,7 +104,8 @@ fn logits_are_those_of_the_processors_engine_over_many_windows() {
             let mut one = Recurrent::new(&found.config, &found.weights, cpu, precision, 8, 3).unwrap();
             if has_kernels {
                 let variant = Variant::new(kind, found.config.neurons_per_head() as i64).unwrap();
-                one.use_kernels(&Rc::new(Kernels::emulated(variant))).unwrap();
+                let kernels = Rc::new(Kernels::emulated(variant));
+                assert_eq!(one.use_kernels_if_right(&kernels).unwrap(), Ok(()));
             }
             many.push((one, most));
         }

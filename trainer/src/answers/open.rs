@@ -11,6 +11,7 @@ use super::Answers;
 use crate::{
     checkpoint::{CheckpointError, read_model},
     device::{self, available_bytes},
+    fused::kernels_for,
     recurrent::Recurrent,
 };
 
@@ -85,7 +86,16 @@ impl Answers {
             }
         };
         let streams = at_once_max + 1;
-        let engine = Recurrent::new(&model.config, &model.weights, torch, precision, chunk_bytes, streams)?;
+        let mut engine =
+            Recurrent::new(&model.config, &model.weights, torch, precision, chunk_bytes, streams)?;
+        let no_kernels = match kernels_for(&model.config, engine.operands(), torch) {
+            Some(Ok(kernels)) => engine.use_kernels_if_right(&kernels)?.err(),
+            Some(Err(why)) => Some(why),
+            None => None,
+        };
+        if let Some(why) = no_kernels {
+            eprintln!("answers take longer than they could: {why}");
+        }
         Ok(Self::new(engine, model.config.vocabulary(), at_once_max))
     }
 

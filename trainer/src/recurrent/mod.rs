@@ -21,7 +21,7 @@ use self::ring::{Memory, Ring};
 use crate::{
     data::upload,
     fused::between::{Between, Drops},
-    fused::{self, Shape, kernels_for},
+    fused::{self, Shape},
     weights::Weights,
 };
 
@@ -94,16 +94,11 @@ impl Recurrent {
         Ok(())
     }
 
-    /// The same on an NVIDIA GPU, if the kernels can be had and find the logits that libtorch's operations find; else says why not.
-    /// To be called before the first byte; needs two streams.
-    pub fn use_kernels_if_right(&mut self) -> Result<Result<(), String>, TchError> {
-        let kernels = match kernels_for(&self.config, self.operands, self.device) {
-            Some(Ok(kernels)) => kernels,
-            Some(Err(why)) => return Ok(Err(why)),
-            None => return Ok(Ok(())),
-        };
+    /// The same, if the kernels find the logits that libtorch's operations find; else says so, and goes on without. To be called
+    /// before the first byte; needs two streams.
+    pub fn use_kernels_if_right(&mut self, kernels: &Rc<Kernels>) -> Result<Result<(), String>, TchError> {
         let expected = self.sample()?;
-        self.use_kernels(&kernels)?;
+        self.use_kernels(kernels)?;
         let found = self.sample();
         let most = expected.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
         let share = APART_MAX[usize::from(self.operands == Kind::BFloat16)] as f32;
@@ -118,18 +113,25 @@ impl Recurrent {
         Ok(Err(problem))
     }
 
-    /// Logits after some bytes, alone and side by side, over more than a chunk; forgets them again.
+    /// Logits after some bytes, alone and side by side, from the end of one chunk into the next; forgets them again.
     fn sample(&mut self) -> Result<Vec<f32>, TchError> {
-        let part = self.bytes_at_once(0).min(24);
+        const BYTES: u64 = 24;
+        let start = (self.chunk as u64).saturating_sub(BYTES);
+        let part = self.bytes_at_once(start);
         let bytes: Vec<u8> = (0..2 * part as u8).map(|index| b'a' + index % 26).collect();
-        let mut logits = self.feed(1, &[0], &bytes[..part])?;
+        let mut logits = self.feed(1, &[start], &bytes[..part])?;
         self.copy(1, 0)?;
-        for (index, pair) in bytes.as_chunks::<2>().0.iter().enumerate() {
-            logits.extend(self.feed(0, &[(part + index) as u64; 2], pair)?);
+        for (pair, position) in bytes.as_chunks::<2>().0.iter().zip(start + part as u64..) {
+            logits.extend(self.feed(0, &[position; 2], pair)?);
         }
         self.clear(0)?;
         self.clear(1)?;
         Ok(logits)
+    }
+
+    /// The kind of products' operands.
+    pub fn operands(&self) -> Kind {
+        self.operands
     }
 
     /// Bytes that a stream takes of the device's memory.
