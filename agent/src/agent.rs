@@ -2,11 +2,11 @@
 //!
 //! Whatever happens, the loop first looks at the lease, and then compares what is wished with what is there.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 
 use hatchery_common::{
     availability::Away,
-    device::Device,
+    device::{Device, DeviceKind},
     faults,
     id::CheckpointId,
     node::Inventory,
@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    answerer::Cards,
     attempt::AttemptUpdate,
     attempts::Attempts,
     calibration::Calibrator,
@@ -112,6 +113,8 @@ pub(crate) struct Agent {
     pub(crate) farewell: CancellationToken,
     /// The exchange of blobs with other nodes, if there is one.
     pub(crate) peers: Option<Peers>,
+    /// Who has which GPU.
+    pub(crate) cards: Cards,
     lease: Lease,
     assignment: Option<Assignment>,
     session: Option<Session>,
@@ -139,6 +142,7 @@ impl Agent {
             inventory,
             farewell,
             peers: None,
+            cards: Cards::default(),
             lease: Lease::default(),
             assignment: None,
             session: None,
@@ -323,6 +327,7 @@ impl Agent {
             match step {
                 Step::StartAttempt(assigned) => {
                     self.calibrator.stop();
+                    self.cards.withdraw(assigned.device);
                     self.attempts.start(*assigned);
                 }
                 Step::StopAttempt(key, reason) => self.attempts.stop(key, reason, now),
@@ -351,6 +356,21 @@ impl Agent {
         if self.settings.calibrate && fresh && idle {
             self.calibrator.work(&self.inventory.borrow());
         }
+        self.cards.offer(self.free_cards());
+    }
+
+    /// The GPUs that may answer: nothing trains there, nor is measured, and the machine's owner is away.
+    fn free_cards(&self) -> BTreeSet<Device> {
+        if !self.settings.answer_on_gpu || self.leaving || self.away.is_some() {
+            return BTreeSet::new();
+        }
+        let inventory = self.inventory.borrow();
+        let devices = inventory.devices.iter().map(|device| device.device);
+        let mut free: BTreeSet<Device> = devices.filter(|device| device.kind == DeviceKind::Cuda).collect();
+        self.attempts.devices().chain(self.calibrator.device()).for_each(|device| {
+            free.remove(&device);
+        });
+        free
     }
 
     /// Sends what is due: a report, and new output.

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    answerer::Cards,
     corpora::Corpora,
     deliver::{Delivery, Finished, QueueLimits},
     ground::{Ground, Trainer},
@@ -101,6 +102,7 @@ pub(crate) struct Workshop {
     pub(crate) cpu_threads: u32,
     pub(crate) queue_limits: QueueLimits,
     pub(crate) self_tester: SelfTester,
+    pub(crate) cards: Cards,
     /// Told whenever a trainer wrote something for people.
     pub(crate) output_grew: Arc<tokio::sync::Notify>,
 }
@@ -199,6 +201,8 @@ impl Attempt {
             Err(ending) => return ending,
         };
         self.tell(AttemptUpdate::Starting).await;
+        // The card's memory is the trainer's.
+        self.workshop.cards.vacated(self.assigned.device).await;
         let process = match self.start(&order) {
             Ok(process) => process,
             Err(ending) => return ending,

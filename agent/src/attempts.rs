@@ -106,9 +106,12 @@ impl Attempts {
 
     /// Whether a trainer may be running.
     pub(crate) fn any_active(&self) -> bool {
-        self.known
-            .values()
-            .any(|known| matches!(known.phase, LocalPhase::Active | LocalPhase::Stopping { .. }))
+        self.known.values().any(Known::is_active)
+    }
+
+    /// The devices on which a trainer may be running.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = Device> {
+        self.known.values().filter(|known| known.is_active()).filter_map(|known| known.device)
     }
 
     /// Whether all that was begun is over.
@@ -279,6 +282,10 @@ impl Known {
             running_on: None,
         };
         Self { phase, device, report, uses: None, work: None }
+    }
+
+    fn is_active(&self) -> bool {
+        matches!(self.phase, LocalPhase::Active | LocalPhase::Stopping { .. })
     }
 
     fn order(&self, change: impl FnOnce(&mut Orders)) {

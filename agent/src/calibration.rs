@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{ground::Ground, trainer_tool::TrainerToolError};
+use crate::{answerer::Cards, ground::Ground, trainer_tool::TrainerToolError};
 
 const FILE: &str = "calibration.json";
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -110,7 +110,8 @@ pub(crate) struct Calibrator {
     cpu_threads: u32,
     cache: CalibrationCache,
     results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
-    at_work: Option<AbortOnDropHandle<()>>,
+    cards: Cards,
+    at_work: Option<(Device, AbortOnDropHandle<()>)>,
     /// Devices whose measurement failed; they are not tried again by this process.
     given_up: BTreeSet<Device>,
 }
@@ -121,8 +122,9 @@ impl Calibrator {
         cpu_threads: u32,
         cache: CalibrationCache,
         results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
+        cards: Cards,
     ) -> Self {
-        Self { ground, cpu_threads, cache, results, at_work: None, given_up: BTreeSet::new() }
+        Self { ground, cpu_threads, cache, results, cards, at_work: None, given_up: BTreeSet::new() }
     }
 
     /// Begins with the next device that has no measurement, if none is being measured.
@@ -134,13 +136,21 @@ impl Calibrator {
         }
         if let Some(device) = inventory.devices.iter().find(unknown).map(|found| found.device) {
             let (ground, results) = (Arc::clone(&self.ground), self.results.clone());
-            let threads = self.cpu_threads;
-            self.at_work = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let (cards, threads) = (self.cards.clone(), self.cpu_threads);
+            cards.withdraw(device);
+            let work = AbortOnDropHandle::new(tokio::spawn(async move {
+                cards.vacated(device).await;
                 let measured = ground.calibrate(device, threads).await;
                 // Nobody listens any more only when the agent ends.
                 let _nobody = results.send((device, measured)).await;
-            })));
+            }));
+            self.at_work = Some((device, work));
         }
+    }
+
+    /// The device that is being measured.
+    pub(crate) fn device(&self) -> Option<Device> {
+        self.at_work.as_ref().map(|(device, _)| *device)
     }
 
     /// Breaks a measurement off: the device is needed. It is begun anew another time.

@@ -21,6 +21,7 @@ use hatchery_proto::{
 use tokio::net::TcpListener;
 
 use crate::{
+    answerer::AnswererProcess,
     availability::{AvailabilitySettings, Eyes, Usage},
     inventory, orphan,
     stderr_log::StderrLog,
@@ -79,6 +80,13 @@ pub trait Ground: Debug + Send + Sync {
         log: &StderrLog,
         grew: Box<dyn Fn() + Send>,
     ) -> io::Result<Box<dyn Trainer>>;
+
+    /// Starts a process that answers from the checkpoint in a folder on a device. Where there is none, the processor answers
+    /// alone.
+    fn start_answerer(&self, checkpoint: &Path, device: Device) -> io::Result<AnswererProcess> {
+        let problem = format!("nothing can answer on {device} here from {}", checkpoint.display());
+        Err(io::Error::new(io::ErrorKind::Unsupported, problem))
+    }
 
     /// How the machine is used beside: what `policy` asks for.
     fn usage<'a>(&'a self, policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage>;
@@ -143,6 +151,10 @@ impl Ground for Machine {
             tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
         }
         Ok(Box::new(process))
+    }
+
+    fn start_answerer(&self, checkpoint: &Path, device: Device) -> io::Result<AnswererProcess> {
+        AnswererProcess::start(&self.trainer, checkpoint, device)
     }
 
     fn usage<'a>(&'a self, policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {

@@ -1,7 +1,8 @@
-//! Answers: a few at a time on threads of their own, streamed as they are made.
+//! Answers: a few at a time on threads of their own, many on a card, streamed as they are made.
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,13 +13,20 @@ use hatchery_common::{
     id::RequestId,
     session::{AgentMessage, AnswerPart},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::sleep_until,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{checkpoint_store::CheckpointStore, models::Models};
+use crate::{
+    answerer::{Desk, OnCard, Part, Served, Ticket, Work},
+    checkpoint_store::CheckpointStore,
+    models::Models,
+};
 
 /// Most requests at work or waiting.
-const REQUESTS_MAX: usize = 64;
+pub(crate) const REQUESTS_MAX: usize = 64;
 /// New bytes are sent when there are so many,
 const CHUNK_BYTES: usize = 16;
 /// or when so much time has passed.
@@ -32,6 +40,7 @@ pub(crate) struct Inference {
     store: CheckpointStore,
     models: Arc<Models>,
     at_once: Arc<Semaphore>,
+    desk: Desk,
     requests: Arc<Mutex<BTreeMap<RequestId, CancellationToken>>>,
 }
 
@@ -40,6 +49,12 @@ enum Broken {
     /// Nobody listens any more.
     Cancelled,
     Failed(String),
+}
+
+/// Where an answer is made.
+enum Place {
+    Card(OnCard),
+    Processor(OwnedSemaphorePermit, Ticket),
 }
 
 /// Where an answer's parts go.
@@ -51,8 +66,9 @@ struct Listener {
 }
 
 impl Inference {
-    pub(crate) fn new(store: CheckpointStore, models: Arc<Models>, at_once: usize) -> Self {
-        Self { store, models, at_once: Arc::new(Semaphore::new(at_once)), requests: Arc::default() }
+    /// `desk` is that of a processor that makes `at_once` answers at the same time.
+    pub(crate) fn new(store: CheckpointStore, models: Arc<Models>, at_once: usize, desk: Desk) -> Self {
+        Self { store, models, at_once: Arc::new(Semaphore::new(at_once)), desk, requests: Arc::default() }
     }
 
     /// Begins an answer; its parts go to `outbox`, the last one is `Finished` or `Failed`.
@@ -81,7 +97,9 @@ impl Inference {
                 );
                 Err(Broken::Failed(why))
             } else {
-                inference.wait_and_make(order, received, &listener).await
+                let made = inference.make(order, received, &listener).await;
+                inference.requests().remove(&request);
+                made
             };
             let part = match last {
                 Ok(finished) => AnswerPart::Finished(finished),
@@ -105,64 +123,180 @@ impl Inference {
         self.requests().values().for_each(CancellationToken::cancel);
     }
 
-    async fn wait_and_make(
+    /// Makes an answer where it is at its end sooner, and on the processor what the card leaves unfinished.
+    async fn make(
         &self,
         order: GenerationOrder,
         received: Instant,
         listener: &Listener,
     ) -> Result<GenerationFinished, Broken> {
-        let permit = tokio::select! {
-            permit = Arc::clone(&self.at_once).acquire_owned() => permit.map_err(|_| Broken::Cancelled),
-            () = listener.cancelled.cancelled() => Err(Broken::Cancelled),
-        };
-        let made = match permit {
-            Ok(permit) => {
-                let (inference, listener) = (self.clone(), listener.clone());
-                let making = tokio::task::spawn_blocking(move || {
-                    let _permit = permit;
-                    inference.make(&order, received, &listener)
-                });
-                let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
-                making.await.unwrap_or_else(failed)
+        order.check().map_err(|error| Broken::Failed(error.to_string()))?;
+        let mut answer = Answer { order, received, told: Vec::new(), first_byte_ms: 0.0 };
+        let mut may_be_on_card = true;
+        loop {
+            let (folder, form) = self.store.folder(answer.order.checkpoint).ok_or_else(|| {
+                let checkpoint = answer.order.checkpoint.short();
+                Broken::Failed(format!("this node does not hold the checkpoint {checkpoint} yet"))
+            })?;
+            let served = Served { key: (answer.order.checkpoint, form), folder };
+            match self.place(&served, &answer, may_be_on_card, listener).await? {
+                Place::Card(card) => {
+                    if let Some(finish_reason) = answer.pass_on(card, listener).await? {
+                        return Ok(answer.finished(false, finish_reason));
+                    }
+                    // Once is enough: what a card cannot make must not go round in circles.
+                    may_be_on_card = false;
+                }
+                Place::Processor(permit, ticket) => {
+                    let (inference, listener) = (self.clone(), listener.clone());
+                    let making = tokio::task::spawn_blocking(move || {
+                        let _permit = permit;
+                        inference.make_here(answer, &served, &ticket, &listener)
+                    });
+                    let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
+                    return making.await.unwrap_or_else(failed);
+                }
             }
-            Err(broken) => Err(broken),
-        };
-        self.requests().remove(&listener.request);
-        made
+        }
     }
 
-    /// Makes the bytes. Blocks.
-    fn make(
+    /// Waits for the processor, or for the card to be the better place.
+    async fn place(
         &self,
-        order: &GenerationOrder,
-        received: Instant,
+        served: &Served,
+        answer: &Answer,
+        may_be_on_card: bool,
+        listener: &Listener,
+    ) -> Result<Place, Broken> {
+        let mut changes = self.desk.changes();
+        let ticket = self.desk.enter(served.clone(), answer.work());
+        let mut permit = pin!(Arc::clone(&self.at_once).acquire_owned());
+        loop {
+            changes.mark_unchanged();
+            if may_be_on_card && let Some(card) = ticket.move_to_card(listener.request, &answer.order) {
+                return Ok(Place::Card(card));
+            }
+            tokio::select! {
+                permit = &mut permit => {
+                    let permit = permit.map_err(|_| Broken::Cancelled)?;
+                    ticket.begin();
+                    return Ok(Place::Processor(permit, ticket));
+                }
+                () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
+                // Its sender lives in `self`.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Makes the rest of an answer on the processor. Blocks.
+    fn make_here(
+        &self,
+        mut answer: Answer,
+        served: &Served,
+        ticket: &Ticket,
         listener: &Listener,
     ) -> Result<GenerationFinished, Broken> {
         let failed = |error: &dyn std::fmt::Display| Broken::Failed(error.to_string());
-        order.check().map_err(|error| failed(&error))?;
-        let folder = self.store.folder(order.checkpoint).ok_or_else(|| {
-            Broken::Failed(format!("this node does not hold the checkpoint {} yet", order.checkpoint.short()))
-        })?;
-        let (model, loaded) = self.models.get(order.checkpoint, &folder).map_err(|error| failed(&error))?;
+        let (model, loaded) = self.models.get(served.key, &served.folder).map_err(|error| failed(&error))?;
         let engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
-        let mut session = Session::new(engine, &order.sampling);
-        for part in order.prompt.chunks(PREFILL_BYTES) {
-            session.feed(part);
-            listener.still_there()?;
-        }
-        let mut generation =
-            Generation::resume(session, b"", order.max_bytes as usize).with_stops(order.stop.clone());
+        let (begun, work) = (Instant::now(), answer.work());
+        let mut left = work;
+        let made = answer.make_rest(engine, &mut left, ticket, listener);
+        self.desk.measured(served.key, work.less(left), begun.elapsed());
+        made.map(|finish_reason| answer.finished(loaded, finish_reason))
+    }
 
-        let mut finished = GenerationFinished { loaded, ..GenerationFinished::default() };
-        let (mut chunk, mut sent) = (Vec::new(), received);
+    fn requests(&self) -> MutexGuard<'_, BTreeMap<RequestId, CancellationToken>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer on its way.
+struct Answer {
+    order: GenerationOrder,
+    received: Instant,
+    /// What its listener has of it, or is about to have.
+    told: Vec<u8>,
+    first_byte_ms: f64,
+}
+
+impl Answer {
+    /// What is left to do where nothing of it was done.
+    fn work(&self) -> Work {
+        Work {
+            prompt_bytes: self.order.prompt.len() + self.told.len(),
+            bytes: (self.order.max_bytes as usize).saturating_sub(self.told.len()),
+        }
+    }
+
+    /// Passes on what the card makes. None: it does not make it to the end.
+    async fn pass_on(
+        &mut self,
+        mut card: OnCard,
+        listener: &Listener,
+    ) -> Result<Option<FinishReason>, Broken> {
+        let (mut chunk, mut due) = (Vec::new(), tokio::time::Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
+                part = card.next() => {
+                    let end = match part {
+                        Some(Part::Text(bytes)) => {
+                            chunk.extend(bytes);
+                            continue;
+                        }
+                        Some(Part::Finished(finish_reason)) => Some(finish_reason),
+                        None => None,
+                    };
+                    if !chunk.is_empty() {
+                        listener.tell(self.note(chunk)).await?;
+                    }
+                    return Ok(end);
+                }
+                // Many answers a card makes in many small parts: the session has other things to say too.
+                () = sleep_until(due), if !chunk.is_empty() => {
+                    listener.tell(self.note(std::mem::take(&mut chunk))).await?;
+                    due = tokio::time::Instant::now() + CHUNK_EVERY;
+                }
+            }
+        }
+    }
+
+    /// Makes what is left, after what was told of it. Blocks.
+    fn make_rest(
+        &mut self,
+        engine: Engine,
+        left: &mut Work,
+        ticket: &Ticket,
+        listener: &Listener,
+    ) -> Result<FinishReason, Broken> {
+        let mut read = |part: &[u8]| {
+            left.prompt_bytes -= part.len();
+            ticket.left(*left);
+            listener.still_there()
+        };
+        let mut session = Session::new(engine, &self.order.sampling);
+        for part in self.order.prompt.chunks(PREFILL_BYTES) {
+            session.feed(part);
+            read(part)?;
+        }
+        // No prompt at all is to be fed too: it stands for the start of a line.
+        session.feed(b"");
+        for part in self.told.chunks(PREFILL_BYTES) {
+            session.follow(part);
+            read(part)?;
+        }
+        let mut generation = Generation::resume(session, b"", left.bytes).with_stops(self.order.stop.clone());
+
+        let (mut chunk, mut sent) = (Vec::new(), self.received);
         for byte in generation.by_ref() {
             chunk.push(byte);
-            finished.bytes += 1;
-            if finished.bytes == 1 {
-                finished.first_byte_ms = millis_since(received);
-            }
-            if finished.bytes == 1 || chunk.len() >= CHUNK_BYTES || sent.elapsed() >= CHUNK_EVERY {
-                listener.send(std::mem::take(&mut chunk))?;
+            left.bytes -= 1;
+            if self.told.is_empty() || chunk.len() >= CHUNK_BYTES || sent.elapsed() >= CHUNK_EVERY {
+                listener.send(self.note(std::mem::take(&mut chunk)))?;
+                ticket.left(*left);
                 sent = Instant::now();
             }
         }
@@ -171,17 +305,28 @@ impl Inference {
             return Err(Broken::Failed(why.to_owned()));
         }
         if !chunk.is_empty() {
-            listener.send(chunk)?;
+            listener.send(self.note(chunk))?;
         }
-        if generation.is_stopped() {
-            finished.finish_reason = FinishReason::StopString;
-        }
-        finished.latency_ms = millis_since(received);
-        Ok(finished)
+        Ok(if generation.is_stopped() { FinishReason::StopString } else { FinishReason::MaxBytes })
     }
 
-    fn requests(&self) -> MutexGuard<'_, BTreeMap<RequestId, CancellationToken>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps in mind what is told.
+    fn note(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        if self.told.is_empty() {
+            self.first_byte_ms = millis_since(self.received);
+        }
+        self.told.extend(&bytes);
+        bytes
+    }
+
+    fn finished(&self, loaded: bool, finish_reason: FinishReason) -> GenerationFinished {
+        GenerationFinished {
+            latency_ms: millis_since(self.received),
+            first_byte_ms: self.first_byte_ms,
+            bytes: self.told.len() as u32,
+            loaded,
+            finish_reason,
+        }
     }
 }
 
@@ -193,8 +338,18 @@ impl Listener {
 
     fn send(&self, bytes: Vec<u8>) -> Result<(), Broken> {
         self.still_there()?;
-        let message = AgentMessage::Generation { request: self.request, part: AnswerPart::Text(bytes) };
-        self.outbox.blocking_send(message).map_err(|_| Broken::Cancelled)
+        self.outbox.blocking_send(self.text(bytes)).map_err(|_| Broken::Cancelled)
+    }
+
+    async fn tell(&self, bytes: Vec<u8>) -> Result<(), Broken> {
+        tokio::select! {
+            sent = self.outbox.send(self.text(bytes)) => sent.map_err(|_| Broken::Cancelled),
+            () = self.cancelled.cancelled() => Err(Broken::Cancelled),
+        }
+    }
+
+    fn text(&self, bytes: Vec<u8>) -> AgentMessage {
+        AgentMessage::Generation { request: self.request, part: AnswerPart::Text(bytes) }
     }
 }
 

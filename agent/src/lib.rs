@@ -14,21 +14,24 @@
 //! | `session`, `link` | how the coordinator is reached |
 //! | `attempts`, `attempt`, `deliver` | the life of attempts and their checkpoints |
 //! | `ground` | what of the machine a simulation puts something else in the place of |
-//! | `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
+//! | `child_process`, `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
 //! | `holdings`, `active`, `replica`, `self_test`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
 //! | `peers` | what is fetched from other nodes, and served to them |
 //! | `inference`, `models` | answers |
+//! | `answerer` | answers on a GPU |
 //! | `availability` | when the machine is its owner's |
 //! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
 
 mod active;
 mod agent;
+pub mod answerer;
 mod attempt;
 mod attempts;
 mod availability;
 pub mod backoff;
 mod calibration;
 mod checkpoint_store;
+mod child_process;
 mod corpora;
 mod deliver;
 mod files;
@@ -72,6 +75,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     active::Active,
     agent::{Agent, Inbox},
+    answerer::{Cards, Desk, Keeper},
     attempt::Workshop,
     attempts::Attempts,
     availability::Watcher,
@@ -224,6 +228,7 @@ pub async fn run_on(
     let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone(), settings.free_disk_bytes_min)?;
     let models = Arc::new(Models::new(settings.models_loaded_max as usize));
     let self_tester = SelfTester::new();
+    let cards = Cards::default();
     let workshop = Workshop {
         ground: Arc::clone(&ground),
         obtainer: obtainer.clone(),
@@ -234,6 +239,7 @@ pub async fn run_on(
             undelivered_bytes_max: settings.undelivered_bytes_max,
         },
         self_tester: self_tester.clone(),
+        cards: cards.clone(),
         output_grew: Arc::clone(&output_grew),
     };
     let attempts_folder = folder(ATTEMPTS_FOLDER)?;
@@ -243,7 +249,9 @@ pub async fn run_on(
     let _restocking = AbortOnDropHandle::new(tokio::spawn(restock::run(obtainer.clone(), wished_receiver)));
     let maker = ReplicaMaker { obtainer, models: Arc::clone(&models), self_tester };
     let holdings = Holdings::new(maker, Active::open(&settings.state), checkpoint_updates, wished);
-    let inference = Inference::new(store, models, settings.generations_at_once as usize);
+    let generations_at_once = settings.generations_at_once as usize;
+    let desk = Desk::new(generations_at_once);
+    let inference = Inference::new(store, models, generations_at_once, desk.clone());
 
     // Nothing starts on a device on which a trainer of an earlier agent still runs.
     let mut shutdown = std::pin::pin!(shutdown);
@@ -258,6 +266,7 @@ pub async fn run_on(
         cpu_threads,
         CalibrationCache::open(&settings.state, ground.trainer(), cpu_threads),
         results,
+        cards.clone(),
     );
     let (inventory, inventory_receiver) = watch::channel(seen);
     let (inventory_updates, inventories) = mpsc::channel(1);
@@ -267,6 +276,8 @@ pub async fn run_on(
     let watcher = Watcher::begin(Arc::clone(&ground), settings.availability.clone()).await;
     let (shown, away) = watch::channel(watcher.away());
     let _watcher = AbortOnDropHandle::new(tokio::spawn(watcher.run(shown)));
+    let answerer = Keeper::new(desk, cards.clone(), Arc::clone(&ground));
+    let _answerer = AbortOnDropHandle::new(tokio::spawn(answerer.run()));
     let farewell = CancellationToken::new();
     let keeper = SessionKeeper {
         network: ground.network(),
@@ -283,6 +294,7 @@ pub async fn run_on(
     let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
     let mut agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
     agent.peers = peers;
+    agent.cards = cards;
     agent
         .run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown)
         .await;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,7 +10,7 @@ use hatchery_bdh::{LoadError, Model};
 use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId};
 
 /// A checkpoint that became whole meanwhile answers with other weights.
-type Key = (CheckpointId, ReplicaForm);
+pub(crate) type Key = (CheckpointId, ReplicaForm);
 
 /// A model's place, where the first to come loads it and the others wait.
 type Slot = Arc<Mutex<Option<Arc<Model>>>>;
@@ -28,13 +28,9 @@ impl Models {
         Self { kept_max, slots: Mutex::default() }
     }
 
-    /// The model of a checkpoint of this form in `folder`, and whether it had to be loaded. Blocks while it is.
-    pub(crate) fn get(
-        &self,
-        id: CheckpointId,
-        (folder, form): &(PathBuf, ReplicaForm),
-    ) -> Result<(Arc<Model>, bool), LoadError> {
-        let slot = self.slot((id, *form));
+    /// The model of a checkpoint, which lies in `folder`, and whether it had to be loaded. Blocks while it is.
+    pub(crate) fn get(&self, key: Key, folder: &Path) -> Result<(Arc<Model>, bool), LoadError> {
+        let slot = self.slot(key);
         let mut model = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = &*model {
             return Ok((Arc::clone(model), false));
@@ -42,7 +38,7 @@ impl Models {
         match Model::load(folder) {
             Ok(loaded) => Ok((Arc::clone(model.insert(Arc::new(loaded))), true)),
             Err(error) => {
-                self.forget(id);
+                self.forget(key.0);
                 Err(error)
             }
         }

@@ -56,11 +56,11 @@ impl ReplicaMaker {
             Err(error) => return Err(format!("what it is to answer cannot be had: {error}")),
         };
         loop {
-            let folder = self.obtainer.store().folder(id).ok_or("it was dropped in the meantime")?;
-            let form = folder.1;
+            let (folder, form) = self.obtainer.store().folder(id).ok_or("it was dropped in the meantime")?;
             let models = Arc::clone(&self.models);
-            let load =
-                move || models.get(id, &folder).map(|(model, _)| model).map_err(|error| error.to_string());
+            let load = move || {
+                models.get((id, form), &folder).map(|(model, _)| model).map_err(|error| error.to_string())
+            };
             let answered = self.self_tester.run(load).await;
             if self.obtainer.store().form(id).is_some_and(|now| now > form) {
                 // It became whole meanwhile: nobody knows which weights have answered.

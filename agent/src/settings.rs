@@ -52,8 +52,11 @@ pub struct AgentSettings {
     pub outage_secs_max: u64,
     /// Models kept loaded between answers.
     pub models_loaded_max: u32,
-    /// Answers made at the same time; more wait in a queue.
+    /// Answers that the processor makes at the same time; more wait in a queue.
     pub generations_at_once: u32,
+    /// Whether a process on an NVIDIA GPU makes answers too, many at the same time, whenever the processor has too many to
+    /// make and nothing trains there.
+    pub answer_on_gpu: bool,
     /// Trainers that the processor runs at once; 0: one for each eight cores, if there is memory for it.
     pub cpu_trainers: u32,
     /// Threads of a trainer on the processor; 0: as many as there are cores, divided by the trainers.
@@ -78,6 +81,7 @@ impl Default for AgentSettings {
             outage_secs_max: 3600,
             models_loaded_max: 2,
             generations_at_once: 2,
+            answer_on_gpu: true,
             cpu_trainers: 0,
             cpu_threads: 0,
             peers: PeerSettings::default(),

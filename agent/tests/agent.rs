@@ -23,22 +23,9 @@ use hatchery_common::{
 };
 use support::{
     coordinator::{Coordinator, Notes},
-    node::{Node, attempt, ending, ready, running, steps},
+    node::{Node, attempt, ending, ready, running, steps, with_checkpoint},
     runs, until,
 };
-
-/// A coordinator with one checkpoint, made by a first node.
-async fn with_checkpoint() -> (Coordinator, CheckpointId) {
-    let coordinator = Coordinator::start().await;
-    let dataset = coordinator.dataset("checkpoint 10");
-    let mut node = Node::started(&coordinator);
-    coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset)]);
-    coordinator.until("it ends", |notes| ending(notes) == Some(&Ending::Completed)).await;
-    coordinator.assign(|assignment| assignment.attempts.clear());
-    node.leave().await;
-    let id = coordinator.notes().commits[0].id();
-    (coordinator, id)
-}
 
 fn order(checkpoint: CheckpointId, max_bytes: u32) -> GenerationOrder {
     GenerationOrder {

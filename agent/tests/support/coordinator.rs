@@ -15,7 +15,7 @@ use hatchery_common::{
     blob::{BlobLimits, BlobStore},
     checkpoint::CheckpointManifest,
     dataset::{DatasetFile, DatasetManifest},
-    id::{CheckpointId, DatasetId, Name, NodeId},
+    id::{CheckpointId, DatasetId, Name, NodeId, RequestId},
     node::Inventory,
     self_test::SelfTest,
     session::{
@@ -54,6 +54,8 @@ pub struct Notes {
     pub commits: Vec<CheckpointManifest>,
     pub output: Vec<u8>,
     pub parts: Vec<AnswerPart>,
+    /// The same by what was asked.
+    pub answers: BTreeMap<RequestId, Vec<AnswerPart>>,
     pub goodbyes: usize,
     /// What checkpoints are said to have answered where they were made.
     pub self_tests: BTreeMap<CheckpointId, SelfTest>,
@@ -211,7 +213,10 @@ impl AgentsService {
                 assert!(*offset <= known, "output is missing");
                 notes.output.extend(text.iter().skip((known - offset) as usize));
             }
-            AgentMessage::Generation { part, .. } => notes.parts.push(part.clone()),
+            AgentMessage::Generation { request, part } => {
+                notes.parts.push(part.clone());
+                notes.answers.entry(*request).or_default().push(part.clone());
+            }
             AgentMessage::Goodbye => notes.goodbyes += 1,
             // Its blobs have one piece each: nodes exchange none of them.
             AgentMessage::Swarm(_) | AgentMessage::PeerTrouble { .. } => {}

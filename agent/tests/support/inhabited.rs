@@ -12,7 +12,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_agent::{
-    AvailabilitySettings, Ground, Machine, Trainer, Usage, stderr_log::StderrLog,
+    AvailabilitySettings, Ground, Machine, Trainer, Usage, answerer::AnswererProcess, stderr_log::StderrLog,
     trainer_tool::TrainerToolError,
 };
 use hatchery_common::{device::Device, node::Inventory, trainer::Calibration};
@@ -74,6 +74,10 @@ impl Ground for Inhabited {
         grew: Box<dyn Fn() + Send>,
     ) -> io::Result<Box<dyn Trainer>> {
         self.machine.start_trainer(order, log, grew)
+    }
+
+    fn start_answerer(&self, checkpoint: &Path, device: Device) -> io::Result<AnswererProcess> {
+        self.machine.start_answerer(checkpoint, device)
     }
 
     fn usage<'a>(&'a self, _policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {

@@ -29,9 +29,18 @@ pub fn fake_trainer() -> PathBuf {
 
 /// A job with a model small enough to be written in no time.
 pub fn small_job(dataset: DatasetId) -> JobSpec {
-    let settings =
-        ["model.n_layer=1", "model.n_embd=16", "model.n_head=2", "model.mlp_internal_dim_multiplier=4"];
-    let recipe = Recipe::parse(None, "", &settings.map(str::to_owned)).unwrap();
+    job(dataset, 1, 16)
+}
+
+/// A job with a model of so many layers, so wide.
+pub fn job(dataset: DatasetId, layers: u32, width: u32) -> JobSpec {
+    let settings = [
+        format!("model.n_layer={layers}"),
+        format!("model.n_embd={width}"),
+        "model.n_head=2".to_owned(),
+        "model.mlp_internal_dim_multiplier=4".to_owned(),
+    ];
+    let recipe = Recipe::parse(None, "", &settings).unwrap();
     recipe.job(dataset, &Name::from_lossy("job"))
 }
 

@@ -3,14 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
-use hatchery_agent::{AgentSettings, run};
+use hatchery_agent::{AgentSettings, Ground, Machine, run_on};
 use hatchery_common::{
     device::Device,
     durable::FolderLock,
     id::{CheckpointId, DatasetId, Epoch, JobId},
+    recipe::JobSpec,
     session::{AssignedAttempt, AttemptPhase, ReplicaState},
     trainer::{AttemptOrder, Ending},
 };
@@ -19,7 +21,9 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{
     PATIENCE,
     coordinator::{Coordinator, Notes},
-    fake_trainer, small_job,
+    fake_trainer,
+    inhabited::{Inhabited, Owner},
+    small_job,
 };
 
 pub struct Node {
@@ -30,6 +34,9 @@ pub struct Node {
     pub blob_bytes_max: u64,
     pub outage_secs_max: u64,
     pub cpu_trainers: u32,
+    pub answer_on_gpu: bool,
+    /// Whoever uses the machine beside.
+    pub owner: Option<Owner>,
     pub running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -43,6 +50,8 @@ impl Node {
             blob_bytes_max: 0,
             outage_secs_max: AgentSettings::default().outage_secs_max,
             cpu_trainers: 1,
+            answer_on_gpu: true,
+            owner: None,
             running: None,
         }
     }
@@ -62,14 +71,20 @@ impl Node {
             blob_bytes_max: self.blob_bytes_max,
             outage_secs_max: self.outage_secs_max,
             cpu_trainers: self.cpu_trainers,
+            answer_on_gpu: self.answer_on_gpu,
+            availability: self.owner.as_ref().map(|_| Owner::policy()).unwrap_or_default(),
             ..AgentSettings::default()
         };
         until_unlocked(self.state.path());
         let (stop, stopped) = oneshot::channel();
         let credentials = coordinator.credentials();
+        let ground: Arc<dyn Ground> = match &self.owner {
+            Some(owner) => Arc::new(Inhabited::new(self.trainer.clone(), owner.clone())),
+            None => Arc::new(Machine::new(self.trainer.clone())),
+        };
         let running = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            run(settings, credentials, shutdown).await.unwrap();
+            run_on(ground, settings, credentials, shutdown).await.unwrap();
         });
         self.running = Some((stop, running));
     }
@@ -113,6 +128,25 @@ pub fn attempt(dataset: DatasetId) -> AssignedAttempt {
         resume_from: None,
         stop: false,
     }
+}
+
+/// A coordinator with one checkpoint of a small model, made by a first node.
+pub async fn with_checkpoint() -> (Coordinator, CheckpointId) {
+    with_checkpoint_of(small_job).await
+}
+
+/// A coordinator with one checkpoint of a job, made by a first node.
+pub async fn with_checkpoint_of(job: impl FnOnce(DatasetId) -> JobSpec) -> (Coordinator, CheckpointId) {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("checkpoint 10");
+    let mut node = Node::started(&coordinator);
+    let attempt = AssignedAttempt { spec: job(dataset), ..attempt(dataset) };
+    coordinator.assign(|assignment| assignment.attempts = vec![attempt]);
+    coordinator.until("it ends", |notes| ending(notes) == Some(&Ending::Completed)).await;
+    coordinator.assign(|assignment| assignment.attempts.clear());
+    node.leave().await;
+    let id = coordinator.notes().commits[0].id();
+    (coordinator, id)
 }
 
 pub fn ending(notes: &Notes) -> Option<&Ending> {

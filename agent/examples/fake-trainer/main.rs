@@ -17,11 +17,13 @@
 //! | `crash-at STEP` | makes the next `train` abort before this step |
 //! | `crash` | aborts |
 //!
-//! At the end of the corpus it has completed.
+//! At the end of the corpus it has completed. How it answers stands in `answerer`.
 //!
 //! What `train` has learnt by a step is a chain of digests over the job and all steps up to it, so a step that is lost,
 //! doubled or out of order shows in every checkpoint after it. Each step that begins is a line in the file that
 //! `FAKE_TRAINER_HISTORY` names, with the time at which the lease was looked at.
+
+mod answerer;
 
 use std::{
     collections::HashMap,
@@ -81,7 +83,11 @@ async fn main() -> ExitCode {
             let device = device.parse().expect("the agent names a device");
             answer(&Calibration { device, steps_per_sec: 12.5, flops_per_sec: 1e9, version: 1 });
         }
+        ["answer", "--checkpoint", checkpoint, "--device", device] => {
+            answerer::run(Path::new(checkpoint), device.parse().expect("the agent names a device"));
+        }
         ["train", "--attempt", order] => {
+            answerer::note_trainer();
             train(Path::new(order)).await;
             // Not by returning: the runtime would wait for the end of stdin.
             std::process::exit(0);
@@ -92,12 +98,12 @@ async fn main() -> ExitCode {
 }
 
 fn doctor() -> DoctorReport {
-    let device = TrainerDevice { device: Device::CPU, name: String::new(), memory_bytes: 0, bf16: false };
+    let device = |device: Device| TrainerDevice { device, name: String::new(), memory_bytes: 0, bf16: false };
     DoctorReport {
         trainer: "0.0.0".to_owned(),
         libtorch: "2.11.0".to_owned(),
         libtorch_folder: None,
-        devices: vec![device],
+        devices: answerer::devices().into_iter().map(device).collect(),
         unavailable: vec![],
     }
 }

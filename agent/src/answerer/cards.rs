@@ -1,0 +1,113 @@
+//! Whose each GPU is: training has one for itself, and what answers on it goes before a trainer comes.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use hatchery_common::device::Device;
+use tokio::{sync::watch, time::timeout};
+
+/// How long a trainer waits for the process that answered to be gone. One that is killed takes that long only where the
+/// driver hangs, and then the trainer can say more of it than anybody.
+const VACATED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The cards of this node; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cards(Arc<watch::Sender<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Those on which nothing trains.
+    free: BTreeSet<Device>,
+    /// The one with a process that answers; it may have to go from there.
+    taken: Option<Device>,
+}
+
+/// A card that is taken for answers, for as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    cards: Cards,
+    pub(crate) device: Device,
+}
+
+impl Cards {
+    /// Says on which cards nothing trains, nor is about to.
+    pub(crate) fn offer(&self, free: BTreeSet<Device>) {
+        self.0.send_if_modified(|table| {
+            let is_news = table.free != free;
+            table.free = free;
+            is_news
+        });
+    }
+
+    /// A trainer is about to come to `device`, if that is a card: it is no longer offered.
+    pub(crate) fn withdraw(&self, device: Device) {
+        self.0.send_if_modified(|table| table.free.remove(&device));
+    }
+
+    /// Waits until nothing answers on `device`, which was withdrawn.
+    pub(crate) async fn vacated(&self, device: Device) {
+        let mut table = self.0.subscribe();
+        let gone = table.wait_for(|table| table.taken != Some(device));
+        if timeout(VACATED_WITHIN, gone).await.is_err() {
+            tracing::warn!(%device, "the process that answered does not end though it was killed");
+        }
+    }
+
+    /// Takes a card on which nothing trains, if there is one.
+    pub(crate) fn take(&self) -> Option<Taken> {
+        let mut device = None;
+        self.0.send_if_modified(|table| {
+            if table.taken.is_none() {
+                table.taken = table.free.first().copied();
+                device = table.taken;
+            }
+            false
+        });
+        device.map(|device| Taken { cards: self.clone(), device })
+    }
+
+    /// Tells of every change.
+    pub(crate) fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.0.subscribe()
+    }
+}
+
+impl Taken {
+    /// Waits until the card is offered no longer.
+    pub(crate) async fn withdrawn(&self) {
+        let mut table = self.cards.0.subscribe();
+        // The sender lives in `self`.
+        let _table = table.wait_for(|table| !table.free.contains(&self.device)).await;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.cards.0.send_modify(|table| table.taken = None);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trainer_comes_when_what_answered_is_gone() {
+        let cards = Cards::default();
+        assert!(cards.take().is_none(), "there is none");
+        cards.offer([Device::cuda(0)].into());
+        let taken = cards.take().unwrap();
+        assert!(cards.take().is_none(), "one process at a time");
+        assert!(taken.withdrawn().now_or_never().is_none());
+
+        cards.withdraw(Device::cuda(0));
+        assert!(taken.withdrawn().now_or_never().is_some());
+        assert!(cards.vacated(Device::cuda(0)).now_or_never().is_none(), "it is still there");
+        assert!(cards.vacated(Device::CPU).now_or_never().is_some());
+        drop(taken);
+        assert!(cards.vacated(Device::cuda(0)).now_or_never().is_some());
+        assert!(cards.take().is_none(), "it is the trainer's");
+    }
+}

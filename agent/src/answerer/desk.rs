@@ -1,0 +1,373 @@
+//! Where answers and what makes them meet: who is at work and who waits on the processor, what a card has in the making,
+//! and how fast both are.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hatchery_common::{
+    answerer::{AnswererCommand, AnswererEvent, Pace},
+    generate::{FinishReason, GenerationOrder},
+    id::RequestId,
+};
+use tokio::sync::{mpsc, watch};
+
+use super::choice::{self, Place, Processor, Work, choose, is_worth_a_start};
+use crate::models::Key;
+
+/// Most models whose speed is remembered.
+const RATES_MAX: usize = 64;
+/// The speed of a model is a mean over the last so many bytes or so.
+const RATE_STEPS: f64 = 4096.0;
+
+/// The desk; clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Answers that the processor makes at the same time.
+    at_once: usize,
+    tickets: u64,
+    /// The answers that the processor makes or is to make, in their order.
+    queue: BTreeMap<u64, Queued>,
+    rates: BTreeMap<Key, Rate>,
+    card: Option<Card>,
+    /// The model that a card was last ready for, and how it was.
+    known: Option<(Key, Vec<Pace>, u32)>,
+}
+
+/// What answers: a checkpoint that is held here.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Served {
+    pub(crate) key: Key,
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug)]
+struct Queued {
+    served: Served,
+    work: Work,
+    waits: bool,
+}
+
+/// How long something takes, as it took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    secs: f64,
+    steps: f64,
+}
+
+/// A card that takes orders.
+#[derive(Debug)]
+struct Card {
+    key: Key,
+    pace: Vec<Pace>,
+    sequences_max: u32,
+    commands: mpsc::Sender<AnswererCommand>,
+    answers: BTreeMap<RequestId, Making>,
+}
+
+/// An answer that a card makes.
+#[derive(Debug)]
+struct Making {
+    left_bytes: usize,
+    /// Holds no more than the answer's bytes, however slow its listener is.
+    parts: mpsc::UnboundedSender<Part>,
+}
+
+/// What comes from a card of one answer.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Part {
+    Text(Vec<u8>),
+    Finished(FinishReason),
+}
+
+impl Desk {
+    /// One with a processor that makes `at_once` answers at the same time.
+    pub(crate) fn new(at_once: usize) -> Self {
+        let state = State {
+            at_once,
+            tickets: 0,
+            queue: BTreeMap::new(),
+            rates: BTreeMap::new(),
+            card: None,
+            known: None,
+        };
+        Self(Arc::new(Inner { state: Mutex::new(state), changed: watch::Sender::new(()) }))
+    }
+
+    /// Tells of all that may change where an answer is made.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// Puts an answer into the processor's queue.
+    pub(crate) fn enter(&self, served: Served, work: Work) -> Ticket {
+        let number = self.change(|state| {
+            state.tickets += 1;
+            state.queue.insert(state.tickets, Queued { served, work, waits: true });
+            state.tickets
+        });
+        Ticket { desk: self.clone(), number }
+    }
+
+    /// The processor did so much of a model's work in so much time.
+    pub(crate) fn measured(&self, key: Key, work: Work, took: Duration) {
+        self.change(|state| state.measured(key, work.steps_on_processor(), took.as_secs_f64()));
+    }
+
+    /// What a card would best answer with, if it is worth a process at all: the model that most wait for too long.
+    pub(crate) fn demand(&self) -> Option<Served> {
+        self.state().demand()
+    }
+
+    /// Whether a card without an answer in the making is ready for `key`, for which nobody waits, while it is wanted for
+    /// another model.
+    pub(crate) fn is_wanted_otherwise(&self, key: Key) -> bool {
+        let state = self.state();
+        let has_work = state.card.as_ref().is_none_or(|card| !card.answers.is_empty());
+        !has_work
+            && !state.queue.values().any(|queued| queued.waits && queued.served.key == key)
+            && state.demand().is_some_and(|served| served.key != key)
+    }
+
+    /// A card takes orders from now on. An error says what is wrong with its figures.
+    pub(crate) fn open(
+        &self,
+        key: Key,
+        sequences_max: u32,
+        pace: Vec<Pace>,
+        commands: mpsc::Sender<AnswererCommand>,
+    ) -> Result<(), String> {
+        let secs_right = pace.iter().all(|pace| pace.secs_per_step.is_finite() && pace.secs_per_step > 0.0);
+        let is_rising = pace.is_sorted_by(|before, after| before.sequences < after.sequences);
+        if sequences_max == 0 || pace.is_empty() || !secs_right || !is_rising {
+            return Err(format!("its figures make no sense: {sequences_max} answers at once, {pace:?}"));
+        }
+        self.change(|state| {
+            state.known = Some((key, pace.clone(), sequences_max));
+            state.card = Some(Card { key, pace, sequences_max, commands, answers: BTreeMap::new() });
+        });
+        Ok(())
+    }
+
+    /// The card takes no more orders; what it was making has to go on elsewhere.
+    pub(crate) fn close(&self) {
+        self.change(|state| state.card = None);
+    }
+
+    /// How many answers the card has in the making.
+    pub(crate) fn in_the_making(&self) -> usize {
+        self.state().card.as_ref().map_or(0, |card| card.answers.len())
+    }
+
+    /// Takes what a card says of an answer. An error says how it breaks its word.
+    pub(crate) fn hear(&self, event: AnswererEvent) -> Result<(), String> {
+        match event {
+            AnswererEvent::Text { request, bytes } => {
+                let mut state = self.state();
+                let card = state.card.as_mut();
+                // Of an answer that nobody waits for any more, something may be on its way.
+                let Some(making) = card.and_then(|card| card.answers.get_mut(&request)) else {
+                    return Ok(());
+                };
+                let left_bytes = making.left_bytes.checked_sub(bytes.len());
+                making.left_bytes = left_bytes.ok_or("it makes more bytes than it was asked for")?;
+                making.tell(Part::Text(bytes));
+            }
+            AnswererEvent::Finished { request, finish_reason } => {
+                let Some(making) = self.change(|state| state.take_away(request)) else { return Ok(()) };
+                if finish_reason == FinishReason::MaxBytes && making.left_bytes > 0 {
+                    return Err(format!("it ends an answer {} bytes before its end", making.left_bytes));
+                }
+                making.tell(Part::Finished(finish_reason));
+            }
+            AnswererEvent::Failed { request, why } => {
+                tracing::info!(%request, why, "an answer cannot be made on the card");
+                self.change(|state| state.take_away(request));
+            }
+            AnswererEvent::Ready { .. } => return Err("it says twice that it is ready".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.0.changed.send_replace(());
+        result
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn measured(&mut self, key: Key, steps: f64, secs: f64) {
+        if steps <= 0.0 {
+            return;
+        }
+        let rate = self.rates.entry(key).or_default();
+        rate.secs += secs;
+        rate.steps += steps;
+        let share = (RATE_STEPS / rate.steps).min(1.0);
+        rate.secs *= share;
+        rate.steps *= share;
+        if self.rates.len() > RATES_MAX {
+            // Whichever it is: what answers is measured again at once.
+            let other = self.rates.keys().find(|other| **other != key).copied();
+            other.map(|other| self.rates.remove(&other));
+        }
+    }
+
+    fn secs_per_step(&self, key: Key) -> Option<f64> {
+        self.rates.get(&key).map(|rate| rate.secs / rate.steps)
+    }
+
+    /// The processor as the answer with this number finds it.
+    fn processor(&self, number: u64, key: Key) -> Processor {
+        let own = self.secs_per_step(key);
+        let secs = |queued: &Queued| {
+            // One of a model that nobody knows is taken for one of the same.
+            let secs_per_step = self.secs_per_step(queued.served.key).or(own).unwrap_or(0.0);
+            queued.work.steps_on_processor() * secs_per_step
+        };
+        let ahead = || self.queue.range(..number).map(|(_, queued)| queued);
+        Processor {
+            at_once: self.at_once,
+            ahead: ahead().count(),
+            ahead_secs: ahead().map(secs).sum(),
+            secs_per_step: own,
+        }
+    }
+
+    fn demand(&self) -> Option<Served> {
+        let mut wanted: BTreeMap<Key, (usize, &Served)> = BTreeMap::new();
+        for (number, queued) in self.queue.iter().filter(|(_, queued)| queued.waits) {
+            let key = queued.served.key;
+            let known = self.known.as_ref().filter(|(known, ..)| *known == key);
+            let known = known.map(|(_, pace, sequences_max)| choice::Card {
+                pace,
+                sequences: 0,
+                sequences_max: *sequences_max,
+            });
+            if is_worth_a_start(queued.work, &self.processor(*number, key), known.as_ref()) {
+                wanted.entry(key).or_insert((0, &queued.served)).0 += 1;
+            }
+        }
+        wanted.into_values().max_by_key(|(count, _)| *count).map(|(_, served)| served.clone())
+    }
+
+    /// Begins an answer on the card, if it is at its end sooner there. Else it stays in the queue.
+    fn move_to_card(
+        &mut self,
+        number: u64,
+        request: RequestId,
+        order: &GenerationOrder,
+    ) -> Option<mpsc::UnboundedReceiver<Part>> {
+        let queued = self.queue.get(&number)?;
+        let processor = self.processor(number, queued.served.key);
+        let card = self.card.as_mut().filter(|card| card.key == queued.served.key)?;
+        let figures = choice::Card {
+            pace: &card.pace,
+            sequences: card.answers.len() as u32,
+            sequences_max: card.sequences_max,
+        };
+        if choose(queued.work, &processor, Some(&figures)) == Place::Processor {
+            return None;
+        }
+        // One that does not read its commands has no room either.
+        card.commands.try_send(AnswererCommand::Answer { request, order: order.clone() }).ok()?;
+        let (parts, heard) = mpsc::unbounded_channel();
+        card.answers.insert(request, Making { left_bytes: order.max_bytes as usize, parts });
+        self.queue.remove(&number);
+        Some(heard)
+    }
+
+    fn take_away(&mut self, request: RequestId) -> Option<Making> {
+        self.card.as_mut()?.answers.remove(&request)
+    }
+}
+
+impl Making {
+    fn tell(&self, part: Part) {
+        // A listener that is gone says so itself.
+        let _gone = self.parts.send(part);
+    }
+}
+
+/// A place in the processor's queue, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    desk: Desk,
+    number: u64,
+}
+
+impl Ticket {
+    /// Leaves the queue for the card, if the answer is at its end sooner there.
+    pub(crate) fn move_to_card(&self, request: RequestId, order: &GenerationOrder) -> Option<OnCard> {
+        let parts = self.desk.state().move_to_card(self.number, request, order)?;
+        self.desk.0.changed.send_replace(());
+        Some(OnCard { desk: self.desk.clone(), request, parts })
+    }
+
+    /// The processor begins.
+    pub(crate) fn begin(&self) {
+        self.desk.change(|state| {
+            if let Some(queued) = state.queue.get_mut(&self.number) {
+                queued.waits = false;
+            }
+        });
+    }
+
+    /// So much is left to do.
+    pub(crate) fn left(&self, work: Work) {
+        if let Some(queued) = self.desk.state().queue.get_mut(&self.number) {
+            queued.work = work;
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.desk.change(|state| state.queue.remove(&self.number));
+    }
+}
+
+/// An answer that the card makes. Dropping it before its end cancels it there.
+#[derive(Debug)]
+pub(crate) struct OnCard {
+    desk: Desk,
+    request: RequestId,
+    parts: mpsc::UnboundedReceiver<Part>,
+}
+
+impl OnCard {
+    /// What comes next. None: the card does not make it to its end.
+    pub(crate) async fn next(&mut self) -> Option<Part> {
+        self.parts.recv().await
+    }
+}
+
+impl Drop for OnCard {
+    fn drop(&mut self) {
+        self.desk.change(|state| {
+            if state.take_away(self.request).is_some()
+                && let Some(card) = &state.card
+            {
+                // One that does not read its commands is ended for its silence.
+                let _unread = card.commands.try_send(AnswererCommand::Cancel { request: self.request });
+            }
+        });
+    }
+}

@@ -1,0 +1,184 @@
+//! The life of the process that answers: started when many wait, ended when nobody asks, when training needs the card, or
+//! when it breaks its word.
+
+use std::{io, path::Path, process::ExitStatus, sync::Arc, time::Duration};
+
+use hatchery_common::{answerer::AnswererEvent, device::Device};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    cards::{Cards, Taken},
+    desk::{Desk, Served},
+    process::{AnswererProcess, Heard},
+};
+use crate::{backoff::Backoff, ground::Ground};
+
+/// First and longest pause after a process that failed.
+const PAUSE_FIRST: Duration = Duration::from_secs(10);
+const PAUSE_LONGEST: Duration = Duration::from_mins(10);
+
+/// How long a process may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// To say that it is ready.
+    pub(crate) ready: Duration,
+    /// Without a word, while it has answers to make.
+    pub(crate) silence: Duration,
+    /// Without anything to do.
+    pub(crate) idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ready: Duration::from_mins(2), silence: Duration::from_secs(30), idle: Duration::from_mins(2) }
+    }
+}
+
+/// Starts a process for the checkpoint in a folder.
+type Start = Box<dyn Fn(&Path, Device) -> io::Result<AnswererProcess> + Send + Sync>;
+
+/// Keeps the process, one at a time.
+pub(crate) struct Keeper {
+    desk: Desk,
+    cards: Cards,
+    start: Start,
+    limits: Limits,
+    pauses: Backoff,
+}
+
+/// Why a process was ended, or has.
+#[derive(Debug)]
+enum End {
+    /// Nobody asks any more.
+    Idle,
+    /// It is wanted for another checkpoint.
+    Replaced,
+    /// Training needs the card, or its owner does.
+    Withdrawn,
+    Failed(String),
+}
+
+impl Keeper {
+    /// One that starts processes on `ground`.
+    pub(crate) fn new(desk: Desk, cards: Cards, ground: Arc<dyn Ground>) -> Self {
+        let start = Box::new(move |checkpoint: &Path, device| ground.start_answerer(checkpoint, device));
+        let pauses = Backoff::new(PAUSE_FIRST, PAUSE_LONGEST);
+        Self { desk, cards, start, limits: Limits::default(), pauses }
+    }
+
+    /// Keeps it for as long as the agent lives.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let (served, taken) = self.wanted().await;
+            let checkpoint = served.key.0.short();
+            let device = taken.device;
+            match self.serve(&served, taken).await {
+                End::Failed(why) => {
+                    let pause = self.pauses.next_wait();
+                    tracing::warn!(%checkpoint, %device, pause_secs = pause.as_secs(),
+                        "answers are made on the processor alone for now: {why}");
+                    sleep(pause).await;
+                }
+                end => tracing::info!(%checkpoint, %device, ?end, "no more answers on the card"),
+            }
+        }
+    }
+
+    /// Waits until a process is worth it and there is a card for it.
+    async fn wanted(&self) -> (Served, Taken) {
+        let (mut desk, mut cards) = (self.desk.changes(), self.cards.changes());
+        loop {
+            desk.mark_unchanged();
+            cards.mark_unchanged();
+            if let Some(served) = self.desk.demand()
+                && let Some(taken) = self.cards.take()
+            {
+                return (served, taken);
+            }
+            // Both senders live in `self`.
+            tokio::select! {
+                _ = desk.changed() => {}
+                _ = cards.changed() => {}
+            }
+        }
+    }
+
+    /// Starts a process, and attends to it until it is gone.
+    async fn serve(&mut self, served: &Served, taken: Taken) -> End {
+        let mut process = match (self.start)(&served.folder, taken.device) {
+            Ok(process) => process,
+            Err(error) => return End::Failed(format!("the process cannot be started: {error}")),
+        };
+        tracing::info!(checkpoint = %served.key.0.short(), device = %taken.device, process = process.id(),
+            "a process for answers is started: many wait");
+        let end = self.attend(served, &taken, &mut process).await;
+        // Who was answered goes on on the processor at once.
+        self.desk.close();
+        process.end().await;
+        end
+    }
+
+    async fn attend(&mut self, served: &Served, taken: &Taken, process: &mut AnswererProcess) -> End {
+        let mut desk = self.desk.changes();
+        let (mut is_ready, mut was_busy, mut since) = (false, false, Instant::now());
+        loop {
+            desk.mark_unchanged();
+            let is_busy = self.desk.in_the_making() > 0;
+            if is_ready && self.desk.is_wanted_otherwise(served.key) {
+                return End::Replaced;
+            }
+            if is_busy != was_busy {
+                (was_busy, since) = (is_busy, Instant::now());
+            }
+            let limit = match (is_ready, is_busy) {
+                (false, _) => self.limits.ready,
+                (true, true) => self.limits.silence,
+                (true, false) => self.limits.idle,
+            };
+            let heard = tokio::select! {
+                biased;
+                () = taken.withdrawn() => return End::Withdrawn,
+                heard = process.hear() => heard,
+                _ = desk.changed() => continue,
+                () = sleep_until(since + limit) => return match (is_ready, is_busy) {
+                    (true, false) => End::Idle,
+                    (true, true) => failed(process, &format!("it said nothing for {} s", limit.as_secs())),
+                    (false, _) => failed(process, &format!("it was not ready within {} s", limit.as_secs())),
+                },
+            };
+            let taken_in = match heard {
+                Heard::Exited(status) => Err(in_words(status)),
+                Heard::Event(AnswererEvent::Ready { sequences_max, pace, .. }) if !is_ready => {
+                    is_ready = true;
+                    tracing::info!(sequences_max, ?pace, "answers can be made on the card");
+                    self.desk.open(served.key, sequences_max, pace, process.commands().clone())
+                }
+                Heard::Event(event) => {
+                    if matches!(event, AnswererEvent::Finished { .. }) {
+                        self.pauses.reset();
+                    }
+                    self.desk.hear(event)
+                }
+            };
+            if let Err(why) = taken_in {
+                return failed(process, &why);
+            }
+            if is_ready {
+                since = Instant::now();
+            }
+        }
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    format!("it ended by itself ({status})")
+}
+
+fn failed(process: &AnswererProcess, why: &str) -> End {
+    let last_line = process.last_line();
+    let said = if last_line.is_empty() { String::new() } else { format!("; its last words: {last_line}") };
+    End::Failed(format!("the process failed: {why}{said}"))
+}
+
+#[cfg(test)]
+mod tests;
