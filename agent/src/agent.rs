@@ -327,7 +327,10 @@ impl Agent {
             match step {
                 Step::StartAttempt(assigned) => {
                     self.calibrator.stop();
-                    self.cards.withdraw(assigned.device);
+                    // One that is to stop only delivers what it has.
+                    if !assigned.stop {
+                        self.cards.withdraw(assigned.device);
+                    }
                     self.attempts.start(*assigned);
                 }
                 Step::StopAttempt(key, reason) => self.attempts.stop(key, reason, now),

@@ -202,7 +202,10 @@ impl Attempt {
         };
         self.tell(AttemptUpdate::Starting).await;
         // The card's memory is the trainer's.
-        self.workshop.cards.vacated(self.assigned.device).await;
+        tokio::select! {
+            () = self.workshop.cards.vacated(self.assigned.device) => {}
+            ending = told_to_end(&mut orders) => return ending,
+        }
         let process = match self.start(&order) {
             Ok(process) => process,
             Err(ending) => return ending,

@@ -131,7 +131,8 @@ impl Inference {
         listener: &Listener,
     ) -> Result<GenerationFinished, Broken> {
         order.check().map_err(|error| Broken::Failed(error.to_string()))?;
-        let mut answer = Answer { order, received, told: Vec::new(), first_byte_ms: 0.0 };
+        let mut answer =
+            Answer { order, received, told: Vec::new(), first_byte_ms: 0.0, telling: Duration::ZERO };
         let mut may_be_on_card = true;
         loop {
             let (folder, form) = self.store.folder(answer.order.checkpoint).ok_or_else(|| {
@@ -169,11 +170,11 @@ impl Inference {
         listener: &Listener,
     ) -> Result<Place, Broken> {
         let mut changes = self.desk.changes();
-        let ticket = self.desk.enter(served.clone(), answer.work());
+        let ticket = self.desk.enter(served.clone(), answer.work(), may_be_on_card);
         let mut permit = pin!(Arc::clone(&self.at_once).acquire_owned());
         loop {
             changes.mark_unchanged();
-            if may_be_on_card && let Some(card) = ticket.move_to_card(listener.request, &answer.order) {
+            if let Some(card) = ticket.move_to_card(listener.request, &answer.order) {
                 return Ok(Place::Card(card));
             }
             tokio::select! {
@@ -203,7 +204,8 @@ impl Inference {
         let (begun, work) = (Instant::now(), answer.work());
         let mut left = work;
         let made = answer.make_rest(engine, &mut left, ticket, listener);
-        self.desk.measured(served.key, work.less(left), begun.elapsed());
+        // What a slow listener takes is no matter of the processor's.
+        self.desk.measured(served.key, work.less(left), begun.elapsed().saturating_sub(answer.telling));
         made.map(|finish_reason| answer.finished(loaded, finish_reason))
     }
 
@@ -219,6 +221,8 @@ struct Answer {
     /// What its listener has of it, or is about to have.
     told: Vec<u8>,
     first_byte_ms: f64,
+    /// Time in which the processor waited for its listener.
+    telling: Duration,
 }
 
 impl Answer {
@@ -256,8 +260,11 @@ impl Answer {
                     return Ok(end);
                 }
                 // Many answers a card makes in many small parts: the session has other things to say too.
+                // Nor does one wait for its turn among dozens while there is little room: reports keep leases.
                 () = sleep_until(due), if !chunk.is_empty() => {
-                    listener.tell(self.note(std::mem::take(&mut chunk))).await?;
+                    if listener.has_much_room() {
+                        listener.tell(self.note(std::mem::take(&mut chunk))).await?;
+                    }
                     due = tokio::time::Instant::now() + CHUNK_EVERY;
                 }
             }
@@ -295,9 +302,11 @@ impl Answer {
             chunk.push(byte);
             left.bytes -= 1;
             if self.told.is_empty() || chunk.len() >= CHUNK_BYTES || sent.elapsed() >= CHUNK_EVERY {
+                let begun = Instant::now();
                 listener.send(self.note(std::mem::take(&mut chunk)))?;
                 ticket.left(*left);
                 sent = Instant::now();
+                self.telling += sent - begun;
             }
         }
         if generation.is_broken() {
@@ -331,6 +340,11 @@ impl Answer {
 }
 
 impl Listener {
+    /// Whether half of the outbox is free.
+    fn has_much_room(&self) -> bool {
+        self.outbox.capacity() >= self.outbox.max_capacity() / 2
+    }
+
     fn still_there(&self) -> Result<(), Broken> {
         let gone = self.cancelled.is_cancelled() || self.outbox.is_closed();
         if gone { Err(Broken::Cancelled) } else { Ok(()) }

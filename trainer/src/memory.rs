@@ -37,7 +37,8 @@ pub fn step_bytes(config: &ModelConfig, train: &TrainSpec, way: Way, rows: u64) 
     let of_neurons = heads * n * neurons * operand;
     let scores = heads * rows * tokens * tokens * operand;
     let of_width = n * width;
-    // Of each layer stay q and v, and without kernels the mask; scores, what attention read, the stream twice and as an operand.
+    // Of each layer stay q and v, and without kernels the mask; scores, what attention read, the stream twice, as an operand, and
+    // as one for each head.
     // On the way back through the last one q, dq, r and dr are there, and v's memory is that of one of them. Without kernels the
     // rope is computed in f32: x, a quarter of a turn on, and their sum.
     let (kept, passing) = match (way.has_kernels, is_bf16) {
@@ -46,7 +47,7 @@ pub fn step_bytes(config: &ModelConfig, train: &TrainSpec, way: Way, rows: u64) 
         (false, true) => (3, 8),
     };
     let layer =
-        kept * of_neurons + scores + heads * of_width * operand + of_width * (2 * F32_BYTES + operand);
+        kept * of_neurons + scores + 2 * heads * of_width * operand + of_width * (2 * F32_BYTES + operand);
     let passing = passing * of_neurons + 2 * scores + 3 * heads * of_width * operand;
     let ends = n * vocabulary * (F32_BYTES + operand);
     weights + phases + layers * layer + passing + ends

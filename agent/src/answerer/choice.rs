@@ -76,6 +76,8 @@ pub(crate) struct Card<'a> {
     pub(crate) sequences: u32,
     /// Most at once.
     pub(crate) sequences_max: u32,
+    /// Bytes of their prompts that it has still to read, one prompt after another.
+    pub(crate) unread_bytes: usize,
 }
 
 impl Card<'_> {
@@ -83,7 +85,8 @@ impl Card<'_> {
     fn secs(&self, work: Work) -> Option<f64> {
         let has_room = self.sequences < self.sequences_max;
         let secs_per_step = has_room.then(|| secs_per_step(self.pace, self.sequences + 1))??;
-        Some(work.steps_on_card() * secs_per_step)
+        let unread = (self.unread_bytes as f64 / PROMPT_BYTES_PER_STEP_CARD).ceil();
+        Some((unread + work.steps_on_card()) * secs_per_step)
     }
 }
 
@@ -131,7 +134,7 @@ mod tests {
     }
 
     fn card(pace: &[Pace], sequences: u32) -> Card<'_> {
-        Card { pace, sequences, sequences_max: 16 }
+        Card { pace, sequences, sequences_max: 16, unread_bytes: 0 }
     }
 
     /// Where each of so many ends up that come at once.
@@ -174,6 +177,13 @@ mod tests {
         assert_eq!(choose(WORK, &unknown(1), Some(&card(&FAST, 0))), Place::Processor);
         assert_eq!(choose(WORK, &unknown(2), Some(&card(&SLOW, 0))), Place::Card);
         assert_eq!(choose(WORK, &unknown(2), Some(&card(&SLOW, 16))), Place::Processor);
+    }
+
+    #[test]
+    fn prompts_that_a_card_has_to_read_first_count_too() {
+        let reading = Card { unread_bytes: 30 * 64_000, ..card(&FAST, 1) };
+        assert_eq!(choose(WORK, &processor(2), Some(&card(&FAST, 1))), Place::Card);
+        assert_eq!(choose(WORK, &processor(2), Some(&reading)), Place::Processor);
     }
 
     #[test]

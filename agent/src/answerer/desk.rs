@@ -58,6 +58,8 @@ struct Queued {
     served: Served,
     work: Work,
     waits: bool,
+    /// Once a card has given an answer back, it stays here.
+    may_move: bool,
 }
 
 /// How long something takes, as it took.
@@ -81,6 +83,8 @@ struct Card {
 #[derive(Debug)]
 struct Making {
     left_bytes: usize,
+    /// Of the prompt, until the first byte is made.
+    unread_bytes: usize,
     /// Holds no more than the answer's bytes, however slow its listener is.
     parts: mpsc::UnboundedSender<Part>,
 }
@@ -111,11 +115,11 @@ impl Desk {
         self.0.changed.subscribe()
     }
 
-    /// Puts an answer into the processor's queue.
-    pub(crate) fn enter(&self, served: Served, work: Work) -> Ticket {
+    /// Puts an answer into the processor's queue, from which it may move to a card or not.
+    pub(crate) fn enter(&self, served: Served, work: Work, may_move: bool) -> Ticket {
         let number = self.change(|state| {
             state.tickets += 1;
-            state.queue.insert(state.tickets, Queued { served, work, waits: true });
+            state.queue.insert(state.tickets, Queued { served, work, waits: true, may_move });
             state.tickets
         });
         Ticket { desk: self.clone(), number }
@@ -126,19 +130,20 @@ impl Desk {
         self.change(|state| state.measured(key, work.steps_on_processor(), took.as_secs_f64()));
     }
 
-    /// What a card would best answer with, if it is worth a process at all: the model that most wait for too long.
-    pub(crate) fn demand(&self) -> Option<Served> {
-        self.state().demand()
+    /// What a card would best answer with, if it is worth a process at all: of the models that are not paused the one that most
+    /// wait for too long.
+    pub(crate) fn demand(&self, is_paused: impl Fn(Key) -> bool) -> Option<Served> {
+        self.state().demand(is_paused)
     }
 
     /// Whether a card without an answer in the making is ready for `key`, for which nobody waits, while it is wanted for
     /// another model.
-    pub(crate) fn is_wanted_otherwise(&self, key: Key) -> bool {
+    pub(crate) fn is_wanted_otherwise(&self, key: Key, is_paused: impl Fn(Key) -> bool) -> bool {
         let state = self.state();
         let has_work = state.card.as_ref().is_none_or(|card| !card.answers.is_empty());
         !has_work
-            && !state.queue.values().any(|queued| queued.waits && queued.served.key == key)
-            && state.demand().is_some_and(|served| served.key != key)
+            && !state.queue.values().any(|queued| queued.may_go_to_a_card() && queued.served.key == key)
+            && state.demand(is_paused).is_some_and(|served| served.key != key)
     }
 
     /// A card takes orders from now on. An error says what is wrong with its figures.
@@ -183,6 +188,10 @@ impl Desk {
                 };
                 let left_bytes = making.left_bytes.checked_sub(bytes.len());
                 making.left_bytes = left_bytes.ok_or("it makes more bytes than it was asked for")?;
+                if bytes.is_empty() {
+                    return Err("it tells of no bytes".to_owned());
+                }
+                making.unread_bytes = 0;
                 making.tell(Part::Text(bytes));
             }
             AnswererEvent::Finished { request, finish_reason } => {
@@ -251,15 +260,19 @@ impl State {
         }
     }
 
-    fn demand(&self) -> Option<Served> {
+    fn demand(&self, is_paused: impl Fn(Key) -> bool) -> Option<Served> {
         let mut wanted: BTreeMap<Key, (usize, &Served)> = BTreeMap::new();
-        for (number, queued) in self.queue.iter().filter(|(_, queued)| queued.waits) {
+        for (number, queued) in self.queue.iter().filter(|(_, queued)| queued.may_go_to_a_card()) {
             let key = queued.served.key;
+            if is_paused(key) {
+                continue;
+            }
             let known = self.known.as_ref().filter(|(known, ..)| *known == key);
             let known = known.map(|(_, pace, sequences_max)| choice::Card {
                 pace,
                 sequences: 0,
                 sequences_max: *sequences_max,
+                unread_bytes: 0,
             });
             if is_worth_a_start(queued.work, &self.processor(*number, key), known.as_ref()) {
                 wanted.entry(key).or_insert((0, &queued.served)).0 += 1;
@@ -275,13 +288,15 @@ impl State {
         request: RequestId,
         order: &GenerationOrder,
     ) -> Option<mpsc::UnboundedReceiver<Part>> {
-        let queued = self.queue.get(&number)?;
+        let queued = self.queue.get(&number).filter(|queued| queued.may_go_to_a_card())?;
+        let unread_bytes = queued.work.prompt_bytes;
         let processor = self.processor(number, queued.served.key);
         let card = self.card.as_mut().filter(|card| card.key == queued.served.key)?;
         let figures = choice::Card {
             pace: &card.pace,
             sequences: card.answers.len() as u32,
             sequences_max: card.sequences_max,
+            unread_bytes: card.answers.values().map(|making| making.unread_bytes).sum(),
         };
         if choose(queued.work, &processor, Some(&figures)) == Place::Processor {
             return None;
@@ -289,13 +304,19 @@ impl State {
         // One that does not read its commands has no room either.
         card.commands.try_send(AnswererCommand::Answer { request, order: order.clone() }).ok()?;
         let (parts, heard) = mpsc::unbounded_channel();
-        card.answers.insert(request, Making { left_bytes: order.max_bytes as usize, parts });
+        card.answers.insert(request, Making { left_bytes: order.max_bytes as usize, unread_bytes, parts });
         self.queue.remove(&number);
         Some(heard)
     }
 
     fn take_away(&mut self, request: RequestId) -> Option<Making> {
         self.card.as_mut()?.answers.remove(&request)
+    }
+}
+
+impl Queued {
+    fn may_go_to_a_card(&self) -> bool {
+        self.waits && self.may_move
     }
 }
 
@@ -365,7 +386,7 @@ impl Drop for OnCard {
             if state.take_away(self.request).is_some()
                 && let Some(card) = &state.card
             {
-                // One that does not read its commands is ended for its silence.
+                // One that does not read its commands goes on with it, and has so much less room for others.
                 let _unread = card.commands.try_send(AnswererCommand::Cancel { request: self.request });
             }
         });

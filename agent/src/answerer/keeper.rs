@@ -1,21 +1,23 @@
 //! The life of the process that answers: started when many wait, ended when nobody asks, when training needs the card, or
 //! when it breaks its word.
 
-use std::{io, path::Path, process::ExitStatus, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, process::ExitStatus, sync::Arc, time::Duration};
 
 use hatchery_common::{answerer::AnswererEvent, device::Device};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     cards::{Cards, Taken},
     desk::{Desk, Served},
     process::{AnswererProcess, Heard},
 };
-use crate::{backoff::Backoff, ground::Ground};
+use crate::{backoff::Backoff, ground::Ground, models::Key};
 
 /// First and longest pause after a process that failed.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
 const PAUSE_LONGEST: Duration = Duration::from_mins(10);
+/// Most models with a pause of their own: some can never be on a card, and others are not to wait for them.
+const PAUSES_MAX: usize = 64;
 
 /// How long a process may take.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +45,51 @@ pub(crate) struct Keeper {
     cards: Cards,
     start: Start,
     limits: Limits,
-    pauses: Backoff,
+    pauses: Pauses,
+}
+
+/// Models whose process failed, and when the next may be started.
+#[derive(Debug)]
+struct Pauses {
+    /// The pauses of a model that has not failed yet.
+    fresh: Backoff,
+    of: BTreeMap<Key, (Backoff, Instant)>,
+}
+
+impl Pauses {
+    fn new(fresh: Backoff) -> Self {
+        Self { fresh, of: BTreeMap::new() }
+    }
+
+    /// Notes a failure; gives the pause that follows.
+    fn failed(&mut self, key: Key) -> Duration {
+        let fresh = || (self.fresh.clone(), Instant::now());
+        let (pauses, until) = self.of.entry(key).or_insert_with(fresh);
+        let pause = pauses.next_wait();
+        *until = Instant::now() + pause;
+        if self.of.len() > PAUSES_MAX {
+            let soonest = self.of.iter().min_by_key(|(_, (_, until))| *until).map(|(key, _)| *key);
+            soonest.map(|key| self.of.remove(&key));
+        }
+        pause
+    }
+
+    fn succeeded(&mut self, key: Key) {
+        self.of.remove(&key);
+    }
+
+    fn is_paused(&self, key: Key) -> bool {
+        self.of.get(&key).is_some_and(|(_, until)| Instant::now() < *until)
+    }
+
+    /// Waits until a pause ends; for ever, where there is none.
+    async fn next_end(&self) {
+        let now = Instant::now();
+        match self.of.values().map(|(_, until)| *until).filter(|until| now < *until).min() {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Why a process was ended, or has.
@@ -62,7 +108,7 @@ impl Keeper {
     /// One that starts processes on `ground`.
     pub(crate) fn new(desk: Desk, cards: Cards, ground: Arc<dyn Ground>) -> Self {
         let start = Box::new(move |checkpoint: &Path, device| ground.start_answerer(checkpoint, device));
-        let pauses = Backoff::new(PAUSE_FIRST, PAUSE_LONGEST);
+        let pauses = Pauses::new(Backoff::new(PAUSE_FIRST, PAUSE_LONGEST));
         Self { desk, cards, start, limits: Limits::default(), pauses }
     }
 
@@ -74,10 +120,9 @@ impl Keeper {
             let device = taken.device;
             match self.serve(&served, taken).await {
                 End::Failed(why) => {
-                    let pause = self.pauses.next_wait();
+                    let pause = self.pauses.failed(served.key);
                     tracing::warn!(%checkpoint, %device, pause_secs = pause.as_secs(),
                         "answers are made on the processor alone for now: {why}");
-                    sleep(pause).await;
                 }
                 end => tracing::info!(%checkpoint, %device, ?end, "no more answers on the card"),
             }
@@ -90,7 +135,7 @@ impl Keeper {
         loop {
             desk.mark_unchanged();
             cards.mark_unchanged();
-            if let Some(served) = self.desk.demand()
+            if let Some(served) = self.desk.demand(|key| self.pauses.is_paused(key))
                 && let Some(taken) = self.cards.take()
             {
                 return (served, taken);
@@ -99,6 +144,7 @@ impl Keeper {
             tokio::select! {
                 _ = desk.changed() => {}
                 _ = cards.changed() => {}
+                () = self.pauses.next_end() => {}
             }
         }
     }
@@ -124,7 +170,7 @@ impl Keeper {
         loop {
             desk.mark_unchanged();
             let is_busy = self.desk.in_the_making() > 0;
-            if is_ready && self.desk.is_wanted_otherwise(served.key) {
+            if is_ready && self.desk.is_wanted_otherwise(served.key, |key| self.pauses.is_paused(key)) {
                 return End::Replaced;
             }
             if is_busy != was_busy {
@@ -155,7 +201,7 @@ impl Keeper {
                 }
                 Heard::Event(event) => {
                     if matches!(event, AnswererEvent::Finished { .. }) {
-                        self.pauses.reset();
+                        self.pauses.succeeded(served.key);
                     }
                     self.desk.hear(event)
                 }

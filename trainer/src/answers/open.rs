@@ -36,7 +36,7 @@ pub enum OpenError {
     /// Nobody knows how far it can see.
     #[error(
         "the checkpoint does not name the block that it was trained on, and without one its memory has no bounds; \
-         `hatchery-trainer generate` takes it without"
+         `hatchery-trainer generate` on the device cpu takes it without"
     )]
     NoBlock,
     /// Not on this device.
@@ -76,7 +76,8 @@ impl Answers {
             DeviceKind::Cuda => {
                 // Before a device has been used it does not say what it has.
                 drop(tch::Tensor::f_zeros([1], (tch::Kind::Float, torch))?);
-                let free_bytes = available_bytes(device);
+                let held_bytes = Recurrent::held_bytes(&model.config, chunk_bytes);
+                let free_bytes = available_bytes(device).saturating_sub(held_bytes);
                 let stream_bytes = Recurrent::stream_bytes(&model.config, precision, chunk_bytes);
                 let streams = (MEMORY_SHARE * free_bytes as f64) as u64 / stream_bytes.max(1);
                 if streams < 2 {

@@ -19,7 +19,9 @@ use crate::{
     weights::Weights,
 };
 
-/// One sequence, of so many tokens at most, through so many layers at most: what a kernel does depends on neither.
+/// So many sequences, of so many tokens at most, through so many layers at most: what a kernel does depends on no more. A kernel
+/// takes up to eight lines at once, so that there are more.
+const SEQUENCES: usize = 9;
 const TOKENS_MAX: usize = 48;
 const LAYERS_MAX: u32 = 2;
 /// Something has to be dropped for the masks to be compared.
@@ -41,9 +43,10 @@ impl Fused {
         let raw = RawModelConfig { n_layer: raw.n_layer.min(LAYERS_MAX), ..raw.clone() };
         let shallow = ModelConfig::new(raw).map_err(|error| TchError::Shape(error.to_string()))?;
         let length = self.tokens_max.min(TOKENS_MAX);
-        let bytes: Vec<u8> =
-            (0..=length as u64).map(|place| bits(SEED, Purpose::Windows, 0, place) as u8).collect();
-        let batch = Batch::from_windows(&bytes, 1, self.device)?;
+        let bytes: Vec<u8> = (0..(SEQUENCES * (length + 1)) as u64)
+            .map(|place| bits(SEED, Purpose::Windows, 0, place) as u8)
+            .collect();
+        let batch = Batch::from_windows(&bytes, SEQUENCES, self.device)?;
         let weights = Weights::start(&shallow, SEED)?.on(self.device)?.to_kind(self.kind)?;
         let plain = |precision| Self::plain(&shallow, self.kind, self.device, precision, length);
         let own = if self.operands == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };

@@ -93,7 +93,7 @@ struct Room {
     /// H x N x D.
     parts: [Tensor; 2],
     /// N x D f32.
-    stream: [Tensor; 2],
+    stream: [Tensor; 3],
     /// N x 1 f32.
     reciprocals: Tensor,
     /// H x N x 1 f32.
@@ -119,12 +119,13 @@ impl Room {
             numbers.f_mul_scalar(0.7)?.f_sin()?.f_to_kind(kind)?.f_view_(size)
         };
         let neurons = || random(&[h, n, m], operands);
+        let stream = || random(&[n, d], Kind::Float);
         let bytes = Tensor::f_arange(n, (Kind::Int64, device))?.f_remainder(v)?;
         Ok(Self {
             neurons: [neurons()?, neurons()?, neurons()?],
             mask: neurons()?,
             parts: [random(&[h, n, d], operands)?, random(&[h, n, d], operands)?],
-            stream: [random(&[n, d], Kind::Float)?, random(&[n, d], Kind::Float)?],
+            stream: [stream()?, stream()?, stream()?],
             reciprocals: Tensor::f_ones([n, 1], (Kind::Float, device))?,
             reciprocals_of_heads: Tensor::f_ones([h, n, 1], (Kind::Float, device))?,
             scores: random(&[h * b, t, t], operands)?,
@@ -139,7 +140,7 @@ impl Room {
         let [q, v, dg] = &self.neurons;
         let [part, other] = &self.parts;
         let mask = &self.mask;
-        let [x, dx] = &self.stream;
+        let [x, dx, next] = &self.stream;
         let normed = |y: &Tensor, reciprocals: &Tensor| Normed {
             y: y.shallow_clone(),
             reciprocals: reciprocals.shallow_clone(),
@@ -186,7 +187,7 @@ impl Room {
                 Box::new(move |by| {
                     let residual = Residual {
                         y: normed(x, &self.reciprocals),
-                        next: normed(dx, &self.reciprocals),
+                        next: normed(next, &self.reciprocals),
                         operand: part.f_select(0, 0)?,
                     };
                     by.residual_backward(&residual, dx.shallow_clone()).map(drop)

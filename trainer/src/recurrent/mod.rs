@@ -116,13 +116,14 @@ impl Recurrent {
     /// Logits after some bytes, alone and side by side, from the end of one chunk into the next; forgets them again.
     fn sample(&mut self) -> Result<Vec<f32>, TchError> {
         const BYTES: u64 = 24;
-        let start = (self.chunk as u64).saturating_sub(BYTES);
+        // Once around the ring.
+        let start = (3 * self.chunk as u64).saturating_sub(BYTES);
         let part = self.bytes_at_once(start);
         let bytes: Vec<u8> = (0..2 * part as u8).map(|index| b'a' + index % 26).collect();
         let mut logits = self.feed(1, &[start], &bytes[..part])?;
         self.copy(1, 0)?;
         for (pair, position) in bytes.as_chunks::<2>().0.iter().zip(start + part as u64..) {
-            logits.extend(self.feed(0, &[position; 2], pair)?);
+            logits.extend(self.feed(0, &[position + 1, position], pair)?);
         }
         self.clear(0)?;
         self.clear(1)?;
@@ -139,6 +140,17 @@ impl Recurrent {
         let number = if precision == Precision::Bf16 { 2 } else { 4 };
         let place = config.heads() * config.neurons_per_head() + config.width();
         (config.layers() * place * number) as u64 * 2 * u64::from(chunk_bytes.max(1))
+    }
+
+    /// Bytes that a model takes beside its streams, at most: its weights twice, and what a chunk of a prompt takes on its way through a
+    /// layer.
+    pub fn held_bytes(config: &ModelConfig, chunk_bytes: u32) -> u64 {
+        const NUMBER_BYTES: u64 = 4;
+        let [heads, width, neurons] =
+            [config.heads(), config.width(), config.neurons_per_head()].map(|size| size as u64);
+        let chunk = u64::from(chunk_bytes.max(1));
+        let of_chunk = heads * chunk * (5 * neurons + 4 * chunk + 3 * width);
+        NUMBER_BYTES * (2 * config.parameters() + of_chunk)
     }
 
     /// Most bytes of one stream that [`Self::feed`] takes at once from `position` on: to the end of its chunk.

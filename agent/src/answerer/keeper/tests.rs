@@ -12,7 +12,7 @@ use hatchery_common::{
     generate::{FinishReason, GenerationOrder, SamplingParams, StopStrings},
     id::{CheckpointId, RequestId},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -42,15 +42,24 @@ struct Bench {
 impl Bench {
     /// A keeper with a card, whose processes do what `script` says. The processor makes one answer at a time.
     fn new(script: &str, limits: Limits) -> Self {
+        Self::with_pauses(script, limits, Duration::from_millis(1))
+    }
+
+    /// The same, with pauses of up to `pause`. None can be started for a folder called `broken`.
+    fn with_pauses(script: &str, limits: Limits, pause: Duration) -> Self {
         let (desk, cards, started) = (Desk::new(1), Cards::default(), Started::default());
         cards.offer([Device::cuda(0)].into());
         let (script, noted) = (script.to_owned(), Arc::clone(&started));
         let start = move |folder: &Path, _| {
+            if folder == Path::new("broken") {
+                lock(&noted).push((folder.to_owned(), 0));
+                return Err(io::ErrorKind::NotFound.into());
+            }
             let process = AnswererProcess::start_with(Path::new("/bin/sh"), ["-c", &script])?;
             lock(&noted).push((folder.to_owned(), process.id()));
             Ok(process)
         };
-        let pauses = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let pauses = Pauses::new(Backoff::new(pause, pause));
         let keeper =
             Keeper { desk: desk.clone(), cards: cards.clone(), start: Box::new(start), limits, pauses };
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
@@ -59,7 +68,8 @@ impl Bench {
 
     /// An answer at work on the processor, and one that waits.
     fn demand(&self, model: &str) -> [Ticket; 2] {
-        let tickets = [(); 2].map(|()| self.desk.enter(served(model), Work { prompt_bytes: 0, bytes: 100 }));
+        let tickets =
+            [(); 2].map(|()| self.desk.enter(served(model), Work { prompt_bytes: 0, bytes: 100 }, true));
         tickets[0].begin();
         tickets
     }
@@ -132,7 +142,7 @@ async fn one_that_is_never_ready_is_ended_and_tried_again() {
 
 #[tokio::test]
 async fn one_that_falls_silent_gives_its_answers_back() {
-    let limits = Limits { silence: Duration::from_secs(1), ..limits() };
+    let limits = Limits { silence: Duration::from_secs(4), ..limits() };
     let bench = Bench::new(&format!("{READY}; {}; sleep 600", text("[7]")), limits);
     let [_at_work, waiting] = bench.demand("a");
     let mut on_card = bench.on_card("a", &waiting).await;
@@ -165,7 +175,7 @@ async fn one_that_breaks_its_word_is_ended() {
 
 #[tokio::test]
 async fn an_answer_goes_through_and_the_process_stays_until_nobody_asks() {
-    let limits = Limits { idle: Duration::from_secs(1), ..limits() };
+    let limits = Limits { idle: Duration::from_secs(4), ..limits() };
     let end = format!(r#"echo '{{"event":"finished","request":"{REQUEST}","finish_reason":"stop_string"}}'"#);
     let bench = Bench::new(&format!("{READY}; {}; {end}; sleep 600", text("[1,2]")), limits);
     let [at_work, waiting] = bench.demand("a");
@@ -177,6 +187,18 @@ async fn an_answer_goes_through_and_the_process_stays_until_nobody_asks() {
     timeout(PATIENCE, bench.cards.vacated(Device::cuda(0))).await.unwrap();
     bench.until("the card is given back", |_| bench.cards.take().is_some()).await;
     assert_eq!(lock(&bench.started).len(), 1);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_on_a_card_keeps_no_other_from_it() {
+    let bench = Bench::with_pauses(&format!("{READY}; sleep 600"), limits(), 1000 * LONG);
+    let _more_wait_for_it = [bench.demand("broken"), bench.demand("broken")];
+    let is_tried =
+        |started: &[(PathBuf, u32)]| started.iter().any(|(folder, _)| folder == Path::new("broken"));
+    bench.until("it was tried", is_tried).await;
+    let _tickets = bench.demand("a");
+    let has_other = |started: &[(PathBuf, u32)]| started.iter().any(|(folder, _)| folder == Path::new("a"));
+    bench.until("the other has the card", has_other).await;
 }
 
 #[tokio::test]

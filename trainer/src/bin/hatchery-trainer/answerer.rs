@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, StdoutLock, Write},
-    mem,
+    mem, process,
     sync::mpsc::{self, Receiver, SyncSender, TryRecvError},
     thread,
     time::{Duration, Instant},
@@ -31,6 +31,12 @@ const CHUNK_EVERY: Duration = Duration::from_millis(20);
 
 /// Answers until stdin ends.
 pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
+    // From the start: whoever asks may be gone before the device is ready, or while it hangs.
+    let (sender, commands) = mpsc::sync_channel(COMMANDS_MAX);
+    thread::spawn(move || {
+        read_commands(&sender);
+        process::exit(0);
+    });
     let device = device::find(args.device.wanted())?;
     let precision = device::precision(args.precision.into(), &device);
     let mut answers = Answers::open(&args.checkpoint, &device, precision)?;
@@ -41,8 +47,6 @@ pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
         sequences_max: answers.at_once_max() as u32,
         pace,
     })?;
-    let (sender, commands) = mpsc::sync_channel(COMMANDS_MAX);
-    thread::spawn(move || read_commands(&sender));
     loop {
         match next(&commands, answers.is_empty()) {
             Next::Command(AnswererCommand::Answer { request, order }) => {
@@ -80,6 +84,7 @@ fn next(commands: &Receiver<AnswererCommand>, is_idle: bool) -> Next {
     }
 }
 
+/// Reads commands until there are no more.
 fn read_commands(sender: &SyncSender<AnswererCommand>) {
     let mut stdin = BufReader::new(io::stdin());
     loop {
@@ -87,6 +92,11 @@ fn read_commands(sender: &SyncSender<AnswererCommand>) {
         match stdin.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
+        }
+        if !line.ends_with(b"\n") && line.len() == LINE_BYTES_MAX {
+            eprintln!("hatchery-trainer: a command is longer than {LINE_BYTES_MAX} bytes");
+            // Whoever waits for an answer to it must not wait for good.
+            return;
         }
         match serde_json::from_slice(&line) {
             Ok(command) => {

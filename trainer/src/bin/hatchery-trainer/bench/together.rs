@@ -2,7 +2,11 @@
 
 use std::{fmt, path::Path};
 
-use hatchery_common::{answerer::Pace, device::Device, recipe::Precision};
+use hatchery_common::{
+    answerer::{Pace, secs_per_step},
+    device::Device,
+    recipe::Precision,
+};
 use hatchery_trainer::{answers::Answers, device};
 use serde::Serialize;
 
@@ -26,25 +30,26 @@ impl Together {
     }
 }
 
-fn bytes_per_sec(pace: &Pace) -> f64 {
-    f64::from(pace.sequences) / pace.secs_per_step
-}
-
 impl fmt::Display for Together {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, f32, bf16, core_bytes_per_sec } = self;
         writeln!(out, "answers at once on {name}; a core does {core_bytes_per_sec:.0} bytes/s in f32")?;
         writeln!(out, "sequences           f32              bf16     in f32 that many cores")?;
-        for (f32, bf16) in f32.iter().zip(bf16) {
-            let [f32_rate, bf16_rate] = [f32, bf16].map(bytes_per_sec);
-            writeln!(
-                out,
-                "{:<10} {:>8.0} bytes/s {:>8.0} bytes/s {:>14.1}",
-                f32.sequences,
-                f32_rate,
-                bf16_rate,
-                f32_rate / core_bytes_per_sec
-            )?;
+        // With little memory there is room for more in bf16.
+        let mut counts: Vec<u32> = f32.iter().chain(bf16).map(|pace| pace.sequences).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        for count in counts {
+            let rate = |pace: &[Pace]| {
+                let has_room = pace.last().is_some_and(|last| last.sequences >= count);
+                has_room.then(|| secs_per_step(pace, count).map(|secs| f64::from(count) / secs)).flatten()
+            };
+            let told = |rate: Option<f64>| {
+                rate.map_or_else(|| "no room".into(), |rate| format!("{rate:.0} bytes/s"))
+            };
+            let cores =
+                rate(f32).map_or_else(String::new, |rate| format!("{:.1}", rate / core_bytes_per_sec));
+            writeln!(out, "{count:<10} {:>16} {:>16} {cores:>14}", told(rate(f32)), told(rate(bf16)))?;
         }
         Ok(())
     }

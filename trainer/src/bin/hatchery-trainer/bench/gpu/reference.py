@@ -70,6 +70,7 @@ optimizer = torch.optim.AdamW(
 autocast = torch.autocast(device.type, dtype=torch.bfloat16) if task["is_bf16"] else contextlib.nullcontext()
 step_secs, host_secs, losses, looked = [], [], [], time.perf_counter()
 for step in range(warm_up + steps):
+    asked = time.perf_counter()
     window = windows[step].to(device, non_blocking=True).long()
     with autocast:
         loss = loss_of(window[:, :-1], window[:, 1:])
@@ -77,13 +78,13 @@ for step in range(warm_up + steps):
     loss.backward()
     optimizer.step()
     losses.append(loss.detach())
+    if step >= warm_up and (step - warm_up) % look == 0:
+        host_secs.append(time.perf_counter() - asked)
     timed = step + 1 - warm_up
     if timed == 0 or timed > 0 and timed % look == 0:
-        host = (time.perf_counter() - looked) / look
         if is_cuda:
             torch.cuda.synchronize()
         if timed > 0:
-            host_secs.append(host)
             step_secs.append((time.perf_counter() - looked) / look)
         looked = time.perf_counter()
 losses = [loss.item() for loss in losses]

@@ -6,7 +6,7 @@ use hatchery_common::{recipe::Precision, trainer::bits};
 use hatchery_trainer::fused::{Measured, Timed};
 use serde::Serialize;
 
-use super::{full::Full, task::Found};
+use super::{Contender, full::Full, task::Found};
 
 /// Everything.
 #[derive(Debug, Serialize)]
@@ -63,7 +63,8 @@ pub(super) struct Line {
     contender: String,
     /// Median over all looks of all turns.
     step_secs: Option<f64>,
-    /// The same of what the host needs to ask for a step: where it is near the whole, the device waits for the host.
+    /// The same of what the host needs to ask an idle device for a step: where that is near the whole, the device waits for the
+    /// host.
     host_secs: Option<f64>,
     memory_bytes: Option<u64>,
     /// Why it has no figures.
@@ -152,7 +153,8 @@ impl fmt::Display for Shape {
             out,
             "contender         ms/step   host ms   steps/s   peak MiB   kernels are   in times the memory"
         )?;
-        let first = lines.first();
+        // What a run takes is what the others are compared with.
+        let first = lines.iter().find(|line| line.contender == Contender::Kernels.name());
         for line in lines {
             let (Some(secs), Some(bytes)) = (line.step_secs, line.memory_bytes) else {
                 let why = line.failure.as_deref().unwrap_or("no figures");

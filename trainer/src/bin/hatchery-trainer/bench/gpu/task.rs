@@ -37,7 +37,7 @@ pub(super) struct Task {
 pub(super) struct Found {
     /// Seconds a step, from look to look.
     pub(super) step_secs: Vec<f64>,
-    /// Of those, the seconds until the host had asked for everything and waited for the device.
+    /// Of the first step after each look, the seconds until the host had asked for all of it.
     pub(super) host_secs: Vec<f64>,
     /// Of tensors on the device, at most; on a CPU the process's resident memory.
     pub(super) memory_bytes: u64,

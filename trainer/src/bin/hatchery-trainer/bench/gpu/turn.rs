@@ -54,21 +54,25 @@ pub(super) fn take(contender: Contender, folder: &Path) -> anyhow::Result<Found>
     }
     let windows: Vec<&[u8]> = windows.chunks_exact(windows.len() / steps as usize).collect();
     let mut losses: Vec<Tensor> = Vec::with_capacity(windows.len());
-    let (mut step_secs, mut host_secs) = (Vec::new(), Vec::new());
+    let (mut step_secs, mut host_secs, mut is_first_of_look) = (Vec::new(), Vec::new(), false);
     let mut looked = Instant::now();
     for (step, windows) in windows.into_iter().enumerate() {
+        let asked = Instant::now();
         let batch = Batch::from_windows(windows, rows, torch)?;
         losses.push(learner.step(step as u64, &batch)?);
+        // Only while nothing else is asked for: a device takes no more than so many orders, and then the host waits for it.
+        if is_first_of_look {
+            host_secs.push(asked.elapsed().as_secs_f64());
+        }
+        is_first_of_look = false;
         let done = step as u32 + 1;
         let timed = done.saturating_sub(warm_up_steps);
         if done == warm_up_steps || timed > 0 && timed.is_multiple_of(steps_per_look) {
-            let secs_a_step = |since: Instant| since.elapsed().as_secs_f64() / f64::from(steps_per_look);
-            let host = secs_a_step(looked);
             wait_for(torch);
             if timed > 0 {
-                host_secs.push(host);
-                step_secs.push(secs_a_step(looked));
+                step_secs.push(looked.elapsed().as_secs_f64() / f64::from(steps_per_look));
             }
+            is_first_of_look = true;
             looked = Instant::now();
         }
     }
