@@ -19,6 +19,7 @@ use hatchery_common::{
     answerer::{AnswererCommand, AnswererEvent},
     generate::{FinishReason, GenerationOrder},
     id::RequestId,
+    model::{ModelConfig, RawModelConfig},
     recipe::Precision,
 };
 use hatchery_trainer::{
@@ -26,6 +27,7 @@ use hatchery_trainer::{
     checkpoint::read_model,
     device,
     recurrent::Recurrent,
+    weights::Weights,
 };
 use hatchery_trainer_shim::kernels::{Kernels, Variant};
 use house::{corpus, text};
@@ -146,6 +148,53 @@ fn logits_are_those_of_the_processors_engine_over_many_windows() {
     }
 }
 
+/// Shapes that no preset has: odd numbers of pairs, chunks of a byte, streams far apart.
+#[test]
+fn kernels_and_operations_agree_at_every_shape_and_position() {
+    for (heads, width, multiplier, chunk, positions) in [
+        (3, 6, 5, 1, vec![0, 7, 1 << 33]),
+        (1, 8, 9, 3, vec![5]),
+        (2, 10, 8, 4, vec![0, 4_294_967_294, 3, 17, 17]),
+        (4, 8, 12, 7, vec![1 << 40, 2]),
+    ] {
+        let config = ModelConfig::new(RawModelConfig {
+            n_layer: 2,
+            n_embd: width * heads,
+            n_head: heads,
+            mlp_internal_dim_multiplier: multiplier * 2,
+            ..Default::default()
+        })
+        .unwrap();
+        let weights = Weights::start(&config, 3).unwrap();
+        let engine = |has_kernels| {
+            let cpu = tch::Device::Cpu;
+            let streams = positions.len() + 1;
+            let mut engine = Recurrent::new(&config, &weights, cpu, Precision::F32, chunk, streams).unwrap();
+            if has_kernels {
+                let variant = Variant::new(Kind::Float, config.neurons_per_head() as i64).unwrap();
+                engine.use_kernels(&Rc::new(Kernels::emulated(variant))).unwrap();
+            }
+            engine
+        };
+        let mut engines = [engine(false), engine(true)];
+        let mut at = positions.clone();
+        for round in 0..4 * u64::from(chunk) {
+            // Side by side as many bytes as all may have at once.
+            let most = at.iter().map(|at| engines[0].bytes_at_once(*at)).min().unwrap();
+            let count = 1 + round as usize % most;
+            let bytes: Vec<u8> =
+                (0..count * at.len()).map(|index| (random_at(round, index as u64) * 256.0) as u8).collect();
+            let [plain, kernels] = engines.each_mut().map(|engine| engine.feed(1, &at, &bytes).unwrap());
+            let most = plain.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
+            let apart = plain.iter().zip(&kernels).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+            assert!(apart <= 2e-4 * most, "{apart} of {most} at {at:?}, chunk {chunk}, round {round}");
+            for at in &mut at {
+                *at += count as u64;
+            }
+        }
+    }
+}
+
 #[test]
 fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -191,7 +240,29 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
         );
         assert_eq!(ends[id], End::Finished(reason));
     }
-    // As many as there is room for, and no more.
+    // As many as there is room for, and no more; with one prompt, which is read once for all.
+    let seeds: BTreeMap<RequestId, GenerationOrder> = (0..answers.at_once_max() as u64)
+        .map(|seed| {
+            let sampling = RawSamplingParams { seed, ..Default::default() };
+            (RequestId::random(), order(b"The same, longer than a chunk", 20 + seed as u32, sampling, &[]))
+        })
+        .collect();
+    for (request, order) in &seeds {
+        answers.begin(*request, order.clone()).unwrap();
+    }
+    texts.clear();
+    let mut steps = 0;
+    while !answers.is_empty() {
+        for made in answers.step().unwrap() {
+            texts.entry(made.request).or_default().extend(made.bytes);
+        }
+        steps += 1;
+    }
+    // Four parts of the prompt, and the longest answer.
+    assert!(steps <= 4 + 20 + seeds.len(), "{steps}");
+    for (request, order) in &seeds {
+        assert_eq!(texts[request], expected(&model, order).0);
+    }
     for _ in 0..answers.at_once_max() {
         answers.begin(RequestId::random(), orders[0].clone()).unwrap();
     }
@@ -236,12 +307,26 @@ fn the_process_answers_line_by_line_and_ends_with_its_input() {
                 let (index, bytes) = open.remove(&request).unwrap();
                 assert_eq!((bytes, finish_reason), expected(&model, &orders[index]));
             }
-            AnswererEvent::Failed { request, why } => refused = Some((request, why)),
+            AnswererEvent::Failed { request, why } => {
+                assert_eq!(request, wrong, "{why}");
+                refused = Some(why);
+            }
             AnswererEvent::Ready { .. } => panic!("it is ready once"),
         }
     }
-    let (request, why) = refused.unwrap();
-    assert!(request == wrong && why.contains("max_bytes"), "{why}");
+    let why = refused.unwrap();
+    assert!(why.contains("max_bytes"), "{why}");
+    // One that is cancelled says no more; and the end comes at once, whatever is being made.
+    let [cancelled, long] = [RequestId::random(), RequestId::random()];
+    let endless = order(b"On and on", 65_536, RawSamplingParams::default(), &[]);
+    tell(&mut stdin, &AnswererCommand::Answer { request: cancelled, order: endless.clone() });
+    while !matches!(event(), AnswererEvent::Text { request, .. } if request == cancelled) {}
+    tell(&mut stdin, &AnswererCommand::Cancel { request: cancelled });
+    tell(&mut stdin, &AnswererCommand::Answer { request: long, order: endless });
+    while !matches!(event(), AnswererEvent::Text { request, .. } if request == long) {}
+    for _ in 0..20 {
+        assert!(matches!(event(), AnswererEvent::Text { request, .. } if request == long));
+    }
     drop(stdin);
     assert!(process.wait().unwrap().success());
 }

@@ -147,9 +147,16 @@ impl Answers {
         let part = &rest[..rest.len().min(self.engine.bytes_at_once(answer.position))];
         let logits = self.engine.feed(stream, &[answer.position], part)?;
         answer.position += part.len() as u64;
-        if part.len() == rest.len()
-            && let Some(mut answer) = self.reading.take()
-        {
+        if part.len() < rest.len() {
+            return Ok(());
+        }
+        let Some(read) = self.reading.take() else { return Ok(()) };
+        // Who waits with the same prompt need not read it again.
+        let position = read.position;
+        let (same, others) = self.waiting.drain(..).partition(|answer| answer.prompt == read.prompt);
+        self.waiting = others;
+        for answer in [VecDeque::from([read]), same].into_iter().flatten() {
+            let mut answer = Answer { position, ..answer };
             let new = answer.take(&logits);
             if new.end.is_none() {
                 self.engine.copy(stream, self.writing.len())?;

@@ -10,8 +10,9 @@ use super::{Drops, Kernels, Launcher};
 pub(super) const LANES: i64 = 32;
 /// Threads in a block at most: enough to keep a processor busy with a few blocks.
 const THREADS_MAX: i64 = 256;
-/// The widest accesses that a kernel makes to what it computes with, and to indexes, in bytes.
+/// The widest accesses that a kernel makes to what it computes with, to what it only carries, and to indexes, in bytes.
 const ALIGNMENT: usize = 32;
+const ALIGNMENT_OF_SINGLES: usize = 4;
 const ALIGNMENT_OF_LONGS: usize = 8;
 
 /// A call that is being put together. The first argument that does not fit is what [`Call::run`] tells.
@@ -35,22 +36,27 @@ impl<'a> Call<'a> {
     /// `count` numbers of the operands' kind.
     pub(super) fn numbers(self, tensor: &Tensor, count: i64) -> Self {
         let kind = self.kernels.kind();
-        self.tensor(tensor, kind, count)
+        self.tensor(tensor, kind, count, ALIGNMENT)
+    }
+
+    /// `count` numbers of the operands' kind, which are read and written one by one.
+    pub(super) fn singles(self, tensor: &Tensor, count: i64) -> Self {
+        let kind = self.kernels.kind();
+        self.tensor(tensor, kind, count, ALIGNMENT_OF_SINGLES)
     }
 
     /// `count` f32.
     pub(super) fn floats(self, tensor: &Tensor, count: i64) -> Self {
-        self.tensor(tensor, Kind::Float, count)
+        self.tensor(tensor, Kind::Float, count, ALIGNMENT)
     }
 
     /// `count` i64.
     pub(super) fn longs(self, tensor: &Tensor, count: i64) -> Self {
-        self.tensor(tensor, Kind::Int64, count)
+        self.tensor(tensor, Kind::Int64, count, ALIGNMENT_OF_LONGS)
     }
 
-    fn tensor(mut self, tensor: &Tensor, kind: Kind, count: i64) -> Self {
+    fn tensor(mut self, tensor: &Tensor, kind: Kind, count: i64, alignment: usize) -> Self {
         let address = tensor.data_ptr() as usize;
-        let alignment = if kind == Kind::Int64 { ALIGNMENT_OF_LONGS } else { ALIGNMENT };
         let fits = tensor.kind() == kind
             && tensor.numel() as i64 == count
             && tensor.is_contiguous()

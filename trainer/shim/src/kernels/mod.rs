@@ -364,9 +364,9 @@ impl Kernels {
         values: &mut Tensor,
     ) -> Result<(), TchError> {
         let (rows, width) = (streams.count * streams.tokens, last(x));
-        let call = Call::new(self, "remember_values", rows, width).numbers(x, rows * width);
+        let call = Call::new(self, "remember_values", rows, width).singles(x, rows * width);
         let call =
-            call.longs(positions, streams.count).numbers(values, streams.count * streams.ring() * width);
+            call.longs(positions, streams.count).singles(values, streams.count * streams.ring() * width);
         call.size(width).size(streams.tokens).size(streams.ring()).run()
     }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, StdoutLock, Write},
-    mem, process,
+    mem,
     sync::mpsc::{self, Receiver, SyncSender, TryRecvError},
     thread,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use hatchery_common::{
 };
 use hatchery_trainer::{
     answers::{Answers, End, Made},
-    device,
+    device, ffi,
 };
 
 use crate::args::Answer;
@@ -35,7 +35,7 @@ pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
     let (sender, commands) = mpsc::sync_channel(COMMANDS_MAX);
     thread::spawn(move || {
         read_commands(&sender);
-        process::exit(0);
+        ffi::exit_now(0);
     });
     let device = device::find(args.device.wanted())?;
     let precision = device::precision(args.precision.into(), &device);
