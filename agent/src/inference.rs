@@ -9,6 +9,7 @@ use std::{
 
 use hatchery_bdh::{Engine, Generation, Session, Window};
 use hatchery_common::{
+    device::Device,
     generate::{FinishReason, GenerationFinished, GenerationOrder},
     id::RequestId,
     session::{AgentMessage, AnswerPart},
@@ -142,8 +143,9 @@ impl Inference {
             let served = Served { key: (answer.order.checkpoint, form), folder };
             match self.place(&served, &answer, may_be_on_card, listener).await? {
                 Place::Card(card) => {
+                    let device = card.device;
                     if let Some(finish_reason) = answer.pass_on(card, listener).await? {
-                        return Ok(answer.finished(false, finish_reason));
+                        return Ok(answer.finished(false, finish_reason, Some(device)));
                     }
                     // Once is enough: what a card cannot make must not go round in circles.
                     may_be_on_card = false;
@@ -206,7 +208,7 @@ impl Inference {
         let made = answer.make_rest(engine, &mut left, ticket, listener);
         // What a slow listener takes is no matter of the processor's.
         self.desk.measured(served.key, work.less(left), begun.elapsed().saturating_sub(answer.telling));
-        made.map(|finish_reason| answer.finished(loaded, finish_reason))
+        made.map(|finish_reason| answer.finished(loaded, finish_reason, None))
     }
 
     fn requests(&self) -> MutexGuard<'_, BTreeMap<RequestId, CancellationToken>> {
@@ -328,13 +330,19 @@ impl Answer {
         bytes
     }
 
-    fn finished(&self, loaded: bool, finish_reason: FinishReason) -> GenerationFinished {
+    fn finished(
+        &self,
+        loaded: bool,
+        finish_reason: FinishReason,
+        device: Option<Device>,
+    ) -> GenerationFinished {
         GenerationFinished {
             latency_ms: millis_since(self.received),
             first_byte_ms: self.first_byte_ms,
             bytes: self.told.len() as u32,
             loaded,
             finish_reason,
+            device,
         }
     }
 }

@@ -164,6 +164,7 @@ async fn a_card_makes_whole_answers_and_its_process_goes_with_the_agent() {
         assert!(bench.has_done("answer", request), "the card is faster");
         assert_eq!(text, bench.expected(&order));
         assert!(!figures.loaded && figures.bytes as usize == text.len());
+        assert_eq!(figures.device, Some(Device::cuda(0)));
         assert!(figures.first_byte_ms > 0.0 && figures.latency_ms >= figures.first_byte_ms);
         let is_stopped = text.len() < order.max_bytes as usize;
         assert_eq!(figures.finish_reason == FinishReason::StopString, is_stopped);

@@ -216,7 +216,7 @@ impl fmt::Display for Holder {
 /// Sole ownership of a folder until dropped, or until the process ends in whatever way.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -243,7 +243,15 @@ impl FolderLock {
         }
         let write = file.set_len(0).and_then(|()| file.rewind());
         write.and_then(|()| writeln!(file, "{}", std::process::id())).context("write", &path)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that this one is just starting shares it until it is another program, and
+        // would keep the lock for so long. An error changes nothing: the file is closed next.
+        let _closed_next = self.file.unlock();
     }
 }
 
@@ -287,7 +295,10 @@ mod tests {
         let held = FolderLock::acquire(folder.path()).unwrap();
         let message = FolderLock::acquire(folder.path()).unwrap_err().to_string();
         assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        // As a process does that is being started.
+        let shared = held.file.try_clone().unwrap();
         drop(held);
         FolderLock::acquire(folder.path()).unwrap();
+        drop(shared);
     }
 }

@@ -358,6 +358,10 @@ fn an_order_s_limits_hold_at_the_border() {
     let finished = v1::GenerationFinished { finish_reason: 9, ..Default::default() };
     let error = GenerationFinished::try_from(finished).unwrap_err().to_string();
     assert_eq!(error, "finish_reason: has the value 9, which this version does not know");
+    let finished =
+        v1::GenerationFinished { device: Some("tpu:0".into()), finish_reason: 1, ..Default::default() };
+    let error = GenerationFinished::try_from(finished).unwrap_err().to_string();
+    assert!(error.starts_with("device: "), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
 
 use hatchery_common::{
     answerer::{AnswererCommand, AnswererEvent, Pace},
+    device::Device,
     generate::{FinishReason, GenerationOrder},
     id::RequestId,
 };
@@ -73,6 +74,7 @@ struct Rate {
 #[derive(Debug)]
 struct Card {
     key: Key,
+    device: Device,
     pace: Vec<Pace>,
     sequences_max: u32,
     commands: mpsc::Sender<AnswererCommand>,
@@ -150,6 +152,7 @@ impl Desk {
     pub(crate) fn open(
         &self,
         key: Key,
+        device: Device,
         sequences_max: u32,
         pace: Vec<Pace>,
         commands: mpsc::Sender<AnswererCommand>,
@@ -161,7 +164,7 @@ impl Desk {
         }
         self.change(|state| {
             state.known = Some((key, pace.clone(), sequences_max));
-            state.card = Some(Card { key, pace, sequences_max, commands, answers: BTreeMap::new() });
+            state.card = Some(Card { key, device, pace, sequences_max, commands, answers: BTreeMap::new() });
         });
         Ok(())
     }
@@ -287,7 +290,7 @@ impl State {
         number: u64,
         request: RequestId,
         order: &GenerationOrder,
-    ) -> Option<mpsc::UnboundedReceiver<Part>> {
+    ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
         let queued = self.queue.get(&number).filter(|queued| queued.may_go_to_a_card())?;
         let unread_bytes = queued.work.prompt_bytes;
         let processor = self.processor(number, queued.served.key);
@@ -305,8 +308,9 @@ impl State {
         card.commands.try_send(AnswererCommand::Answer { request, order: order.clone() }).ok()?;
         let (parts, heard) = mpsc::unbounded_channel();
         card.answers.insert(request, Making { left_bytes: order.max_bytes as usize, unread_bytes, parts });
+        let device = card.device;
         self.queue.remove(&number);
-        Some(heard)
+        Some((device, heard))
     }
 
     fn take_away(&mut self, request: RequestId) -> Option<Making> {
@@ -337,9 +341,9 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// Leaves the queue for the card, if the answer is at its end sooner there.
     pub(crate) fn move_to_card(&self, request: RequestId, order: &GenerationOrder) -> Option<OnCard> {
-        let parts = self.desk.state().move_to_card(self.number, request, order)?;
+        let (device, parts) = self.desk.state().move_to_card(self.number, request, order)?;
         self.desk.0.changed.send_replace(());
-        Some(OnCard { desk: self.desk.clone(), request, parts })
+        Some(OnCard { desk: self.desk.clone(), device, request, parts })
     }
 
     /// The processor begins.
@@ -369,6 +373,8 @@ impl Drop for Ticket {
 #[derive(Debug)]
 pub(crate) struct OnCard {
     desk: Desk,
+    /// Which card.
+    pub(crate) device: Device,
     request: RequestId,
     parts: mpsc::UnboundedReceiver<Part>,
 }

@@ -197,7 +197,8 @@ impl Keeper {
                 Heard::Event(AnswererEvent::Ready { sequences_max, pace, .. }) if !is_ready => {
                     is_ready = true;
                     tracing::info!(sequences_max, ?pace, "answers can be made on the card");
-                    self.desk.open(served.key, sequences_max, pace, process.commands().clone())
+                    let commands = process.commands().clone();
+                    self.desk.open(served.key, taken.device, sequences_max, pace, commands)
                 }
                 Heard::Event(event) => {
                     if matches!(event, AnswererEvent::Finished { .. }) {

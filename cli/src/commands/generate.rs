@@ -145,8 +145,9 @@ async fn ask(
 fn figures(answer: &Answer) -> String {
     let figures = &answer.figures;
     let loaded = if figures.loaded { ", model loaded first" } else { "" };
+    let device = figures.device.map_or_else(String::new, |device| format!("'s {device}"));
     format!(
-        "[{} bytes from {} in {:.0} ms, first after {:.0} ms, checkpoint {}{loaded}, ended at {}]",
+        "[{} bytes from {}{device} in {:.0} ms, first after {:.0} ms, checkpoint {}{loaded}, ended at {}]",
         figures.bytes,
         answer.node,
         figures.latency_ms,

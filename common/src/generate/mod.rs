@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use stop::StopStrings;
 
 use crate::{
+    device::Device,
     field::{FieldError, check_range},
     id::{CheckpointId, Name, NodeId},
 };
@@ -98,4 +99,7 @@ pub struct GenerationFinished {
     pub loaded: bool,
     /// Why there are no more.
     pub finish_reason: FinishReason,
+    /// The GPU that made its last byte; none: the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
 }

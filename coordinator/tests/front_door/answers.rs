@@ -2,6 +2,7 @@
 
 use futures::StreamExt as _;
 use hatchery_common::{
+    device::Device,
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, GenerationPart, RawSamplingParams, SamplingParams,
         StopStrings,
@@ -103,6 +104,7 @@ async fn an_idle_node_is_asked_first_and_streams_its_answer() {
         bytes: 7,
         loaded: true,
         finish_reason: FinishReason::StopString,
+        device: Some(Device::cuda(1)),
     };
     say(&fast, request, AnswerPart::Finished(figures)).await;
     assert_eq!(soon_when(&mut answer, |_| true).await, GenerationPart::Finished(figures));

@@ -11,7 +11,7 @@ use hatchery_common::{
 
 use super::{
     enums::Enumeration,
-    fields::{amount, at_most, missing, needed, parsed},
+    fields::{amount, at_most, missing, needed, parsed, parsed_optional},
 };
 use crate::v1::{self, generate_response};
 
@@ -72,6 +72,7 @@ impl From<GenerationFinished> for v1::GenerationFinished {
             bytes: finished.bytes,
             loaded: finished.loaded,
             finish_reason: finished.finish_reason.number(),
+            device: finished.device.map(|device| device.to_string()),
         }
     }
 }
@@ -86,6 +87,7 @@ impl TryFrom<v1::GenerationFinished> for GenerationFinished {
             bytes: finished.bytes,
             loaded: finished.loaded,
             finish_reason: FinishReason::read("finish_reason", finished.finish_reason)?,
+            device: parsed_optional("device", finished.device.as_deref())?,
         })
     }
 }

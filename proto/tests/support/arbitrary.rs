@@ -494,13 +494,14 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
 
 fn finished() -> impl Strategy<Value = GenerationFinished> {
     let finish_reason = select(vec![FinishReason::MaxBytes, FinishReason::StopString]);
-    (amount(), amount(), any::<u32>(), any::<bool>(), finish_reason).prop_map(
-        |(latency_ms, first_byte_ms, bytes, loaded, finish_reason)| GenerationFinished {
+    (amount(), amount(), any::<u32>(), any::<bool>(), finish_reason, option::of(device())).prop_map(
+        |(latency_ms, first_byte_ms, bytes, loaded, finish_reason, device)| GenerationFinished {
             latency_ms,
             first_byte_ms,
             bytes,
             loaded,
             finish_reason,
+            device,
         },
     )
 }
