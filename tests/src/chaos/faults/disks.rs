@@ -5,7 +5,8 @@ use std::{
     io,
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Signal, kill_process};
@@ -22,6 +23,9 @@ use crate::chaos::{
 
 /// How long the disk stays full at most, if nobody is refused before.
 const FULL_TRIES_MAX: usize = 5;
+/// How long a machine that wants everything anew may take to find what is damaged: longer than it is ever cut off meanwhile.
+const FOUND_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Nothing fits on the disk any more; somebody submits a text that is new.
 pub(super) fn disk_full(site: &Site, dice: &mut Dice) -> io::Result<bool> {
@@ -104,13 +108,18 @@ pub(super) fn blob_damaged(site: &Site, dice: &mut Dice) -> io::Result<bool> {
             let _ended = kill_process(trainer, Signal::KILL);
         }
     }
-    flip_bit(&blob_path(&site.coordinator_state().join("blobs"), &blob), dice)?;
+    let path = blob_path(&site.coordinator_state().join("blobs"), &blob);
+    flip_bit(&path, dice)?;
     site.history.records().flipped.push(blob);
     restart_coordinator(site)?;
     let Some((lost, more)) = holders.split_first() else { return Ok(false) };
     lost.lose_disk()?;
     site.start_agent(lost, "")?;
-    pause(dice, 1500, 2500);
+    // Found damaged, it is put aside. Only then may others come: it may be cut off for now, and would have all from those.
+    let begun = Instant::now();
+    while path.exists() && begun.elapsed() < FOUND_WITHIN {
+        thread::sleep(LOOK_EVERY);
+    }
     // Nodes look for what the coordinator lacks whenever a session begins.
     more.iter().chain(&others).try_for_each(|member| site.start_agent(member, ""))?;
     pause(dice, 500, 1000);
