@@ -33,10 +33,15 @@ pub enum Window {
 }
 
 impl Window {
+    /// Bytes in one chunk of [`Window::Default`], for a model that was trained on blocks of `trained_block`.
+    pub fn default_chunk_bytes(trained_block: u32) -> u32 {
+        (trained_block / 2).max(1)
+    }
+
     /// Bytes in one chunk, if there is a window.
     fn chunk_bytes(self, model: &Model) -> Option<u32> {
         match self {
-            Self::Default => model.trained_block().map(|block| block / 2),
+            Self::Default => model.trained_block().map(Self::default_chunk_bytes),
             Self::None => None,
             Self::Chunks { bytes } => Some(bytes),
         }

@@ -57,7 +57,7 @@ pub use number::Precision;
 pub use position_loss::{PositionLoss, loss_by_position};
 pub use sampling::{RawSamplingParams, Sampler, SamplingParams, random_at};
 pub use serving::{ServingError, write_serving_weights};
-pub use session::Session;
+pub use session::{EMPTY_PROMPT, Session};
 pub use session_file::SessionError;
 pub use stop::{StopFilter, StopStrings};
 pub use text::Utf8Stream;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What an empty prompt stands for: the start of a line.
-const EMPTY_PROMPT: &[u8] = b"\n";
+pub const EMPTY_PROMPT: &[u8] = b"\n";
 
 /// An engine, the sampler that chooses its bytes, and the byte chosen last, which the engine has not been fed yet: it
 /// can be handed out before the next is begun.

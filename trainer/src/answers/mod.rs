@@ -4,7 +4,7 @@ mod open;
 
 use std::{collections::VecDeque, mem};
 
-use hatchery_bdh::{Sampler, StopFilter};
+use hatchery_bdh::{EMPTY_PROMPT, Sampler, StopFilter};
 use hatchery_common::{
     generate::{FinishReason, GenerationOrder},
     id::RequestId,
@@ -13,9 +13,6 @@ use tch::TchError;
 
 pub use self::open::{AT_ONCE_MAX, OpenError};
 use crate::recurrent::Recurrent;
-
-/// What an empty prompt stands for, as in the engine of `hatchery-bdh`: the start of a line.
-const EMPTY_PROMPT: &[u8] = b"\n";
 
 /// What came of an answer in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]

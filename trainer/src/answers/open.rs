@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use hatchery_bdh::{RawSamplingParams, Sampler, SamplingParams};
+use hatchery_bdh::{RawSamplingParams, Sampler, SamplingParams, Window};
 use hatchery_common::{answerer::Pace, device::DeviceKind, recipe::Precision, trainer::TrainerDevice};
 use hatchery_trainer_shim as shim;
 use tch::TchError;
@@ -65,8 +65,7 @@ impl Answers {
     /// Places the model in `folder` on `device`, with room for as many answers at once as there is memory for.
     pub fn open(folder: &Path, device: &TrainerDevice, precision: Precision) -> Result<Self, OpenError> {
         let model = read_model(folder)?;
-        // Two chunks of half the block, as `hatchery-bdh` has them.
-        let chunk_bytes = (model.trained_block.ok_or(OpenError::NoBlock)? / 2).max(1);
+        let chunk_bytes = Window::default_chunk_bytes(model.trained_block.ok_or(OpenError::NoBlock)?);
         let torch = device::torch_device(device.device);
         // Answers are to be those of a processor, as near as sums in another order can be.
         shim::allow_tf32(false);

@@ -310,8 +310,8 @@ pub(crate) struct Generate {
         conflicts_with_all = ["session", "save_session", "greedy"]
     )]
     pub(crate) samples: u32,
-    /// Where they are made; a GPU, such as cuda:0, makes many in hardly more time than one, each of up to 65,536 bytes after a prompt of
-    /// up to 65,536. With several samples or a GPU, JSON is an object with a list of samples.
+    /// Where they are made; a GPU, such as cuda:0, makes many in hardly more time than one, each of up to 65,536 bytes
+    /// after a prompt of up to 65,536. With several samples or a GPU, JSON is an object with a list of samples.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with_all = ["session", "save_session"])]
     pub(crate) device: Device,
     /// Always the likeliest byte; of the above only the repetition penalty and the stop strings then matter.
