@@ -5,6 +5,7 @@ use std::{
     io::BufWriter,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use hatchery_common::{
@@ -42,9 +43,9 @@ pub enum DataError {
     Size(#[from] FieldError),
 }
 
-/// Text as bytes, mapped into memory.
-#[derive(Debug)]
-pub struct Corpus(Option<Mmap>);
+/// Text as bytes, mapped into memory; clones share it.
+#[derive(Clone, Debug)]
+pub struct Corpus(Option<Arc<Mmap>>);
 
 /// B windows of a corpus.
 #[derive(Debug)]
@@ -79,12 +80,12 @@ impl Corpus {
 
     fn map(file: &File) -> std::io::Result<Self> {
         // An empty file cannot be mapped.
-        Ok(Self(if file.metadata()?.len() == 0 { None } else { Some(ffi::map_file(file)?) }))
+        Ok(Self(if file.metadata()?.len() == 0 { None } else { Some(Arc::new(ffi::map_file(file)?)) }))
     }
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_deref().map_or(&[], |text| text)
     }
 
     /// How many bytes.

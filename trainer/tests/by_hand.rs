@@ -419,8 +419,16 @@ fn the_bench_for_gpus_runs_from_weights_to_tables() {
     let file = corpus();
     let data = ["--data", text(&file), "--device", "cpu", "--shapes", "tiny", "--output", "json"];
     let short = ["--steps", "10", "--warm-up", "1", "--repeats", "1", "--python", "no-such-python"];
-    let report =
-        json(&[&["bench", "gpu"], &data[..], &short, &["--parity-steps", "0", "--full-steps", "0"]].concat());
+    let report = json(
+        &[
+            &["bench", "gpu"],
+            &data[..],
+            &short,
+            &["--parity-steps", "2", "--resume-steps", "2"],
+            &["--full-steps", "2", "--preset", "tiny"],
+        ]
+        .concat(),
+    );
     let lines = report["shapes"][0]["lines"].as_array().unwrap();
     let line = |name: &str| lines.iter().find(|line| line["contender"] == name).unwrap();
     assert_eq!(lines.len(), 3);
@@ -430,4 +438,16 @@ fn the_bench_for_gpus_runs_from_weights_to_tables() {
     }
     let why = line("kernels")["failure"].as_str().unwrap();
     assert!(why.contains("no kernels"), "{why}");
+    assert_eq!(report["parity"]["steps"], 2, "{report}");
+    assert_eq!(
+        (&report["resume"]["again_is_same"], &report["resume"]["resumed_is_same"]),
+        (&true.into(), &true.into())
+    );
+    assert_eq!(report["full"]["preset"], "tiny", "{report}");
+    assert!(report["full"]["first_loss"].as_f64().unwrap() > 5.0, "{report}");
+    let answers = report["answers"]["f32"].as_array().unwrap();
+    assert!(
+        answers.len() > 1 && answers.iter().all(|pace| pace["secs_per_step"].as_f64().unwrap() > 0.0),
+        "{report}"
+    );
 }

@@ -21,6 +21,7 @@ use crate::{args::Output, print, print_json};
 
 /// The published way in PyTorch.
 const REFERENCE: &str = include_str!("reference_generate.py");
+const REPEATS: u32 = 5;
 const PROMPT_BYTES: usize = 200;
 const NEW_BYTES: usize = 100;
 /// Bytes timed at each position and in each batch.
@@ -43,7 +44,7 @@ pub(crate) struct BenchGenerate {
     #[arg(long, value_name = "N", num_args = 1.., default_values_t = [1024, 4096, 100_000], value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     contexts: Vec<u64>,
     /// Repeats of each measurement; the fastest counts.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = REPEATS, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
     /// Measure answers of many at once on this device too, such as cuda:0.
     #[arg(long, value_name = "DEVICE")]
@@ -144,9 +145,7 @@ pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
     };
     let together = args.device.map(|device| {
         eprintln!("measuring {device}");
-        // One after another or side by side, whichever the core does better.
-        let batches = engines[0].batches.iter().map(|line| 1e3 / line.ms_per_byte);
-        Together::measure(folder, device, batches.fold(0.0, f64::max))
+        Together::measure(folder, device, best_bytes_per_sec(&engines[0].batches))
     });
     let report = Report {
         together: together.transpose()?,
@@ -213,22 +212,39 @@ fn measure(
         contexts.push(ContextLine { context, ms_per_byte });
     }
 
-    let mut batches = Vec::new();
-    for sequences in BATCHES {
+    let batches = batches(&model, text, args.repeats)?;
+    Ok(Figures { precision, prompt_ms, new_ms, state_bytes, contexts, batches })
+}
+
+/// Several sequences at once.
+fn batches(model: &Arc<Model>, text: &[u8], repeats: u32) -> anyhow::Result<Vec<BatchLine>> {
+    let line = |sequences: usize| {
         let mut engines = vec![Engine::new(model.clone(), Window::Default)?; sequences];
         for (index, engine) in engines.iter_mut().enumerate() {
             engine.prefill(&text[index * 50..][..PROMPT_BYTES]);
         }
-        let ms_per_step = fastest(args.repeats, || {
+        let ms_per_step = fastest(repeats, || {
             timed(TIMED_BYTES, |step| {
                 let bytes = text[step..].iter().step_by(50);
                 let mut steps: Vec<_> = engines.iter_mut().zip(bytes.copied()).collect();
                 step_all(&mut steps);
             })
         });
-        batches.push(BatchLine { sequences, ms_per_byte: ms_per_step / sequences as f64 });
-    }
-    Ok(Figures { precision, prompt_ms, new_ms, state_bytes, contexts, batches })
+        Ok(BatchLine { sequences, ms_per_byte: ms_per_step / sequences as f64 })
+    };
+    BATCHES.into_iter().map(line).collect()
+}
+
+/// What a core does in a second: one after another or side by side, whichever it does better.
+fn best_bytes_per_sec(batches: &[BatchLine]) -> f64 {
+    batches.iter().map(|line| 1e3 / line.ms_per_byte).fold(0.0, f64::max)
+}
+
+/// The same for the checkpoint in `folder`, in f32.
+pub(super) fn core_bytes_per_sec(folder: &Path) -> anyhow::Result<f64> {
+    let model = Arc::new(Model::load(folder)?);
+    let text = own_text(&model)?;
+    Ok(best_bytes_per_sec(&batches(&model, &text, REPEATS)?))
 }
 
 /// Milliseconds for one of `count` calls.

@@ -1,30 +1,29 @@
 //! The reference run from start to sample: the row to set beside the others'.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use hatchery_bdh::{Engine, Generation, Model, Window};
-use hatchery_common::{
-    device::{Device, DeviceKind},
-    generate::SamplingParams,
-    recipe::Recipe,
-    trainer::{Ending, Progress, TrainerEvent},
-};
-use hatchery_trainer::{
-    control::Control,
-    data::Corpus,
-    report::Reporter,
-    run::{Task, run},
-};
+use hatchery_common::{device::DeviceKind, generate::SamplingParams};
 use serde::Serialize;
 
-use super::card::{Figures, Watch};
+use super::{
+    card::{Figures, Watch},
+    preset::{Heard, Preset},
+};
 
+const PROMPT_BYTES: usize = 32;
 const SAMPLE_BYTES: usize = 200;
 
 /// What became of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Full {
+    preset: String,
     steps: u64,
     secs: f64,
     /// Over the last seconds of the run, validation and checkpoints left out.
@@ -35,77 +34,48 @@ pub(super) struct Full {
     validation_loss: f64,
     card: Option<Figures>,
     sample: String,
+    /// The last one, which is there as long as the run's folder is.
+    #[serde(skip)]
+    pub(super) checkpoint: PathBuf,
 }
 
-/// Hears the run, and remembers its last figures.
-#[derive(Debug, Default)]
-struct Ear {
-    progress: Progress,
-    validation_loss: Option<f64>,
-    checkpoint: Option<std::path::PathBuf>,
-}
-
-impl Reporter for Ear {
-    fn event(&mut self, event: &TrainerEvent) -> std::io::Result<()> {
-        match event {
-            TrainerEvent::Progress(progress) => self.progress = *progress,
-            TrainerEvent::Validation(validation) => {
-                eprintln!("full run: step {}, validation {:.4}", validation.step, validation.loss);
-                self.validation_loss = Some(validation.loss);
-            }
-            TrainerEvent::Checkpoint { folder, .. } => self.checkpoint = Some(folder.clone()),
-            _ => {}
-        }
-        Ok(())
+impl Full {
+    /// Trains `preset` for `steps` steps, with checkpoints in `folder`, and lets the last one go on from the text's start.
+    pub(super) fn measure(preset: &Preset, steps: u32, folder: &Path) -> anyhow::Result<Self> {
+        let watch = (preset.device.kind == DeviceKind::Cuda).then(|| Watch::start(preset.device.index));
+        let begun = Instant::now();
+        let run = preset.train(&[format!("train.steps={steps}")], folder, None);
+        let secs = begun.elapsed().as_secs_f64();
+        let card = watch.and_then(Watch::stop);
+        let Heard { progress, validation_loss, mut checkpoints } = run?;
+        let checkpoint = checkpoints.pop().context("the full run left no checkpoint")?;
+        let text = preset.corpus.bytes();
+        let prompt = &text[..PROMPT_BYTES.min(text.len())];
+        let engine = Engine::new(Arc::new(Model::load(&checkpoint)?), Window::Default)?;
+        let sample: Vec<u8> =
+            Generation::new(engine, prompt, &SamplingParams::greedy(), SAMPLE_BYTES).collect();
+        Ok(Self {
+            preset: preset.name.clone(),
+            steps: progress.step,
+            secs,
+            steps_per_sec: progress.steps_per_sec,
+            memory_bytes: progress.memory_bytes,
+            first_loss: progress.first_loss.unwrap_or(f64::NAN),
+            train_loss: progress.train_loss,
+            validation_loss: validation_loss.unwrap_or(f64::NAN),
+            card,
+            sample: String::from_utf8_lossy(&sample).into_owned(),
+            checkpoint,
+        })
     }
-}
-
-/// Trains the preset seed for `steps` steps on `corpus` and lets it go on from its start.
-pub(super) fn train_seed(corpus: Corpus, device: Device, steps: u32) -> anyhow::Result<Full> {
-    let settings = [format!("train.steps={steps}")];
-    let Recipe { model, train, .. } = Recipe::parse(Some("seed"), "", &settings)?;
-    let prompt = corpus.bytes()[..32.min(corpus.bytes().len())].to_vec();
-    let folder = tempfile::tempdir().context("cannot make a folder for the full run")?;
-    let task = Task {
-        model,
-        train,
-        corpus,
-        device: Some(device),
-        threads: 0,
-        checkpoints: folder.path().to_owned(),
-        resume_from: None,
-        fine_tune_from: None,
-    };
-    let watch = (device.kind == DeviceKind::Cuda).then(|| Watch::start(device.index));
-    let (begun, mut ear) = (Instant::now(), Ear::default());
-    let ending = run(Ok(task), &Control::new(None), &mut ear);
-    let secs = begun.elapsed().as_secs_f64();
-    let card = watch.and_then(Watch::stop);
-    if ending != Ending::Completed {
-        bail!("the full run ended otherwise than by its end: {ending:?}");
-    }
-    let checkpoint = ear.checkpoint.context("the full run left no checkpoint")?;
-    let engine = Engine::new(Arc::new(Model::load(&checkpoint)?), Window::Default)?;
-    let sample: Vec<u8> = Generation::new(engine, &prompt, &SamplingParams::greedy(), SAMPLE_BYTES).collect();
-    let progress = ear.progress;
-    Ok(Full {
-        steps: progress.step,
-        secs,
-        steps_per_sec: progress.steps_per_sec,
-        memory_bytes: progress.memory_bytes,
-        first_loss: progress.first_loss.unwrap_or(f64::NAN),
-        train_loss: progress.train_loss,
-        validation_loss: ear.validation_loss.unwrap_or(f64::NAN),
-        card,
-        sample: String::from_utf8_lossy(&sample).into_owned(),
-    })
 }
 
 impl fmt::Display for Full {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "preset seed, {} steps in {:.0} s: {:.1} steps/s, {} MiB held",
+            "preset {}, {} steps in {:.0} s: {:.1} steps/s, {} MiB held",
+            self.preset,
             self.steps,
             self.secs,
             self.steps_per_sec,

@@ -1,15 +1,19 @@
 //! `hatchery-trainer bench gpu`: this trainer and PyTorch on one GPU, taking turns on the same weights and the same text.
 //!
-//! Each turn is a process of its own. Three tables: how fast and in how much memory, at each shape; whether bf16 learns what
-//! f32 learns; and the reference run, from start to sample.
+//! Each turn is a process of its own. In this order, each told as soon as it is known: how fast and in how much memory, at each
+//! shape; whether bf16 learns what f32 learns; whether a run that was interrupted comes to the same bits; the reference run,
+//! from start to sample; and how many answers at once its checkpoint gives.
 
 mod card;
 mod full;
+mod preset;
 mod report;
+mod resume;
 mod task;
 mod turn;
 
 use std::{
+    fmt::Display,
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
@@ -25,10 +29,13 @@ use hatchery_trainer::{data::Corpus, device};
 use serde::de::DeserializeOwned;
 
 use self::{
-    report::{Line, Operations, Outcome, Parity, Report, Shape},
+    full::Full,
+    preset::Preset,
+    report::{Head, Line, Operations, Outcome, Parity, Report, Shape},
+    resume::Resume,
     task::{Folder, Found, Task},
 };
-use super::{TORCH, TORCH_WITH_CUDA, find_python};
+use super::{TORCH, TORCH_WITH_CUDA, find_python, generate::core_bytes_per_sec, together::Together};
 use crate::{
     args::{self, DeviceWish, Output},
     print, print_json,
@@ -70,10 +77,16 @@ pub(crate) struct BenchGpu {
     /// Turns of each contender.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
+    /// The preset that learns in all that follows the shapes.
+    #[arg(long, value_name = "PRESET", default_value = "seed")]
+    preset: String,
     /// Steps of the comparison of bf16 with f32; 0 leaves it out.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     parity_steps: u32,
-    /// Steps of the whole run of the preset seed; 0 leaves it out.
+    /// Steps of the runs of which one is interrupted half way; 0 leaves them out.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    resume_steps: u32,
+    /// Steps of the whole run, whose checkpoint then gives many answers at once; 0 leaves both out.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     full_steps: u32,
     /// A python that can import torch; without it, python3 and python are tried.
@@ -169,7 +182,8 @@ pub(crate) fn gpu(args: &BenchGpu) -> anyhow::Result<()> {
         return print_json(&turn::measure(folder)?);
     }
     let report = Bench::new(args)?.measure()?;
-    if args.output == Output::Json { print_json(&report) } else { print(&report.to_string()) }
+    // For a person it was printed part by part.
+    if args.output == Output::Json { print_json(&report) } else { Ok(()) }
 }
 
 struct Bench<'a> {
@@ -208,15 +222,60 @@ impl<'a> Bench<'a> {
         Ok(Self { args, device, precision, corpus, python })
     }
 
+    /// Tells each part as soon as it is there: hours of measuring are not lost to what fails after them, or to Ctrl-C.
     fn measure(self) -> anyhow::Result<Report> {
-        let shapes = self.args.shapes.iter().map(|shape| self.shape(*shape));
-        let shapes = shapes.collect::<anyhow::Result<_>>()?;
-        // Hours of measuring are not lost to what fails after them.
-        let parity = (self.args.parity_steps > 0).then(|| Outcome::of(self.parity()));
-        let corpus_bytes = self.corpus.len();
-        let full = (self.args.full_steps > 0)
-            .then(|| Outcome::of(full::train_seed(self.corpus, self.device.device, self.args.full_steps)));
-        Ok(Report { device: self.device.name, precision: self.precision, corpus_bytes, shapes, parity, full })
+        let Self { args, device, corpus, .. } = &self;
+        let head =
+            Head { device: device.name.clone(), precision: self.precision, corpus_bytes: corpus.len() };
+        self.tell(&head)?;
+        let mut shapes = Vec::new();
+        for shape in &args.shapes {
+            let shape = self.shape(*shape)?;
+            self.tell(&format!("\n{shape}"))?;
+            shapes.push(shape);
+        }
+        let parity = self.part(args.parity_steps > 0, || self.parity())?;
+        let preset = Preset {
+            name: args.preset.clone(),
+            corpus: corpus.clone(),
+            device: device.device,
+            precision: self.precision,
+        };
+        let resume = || Resume::measure(&preset, args.resume_steps);
+        let resume = self.part(args.resume_steps > 0, resume)?;
+        let folder = tempfile::tempdir().context("cannot make a folder for the full run")?;
+        let full = || Full::measure(&preset, args.full_steps, folder.path());
+        let full = self.part(args.full_steps > 0, full)?;
+        let trained = match &full {
+            Some(Outcome::Found(full)) => Some(&full.checkpoint),
+            Some(Outcome::Failed { .. }) | None => None,
+        };
+        let answers = trained.map(|checkpoint| {
+            self.part(true, || {
+                eprintln!("answers at once");
+                Together::measure(checkpoint, device.device, core_bytes_per_sec(checkpoint)?)
+            })
+        });
+        let answers = answers.transpose()?.flatten();
+        Ok(Report { head, shapes, parity, resume, full, answers })
+    }
+
+    /// A part of the bench, if it is wanted.
+    fn part<T: Display>(
+        &self,
+        is_wanted: bool,
+        find: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<Option<Outcome<T>>> {
+        let outcome = is_wanted.then(|| Outcome::of(find()));
+        if let Some(outcome) = &outcome {
+            self.tell(&format!("\n{outcome}"))?;
+        }
+        Ok(outcome)
+    }
+
+    /// For a person; a program gets everything at the end.
+    fn tell(&self, part: &dyn Display) -> anyhow::Result<()> {
+        if self.args.output == Output::Json { Ok(()) } else { print(part.to_string().trim_end_matches('\n')) }
     }
 
     fn contenders(&self) -> impl Iterator<Item = Contender> {
@@ -246,7 +305,10 @@ impl<'a> Bench<'a> {
                 eprintln!("{}: turn {repeat}/{}: {}", shape.name(), self.args.repeats, contender.name());
                 // One that cannot run, such as one that needs too much memory, is a line of the table.
                 match self.turn(*contender, &folder) {
-                    Ok(found) => turns[index].push(found),
+                    Ok(found) => {
+                        eprintln!("  {found}");
+                        turns[index].push(found);
+                    }
                     Err(error) => failures[index] = Some(format!("{error:#}")),
                 }
             }
@@ -262,7 +324,8 @@ impl<'a> Bench<'a> {
 
     /// The same run in f32, in this device's own arithmetic, and in PyTorch's: nothing dropped, for its masks are others.
     fn parity(&self) -> anyhow::Result<Parity> {
-        let Recipe { model, train, .. } = GpuShape::Seed.recipe(&["model.dropout=0"])?;
+        let Recipe { model, train, .. } =
+            Recipe::parse(Some(&self.args.preset), "", &["model.dropout=0".to_owned()])?;
         let task = |is_bf16| Task {
             model: model.clone(),
             train: train.clone(),
@@ -286,7 +349,7 @@ impl<'a> Bench<'a> {
         let own = losses(own, is_bf16)?;
         let f32 = losses(Contender::Autograd, false)?;
         let torch = self.python.is_some().then(|| losses(Contender::Eager, is_bf16)).transpose()?;
-        Ok(Parity::new(&own, &f32, torch.as_deref(), PARITY_WINDOW))
+        Ok(Parity::new(&self.args.preset, &own, &f32, torch.as_deref(), PARITY_WINDOW))
     }
 
     fn turn(&self, contender: Contender, folder: &Folder) -> anyhow::Result<Found> {

@@ -6,17 +6,33 @@ use hatchery_common::{recipe::Precision, trainer::bits};
 use hatchery_trainer::fused::{Measured, Timed};
 use serde::Serialize;
 
-use super::{Contender, full::Full, task::Found};
+use super::{
+    Contender,
+    full::Full,
+    resume::Resume,
+    task::{Found, median},
+};
+use crate::bench::together::Together;
 
 /// Everything.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    #[serde(flatten)]
+    pub(super) head: Head,
+    pub(super) shapes: Vec<Shape>,
+    pub(super) parity: Option<Outcome<Parity>>,
+    pub(super) resume: Option<Outcome<Resume>>,
+    pub(super) full: Option<Outcome<Full>>,
+    /// Of the full run's checkpoint.
+    pub(super) answers: Option<Outcome<Together>>,
+}
+
+/// What is measured, on what.
+#[derive(Debug, Serialize)]
+pub(super) struct Head {
     pub(super) device: String,
     pub(super) precision: Precision,
     pub(super) corpus_bytes: u64,
-    pub(super) shapes: Vec<Shape>,
-    pub(super) parity: Option<Outcome<Parity>>,
-    pub(super) full: Option<Outcome<Full>>,
 }
 
 /// What came of a part of the bench.
@@ -73,11 +89,7 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(contender: &str, turns: &[Found], failure: Option<String>) -> Self {
-        let median = |of: fn(&Found) -> &Vec<f64>| {
-            let mut all: Vec<f64> = turns.iter().flat_map(of).copied().collect();
-            all.sort_by(f64::total_cmp);
-            all.get(all.len() / 2).copied()
-        };
+        let median = |of: fn(&Found) -> &Vec<f64>| median(turns.iter().flat_map(of).copied());
         Self {
             contender: contender.into(),
             step_secs: median(|turn| &turn.step_secs),
@@ -91,6 +103,7 @@ impl Line {
 /// How far the losses of two ways lie apart, over windows of so many steps: the largest difference relative to f32's.
 #[derive(Debug, Serialize)]
 pub(super) struct Parity {
+    preset: String,
     steps: usize,
     window: usize,
     /// This device's own arithmetic against f32.
@@ -106,7 +119,7 @@ pub(super) struct Parity {
 }
 
 impl Parity {
-    pub(super) fn new(own: &[f64], f32: &[f64], torch: Option<&[f64]>, window: usize) -> Self {
+    pub(super) fn new(preset: &str, own: &[f64], f32: &[f64], torch: Option<&[f64]>, window: usize) -> Self {
         let means = |losses: &[f64]| {
             let mean = |window: &[f64]| window.iter().sum::<f64>() / window.len() as f64;
             losses.chunks(window).map(mean).collect::<Vec<f64>>()
@@ -117,6 +130,7 @@ impl Parity {
         };
         let last = |losses: &[f64]| means(losses).last().copied().unwrap_or(f64::NAN);
         Self {
+            preset: preset.into(),
             steps: own.len(),
             window,
             own_from_f32: apart(own, f32),
@@ -129,19 +143,11 @@ impl Parity {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Head {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, precision, corpus_bytes, shapes, parity, full } = self;
+        let Self { device, precision, corpus_bytes } = self;
         let precision = format!("{precision:?}").to_lowercase();
-        writeln!(out, "{device}, {precision}, text of {corpus_bytes} bytes; dropout and AdamW included")?;
-        shapes.iter().try_for_each(|shape| write!(out, "\n{shape}"))?;
-        if let Some(parity) = parity {
-            write!(out, "\n{parity}")?;
-        }
-        if let Some(full) = full {
-            write!(out, "\n{full}")?;
-        }
-        Ok(())
+        writeln!(out, "{device}, {precision}, text of {corpus_bytes} bytes; dropout and AdamW included")
     }
 }
 
@@ -219,8 +225,8 @@ impl fmt::Display for Parity {
         let percent = |share: f64| format!("{:.2} %", 100.0 * share);
         writeln!(
             out,
-            "losses of the preset seed over {} steps without dropout, means over {} steps, furthest apart:",
-            self.steps, self.window
+            "losses of the preset {} over {} steps without dropout, means over {} steps, furthest apart:",
+            self.preset, self.steps, self.window
         )?;
         writeln!(out, "  this trainer from its f32     {}", percent(self.own_from_f32))?;
         if let (Some(torch), Some(own)) = (self.torch_from_f32, self.own_from_torch) {
@@ -245,7 +251,7 @@ mod tests {
     #[test]
     fn curves_are_compared_window_by_window() {
         let f32 = [4.0, 2.0, 1.0, 1.0];
-        let parity = Parity::new(&[3.0, 3.0, 1.1, 1.1], &f32, Some(&f32), 2);
+        let parity = Parity::new("seed", &[3.0, 3.0, 1.1, 1.1], &f32, Some(&f32), 2);
         assert!((parity.own_from_f32 - 0.1).abs() < 1e-12 && parity.torch_from_f32 == Some(0.0));
         assert!((parity.own_last - 1.1).abs() < 1e-12);
     }

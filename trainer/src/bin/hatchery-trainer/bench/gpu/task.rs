@@ -1,7 +1,7 @@
 //! What every contender gets: the same weights and the same windows of the same text, as files.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -43,6 +43,22 @@ pub(super) struct Found {
     pub(super) memory_bytes: u64,
     /// Of each step, the warm-up's too.
     pub(super) losses: Vec<f64>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(secs) = median(self.step_secs.iter().copied()) {
+            write!(out, "{:.2} ms a step, ", 1e3 * secs)?;
+        }
+        write!(out, "{} MiB", self.memory_bytes >> 20)
+    }
+}
+
+/// The middle one, or the one above the middle.
+pub(super) fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut all: Vec<f64> = figures.collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
 }
 
 /// `weights.bin`: the five weights in their order, f32. `windows.bin`: for each step B windows of T + 1 bytes.
