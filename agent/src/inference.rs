@@ -58,6 +58,22 @@ enum Place {
     Processor(OwnedSemaphorePermit, Ticket),
 }
 
+/// What became of an answer on the processor.
+enum Made {
+    Whole(GenerationFinished),
+    /// It goes on on the card.
+    Moved(Box<Answer>, OnCard),
+}
+
+/// An answer's way on the processor.
+struct Way<'a> {
+    ticket: &'a Ticket,
+    listener: &'a Listener,
+    begun: Instant,
+    work: Work,
+    left: Work,
+}
+
 /// Where an answer's parts go.
 #[derive(Clone)]
 struct Listener {
@@ -135,13 +151,18 @@ impl Inference {
         let mut answer =
             Answer { order, received, told: Vec::new(), first_byte_ms: 0.0, telling: Duration::ZERO };
         let mut may_be_on_card = true;
+        let mut moved = None;
         loop {
             let (folder, form) = self.store.folder(answer.order.checkpoint).ok_or_else(|| {
                 let checkpoint = answer.order.checkpoint.short();
                 Broken::Failed(format!("this node does not hold the checkpoint {checkpoint} yet"))
             })?;
             let served = Served { key: (answer.order.checkpoint, form), folder };
-            match self.place(&served, &answer, may_be_on_card, listener).await? {
+            let place = match moved.take() {
+                Some(card) => Place::Card(card),
+                None => self.place(&served, &answer, may_be_on_card, listener).await?,
+            };
+            match place {
                 Place::Card(card) => {
                     let device = card.device;
                     if let Some(finish_reason) = answer.pass_on(card, listener).await? {
@@ -157,7 +178,10 @@ impl Inference {
                         inference.make_here(answer, &served, &ticket, &listener)
                     });
                     let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
-                    return making.await.unwrap_or_else(failed);
+                    match making.await.unwrap_or_else(failed)? {
+                        Made::Whole(finished) => return Ok(finished),
+                        Made::Moved(rest, card) => (answer, moved) = (*rest, Some(card)),
+                    }
                 }
             }
         }
@@ -172,7 +196,8 @@ impl Inference {
         listener: &Listener,
     ) -> Result<Place, Broken> {
         let mut changes = self.desk.changes();
-        let ticket = self.desk.enter(served.clone(), answer.work(), may_be_on_card);
+        let ticket =
+            self.desk.enter(served.clone(), Work::whole(&answer.order, &answer.told), may_be_on_card);
         let mut permit = pin!(Arc::clone(&self.at_once).acquire_owned());
         loop {
             changes.mark_unchanged();
@@ -192,23 +217,25 @@ impl Inference {
         }
     }
 
-    /// Makes the rest of an answer on the processor. Blocks.
+    /// Makes the rest of an answer on the processor, as long as the card is not much sooner at its end. Blocks.
     fn make_here(
         &self,
         mut answer: Answer,
         served: &Served,
         ticket: &Ticket,
         listener: &Listener,
-    ) -> Result<GenerationFinished, Broken> {
+    ) -> Result<Made, Broken> {
         let failed = |error: &dyn std::fmt::Display| Broken::Failed(error.to_string());
         let (model, loaded) = self.models.get(served.key, &served.folder).map_err(|error| failed(&error))?;
         let engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
-        let (begun, work) = (Instant::now(), answer.work());
-        let mut left = work;
-        let made = answer.make_rest(engine, &mut left, ticket, listener);
-        // What a slow listener takes is no matter of the processor's.
-        self.desk.measured(served.key, work.less(left), begun.elapsed().saturating_sub(answer.telling));
-        made.map(|finish_reason| answer.finished(loaded, finish_reason, None))
+        let work = Work::whole(&answer.order, &answer.told);
+        let mut way = Way { ticket, listener, begun: Instant::now(), work, left: work };
+        let made = answer.make_rest(engine, &mut way);
+        self.desk.measured(served.key, way.done(), way.took(&answer));
+        Ok(match made? {
+            Rest::Made(finish_reason) => Made::Whole(answer.finished(loaded, finish_reason, None)),
+            Rest::Moved(card) => Made::Moved(Box::new(answer), card),
+        })
     }
 
     fn requests(&self) -> MutexGuard<'_, BTreeMap<RequestId, CancellationToken>> {
@@ -227,15 +254,40 @@ struct Answer {
     telling: Duration,
 }
 
-impl Answer {
-    /// What is left to do where nothing of it was done.
-    fn work(&self) -> Work {
-        Work {
-            prompt_bytes: self.order.prompt.len() + self.told.len(),
-            bytes: (self.order.max_bytes as usize).saturating_sub(self.told.len()),
-        }
+/// What became of the rest of an answer.
+enum Rest {
+    Made(FinishReason),
+    Moved(OnCard),
+}
+
+impl Way<'_> {
+    /// So much of the work is done.
+    fn done(&self) -> Work {
+        self.work.less(self.left)
     }
 
+    /// How long that took. What a slow listener takes is no matter of the processor's.
+    fn took(&self, answer: &Answer) -> Duration {
+        self.begun.elapsed().saturating_sub(answer.telling)
+    }
+
+    /// A part was read.
+    fn read(&mut self, part: &[u8], answer: &Answer) -> Result<Option<OnCard>, Broken> {
+        self.left.prompt_bytes -= part.len();
+        self.listener.still_there()?;
+        Ok(self.move_to_card(answer))
+    }
+
+    /// Tells the desk what is left, and leaves for the card if that is worth it.
+    fn move_to_card(&self, answer: &Answer) -> Option<OnCard> {
+        self.ticket.left(self.left);
+        let secs_per_step = self.took(answer).as_secs_f64() / self.done().steps_on_processor();
+        let left_secs = self.left.steps_on_processor() * secs_per_step;
+        self.ticket.take_along(self.listener.request, &answer.order, &answer.told, left_secs)
+    }
+}
+
+impl Answer {
     /// Passes on what the card makes. None: it does not make it to the end.
     async fn pass_on(
         &mut self,
@@ -274,41 +326,38 @@ impl Answer {
     }
 
     /// Makes what is left, after what was told of it. Blocks.
-    fn make_rest(
-        &mut self,
-        engine: Engine,
-        left: &mut Work,
-        ticket: &Ticket,
-        listener: &Listener,
-    ) -> Result<FinishReason, Broken> {
-        let mut read = |part: &[u8]| {
-            left.prompt_bytes -= part.len();
-            ticket.left(*left);
-            listener.still_there()
-        };
+    fn make_rest(&mut self, engine: Engine, way: &mut Way<'_>) -> Result<Rest, Broken> {
+        let listener = way.listener;
         let mut session = Session::new(engine, &self.order.sampling);
         for part in self.order.prompt.chunks(PREFILL_BYTES) {
             session.feed(part);
-            read(part)?;
+            if let Some(card) = way.read(part, self)? {
+                return Ok(Rest::Moved(card));
+            }
         }
         // No prompt at all is to be fed too: it stands for the start of a line.
         session.feed(b"");
         for part in self.told.chunks(PREFILL_BYTES) {
             session.follow(part);
-            read(part)?;
+            if let Some(card) = way.read(part, self)? {
+                return Ok(Rest::Moved(card));
+            }
         }
-        let mut generation = Generation::resume(session, b"", left.bytes).with_stops(self.order.stop.clone());
+        let mut generation =
+            Generation::resume(session, b"", way.left.bytes).with_stops(self.order.stop.clone());
 
         let (mut chunk, mut sent) = (Vec::new(), self.received);
         for byte in generation.by_ref() {
             chunk.push(byte);
-            left.bytes -= 1;
+            way.left.bytes -= 1;
             if self.told.is_empty() || chunk.len() >= CHUNK_BYTES || sent.elapsed() >= CHUNK_EVERY {
                 let begun = Instant::now();
                 listener.send(self.note(std::mem::take(&mut chunk)))?;
-                ticket.left(*left);
                 sent = Instant::now();
                 self.telling += sent - begun;
+                if let Some(card) = way.move_to_card(self) {
+                    return Ok(Rest::Moved(card));
+                }
             }
         }
         if generation.is_broken() {
@@ -318,7 +367,8 @@ impl Answer {
         if !chunk.is_empty() {
             listener.send(self.note(chunk))?;
         }
-        Ok(if generation.is_stopped() { FinishReason::StopString } else { FinishReason::MaxBytes })
+        let is_stopped = generation.is_stopped();
+        Ok(Rest::Made(if is_stopped { FinishReason::StopString } else { FinishReason::MaxBytes }))
     }
 
     /// Keeps in mind what is told.

@@ -75,8 +75,12 @@ impl Bench {
 
     /// The longest answers, as many as the processor makes at once, which are begun.
     async fn fill_processor(&self) -> Vec<RequestId> {
-        let asked =
-            vec![self.ask(self.order(NEW_BYTES_MAX)).await, self.ask(self.order(NEW_BYTES_MAX)).await];
+        self.fill_processor_with(NEW_BYTES_MAX).await
+    }
+
+    /// The same with shorter ones.
+    async fn fill_processor_with(&self, max_bytes: u32) -> Vec<RequestId> {
+        let asked = vec![self.ask(self.order(max_bytes)).await, self.ask(self.order(max_bytes)).await];
         let are_begun = |notes: &Notes| asked.iter().all(|request| notes.answers.contains_key(request));
         self.coordinator.until("the processor is at work", are_begun).await;
         asked
@@ -205,6 +209,24 @@ async fn a_burst_is_made_in_both_places_until_training_needs_the_card() {
     }
     bench.node.leave().await;
     assert!(!is_whole(&bench.coordinator.notes(), on_card[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_processor_is_at_work_on_moves_to_a_card_that_is_much_sooner_at_the_end() {
+    // Some seconds of the processor's.
+    const BYTES: u32 = 8000;
+    let mut bench = Bench::new("cuda:0\ncpu", "").await;
+    let at_work = bench.fill_processor_with(BYTES).await;
+    let waiting = bench.ask(bench.order(20)).await;
+    until("the card has all", || at_work.iter().all(|request| bench.has_done("answer", *request))).await;
+    assert!(bench.has_done("answer", waiting), "who waits goes first");
+    let expected = bench.expected(&bench.order(BYTES));
+    for request in at_work {
+        let (text, figures) = bench.answer(request).await;
+        assert!(text == expected, "it goes on where it stood");
+        assert_eq!((figures.bytes, figures.device), (BYTES, Some(Device::cuda(0))));
+    }
+    bench.node.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

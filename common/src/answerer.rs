@@ -14,8 +14,8 @@ use crate::{
     id::RequestId,
 };
 
-/// Longest line in either direction, in bytes: a byte of a prompt takes up to four.
-pub const LINE_BYTES_MAX: usize = 512 << 10;
+/// Longest line in either direction, in bytes: a byte of a prompt, or of what was made after it, takes up to four.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// A line from the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub enum AnswererCommand {
         request: RequestId,
         /// What is asked; its checkpoint is not looked at, the process has one.
         order: GenerationOrder,
+        /// What was made of it elsewhere, without bytes held back for a stop string: it goes on after that, with the draws
+        /// that come then.
+        told: Vec<u8>,
     },
     /// Nobody listens to an answer any more; nothing more comes of it. One that is not being made is no error.
     Cancel {

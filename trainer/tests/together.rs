@@ -211,10 +211,14 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
     let mut coming = ids.iter().zip(&orders);
     // One more joins at each step; one that nobody listens to goes in between.
     let left = RequestId::random();
-    answers.begin(left, order(b"Nobody listens", 1000, RawSamplingParams::default(), &[])).unwrap();
+    answers.begin(left, order(b"Nobody listens", 1000, RawSamplingParams::default(), &[]), &[]).unwrap();
     for step in 0.. {
         if let Some((id, order)) = coming.next() {
-            answers.begin(*id, order.clone()).unwrap();
+            // Some were begun elsewhere.
+            let (whole, _) = expected(&model, order);
+            let told = &whole[..(whole.len() / 2).min(step * 7)];
+            answers.begin(*id, order.clone(), told).unwrap();
+            texts.insert(*id, told.to_vec());
         }
         if step == 4 {
             answers.cancel(left).unwrap();
@@ -248,7 +252,7 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
         })
         .collect();
     for (request, order) in &seeds {
-        answers.begin(*request, order.clone()).unwrap();
+        answers.begin(*request, order.clone(), &[]).unwrap();
     }
     texts.clear();
     let mut steps = 0;
@@ -264,9 +268,14 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
         assert_eq!(texts[request], expected(&model, order).0);
     }
     for _ in 0..answers.at_once_max() {
-        answers.begin(RequestId::random(), orders[0].clone()).unwrap();
+        answers.begin(RequestId::random(), orders[0].clone(), &[]).unwrap();
     }
-    assert!(answers.begin(RequestId::random(), orders[0].clone()).unwrap_err().contains("as many as"));
+    assert!(answers.begin(RequestId::random(), orders[0].clone(), &[]).unwrap_err().contains("as many as"));
+    let mut answers = Answers::open(&checkpoint, &cpu, Precision::F32).unwrap();
+    let all = vec![b'a'; orders[0].max_bytes as usize];
+    assert!(
+        answers.begin(RequestId::random(), orders[0].clone(), &all).unwrap_err().contains("none is left")
+    );
 }
 
 #[test]
@@ -294,11 +303,11 @@ fn the_process_answers_line_by_line_and_ends_with_its_input() {
     for (index, order) in orders.iter().enumerate() {
         let request = RequestId::random();
         open.insert(request, (index, Vec::new()));
-        tell(&mut stdin, &AnswererCommand::Answer { request, order: order.clone() });
+        tell(&mut stdin, &AnswererCommand::Answer { request, order: order.clone(), told: vec![] });
     }
     let wrong = RequestId::random();
     let too_long = GenerationOrder { max_bytes: 0, ..orders[0].clone() };
-    tell(&mut stdin, &AnswererCommand::Answer { request: wrong, order: too_long });
+    tell(&mut stdin, &AnswererCommand::Answer { request: wrong, order: too_long, told: vec![] });
     let mut refused = None;
     while !open.is_empty() || refused.is_none() {
         match event() {
@@ -319,10 +328,10 @@ fn the_process_answers_line_by_line_and_ends_with_its_input() {
     // One that is cancelled says no more; and the end comes at once, whatever is being made.
     let [cancelled, long] = [RequestId::random(), RequestId::random()];
     let endless = order(b"On and on", 65_536, RawSamplingParams::default(), &[]);
-    tell(&mut stdin, &AnswererCommand::Answer { request: cancelled, order: endless.clone() });
+    tell(&mut stdin, &AnswererCommand::Answer { request: cancelled, order: endless.clone(), told: vec![] });
     while !matches!(event(), AnswererEvent::Text { request, .. } if request == cancelled) {}
     tell(&mut stdin, &AnswererCommand::Cancel { request: cancelled });
-    tell(&mut stdin, &AnswererCommand::Answer { request: long, order: endless });
+    tell(&mut stdin, &AnswererCommand::Answer { request: long, order: endless, told: vec![] });
     while !matches!(event(), AnswererEvent::Text { request, .. } if request == long) {}
     for _ in 0..20 {
         assert!(matches!(event(), AnswererEvent::Text { request, .. } if request == long));

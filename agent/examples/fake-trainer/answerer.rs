@@ -14,11 +14,16 @@
 //! What it has done it adds to the file `done`: `ready PROCESS`, `fail`, `answer REQUEST`, `cancel REQUEST`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     fs::OpenOptions,
     io::{Write, stdin},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use hatchery_bdh::{Engine, Generation, Model, Session, Window};
@@ -71,6 +76,7 @@ fn note(line: &str) {
     written.expect("the folder can be written");
 }
 
+#[derive(Clone)]
 struct Script {
     sequences_max: u32,
     secs_per_step: f64,
@@ -104,25 +110,47 @@ pub(crate) fn run(checkpoint: &Path, device: Device) {
     let pace = vec![Pace { sequences: 1, secs_per_step: script.secs_per_step }];
     note(&format!("ready {}", std::process::id()));
     tell(&AnswererEvent::Ready { device, sequences_max: script.sequences_max, pace });
+    let mut heard: BTreeMap<RequestId, Arc<AtomicBool>> = BTreeMap::new();
     for line in stdin().lines() {
         let line = line.expect("stdin can be read");
         match serde_json::from_str(&line).expect("the agent's own") {
-            AnswererCommand::Answer { request, order } => {
+            AnswererCommand::Answer { request, order, told } => {
                 note(&format!("answer {request}"));
-                make(&model, request, &order, &script);
+                let (model, script, is_heard) =
+                    (Arc::clone(&model), script.clone(), Arc::new(AtomicBool::new(true)));
+                heard.insert(request, Arc::clone(&is_heard));
+                thread::spawn(move || make(&model, request, &order, &told, &script, &is_heard));
             }
-            AnswererCommand::Cancel { request } => note(&format!("cancel {request}")),
+            AnswererCommand::Cancel { request } => {
+                note(&format!("cancel {request}"));
+                if let Some(is_heard) = heard.get(&request) {
+                    is_heard.store(false, Ordering::Relaxed);
+                }
+            }
         }
     }
 }
 
-fn make(model: &Arc<Model>, request: RequestId, order: &GenerationOrder, script: &Script) {
+/// Makes an answer as long as somebody listens.
+fn make(
+    model: &Arc<Model>,
+    request: RequestId,
+    order: &GenerationOrder,
+    told: &[u8],
+    script: &Script,
+    is_heard: &AtomicBool,
+) {
     let engine = Engine::new(Arc::clone(model), Window::Default).expect("the default window");
-    let session = Session::new(engine, &order.sampling);
-    let mut generation =
-        Generation::resume(session, &order.prompt, order.max_bytes as usize).with_stops(order.stop.clone());
+    let mut session = Session::new(engine, &order.sampling);
+    session.feed(&order.prompt);
+    session.follow(told);
+    let left_bytes = order.max_bytes as usize - told.len();
+    let mut generation = Generation::resume(session, b"", left_bytes).with_stops(order.stop.clone());
     let mut left = script.bytes;
     loop {
+        if !is_heard.load(Ordering::Relaxed) {
+            return;
+        }
         let bytes: Vec<u8> = generation.by_ref().take(TEXT_BYTES.min(left)).collect();
         if bytes.is_empty() {
             break;

@@ -1,6 +1,9 @@
 //! Where an answer is made, and when the GPU is worth a process: what follows from figures alone.
 
-use hatchery_common::answerer::{Pace, secs_per_step};
+use hatchery_common::{
+    answerer::{Pace, secs_per_step},
+    generate::GenerationOrder,
+};
 
 /// So many bytes of a prompt take the processor as long as one byte made.
 const PROMPT_BYTES_PER_STEP_PROCESSOR: f64 = 4.0;
@@ -9,6 +12,9 @@ const PROMPT_BYTES_PER_STEP_CARD: f64 = 128.0;
 /// A process is started when somebody would wait at least so long for the processor. Starting takes some seconds: what the
 /// processor is done with sooner gains nothing.
 const WAIT_SECS_MIN: f64 = 2.0;
+
+/// An answer at work on the processor moves for so much: a pace is an estimate, and its start is read again.
+const MOVE_SECS_MIN: f64 = 0.5;
 
 /// What is left to do for an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +26,14 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// What is to be done for an answer, or after what was `told` of it, where nothing of it was done.
+    pub(crate) fn whole(order: &GenerationOrder, told: &[u8]) -> Self {
+        Self {
+            prompt_bytes: order.prompt.len() + told.len(),
+            bytes: (order.max_bytes as usize).saturating_sub(told.len()),
+        }
+    }
+
     /// In bytes made by the processor.
     pub(crate) fn steps_on_processor(self) -> f64 {
         self.prompt_bytes as f64 / PROMPT_BYTES_PER_STEP_PROCESSOR + self.bytes as f64
@@ -105,6 +119,12 @@ pub(crate) fn choose(work: Work, processor: &Processor, card: Option<&Card<'_>>)
         processor.secs(work).map_or(!processor.has_room(), |processor_secs| card_secs < processor_secs)
     });
     if is_better { Place::Card } else { Place::Processor }
+}
+
+/// Whether an answer at work on the processor, which would need `left_secs` more there, is worth a move to the card, where it is
+/// to be done `anew`.
+pub(crate) fn is_worth_a_move(left_secs: f64, anew: Work, card: &Card<'_>) -> bool {
+    card.secs(anew).is_some_and(|card_secs| card_secs + MOVE_SECS_MIN <= left_secs)
 }
 
 /// Whether an answer that finds the processor like this is worth the start of a process on a card, of which `known` says
@@ -206,6 +226,15 @@ mod tests {
         assert!(is_worth_a_start(WORK, &processor(4), None), "for more than two");
         assert!(is_worth_a_start(WORK, &processor(4), Some(&card(&FAST, 0))));
         assert!(!is_worth_a_start(WORK, &processor(4), Some(&card(&SLOW, 0))), "the card is slower still");
+    }
+
+    #[test]
+    fn what_is_at_work_moves_for_much_and_not_for_little() {
+        // A thousand bytes at half a millisecond.
+        assert!(is_worth_a_move(2.0, WORK, &card(&FAST, 0)));
+        assert!(!is_worth_a_move(0.9, WORK, &card(&FAST, 0)), "for less than half a second");
+        assert!(!is_worth_a_move(2.0, WORK, &card(&FAST, 16)), "there is no room");
+        assert!(!is_worth_a_move(2.0, WORK, &card(&SLOW, 0)), "it is slower there");
     }
 
     prop_compose! {

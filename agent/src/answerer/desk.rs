@@ -16,7 +16,7 @@ use hatchery_common::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::choice::{self, Place, Processor, Work, choose, is_worth_a_start};
+use super::choice::{self, Place, Processor, Work, choose, is_worth_a_move, is_worth_a_start};
 use crate::models::Key;
 
 /// Most models whose speed is remembered.
@@ -292,22 +292,45 @@ impl State {
         order: &GenerationOrder,
     ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
         let queued = self.queue.get(&number).filter(|queued| queued.may_go_to_a_card())?;
-        let unread_bytes = queued.work.prompt_bytes;
         let processor = self.processor(number, queued.served.key);
-        let card = self.card.as_mut().filter(|card| card.key == queued.served.key)?;
-        let figures = choice::Card {
-            pace: &card.pace,
-            sequences: card.answers.len() as u32,
-            sequences_max: card.sequences_max,
-            unread_bytes: card.answers.values().map(|making| making.unread_bytes).sum(),
-        };
-        if choose(queued.work, &processor, Some(&figures)) == Place::Processor {
-            return None;
-        }
+        let card = self.card.as_ref().filter(|card| card.key == queued.served.key)?;
+        let is_better = choose(queued.work, &processor, Some(&card.figures())) == Place::Card;
+        is_better.then(|| self.hand_over(number, request, order, &[]))?
+    }
+
+    /// The same for one at work on the processor, which would need `left_secs` more there, and of which so much was `told`.
+    /// Those that wait go first.
+    fn take_along(
+        &mut self,
+        number: u64,
+        request: RequestId,
+        order: &GenerationOrder,
+        told: &[u8],
+        left_secs: f64,
+    ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
+        let queued = self.queue.get(&number).filter(|queued| queued.may_move)?;
+        let card = self.card.as_ref().filter(|card| card.key == queued.served.key)?;
+        let waits = |other: &Queued| other.may_go_to_a_card() && other.served.key == card.key;
+        let is_better = !self.queue.values().any(waits)
+            && is_worth_a_move(left_secs, Work::whole(order, told), &card.figures());
+        is_better.then(|| self.hand_over(number, request, order, told))?
+    }
+
+    /// Has the card make an answer, or what is left of it.
+    fn hand_over(
+        &mut self,
+        number: u64,
+        request: RequestId,
+        order: &GenerationOrder,
+        told: &[u8],
+    ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
+        let card = self.card.as_mut()?;
+        let command = AnswererCommand::Answer { request, order: order.clone(), told: told.to_vec() };
         // One that does not read its commands has no room either.
-        card.commands.try_send(AnswererCommand::Answer { request, order: order.clone() }).ok()?;
+        card.commands.try_send(command).ok()?;
         let (parts, heard) = mpsc::unbounded_channel();
-        card.answers.insert(request, Making { left_bytes: order.max_bytes as usize, unread_bytes, parts });
+        let Work { bytes, prompt_bytes } = Work::whole(order, told);
+        card.answers.insert(request, Making { left_bytes: bytes, unread_bytes: prompt_bytes, parts });
         let device = card.device;
         self.queue.remove(&number);
         Some((device, heard))
@@ -315,6 +338,18 @@ impl State {
 
     fn take_away(&mut self, request: RequestId) -> Option<Making> {
         self.card.as_mut()?.answers.remove(&request)
+    }
+}
+
+impl Card {
+    /// As an answer finds it.
+    fn figures(&self) -> choice::Card<'_> {
+        choice::Card {
+            pace: &self.pace,
+            sequences: self.answers.len() as u32,
+            sequences_max: self.sequences_max,
+            unread_bytes: self.answers.values().map(|making| making.unread_bytes).sum(),
+        }
     }
 }
 
@@ -342,6 +377,20 @@ impl Ticket {
     /// Leaves the queue for the card, if the answer is at its end sooner there.
     pub(crate) fn move_to_card(&self, request: RequestId, order: &GenerationOrder) -> Option<OnCard> {
         let (device, parts) = self.desk.state().move_to_card(self.number, request, order)?;
+        self.desk.0.changed.send_replace(());
+        Some(OnCard { desk: self.desk.clone(), device, request, parts })
+    }
+
+    /// Leaves the processor, which would need `left_secs` more for it, if it is at its end much sooner on the card. It goes
+    /// on after what was `told` of it.
+    pub(crate) fn take_along(
+        &self,
+        request: RequestId,
+        order: &GenerationOrder,
+        told: &[u8],
+        left_secs: f64,
+    ) -> Option<OnCard> {
+        let (device, parts) = self.desk.state().take_along(self.number, request, order, told, left_secs)?;
         self.desk.0.changed.send_replace(());
         Some(OnCard { desk: self.desk.clone(), device, request, parts })
     }

@@ -89,21 +89,27 @@ impl Answers {
         self.writing.len() + usize::from(self.reading.is_some()) + self.waiting.len()
     }
 
-    /// Begins an answer; or says why not.
-    pub fn begin(&mut self, request: RequestId, order: GenerationOrder) -> Result<(), String> {
+    /// Begins an answer, or goes on after what was `told` of it already; or says why not.
+    pub fn begin(&mut self, request: RequestId, order: GenerationOrder, told: &[u8]) -> Result<(), String> {
         order.check().map_err(|error| error.to_string())?;
         if self.len() >= self.at_once_max {
             return Err(format!("{} answers are being made, as many as there is room for", self.len()));
         }
+        let left_bytes = (order.max_bytes as usize).saturating_sub(told.len()) as u32;
+        if left_bytes == 0 {
+            return Err("of its bytes none is left to be made".to_owned());
+        }
         let mut sampler = Sampler::new(&order.sampling);
         sampler.see(&order.prompt);
-        let prompt = if order.prompt.is_empty() { EMPTY_PROMPT.to_vec() } else { order.prompt };
+        sampler.follow(told);
+        let mut prompt = if order.prompt.is_empty() { EMPTY_PROMPT.to_vec() } else { order.prompt };
+        prompt.extend(told);
         self.waiting.push_back(Answer {
             request,
             prompt,
             sampler,
             filter: StopFilter::new(order.stop),
-            left_bytes: order.max_bytes,
+            left_bytes,
             position: 0,
             pending: 0,
         });

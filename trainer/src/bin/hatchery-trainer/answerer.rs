@@ -49,8 +49,8 @@ pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
     })?;
     loop {
         match next(&commands, answers.is_empty()) {
-            Next::Command(AnswererCommand::Answer { request, order }) => {
-                if let Err(why) = answers.begin(request, order) {
+            Next::Command(AnswererCommand::Answer { request, order, told }) => {
+                if let Err(why) = answers.begin(request, order, &told) {
                     teller.tell(&AnswererEvent::Failed { request, why })?;
                 }
             }

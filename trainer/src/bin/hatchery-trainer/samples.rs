@@ -139,7 +139,7 @@ impl Question<'_> {
                     sampling: self.params(seed)?,
                     stop: self.stop.clone(),
                 };
-                answers.begin(request, order).map_err(anyhow::Error::msg)?;
+                answers.begin(request, order, &[]).map_err(anyhow::Error::msg)?;
             }
             if answers.is_empty() {
                 break;
