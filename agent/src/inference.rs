@@ -55,7 +55,7 @@ enum Broken {
 /// Where an answer is made.
 enum Place {
     Card(OnCard),
-    Processor(OwnedSemaphorePermit, Ticket),
+    Processor(OwnedSemaphorePermit, Ticket, Served),
 }
 
 /// What became of an answer on the processor.
@@ -72,6 +72,8 @@ struct Way<'a> {
     begun: Instant,
     work: Work,
     left: Work,
+    /// Time in which the processor waited for the listener.
+    telling: Duration,
 }
 
 /// Where an answer's parts go.
@@ -148,19 +150,13 @@ impl Inference {
         listener: &Listener,
     ) -> Result<GenerationFinished, Broken> {
         order.check().map_err(|error| Broken::Failed(error.to_string()))?;
-        let mut answer =
-            Answer { order, received, told: Vec::new(), first_byte_ms: 0.0, telling: Duration::ZERO };
+        let mut answer = Answer { order, received, told: Vec::new(), first_byte_ms: 0.0 };
         let mut may_be_on_card = true;
         let mut moved = None;
         loop {
-            let (folder, form) = self.store.folder(answer.order.checkpoint).ok_or_else(|| {
-                let checkpoint = answer.order.checkpoint.short();
-                Broken::Failed(format!("this node does not hold the checkpoint {checkpoint} yet"))
-            })?;
-            let served = Served { key: (answer.order.checkpoint, form), folder };
             let place = match moved.take() {
                 Some(card) => Place::Card(card),
-                None => self.place(&served, &answer, may_be_on_card, listener).await?,
+                None => self.place(&answer, may_be_on_card, listener).await?,
             };
             match place {
                 Place::Card(card) => {
@@ -171,7 +167,7 @@ impl Inference {
                     // Once is enough: what a card cannot make must not go round in circles.
                     may_be_on_card = false;
                 }
-                Place::Processor(permit, ticket) => {
+                Place::Processor(permit, ticket, served) => {
                     let (inference, listener) = (self.clone(), listener.clone());
                     let making = tokio::task::spawn_blocking(move || {
                         let _permit = permit;
@@ -190,14 +186,19 @@ impl Inference {
     /// Waits for the processor, or for the card to be the better place.
     async fn place(
         &self,
-        served: &Served,
         answer: &Answer,
         may_be_on_card: bool,
         listener: &Listener,
     ) -> Result<Place, Broken> {
+        let checkpoint = answer.order.checkpoint;
+        let (folder, form) = self.store.folder(checkpoint).ok_or_else(|| {
+            let checkpoint = checkpoint.short();
+            Broken::Failed(format!("this node does not hold the checkpoint {checkpoint} yet"))
+        })?;
+        let served = Served { key: (checkpoint, form), folder };
         let mut changes = self.desk.changes();
-        let ticket =
-            self.desk.enter(served.clone(), Work::whole(&answer.order, &answer.told), may_be_on_card);
+        let work = Work::whole(&answer.order, &answer.told);
+        let ticket = self.desk.enter(served.clone(), work, may_be_on_card);
         let mut permit = pin!(Arc::clone(&self.at_once).acquire_owned());
         loop {
             changes.mark_unchanged();
@@ -208,7 +209,7 @@ impl Inference {
                 permit = &mut permit => {
                     let permit = permit.map_err(|_| Broken::Cancelled)?;
                     ticket.begin();
-                    return Ok(Place::Processor(permit, ticket));
+                    return Ok(Place::Processor(permit, ticket, served));
                 }
                 () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
                 // Its sender lives in `self`.
@@ -229,9 +230,10 @@ impl Inference {
         let (model, loaded) = self.models.get(served.key, &served.folder).map_err(|error| failed(&error))?;
         let engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
         let work = Work::whole(&answer.order, &answer.told);
-        let mut way = Way { ticket, listener, begun: Instant::now(), work, left: work };
+        let telling = Duration::ZERO;
+        let mut way = Way { ticket, listener, begun: Instant::now(), work, left: work, telling };
         let made = answer.make_rest(engine, &mut way);
-        self.desk.measured(served.key, way.done(), way.took(&answer));
+        self.desk.measured(served.key, way.done(), way.took());
         Ok(match made? {
             Rest::Made(finish_reason) => Made::Whole(answer.finished(loaded, finish_reason, None)),
             Rest::Moved(card) => Made::Moved(Box::new(answer), card),
@@ -250,8 +252,6 @@ struct Answer {
     /// What its listener has of it, or is about to have.
     told: Vec<u8>,
     first_byte_ms: f64,
-    /// Time in which the processor waited for its listener.
-    telling: Duration,
 }
 
 /// What became of the rest of an answer.
@@ -267,8 +267,8 @@ impl Way<'_> {
     }
 
     /// How long that took. What a slow listener takes is no matter of the processor's.
-    fn took(&self, answer: &Answer) -> Duration {
-        self.begun.elapsed().saturating_sub(answer.telling)
+    fn took(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(self.telling)
     }
 
     /// A part was read.
@@ -281,7 +281,7 @@ impl Way<'_> {
     /// Tells the desk what is left, and leaves for the card if that is worth it.
     fn move_to_card(&self, answer: &Answer) -> Option<OnCard> {
         self.ticket.left(self.left);
-        let secs_per_step = self.took(answer).as_secs_f64() / self.done().steps_on_processor();
+        let secs_per_step = self.took().as_secs_f64() / self.done().steps_on_processor();
         let left_secs = self.left.steps_on_processor() * secs_per_step;
         self.ticket.take_along(self.listener.request, &answer.order, &answer.told, left_secs)
     }
@@ -354,7 +354,7 @@ impl Answer {
                 let begun = Instant::now();
                 listener.send(self.note(std::mem::take(&mut chunk)))?;
                 sent = Instant::now();
-                self.telling += sent - begun;
+                way.telling += sent - begun;
                 if let Some(card) = way.move_to_card(self) {
                     return Ok(Rest::Moved(card));
                 }

@@ -214,17 +214,21 @@ async fn a_burst_is_made_in_both_places_until_training_needs_the_card() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_processor_is_at_work_on_moves_to_a_card_that_is_much_sooner_at_the_end() {
     // Some seconds of the processor's.
-    const BYTES: u32 = 8000;
+    const BYTES: u32 = 6000;
     let mut bench = Bench::new("cuda:0\ncpu", "").await;
-    let at_work = bench.fill_processor_with(BYTES).await;
-    let waiting = bench.ask(bench.order(20)).await;
-    until("the card has all", || at_work.iter().all(|request| bench.has_done("answer", *request))).await;
-    assert!(bench.has_done("answer", waiting), "who waits goes first");
     let expected = bench.expected(&bench.order(BYTES));
-    for request in at_work {
-        let (text, figures) = bench.answer(request).await;
-        assert!(text == expected, "it goes on where it stood");
-        assert_eq!((figures.bytes, figures.device), (BYTES, Some(Device::cuda(0))));
+    for (script, device) in [("", Some(Device::cuda(0))), ("make 50\nrefuse", None)] {
+        bench.start_again(script).await;
+        let at_work = bench.fill_processor_with(BYTES).await;
+        let waiting = bench.ask(bench.order(20)).await;
+        let has_all = || at_work.iter().all(|request| bench.has_done("answer", *request));
+        until("the card has all", has_all).await;
+        assert!(bench.has_done("answer", waiting), "who waits goes first");
+        for request in at_work {
+            let (text, figures) = bench.answer(request).await;
+            assert!(text == expected, "it goes on where it stood, and stands where it is given back");
+            assert_eq!((figures.bytes, figures.device), (BYTES, device));
+        }
     }
     bench.node.leave().await;
 }
