@@ -150,7 +150,7 @@ impl Inference {
         listener: &Listener,
     ) -> Result<GenerationFinished, Broken> {
         order.check().map_err(|error| Broken::Failed(error.to_string()))?;
-        let mut answer = Answer { order, received, told: Vec::new(), first_byte_ms: 0.0 };
+        let mut answer = Answer { order, received, told: Vec::new(), first_byte_ms: 0.0, loaded: false };
         let mut may_be_on_card = true;
         let mut moved = None;
         loop {
@@ -162,7 +162,7 @@ impl Inference {
                 Place::Card(card) => {
                     let device = card.device;
                     if let Some(finish_reason) = answer.pass_on(card, listener).await? {
-                        return Ok(answer.finished(false, finish_reason, Some(device)));
+                        return Ok(answer.finished(finish_reason, Some(device)));
                     }
                     // Once is enough: what a card cannot make must not go round in circles.
                     may_be_on_card = false;
@@ -228,6 +228,7 @@ impl Inference {
     ) -> Result<Made, Broken> {
         let failed = |error: &dyn std::fmt::Display| Broken::Failed(error.to_string());
         let (model, loaded) = self.models.get(served.key, &served.folder).map_err(|error| failed(&error))?;
+        answer.loaded |= loaded;
         let engine = Engine::new(model, Window::Default).map_err(|error| failed(&error))?;
         let work = Work::whole(&answer.order, &answer.told);
         let telling = Duration::ZERO;
@@ -235,7 +236,7 @@ impl Inference {
         let made = answer.make_rest(engine, &mut way);
         self.desk.measured(served.key, way.done(), way.took());
         Ok(match made? {
-            Rest::Made(finish_reason) => Made::Whole(answer.finished(loaded, finish_reason, None)),
+            Rest::Made(finish_reason) => Made::Whole(answer.finished(finish_reason, None)),
             Rest::Moved(card) => Made::Moved(Box::new(answer), card),
         })
     }
@@ -252,6 +253,8 @@ struct Answer {
     /// What its listener has of it, or is about to have.
     told: Vec<u8>,
     first_byte_ms: f64,
+    /// Whether the model was brought into memory for it.
+    loaded: bool,
 }
 
 /// What became of the rest of an answer.
@@ -281,9 +284,8 @@ impl Way<'_> {
     /// Tells the desk what is left, and leaves for the card if that is worth it.
     fn move_to_card(&self, answer: &Answer) -> Option<OnCard> {
         self.ticket.left(self.left);
-        let secs_per_step = self.took().as_secs_f64() / self.done().steps_on_processor();
-        let left_secs = self.left.steps_on_processor() * secs_per_step;
-        self.ticket.take_along(self.listener.request, &answer.order, &answer.told, left_secs)
+        let so_far = (self.done(), self.took());
+        self.ticket.take_along(self.listener.request, &answer.order, &answer.told, so_far)
     }
 }
 
@@ -380,17 +382,12 @@ impl Answer {
         bytes
     }
 
-    fn finished(
-        &self,
-        loaded: bool,
-        finish_reason: FinishReason,
-        device: Option<Device>,
-    ) -> GenerationFinished {
+    fn finished(&self, finish_reason: FinishReason, device: Option<Device>) -> GenerationFinished {
         GenerationFinished {
             latency_ms: millis_since(self.received),
             first_byte_ms: self.first_byte_ms,
             bytes: self.told.len() as u32,
-            loaded,
+            loaded: self.loaded,
             finish_reason,
             device,
         }

@@ -23,6 +23,9 @@ use crate::models::Key;
 const RATES_MAX: usize = 64;
 /// The speed of a model is a mean over the last so many bytes or so.
 const RATE_STEPS: f64 = 4096.0;
+/// So many bytes have to be known of a model's speed before an answer moves because of it: the first ones also bring the model's
+/// memory into the processor's.
+const KNOWN_STEPS_MIN: f64 = 64.0;
 
 /// The desk; clones are the same.
 #[derive(Clone, Debug)]
@@ -298,17 +301,21 @@ impl State {
         is_better.then(|| self.hand_over(number, request, order, &[]))?
     }
 
-    /// The same for one at work on the processor, which would need `left_secs` more there, and of which so much was `told`.
-    /// Those that wait go first.
+    /// The same for one at work on the processor, which has `done` so much and `took` so long for it, and of which so much was
+    /// `told`. Those that wait go first.
     fn take_along(
         &mut self,
         number: u64,
         request: RequestId,
         order: &GenerationOrder,
         told: &[u8],
-        left_secs: f64,
+        (done, took): (Work, Duration),
     ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
         let queued = self.queue.get(&number).filter(|queued| queued.may_move)?;
+        let known = self.rates.get(&queued.served.key).copied().unwrap_or_default();
+        let steps = known.steps + done.steps_on_processor();
+        let secs_per_step = (steps >= KNOWN_STEPS_MIN).then(|| (known.secs + took.as_secs_f64()) / steps)?;
+        let left_secs = queued.work.steps_on_processor() * secs_per_step;
         let card = self.card.as_ref().filter(|card| card.key == queued.served.key)?;
         let waits = |other: &Queued| other.may_go_to_a_card() && other.served.key == card.key;
         let is_better = !self.queue.values().any(waits)
@@ -381,16 +388,17 @@ impl Ticket {
         Some(OnCard { desk: self.desk.clone(), device, request, parts })
     }
 
-    /// Leaves the processor, which would need `left_secs` more for it, if it is at its end much sooner on the card. It goes
-    /// on after what was `told` of it.
+    /// Leaves the processor, which has `done` so much of it and `took` so long for that, if it is at its end much sooner on the
+    /// card. It goes on after what was `told` of it.
     pub(crate) fn take_along(
         &self,
         request: RequestId,
         order: &GenerationOrder,
         told: &[u8],
-        left_secs: f64,
+        (done, took): (Work, Duration),
     ) -> Option<OnCard> {
-        let (device, parts) = self.desk.state().take_along(self.number, request, order, told, left_secs)?;
+        let moved = self.desk.state().take_along(self.number, request, order, told, (done, took));
+        let (device, parts) = moved?;
         self.desk.0.changed.send_replace(());
         Some(OnCard { desk: self.desk.clone(), device, request, parts })
     }

@@ -1,13 +1,14 @@
 //! Answers on a GPU: a process beside the agent that makes many at once, for as long as it is worth it.
 //!
 //! ```text
-//! inference -- enter, move_to_card --> desk <-- open, hear, close -- keeper -- lines --> hatchery-trainer answer
-//!                                                                      |
-//!                      agent's loop, attempts -- offer, withdraw --> cards
+//! inference -- enter, move_to_card, take_along --> desk <-- open, hear, close -- keeper -- lines --> hatchery-trainer answer
+//!                                                                                  |
+//!                                  agent's loop, attempts -- offer, withdraw --> cards
 //! ```
 //!
 //! Nothing waits for the card alone: an answer that waits for the processor goes to the card as soon as it is at its end
-//! sooner there, and what a card leaves unfinished goes on on the processor from where it stood.
+//! sooner there, one that the processor is at work on if that gains much, and what a card leaves unfinished goes on on the
+//! processor from where it stood.
 //!
 //! | file | its reason to change |
 //! |---|---|

@@ -19,7 +19,7 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Training on a GPU, beside PyTorch eager and compiled, and the whole reference run (`hatchery-trainer bench gpu`)
+    /// Training on a GPU beside PyTorch, the whole reference run, its answers, exact resume (`hatchery-trainer bench gpu`)
     #[command(disable_help_flag = true)]
     Gpu {
         /// Handed on, such as `--data notes/ --python python3`; `--help` lists them

@@ -1,8 +1,8 @@
 //! `hatchery-trainer bench gpu`: this trainer and PyTorch on one GPU, taking turns on the same weights and the same text.
 //!
 //! Each turn is a process of its own. In this order, each told as soon as it is known: how fast and in how much memory, at each
-//! shape; whether bf16 learns what f32 learns; whether a run that was interrupted comes to the same bits; the reference run,
-//! from start to sample; and how many answers at once its checkpoint gives.
+//! shape; whether bf16 learns what f32 learns; the reference run, from start to sample; how many answers at once its checkpoint
+//! gives; and whether a run that was interrupted comes to the same bits.
 
 mod card;
 mod full;
@@ -84,7 +84,7 @@ pub(crate) struct BenchGpu {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     parity_steps: u32,
     /// Steps of the runs of which one is interrupted half way; 0 leaves them out.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = resume_steps)]
     resume_steps: u32,
     /// Steps of the whole run, whose checkpoint then gives many answers at once; 0 leaves both out.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -103,6 +103,13 @@ pub(crate) struct BenchGpu {
     operations: bool,
     #[arg(long, hide = true)]
     task: Option<PathBuf>,
+}
+
+fn resume_steps(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(steps) if steps != 1 && steps <= 10_000 => Ok(steps),
+        _ => Err("must be 0, or from 2 to 10000: one run is interrupted half way".into()),
+    }
 }
 
 /// A model and a batch to measure.
@@ -196,6 +203,8 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(args: &'a BenchGpu) -> anyhow::Result<Self> {
+        // What is wrong with it is said before anything is measured.
+        Recipe::parse(Some(&args.preset), "", &[])?;
         let device = device::find(args.device.wanted())?;
         let is_cuda = match device.device.kind {
             DeviceKind::Cuda => true,
@@ -222,7 +231,7 @@ impl<'a> Bench<'a> {
         Ok(Self { args, device, precision, corpus, python })
     }
 
-    /// Tells each part as soon as it is there: hours of measuring are not lost to what fails after them, or to Ctrl-C.
+    /// Tells a person each part as soon as it is there: hours of measuring are not lost to what fails after them, or to Ctrl-C.
     fn measure(self) -> anyhow::Result<Report> {
         let Self { args, device, corpus, .. } = &self;
         let head =
@@ -234,41 +243,42 @@ impl<'a> Bench<'a> {
             self.tell(&format!("\n{shape}"))?;
             shapes.push(shape);
         }
-        let parity = self.part(args.parity_steps > 0, || self.parity())?;
+        let parity = self.part("comparison of losses", args.parity_steps > 0, || self.parity())?;
         let preset = Preset {
             name: args.preset.clone(),
             corpus: corpus.clone(),
             device: device.device,
             precision: self.precision,
         };
-        let resume = || Resume::measure(&preset, args.resume_steps);
-        let resume = self.part(args.resume_steps > 0, resume)?;
         let folder = tempfile::tempdir().context("cannot make a folder for the full run")?;
         let full = || Full::measure(&preset, args.full_steps, folder.path());
-        let full = self.part(args.full_steps > 0, full)?;
+        let full = self.part("whole run", args.full_steps > 0, full)?;
         let trained = match &full {
             Some(Outcome::Found(full)) => Some(&full.checkpoint),
             Some(Outcome::Failed { .. }) | None => None,
         };
         let answers = trained.map(|checkpoint| {
-            self.part(true, || {
+            self.part("answers at once", true, || {
                 eprintln!("answers at once");
                 Together::measure(checkpoint, device.device, core_bytes_per_sec(checkpoint)?)
             })
         });
         let answers = answers.transpose()?.flatten();
-        Ok(Report { head, shapes, parity, resume, full, answers })
+        let resume = || Resume::measure(&preset, args.resume_steps);
+        let resume = self.part("exact resume", args.resume_steps > 0, resume)?;
+        Ok(Report { head, shapes, parity, full, answers, resume })
     }
 
     /// A part of the bench, if it is wanted.
     fn part<T: Display>(
         &self,
+        name: &str,
         is_wanted: bool,
         find: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<Option<Outcome<T>>> {
         let outcome = is_wanted.then(|| Outcome::of(find()));
         if let Some(outcome) = &outcome {
-            self.tell(&format!("\n{outcome}"))?;
+            self.tell(&format!("\n{}", outcome.told(name)))?;
         }
         Ok(outcome)
     }

@@ -21,10 +21,10 @@ pub(super) struct Report {
     pub(super) head: Head,
     pub(super) shapes: Vec<Shape>,
     pub(super) parity: Option<Outcome<Parity>>,
-    pub(super) resume: Option<Outcome<Resume>>,
     pub(super) full: Option<Outcome<Full>>,
     /// Of the full run's checkpoint.
     pub(super) answers: Option<Outcome<Together>>,
+    pub(super) resume: Option<Outcome<Resume>>,
 }
 
 /// What is measured, on what.
@@ -52,11 +52,12 @@ impl<T> Outcome<T> {
     }
 }
 
-impl<T: fmt::Display> fmt::Display for Outcome<T> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl<T: fmt::Display> Outcome<T> {
+    /// For a person, who knows the part by this `name`.
+    pub(super) fn told(&self, name: &str) -> String {
         match self {
-            Self::Found(found) => found.fmt(out),
-            Self::Failed { failure } => writeln!(out, "a part failed: {failure}"),
+            Self::Found(found) => found.to_string(),
+            Self::Failed { failure } => format!("{name}: failed: {failure}\n"),
         }
     }
 }
@@ -182,7 +183,7 @@ impl fmt::Display for Shape {
                 ratio(memory)
             )?;
         }
-        operations.fmt(out)
+        out.write_str(&operations.told("each operation between the products"))
     }
 }
 

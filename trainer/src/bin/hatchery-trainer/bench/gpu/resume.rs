@@ -24,8 +24,7 @@ pub(super) struct Resume {
 impl Resume {
     /// Trains for `steps` steps, once more, and from a checkpoint half way.
     pub(super) fn measure(preset: &Preset, steps: u32) -> anyhow::Result<Self> {
-        let step_resumed = steps / 2;
-        ensure!(step_resumed > 0, "a run that is interrupted has at least two steps");
+        let step_resumed = (steps / 2).max(1);
         let settings = [format!("train.steps={steps}"), format!("train.checkpoint_every={step_resumed}")];
         let folder = tempfile::tempdir().context("cannot make a folder for the runs' checkpoints")?;
         let train = |name: &str, from: Option<&Path>| {
