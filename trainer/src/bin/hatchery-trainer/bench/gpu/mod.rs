@@ -204,7 +204,8 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(args: &'a BenchGpu) -> anyhow::Result<Self> {
         // What is wrong with it is said before anything is measured.
-        Recipe::parse(Some(&args.preset), "", &[])?;
+        // Its words hold their cause, which anyhow would say once more.
+        Recipe::parse(Some(&args.preset), "", &[]).map_err(|error| anyhow::anyhow!("{error}"))?;
         let device = device::find(args.device.wanted())?;
         let is_cuda = match device.device.kind {
             DeviceKind::Cuda => true,
