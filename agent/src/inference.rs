@@ -284,8 +284,8 @@ impl Way<'_> {
     /// Tells the desk what is left, and leaves for the card if that is worth it.
     fn move_to_card(&self, answer: &Answer) -> Option<OnCard> {
         self.ticket.left(self.left);
-        let so_far = (self.done(), self.took());
-        self.ticket.take_along(self.listener.request, &answer.order, &answer.told, so_far)
+        let Answer { order, told, .. } = answer;
+        self.ticket.move_at_work(self.listener.request, order, told, self.done(), self.took())
     }
 }
 

@@ -303,13 +303,14 @@ impl State {
 
     /// The same for one at work on the processor, which has `done` so much and `took` so long for it, and of which so much was
     /// `told`. Those that wait go first.
-    fn take_along(
+    fn move_at_work(
         &mut self,
         number: u64,
         request: RequestId,
         order: &GenerationOrder,
         told: &[u8],
-        (done, took): (Work, Duration),
+        done: Work,
+        took: Duration,
     ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
         let queued = self.queue.get(&number).filter(|queued| queued.may_move)?;
         let known = self.rates.get(&queued.served.key).copied().unwrap_or_default();
@@ -383,24 +384,28 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// Leaves the queue for the card, if the answer is at its end sooner there.
     pub(crate) fn move_to_card(&self, request: RequestId, order: &GenerationOrder) -> Option<OnCard> {
-        let (device, parts) = self.desk.state().move_to_card(self.number, request, order)?;
-        self.desk.0.changed.send_replace(());
-        Some(OnCard { desk: self.desk.clone(), device, request, parts })
+        let moved = self.desk.state().move_to_card(self.number, request, order);
+        Some(self.moved(request, moved?))
     }
 
     /// Leaves the processor, which has `done` so much of it and `took` so long for that, if it is at its end much sooner on the
     /// card. It goes on after what was `told` of it.
-    pub(crate) fn take_along(
+    pub(crate) fn move_at_work(
         &self,
         request: RequestId,
         order: &GenerationOrder,
         told: &[u8],
-        (done, took): (Work, Duration),
+        done: Work,
+        took: Duration,
     ) -> Option<OnCard> {
-        let moved = self.desk.state().take_along(self.number, request, order, told, (done, took));
-        let (device, parts) = moved?;
+        let moved = self.desk.state().move_at_work(self.number, request, order, told, done, took);
+        Some(self.moved(request, moved?))
+    }
+
+    /// The card has it.
+    fn moved(&self, request: RequestId, (device, parts): (Device, mpsc::UnboundedReceiver<Part>)) -> OnCard {
         self.desk.0.changed.send_replace(());
-        Some(OnCard { desk: self.desk.clone(), device, request, parts })
+        OnCard { desk: self.desk.clone(), device, request, parts }
     }
 
     /// The processor begins.

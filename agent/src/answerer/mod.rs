@@ -1,9 +1,9 @@
 //! Answers on a GPU: a process beside the agent that makes many at once, for as long as it is worth it.
 //!
 //! ```text
-//! inference -- enter, move_to_card, take_along --> desk <-- open, hear, close -- keeper -- lines --> hatchery-trainer answer
-//!                                                                                  |
-//!                                  agent's loop, attempts -- offer, withdraw --> cards
+//! inference -- enter, move_to_card, move_at_work --> desk <-- open, hear, close -- keeper -- lines --> hatchery-trainer answer
+//!                                                                                    |
+//!                                    agent's loop, attempts -- offer, withdraw --> cards
 //! ```
 //!
 //! Nothing waits for the card alone: an answer that waits for the processor goes to the card as soon as it is at its end

@@ -83,12 +83,12 @@ pub(crate) struct BenchGpu {
     /// Steps of the comparison of bf16 with f32; 0 leaves it out.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     parity_steps: u32,
-    /// Steps of the runs of which one is interrupted half way; 0 leaves them out.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = resume_steps)]
-    resume_steps: u32,
     /// Steps of the whole run, whose checkpoint then gives many answers at once; 0 leaves both out.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     full_steps: u32,
+    /// Steps of the runs of which one is interrupted half way; 0 leaves them out.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = resume_steps)]
+    resume_steps: u32,
     /// A python that can import torch; without it, python3 and python are tried.
     #[arg(long, value_name = "PROGRAM")]
     python: Option<String>,
@@ -203,8 +203,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(args: &'a BenchGpu) -> anyhow::Result<Self> {
-        // What is wrong with it is said before anything is measured.
-        // Its words hold their cause, which anyhow would say once more.
+        // What is wrong with it is said before anything is measured, and once: its words hold their cause.
         Recipe::parse(Some(&args.preset), "", &[]).map_err(|error| anyhow::anyhow!("{error}"))?;
         let device = device::find(args.device.wanted())?;
         let is_cuda = match device.device.kind {
