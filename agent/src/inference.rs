@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,10 +13,7 @@ use hatchery_common::{
     id::RequestId,
     session::{AgentMessage, AnswerPart},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::sleep_until,
-};
+use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,7 +36,6 @@ const PREFILL_BYTES: usize = 64;
 pub(crate) struct Inference {
     store: CheckpointStore,
     models: Arc<Models>,
-    at_once: Arc<Semaphore>,
     desk: Desk,
     requests: Arc<Mutex<BTreeMap<RequestId, CancellationToken>>>,
 }
@@ -55,7 +50,7 @@ enum Broken {
 /// Where an answer is made.
 enum Place {
     Card(OnCard),
-    Processor(OwnedSemaphorePermit, Ticket, Served),
+    Processor(Ticket, Served),
 }
 
 /// What became of an answer on the processor.
@@ -85,9 +80,9 @@ struct Listener {
 }
 
 impl Inference {
-    /// `desk` is that of a processor that makes `at_once` answers at the same time.
-    pub(crate) fn new(store: CheckpointStore, models: Arc<Models>, at_once: usize, desk: Desk) -> Self {
-        Self { store, models, at_once: Arc::new(Semaphore::new(at_once)), desk, requests: Arc::default() }
+    /// One whose answers meet what makes them at `desk`.
+    pub(crate) fn new(store: CheckpointStore, models: Arc<Models>, desk: Desk) -> Self {
+        Self { store, models, desk, requests: Arc::default() }
     }
 
     /// Begins an answer; its parts go to `outbox`, the last one is `Finished` or `Failed`.
@@ -167,10 +162,10 @@ impl Inference {
                     // Once is enough: what a card cannot make must not go round in circles.
                     may_be_on_card = false;
                 }
-                Place::Processor(permit, ticket, served) => {
+                Place::Processor(ticket, served) => {
                     let (inference, listener) = (self.clone(), listener.clone());
                     let making = tokio::task::spawn_blocking(move || {
-                        let _permit = permit;
+                        // The ticket goes along: the processor is at work until the thread is done.
                         inference.make_here(answer, &served, &ticket, &listener)
                     });
                     let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
@@ -198,19 +193,16 @@ impl Inference {
         let served = Served { key: (checkpoint, form), folder };
         let mut changes = self.desk.changes();
         let work = Work::whole(&answer.order, &answer.told);
-        let ticket = self.desk.enter(served.clone(), work, may_be_on_card);
-        let mut permit = pin!(Arc::clone(&self.at_once).acquire_owned());
+        let ticket = self.desk.enter(served.clone(), work, may_be_on_card, answer.received);
         loop {
             changes.mark_unchanged();
             if let Some(card) = ticket.move_to_card(listener.request, &answer.order) {
                 return Ok(Place::Card(card));
             }
+            if ticket.begin() {
+                return Ok(Place::Processor(ticket, served));
+            }
             tokio::select! {
-                permit = &mut permit => {
-                    let permit = permit.map_err(|_| Broken::Cancelled)?;
-                    ticket.begin();
-                    return Ok(Place::Processor(permit, ticket, served));
-                }
                 () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
                 // Its sender lives in `self`.
                 _ = changes.changed() => {}

@@ -72,6 +72,7 @@ fn with_devices(
         Ok(report) => {
             let devices = report.devices.iter().map(|device| node_device(device, nvidia, &inventory));
             inventory.devices = devices.collect();
+            inventory.notes.extend(of_two_versions(&inventory.agent_version, &report.trainer));
             inventory.trainer = TrainerState::Ready { version: report.trainer, libtorch: report.libtorch };
             inventory
                 .notes
@@ -86,6 +87,15 @@ fn with_devices(
         }
     }
     inventory
+}
+
+/// What is wrong with an agent and a trainer of these versions, if anything: they need not understand one another.
+fn of_two_versions(agent: &str, trainer: &str) -> Option<String> {
+    (agent != trainer).then(|| {
+        format!(
+            "hatchery is of version {agent} and hatchery-trainer of {trainer}: install both of one release"
+        )
+    })
 }
 
 /// What the trainer can use, with what only the driver or the system knows.
@@ -166,7 +176,12 @@ mod tests {
             problems: vec![],
         };
         let devices = vec![trainer_device(Device::cuda(0), ""), trainer_device(Device::CPU, "")];
-        let machine = Inventory { memory_bytes: 64 << 30, cpu_model: "Xeon".into(), ..Inventory::default() };
+        let machine = Inventory {
+            memory_bytes: 64 << 30,
+            cpu_model: "Xeon".into(),
+            agent_version: "1".into(),
+            ..Inventory::default()
+        };
         let merged = with_devices(machine.clone(), &nvidia, Ok(report(devices)));
         let [gpu, cpu] = &merged.devices[..] else { panic!("{:?}", merged.devices) };
         assert_eq!(
@@ -176,6 +191,11 @@ mod tests {
         assert_eq!((gpu.power_watts_max, cpu.power_watts_max), (Some(250.0), None));
         assert_eq!((cpu.name.as_str(), cpu.memory_bytes, cpu.driver.as_deref()), ("Xeon", 64 << 30, None));
         assert_eq!(merged.notes, ["mps: this is no Mac"]);
+
+        let newer = Inventory { agent_version: "2".into(), ..machine.clone() };
+        let merged = with_devices(newer, &nvidia, Ok(report(vec![])));
+        let told = "hatchery is of version 2 and hatchery-trainer of 1: install both of one release";
+        assert_eq!(merged.notes, [told, "mps: this is no Mac"]);
 
         let missing = with_devices(machine, &nvidia, Err(TrainerToolError::Missing("/x".into())));
         assert!(

@@ -251,7 +251,7 @@ pub async fn run_on(
     let holdings = Holdings::new(maker, Active::open(&settings.state), checkpoint_updates, wished);
     let generations_at_once = settings.generations_at_once as usize;
     let desk = Desk::new(generations_at_once);
-    let inference = Inference::new(store, models, generations_at_once, desk.clone());
+    let inference = Inference::new(store, models, desk.clone());
 
     // Nothing starts on a device on which a trainer of an earlier agent still runs.
     let mut shutdown = std::pin::pin!(shutdown);

@@ -12,6 +12,7 @@ mod kernels;
 mod phases;
 mod progress;
 mod repo;
+mod room;
 mod setup;
 mod sim;
 mod test;

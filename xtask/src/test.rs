@@ -9,6 +9,7 @@ use crate::cargo;
 use crate::fuzz;
 use crate::kernels;
 use crate::phases::Phases;
+use crate::room;
 use crate::setup;
 
 /// Every package, with the fault points that tests arm.
@@ -29,6 +30,7 @@ pub(crate) struct Options {
 
 /// Runs every test of the workspace. The tests that start real processes find the two binaries built.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    room::check()?;
     let mut phases = Phases::default();
     if !options.no_setup {
         phases.run("setup", || setup::run(&setup::Options::default()))?;

@@ -100,7 +100,7 @@ async fn main() -> ExitCode {
 fn doctor() -> DoctorReport {
     let device = |device: Device| TrainerDevice { device, name: String::new(), memory_bytes: 0, bf16: false };
     DoctorReport {
-        trainer: "0.0.0".to_owned(),
+        trainer: env!("CARGO_PKG_VERSION").to_owned(),
         libtorch: "2.11.0".to_owned(),
         libtorch_folder: None,
         devices: answerer::devices().into_iter().map(device).collect(),

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hatchery_common::{
@@ -43,12 +43,15 @@ struct State {
     at_once: usize,
     tickets: u64,
     /// The answers that the processor makes or is to make, in their order.
-    queue: BTreeMap<u64, Queued>,
+    queue: BTreeMap<Turn, Queued>,
     rates: BTreeMap<Key, Rate>,
     card: Option<Card>,
     /// The model that a card was last ready for, and how it was.
     known: Option<(Key, Vec<Pace>, u32)>,
 }
+
+/// A place in the queue: when the answer was asked for, and a number of its own. What a card gives back has waited longest.
+type Turn = (Instant, u64);
 
 /// What answers: a checkpoint that is held here.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +95,8 @@ struct Making {
     unread_bytes: usize,
     /// Holds no more than the answer's bytes, however slow its listener is.
     parts: mpsc::UnboundedSender<Part>,
+    /// The room for its cancellation: one that is lost would keep a place on the card.
+    cancel: mpsc::OwnedPermit<AnswererCommand>,
 }
 
 /// What comes from a card of one answer.
@@ -120,14 +125,15 @@ impl Desk {
         self.0.changed.subscribe()
     }
 
-    /// Puts an answer into the processor's queue, from which it may move to a card or not.
-    pub(crate) fn enter(&self, served: Served, work: Work, may_move: bool) -> Ticket {
-        let number = self.change(|state| {
+    /// Puts an answer that was asked for at `asked` into the processor's queue, from which it may move to a card or not.
+    pub(crate) fn enter(&self, served: Served, work: Work, may_move: bool, asked: Instant) -> Ticket {
+        let turn = self.change(|state| {
             state.tickets += 1;
-            state.queue.insert(state.tickets, Queued { served, work, waits: true, may_move });
-            state.tickets
+            let turn = (asked, state.tickets);
+            state.queue.insert(turn, Queued { served, work, waits: true, may_move });
+            turn
         });
-        Ticket { desk: self.clone(), number }
+        Ticket { desk: self.clone(), turn }
     }
 
     /// The processor did so much of a model's work in so much time.
@@ -249,15 +255,16 @@ impl State {
         self.rates.get(&key).map(|rate| rate.secs / rate.steps)
     }
 
-    /// The processor as the answer with this number finds it.
-    fn processor(&self, number: u64, key: Key) -> Processor {
+    /// The processor as the answer with this turn, which waits, finds it.
+    fn processor(&self, turn: Turn, key: Key) -> Processor {
         let own = self.secs_per_step(key);
         let secs = |queued: &Queued| {
             // One of a model that nobody knows is taken for one of the same.
             let secs_per_step = self.secs_per_step(queued.served.key).or(own).unwrap_or(0.0);
             queued.work.steps_on_processor() * secs_per_step
         };
-        let ahead = || self.queue.range(..number).map(|(_, queued)| queued);
+        let is_ahead = |(other, queued): &(&Turn, &Queued)| !queued.waits || **other < turn;
+        let ahead = || self.queue.iter().filter(is_ahead).map(|(_, queued)| queued);
         Processor {
             at_once: self.at_once,
             ahead: ahead().count(),
@@ -268,7 +275,7 @@ impl State {
 
     fn demand(&self, is_paused: impl Fn(Key) -> bool) -> Option<Served> {
         let mut wanted: BTreeMap<Key, (usize, &Served)> = BTreeMap::new();
-        for (number, queued) in self.queue.iter().filter(|(_, queued)| queued.may_go_to_a_card()) {
+        for (turn, queued) in self.queue.iter().filter(|(_, queued)| queued.may_go_to_a_card()) {
             let key = queued.served.key;
             if is_paused(key) {
                 continue;
@@ -280,39 +287,52 @@ impl State {
                 sequences_max: *sequences_max,
                 unread_bytes: 0,
             });
-            if is_worth_a_start(queued.work, &self.processor(*number, key), known.as_ref()) {
+            if is_worth_a_start(queued.work, &self.processor(*turn, key), known.as_ref()) {
                 wanted.entry(key).or_insert((0, &queued.served)).0 += 1;
             }
         }
         wanted.into_values().max_by_key(|(count, _)| *count).map(|(_, served)| served.clone())
     }
 
+    /// Begins an answer on the processor, if that has room and nobody waits longer.
+    fn begin(&mut self, turn: Turn) -> bool {
+        let at_work = self.queue.values().filter(|queued| !queued.waits).count();
+        let next = self.queue.iter_mut().find(|(_, queued)| queued.waits);
+        match next {
+            Some((next, queued)) if *next == turn && at_work < self.at_once => {
+                queued.waits = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Begins an answer on the card, if it is at its end sooner there. Else it stays in the queue.
     fn move_to_card(
         &mut self,
-        number: u64,
+        turn: Turn,
         request: RequestId,
         order: &GenerationOrder,
     ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
-        let queued = self.queue.get(&number).filter(|queued| queued.may_go_to_a_card())?;
-        let processor = self.processor(number, queued.served.key);
+        let queued = self.queue.get(&turn).filter(|queued| queued.may_go_to_a_card())?;
+        let processor = self.processor(turn, queued.served.key);
         let card = self.card.as_ref().filter(|card| card.key == queued.served.key)?;
         let is_better = choose(queued.work, &processor, Some(&card.figures())) == Place::Card;
-        is_better.then(|| self.hand_over(number, request, order, &[]))?
+        is_better.then(|| self.hand_over(turn, request, order, &[]))?
     }
 
     /// The same for one at work on the processor, which has `done` so much and `took` so long for it, and of which so much was
     /// `told`. Those that wait go first.
     fn move_at_work(
         &mut self,
-        number: u64,
+        turn: Turn,
         request: RequestId,
         order: &GenerationOrder,
         told: &[u8],
         done: Work,
         took: Duration,
     ) -> Option<(Device, mpsc::UnboundedReceiver<Part>)> {
-        let queued = self.queue.get(&number).filter(|queued| queued.may_move)?;
+        let queued = self.queue.get(&turn).filter(|queued| queued.may_move)?;
         let known = self.rates.get(&queued.served.key).copied().unwrap_or_default();
         let steps = known.steps + done.steps_on_processor();
         let secs_per_step = (steps >= KNOWN_STEPS_MIN).then(|| (known.secs + took.as_secs_f64()) / steps)?;
@@ -321,13 +341,13 @@ impl State {
         let waits = |other: &Queued| other.may_go_to_a_card() && other.served.key == card.key;
         let is_better = !self.queue.values().any(waits)
             && is_worth_a_move(left_secs, Work::whole(order, told), &card.figures());
-        is_better.then(|| self.hand_over(number, request, order, told))?
+        is_better.then(|| self.hand_over(turn, request, order, told))?
     }
 
     /// Has the card make an answer, or what is left of it.
     fn hand_over(
         &mut self,
-        number: u64,
+        turn: Turn,
         request: RequestId,
         order: &GenerationOrder,
         told: &[u8],
@@ -335,12 +355,13 @@ impl State {
         let card = self.card.as_mut()?;
         let command = AnswererCommand::Answer { request, order: order.clone(), told: told.to_vec() };
         // One that does not read its commands has no room either.
+        let cancel = card.commands.clone().try_reserve_owned().ok()?;
         card.commands.try_send(command).ok()?;
         let (parts, heard) = mpsc::unbounded_channel();
         let Work { bytes, prompt_bytes } = Work::whole(order, told);
-        card.answers.insert(request, Making { left_bytes: bytes, unread_bytes: prompt_bytes, parts });
+        card.answers.insert(request, Making { left_bytes: bytes, unread_bytes: prompt_bytes, parts, cancel });
         let device = card.device;
-        self.queue.remove(&number);
+        self.queue.remove(&turn);
         Some((device, heard))
     }
 
@@ -378,13 +399,13 @@ impl Making {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     desk: Desk,
-    number: u64,
+    turn: Turn,
 }
 
 impl Ticket {
     /// Leaves the queue for the card, if the answer is at its end sooner there.
     pub(crate) fn move_to_card(&self, request: RequestId, order: &GenerationOrder) -> Option<OnCard> {
-        let moved = self.desk.state().move_to_card(self.number, request, order);
+        let moved = self.desk.state().move_to_card(self.turn, request, order);
         Some(self.moved(request, moved?))
     }
 
@@ -398,7 +419,7 @@ impl Ticket {
         done: Work,
         took: Duration,
     ) -> Option<OnCard> {
-        let moved = self.desk.state().move_at_work(self.number, request, order, told, done, took);
+        let moved = self.desk.state().move_at_work(self.turn, request, order, told, done, took);
         Some(self.moved(request, moved?))
     }
 
@@ -408,18 +429,18 @@ impl Ticket {
         OnCard { desk: self.desk.clone(), device, request, parts }
     }
 
-    /// The processor begins.
-    pub(crate) fn begin(&self) {
-        self.desk.change(|state| {
-            if let Some(queued) = state.queue.get_mut(&self.number) {
-                queued.waits = false;
-            }
-        });
+    /// Begins on the processor, if that has room and nobody waits longer. It is at work on it until this is dropped.
+    pub(crate) fn begin(&self) -> bool {
+        let begins = self.desk.state().begin(self.turn);
+        if begins {
+            self.desk.0.changed.send_replace(());
+        }
+        begins
     }
 
     /// So much is left to do.
     pub(crate) fn left(&self, work: Work) {
-        if let Some(queued) = self.desk.state().queue.get_mut(&self.number) {
+        if let Some(queued) = self.desk.state().queue.get_mut(&self.turn) {
             queued.work = work;
         }
     }
@@ -427,7 +448,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.desk.change(|state| state.queue.remove(&self.number));
+        self.desk.change(|state| state.queue.remove(&self.turn));
     }
 }
 
@@ -451,12 +472,12 @@ impl OnCard {
 impl Drop for OnCard {
     fn drop(&mut self) {
         self.desk.change(|state| {
-            if state.take_away(self.request).is_some()
-                && let Some(card) = &state.card
-            {
-                // One that does not read its commands goes on with it, and has so much less room for others.
-                let _unread = card.commands.try_send(AnswererCommand::Cancel { request: self.request });
+            if let Some(making) = state.take_away(self.request) {
+                making.cancel.send(AnswererCommand::Cancel { request: self.request });
             }
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io, path::Path, process::ExitStatus, sync::Arc, time::Duration};
 
 use hatchery_common::{answerer::AnswererEvent, device::Device};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     cards::{Cards, Taken},
@@ -16,6 +16,8 @@ use crate::{backoff::Backoff, ground::Ground, models::Key};
 /// First and longest pause after a process that failed.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
 const PAUSE_LONGEST: Duration = Duration::from_mins(10);
+/// How long one that was killed may take to be gone, before the log says so.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// Most models with a pause of their own: some can never be on a card, and others are not to wait for them.
 const PAUSES_MAX: usize = 64;
 
@@ -160,7 +162,7 @@ impl Keeper {
         let end = self.attend(served, &taken, &mut process).await;
         // Who was answered goes on on the processor at once.
         self.desk.close();
-        process.end().await;
+        clear(process, taken).await;
         end
     }
 
@@ -214,6 +216,19 @@ impl Keeper {
                 since = Instant::now();
             }
         }
+    }
+}
+
+/// Ends a process. Its card is given back when it is gone, also where that takes long: one that hangs in the driver keeps it.
+async fn clear(process: AnswererProcess, taken: Taken) {
+    let (id, device) = (process.id(), taken.device);
+    let ending = tokio::spawn(async move {
+        process.end().await;
+        drop(taken);
+    });
+    if timeout(GONE_WITHIN, ending).await.is_err() {
+        tracing::error!(process = id, %device,
+            "a process that answered does not end though it was killed; until it does its card answers nothing");
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     path::Path,
     process::ExitStatus,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use hatchery_common::{
@@ -25,8 +24,6 @@ use crate::child_process::{Bounds, ChildProcess, DRAIN, Lines, Said};
 const COMMANDS_MAX: usize = 2 * crate::inference::REQUESTS_MAX;
 /// Of a line for people so much is taken.
 const STDERR_LINE_BYTES_MAX: usize = 1024;
-/// How long one that was killed may take to be gone. Its device is not given back before.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What comes from a process that answers.
 #[derive(Debug)]
@@ -107,13 +104,10 @@ impl AnswererProcess {
         }
     }
 
-    /// Kills it and everything that it started, and waits until that is gone.
+    /// Kills it and everything that it started, and waits until that is gone, however long it takes.
     pub(crate) async fn end(mut self) {
         self.process.kill();
-        let gone = async { while let Said::Line(_) = self.process.next().await {} };
-        if timeout(GONE_WITHIN, gone).await.is_err() {
-            tracing::error!(process = self.id(), "a process that answers does not end though it was killed");
-        }
+        while let Said::Line(_) = self.process.next().await {}
     }
 }
 

@@ -68,10 +68,11 @@ impl Bench {
 
     /// An answer at work on the processor, and one that waits.
     fn demand(&self, model: &str) -> [Ticket; 2] {
-        let tickets =
-            [(); 2].map(|()| self.desk.enter(served(model), Work { prompt_bytes: 0, bytes: 100 }, true));
-        tickets[0].begin();
-        tickets
+        let work = Work { prompt_bytes: 0, bytes: 100 };
+        let [at_work, waiting] =
+            [(); 2].map(|()| self.desk.enter(served(model), work, true, Instant::now().into()));
+        at_work.begin();
+        [at_work, waiting]
     }
 
     /// The answer to [`REQUEST`], when the card has it.

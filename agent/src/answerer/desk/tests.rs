@@ -1,0 +1,80 @@
+//! Who is next on the processor, and what a card is told.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use hatchery_common::{
+    checkpoint::ReplicaForm,
+    digest::Digest,
+    generate::{SamplingParams, StopStrings},
+    id::CheckpointId,
+};
+
+use super::*;
+
+const WORK: Work = Work { prompt_bytes: 0, bytes: 100 };
+
+fn served() -> Served {
+    Served { key: (CheckpointId(Digest::of(b"a")), ReplicaForm::Whole), folder: "a".into() }
+}
+
+fn order() -> GenerationOrder {
+    GenerationOrder {
+        checkpoint: served().key.0,
+        prompt: vec![],
+        max_bytes: WORK.bytes as u32,
+        sampling: SamplingParams::greedy(),
+        stop: StopStrings::default(),
+    }
+}
+
+fn request(number: u8) -> RequestId {
+    RequestId::from_bytes([number; 16])
+}
+
+/// Opens a card that takes nothing for a byte; gives what it is told, of which so much waits for it to read.
+fn open_card(desk: &Desk, commands_max: usize) -> mpsc::Receiver<AnswererCommand> {
+    let (commands, told) = mpsc::channel(commands_max);
+    let pace = vec![Pace { sequences: 1, secs_per_step: 1e-9 }];
+    desk.open(served().key, Device::cuda(0), 64, pace, commands).unwrap();
+    told
+}
+
+#[test]
+fn whoever_has_waited_longest_is_next() {
+    let desk = Desk::new(2);
+    let start = Instant::now();
+    let enter = |secs, may_move| desk.enter(served(), WORK, may_move, start + Duration::from_secs(secs));
+    let [first, second, third, fourth] = [1, 2, 3, 3].map(|secs| enter(secs, true));
+    assert!(!second.begin() && first.begin() && second.begin(), "in their turn");
+    assert!(!third.begin(), "two at once");
+    let given_back = enter(0, false);
+    drop(first);
+    assert!(!third.begin() && given_back.begin(), "it was asked before them");
+    assert!(!fourth.begin());
+    drop((second, given_back));
+    assert!(!fourth.begin() && third.begin() && fourth.begin());
+}
+
+#[test]
+fn a_cancellation_always_has_room() {
+    let desk = Desk::new(1);
+    let at_work = desk.enter(served(), WORK, true, Instant::now());
+    assert!(at_work.begin());
+    let waiting = [(); 3].map(|()| desk.enter(served(), WORK, true, Instant::now()));
+    let mut told = open_card(&desk, 4);
+    let move_to_card = |number: u8| waiting[usize::from(number)].move_to_card(request(number), &order());
+    let [one, two] = [0, 1].map(|number| move_to_card(number).unwrap());
+    assert!(move_to_card(2).is_none(), "its cancellation would have no room");
+    drop((one, two));
+    for number in [0, 1] {
+        let AnswererCommand::Answer { request: asked, .. } = told.try_recv().unwrap() else { panic!() };
+        assert_eq!(asked, request(number));
+    }
+    for number in [0, 1] {
+        assert_eq!(told.try_recv().unwrap(), AnswererCommand::Cancel { request: request(number) });
+    }
+    let third = move_to_card(2).unwrap();
+    desk.hear(AnswererEvent::Failed { request: request(2), why: "no room".into() }).unwrap();
+    drop(third);
+    assert!(matches!(told.try_recv().unwrap(), AnswererCommand::Answer { .. }));
+    assert!(told.try_recv().is_err(), "what is over needs no cancellation");
+}
