@@ -301,13 +301,22 @@ fn output_that_is_too_long_is_cut_where_it_matters_least() {
 }
 
 #[test]
-fn speeds_that_cannot_be_are_refused() {
+fn figures_that_cannot_be_are_refused() {
     let mut progress = v1::Progress { steps_per_sec: f64::INFINITY, ..Default::default() };
     let error = hatchery_common::trainer::Progress::try_from(progress).unwrap_err();
     assert_eq!(error.to_string(), "steps_per_sec: must be a finite number of at least 0, not inf");
     progress.steps_per_sec = 1.0;
     progress.train_loss = f64::NAN;
-    assert!(hatchery_common::trainer::Progress::try_from(progress).unwrap().train_loss.is_nan());
+    let error = hatchery_common::trainer::Progress::try_from(progress).unwrap_err();
+    assert_eq!(error.to_string(), "train_loss: must be a finite number, not NaN");
+    let point = v1::PositionLoss { from: 1, to: 2, loss: f64::INFINITY };
+    let validation = v1::Validation { step: 1, loss: 1.0, by_position: vec![point] };
+    let error = hatchery_common::trainer::Validation::try_from(validation).unwrap_err();
+    assert_eq!(error.to_string(), "by_position.0.loss: must be a finite number, not inf");
+    let best = Some(v1::LossPoint { step: 1, loss: f64::NAN });
+    let error =
+        hatchery_common::trainer::Metrics::try_from(v1::Metrics { best, ..Default::default() }).unwrap_err();
+    assert_eq!(error.to_string(), "best.loss: must be a finite number, not NaN");
     let calibration = v1::Calibration { device: "cpu".into(), steps_per_sec: 1.0, ..Default::default() };
     let error = hatchery_common::trainer::Calibration::try_from(calibration).unwrap_err();
     assert_eq!(error.to_string(), "flops_per_sec: must be a finite number above 0, not 0");

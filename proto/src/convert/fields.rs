@@ -117,6 +117,15 @@ pub(super) fn amount(field: &str, value: f64) -> Result<f64, FieldError> {
     Err(FieldError::new(field, format!("must be a finite number of at least 0, not {value}")))
 }
 
+/// Refuses a loss that is infinite or not a number: trainers end where they meet one, and what equals nothing breaks every
+/// comparison.
+pub(super) fn loss(field: &str, value: f64) -> Result<f64, FieldError> {
+    if value.is_finite() {
+        return Ok(value);
+    }
+    Err(FieldError::new(field, format!("must be a finite number, not {value}")))
+}
+
 /// The start of a text that may be too long to be sent.
 pub(super) fn head(mut text: String, bytes_max: usize) -> String {
     text.truncate(text.floor_char_boundary(bytes_max));

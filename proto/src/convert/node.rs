@@ -9,7 +9,7 @@ use hatchery_common::{
     trainer::Calibration,
 };
 
-use super::fields::{at_most, each, missing, optional, parsed};
+use super::fields::{amount, at_most, each, missing, optional, parsed};
 use crate::v1::{self, inventory};
 
 /// Most devices of a node.
@@ -75,7 +75,10 @@ impl TryFrom<v1::NodeDevice> for NodeDevice {
             memory_bytes: device.memory_bytes,
             bf16: device.bf16,
             driver: device.driver,
-            power_watts_max: device.power_watts_max,
+            power_watts_max: device
+                .power_watts_max
+                .map(|watts| amount("power_watts_max", watts))
+                .transpose()?,
             calibration: optional("calibration", device.calibration)?,
         })
     }

@@ -9,7 +9,7 @@ use hatchery_common::{
 
 use super::{
     enums::Enumeration,
-    fields::{OUTPUT_BYTES_MAX, amount, at_most, head, missing, short_text},
+    fields::{OUTPUT_BYTES_MAX, amount, at_most, head, loss, missing, short_text},
 };
 use crate::v1::{self, ending};
 
@@ -33,12 +33,11 @@ impl From<Progress> for v1::Progress {
 impl TryFrom<v1::Progress> for Progress {
     type Error = FieldError;
 
-    // Losses are taken as they are: a run that diverges may say so.
     fn try_from(progress: v1::Progress) -> Result<Self, FieldError> {
         Ok(Self {
             step: progress.step,
-            train_loss: progress.train_loss,
-            first_loss: progress.first_loss,
+            train_loss: loss("train_loss", progress.train_loss)?,
+            first_loss: loss_optional("first_loss", progress.first_loss)?,
             steps_per_sec: amount("steps_per_sec", progress.steps_per_sec)?,
             memory_bytes: progress.memory_bytes,
             power_watts: progress.power_watts.map(|watts| amount("power_watts", watts)).transpose()?,
@@ -77,10 +76,21 @@ impl TryFrom<v1::Validation> for Validation {
     type Error = FieldError;
 
     fn try_from(validation: v1::Validation) -> Result<Self, FieldError> {
-        let v1::Validation { step, loss, by_position } = validation;
-        at_most("by_position", by_position.len(), POSITIONS_MAX, "entries")?;
-        let position = |v1::PositionLoss { from, to, loss }| PositionLoss { from, to, loss };
-        Ok(Self { step, loss, by_position: by_position.into_iter().map(position).collect() })
+        at_most("by_position", validation.by_position.len(), POSITIONS_MAX, "entries")?;
+        let position = |(index, v1::PositionLoss { from, to, loss: of_range })| {
+            let loss = loss(&format!("by_position.{index}.loss"), of_range)?;
+            Ok(PositionLoss { from, to, loss })
+        };
+        Ok(Self {
+            step: validation.step,
+            loss: loss("loss", validation.loss)?,
+            by_position: validation
+                .by_position
+                .into_iter()
+                .enumerate()
+                .map(position)
+                .collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -101,15 +111,23 @@ impl TryFrom<v1::Metrics> for Metrics {
     type Error = FieldError;
 
     fn try_from(metrics: v1::Metrics) -> Result<Self, FieldError> {
+        let best = |v1::LossPoint { step, loss: at_best }| {
+            Ok::<_, FieldError>(LossPoint { step, loss: loss("best.loss", at_best)? })
+        };
         Ok(Self {
-            first_loss: metrics.first_loss,
-            train_loss: metrics.train_loss,
-            validation_loss: metrics.validation_loss,
+            first_loss: loss_optional("first_loss", metrics.first_loss)?,
+            train_loss: loss_optional("train_loss", metrics.train_loss)?,
+            validation_loss: loss_optional("validation_loss", metrics.validation_loss)?,
             validation_step: metrics.validation_step,
-            best: metrics.best.map(|v1::LossPoint { step, loss }| LossPoint { step, loss }),
+            best: metrics.best.map(best).transpose()?,
             early_stop: metrics.early_stop,
         })
     }
+}
+
+/// A loss that may be absent.
+fn loss_optional(field: &str, value: Option<f64>) -> Result<Option<f64>, FieldError> {
+    value.map(|value| loss(field, value)).transpose()
 }
 
 impl From<Ending> for v1::Ending {
