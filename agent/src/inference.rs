@@ -165,7 +165,7 @@ impl Inference {
                 Place::Processor(ticket, served) => {
                     let (inference, listener) = (self.clone(), listener.clone());
                     let making = tokio::task::spawn_blocking(move || {
-                        // The ticket goes along: the processor is at work until the thread is done.
+                        // The ticket goes along: the processor is at work until the thread is done, or it moves.
                         inference.make_here(answer, &served, &ticket, &listener)
                     });
                     let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
@@ -203,6 +203,8 @@ impl Inference {
                 return Ok(Place::Processor(ticket, served));
             }
             tokio::select! {
+                // What nobody waits for must not begin.
+                biased;
                 () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
                 // Its sender lives in `self`.
                 _ = changes.changed() => {}

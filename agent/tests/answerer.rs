@@ -61,7 +61,7 @@ impl Bench {
         self.coordinator.until("it holds the checkpoint again", |notes| ready(notes, checkpoint)).await;
     }
 
-    /// One whose card is ready, with nothing in the making.
+    /// One whose card is ready; what was asked for that is cancelled, and gone before what is asked next.
     async fn with_card(script: &str) -> Self {
         let bench = Self::new("cuda:0\ncpu", script).await;
         let mut asked = bench.fill_processor().await;

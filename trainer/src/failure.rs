@@ -39,11 +39,15 @@ impl Failure {
     }
 }
 
+/// What happened, without the stack trace that libtorch lets follow.
+pub(crate) fn first_line(error: &TchError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("Internal torch error: ").to_owned()
+}
+
 impl From<TchError> for Failure {
     fn from(error: TchError) -> Self {
-        let text = error.to_string();
-        // libtorch's errors are a line of what happened and a stack trace.
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("Internal torch error: ");
+        let (text, line) = (error.to_string(), first_line(&error));
         // libtorch has one class for all errors.
         let lacks_memory = LACKS_MEMORY.iter().any(|words| text.contains(words));
         if lacks_memory {

@@ -8,8 +8,10 @@ use indicatif::HumanBytes;
 
 use crate::repo;
 
-/// So much a build of everything and the tests write: without incremental builds some 5 GB, with them 9.
-const NEEDED_BYTES: u64 = 6_000_000_000;
+/// So much a build of everything and the tests write.
+const NEEDED_BYTES: u64 = 10_000_000_000;
+/// The same where nothing is kept for the next build.
+const NEEDED_BYTES_NOT_INCREMENTAL: u64 = 6_500_000_000;
 /// So much has to be free however much is built already.
 const FREE_BYTES_MIN: u64 = 2_000_000_000;
 
@@ -22,9 +24,13 @@ pub(crate) fn check() -> Result<()> {
         .with_context(|| format!("cannot tell how much room the disk of {} has", folder.display()))?;
     let free_bytes = disk.f_bavail * disk.f_frsize;
     // Counting what is built takes a moment; mostly there is no need.
-    let missing_bytes = match free_bytes.checked_sub(NEEDED_BYTES) {
-        Some(_) => 0,
-        None => missing(free_bytes, size_bytes(&target)),
+    let is_incremental = std::env::var_os("CARGO_INCREMENTAL").is_none_or(|value| value != "0");
+    let needed_bytes = if is_incremental { NEEDED_BYTES } else { NEEDED_BYTES_NOT_INCREMENTAL };
+    let missing_bytes = if free_bytes >= needed_bytes {
+        0
+    } else {
+        // Without those that are meant for other builds.
+        missing(needed_bytes, free_bytes, size_bytes(&target.join("debug")))
     };
     if missing_bytes > 0 {
         bail!(
@@ -38,9 +44,9 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// How much is missing where so much is free and so much is built.
-fn missing(free_bytes: u64, built_bytes: u64) -> u64 {
-    NEEDED_BYTES.saturating_sub(built_bytes).max(FREE_BYTES_MIN).saturating_sub(free_bytes)
+/// How much is missing where so much is needed in all, is free, and is built.
+fn missing(needed_bytes: u64, free_bytes: u64, built_bytes: u64) -> u64 {
+    needed_bytes.saturating_sub(built_bytes).max(FREE_BYTES_MIN).saturating_sub(free_bytes)
 }
 
 fn target() -> PathBuf {
@@ -64,6 +70,7 @@ mod tests {
 
     #[test]
     fn what_is_built_needs_no_room_again() {
+        let missing = |free_bytes, built_bytes| missing(6_000_000_000, free_bytes, built_bytes);
         assert_eq!(missing(6_000_000_000, 0), 0);
         assert_eq!(missing(22_609_920, 0), 5_977_390_080);
         assert_eq!(missing(3_000_000_000, 1_000_000_000), 2_000_000_000);

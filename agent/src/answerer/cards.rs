@@ -17,8 +17,9 @@ pub(crate) struct Cards(Arc<watch::Sender<Table>>);
 struct Table {
     /// Those on which nothing trains.
     free: BTreeSet<Device>,
-    /// The one with a process that answers; it may have to go from there.
-    taken: Option<Device>,
+    /// Those with a process that answers, which may have to go from there: the one that is kept, and those that were killed and are
+    /// not gone yet.
+    taken: BTreeSet<Device>,
 }
 
 /// A card that is taken for answers, for as long as this is kept.
@@ -46,20 +47,18 @@ impl Cards {
     /// Waits until nothing answers on `device`, which was withdrawn.
     pub(crate) async fn vacated(&self, device: Device) {
         let mut table = self.0.subscribe();
-        let gone = table.wait_for(|table| table.taken != Some(device));
+        let gone = table.wait_for(|table| !table.taken.contains(&device));
         if timeout(VACATED_WITHIN, gone).await.is_err() {
             tracing::warn!(%device, "the process that answered does not end though it was killed");
         }
     }
 
-    /// Takes a card on which nothing trains, if there is one.
+    /// Takes a card on which nothing trains or answers, if there is one.
     pub(crate) fn take(&self) -> Option<Taken> {
         let mut device = None;
         self.0.send_if_modified(|table| {
-            if table.taken.is_none() {
-                table.taken = table.free.first().copied();
-                device = table.taken;
-            }
+            device = table.free.difference(&table.taken).next().copied();
+            table.taken.extend(device);
             false
         });
         device.map(|device| Taken { cards: self.clone(), device })
@@ -82,7 +81,9 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.cards.0.send_modify(|table| table.taken = None);
+        self.cards.0.send_modify(|table| {
+            table.taken.remove(&self.device);
+        });
     }
 }
 
@@ -99,7 +100,7 @@ mod tests {
         assert!(cards.take().is_none(), "there is none");
         cards.offer([Device::cuda(0)].into());
         let taken = cards.take().unwrap();
-        assert!(cards.take().is_none(), "one process at a time");
+        assert!(cards.take().is_none(), "one process on a card");
         assert!(taken.withdrawn().now_or_never().is_none());
 
         cards.withdraw(Device::cuda(0));
@@ -109,5 +110,19 @@ mod tests {
         drop(taken);
         assert!(cards.vacated(Device::cuda(0)).now_or_never().is_some());
         assert!(cards.take().is_none(), "it is the trainer's");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_keeps_its_own_card_alone() {
+        let cards = Cards::default();
+        cards.offer([Device::cuda(0), Device::cuda(1)].into());
+        let hangs = cards.take().unwrap();
+        assert_eq!(hangs.device, Device::cuda(0));
+        let other = cards.take().unwrap();
+        assert_eq!(other.device, Device::cuda(1));
+        assert!(cards.take().is_none());
+        drop(other);
+        assert!(cards.vacated(Device::cuda(1)).now_or_never().is_some());
+        assert!(cards.vacated(Device::cuda(0)).now_or_never().is_none());
     }
 }

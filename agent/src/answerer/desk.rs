@@ -50,7 +50,8 @@ struct State {
     known: Option<(Key, Vec<Pace>, u32)>,
 }
 
-/// A place in the queue: when the answer was asked for, and a number of its own. What a card gives back has waited longest.
+/// A place in the queue: when the answer was asked for, and a number of its own. What a card gives back goes before all that was
+/// asked for later.
 type Turn = (Instant, u64);
 
 /// What answers: a checkpoint that is held here.
@@ -203,8 +204,13 @@ impl Desk {
                 if bytes.is_empty() {
                     return Err("it tells of no bytes".to_owned());
                 }
-                making.unread_bytes = 0;
+                // With less to read before it, the card may be the better place for somebody else.
+                let has_read = std::mem::take(&mut making.unread_bytes) > 0;
                 making.tell(Part::Text(bytes));
+                drop(state);
+                if has_read {
+                    self.0.changed.send_replace(());
+                }
             }
             AnswererEvent::Finished { request, finish_reason } => {
                 let Some(making) = self.change(|state| state.take_away(request)) else { return Ok(()) };
@@ -429,7 +435,8 @@ impl Ticket {
         OnCard { desk: self.desk.clone(), device, request, parts }
     }
 
-    /// Begins on the processor, if that has room and nobody waits longer. It is at work on it until this is dropped.
+    /// Begins on the processor, if that has room and nobody waits longer. It is at work on it until this is
+    /// dropped or moves to a card.
     pub(crate) fn begin(&self) -> bool {
         let begins = self.desk.state().begin(self.turn);
         if begins {

@@ -9,13 +9,14 @@ use hatchery_common::{
     recipe::Precision,
 };
 use hatchery_trainer_shim::kernels::Kernels;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Fused, KERNELS_VARIABLE};
 use crate::{
     counter::{Purpose, bits},
     data::Batch,
     dropout::Dropout,
+    failure::first_line,
     weights::Weights,
 };
 
@@ -54,12 +55,17 @@ impl Fused {
 
         let exact = pass(&plain(Precision::F32)?)?;
         let by_operations = errors(&pass(&plain(own)?)?, &exact)?;
-        // What a kernel does to memory that is not its own shows when something is waited for, and then cannot be undone.
         let tried = plain(own)?.with_kernels(Rc::clone(&kernels))?;
         let by_kernels = pass(&tried).and_then(|found| errors(&found, &exact));
         let problem = match by_kernels {
             Ok(by_kernels) => disagreement(&by_kernels, &by_operations),
-            Err(error) => Some(format!("{error} ({KERNELS_VARIABLE}=off leaves them out)")),
+            Err(error) if works(self.device) => Some(first_line(&error)),
+            // What a kernel did to memory that is not its own cannot be undone: nothing works on the device any more.
+            Err(error) => {
+                let line = first_line(&error);
+                let way_out = format!("{KERNELS_VARIABLE}=off goes without them");
+                return Err(TchError::Torch(format!("{line} (while the kernels were tried; {way_out})")));
+            }
         };
         match problem {
             Some(problem) => {
@@ -69,6 +75,11 @@ impl Fused {
             None => self.with_kernels(kernels),
         }
     }
+}
+
+/// Whether a device still computes.
+fn works(device: Device) -> bool {
+    Tensor::f_ones([1], (Kind::Float, device)).and_then(|one| f64::try_from(&one)).is_ok()
 }
 
 /// How far loss and gradients lie from the exact ones, as shares; where those are 0, how large they are.

@@ -28,8 +28,8 @@ pub struct Timed {
     pub bytes: u64,
     /// By kernels, where there are any.
     pub kernels_secs: Option<f64>,
-    /// By libtorch's operations.
-    pub operations_secs: f64,
+    /// By libtorch's operations, where there is room for what they need beside it.
+    pub operations_secs: Option<f64>,
 }
 
 /// What operations a step consists of beside its products, and what the memory gives.
@@ -76,7 +76,7 @@ impl Fused {
                 name: name.into(),
                 bytes,
                 kernels_secs: kernels,
-                operations_secs: secs(&|| call(&plain))?,
+                operations_secs: secs(&|| call(&plain)).ok(),
             })
         };
         let operations = room.calls(&shape).into_iter().map(time).collect::<Result<_, TchError>>()?;
@@ -179,6 +179,13 @@ impl Room {
                 "embed",
                 stream + operand,
                 Box::new(move |by| by.embed(&self.table, &self.bytes, part.kind()).map(drop)),
+            ),
+            (
+                "embed_backward",
+                3 * stream,
+                Box::new(move |by| {
+                    by.embed_backward(&normed(x, &self.reciprocals), dx.shallow_clone()).map(drop)
+                }),
             ),
             ("residual", parts + 3 * stream + operand, Box::new(move |by| by.residual(x, part).map(drop))),
             (

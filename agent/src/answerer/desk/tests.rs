@@ -44,8 +44,11 @@ fn whoever_has_waited_longest_is_next() {
     let start = Instant::now();
     let enter = |secs, may_move| desk.enter(served(), WORK, may_move, start + Duration::from_secs(secs));
     let [first, second, third, fourth] = [1, 2, 3, 3].map(|secs| enter(secs, true));
-    assert!(!second.begin() && first.begin() && second.begin(), "in their turn");
-    assert!(!third.begin(), "two at once");
+    let mut changes = desk.changes();
+    assert!(!second.begin() && !changes.has_changed().unwrap(), "it is not its turn");
+    assert!(first.begin() && changes.has_changed().unwrap(), "the next one is told");
+    changes.mark_unchanged();
+    assert!(second.begin() && !third.begin(), "two at once");
     let given_back = enter(0, false);
     drop(first);
     assert!(!third.begin() && given_back.begin(), "it was asked before them");
@@ -60,7 +63,8 @@ fn a_cancellation_always_has_room() {
     let at_work = desk.enter(served(), WORK, true, Instant::now());
     assert!(at_work.begin());
     let waiting = [(); 3].map(|()| desk.enter(served(), WORK, true, Instant::now()));
-    let mut told = open_card(&desk, 4);
+    // For two answers with their cancellations, and for one answer without.
+    let mut told = open_card(&desk, 5);
     let move_to_card = |number: u8| waiting[usize::from(number)].move_to_card(request(number), &order());
     let [one, two] = [0, 1].map(|number| move_to_card(number).unwrap());
     assert!(move_to_card(2).is_none(), "its cancellation would have no room");
@@ -72,9 +76,28 @@ fn a_cancellation_always_has_room() {
     for number in [0, 1] {
         assert_eq!(told.try_recv().unwrap(), AnswererCommand::Cancel { request: request(number) });
     }
+    assert!(told.try_recv().is_err(), "nothing was told of the third");
     let third = move_to_card(2).unwrap();
     desk.hear(AnswererEvent::Failed { request: request(2), why: "no room".into() }).unwrap();
     drop(third);
     assert!(matches!(told.try_recv().unwrap(), AnswererCommand::Answer { .. }));
     assert!(told.try_recv().is_err(), "what is over needs no cancellation");
+}
+
+#[test]
+fn whoever_waits_is_told_when_a_card_has_read_its_prompts() {
+    let desk = Desk::new(1);
+    let prompt = Work { prompt_bytes: 64_000, ..WORK };
+    let [at_work, reading] = [(); 2].map(|()| desk.enter(served(), prompt, true, Instant::now()));
+    assert!(at_work.begin());
+    let _told = open_card(&desk, 4);
+    let order = GenerationOrder { prompt: vec![b'a'; prompt.prompt_bytes], ..order() };
+    let _on_card = reading.move_to_card(request(0), &order).unwrap();
+    let mut changes = desk.changes();
+    let text = || AnswererEvent::Text { request: request(0), bytes: vec![b'a'] };
+    desk.hear(text()).unwrap();
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    desk.hear(text()).unwrap();
+    assert!(!changes.has_changed().unwrap(), "only that it has read it is news to others");
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use crate::bench::{BenchGenerate, BenchGpu};
+use crate::bench::{BenchGenerate, BenchGpu, PythonWish};
 use clap::{Parser, Subcommand, ValueEnum};
 use hatchery_common::{device::Device, field::FieldError, recipe};
 
@@ -85,9 +85,8 @@ pub(crate) struct BenchTrain {
     /// Threads; 0: as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
-    /// A python that can import torch; without it, python3 and python are tried.
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) python: Option<String>,
+    #[command(flatten)]
+    pub(crate) python: PythonWish,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

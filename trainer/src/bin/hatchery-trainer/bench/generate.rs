@@ -13,10 +13,16 @@ use hatchery_bdh::{
     Engine, Generation, Model, Precision, RawSamplingParams, SamplingParams, Window, step_all,
 };
 use hatchery_common::{device::Device, model::ModelConfig, recipe::Recipe};
+use hatchery_trainer::device;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{TORCH, find_python, stand_in, together::Together};
+use super::{
+    outcome::{Outcome, all_found, is_found},
+    python::{PythonWish, TORCH, reason},
+    stand_in,
+    together::Together,
+};
 use crate::{args::Output, print, print_json};
 
 /// The published way in PyTorch.
@@ -49,9 +55,8 @@ pub(crate) struct BenchGenerate {
     /// Measure answers of many at once on this device too, such as cuda:0.
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
-    /// A python that can import torch; without it, python3 and python are tried.
-    #[arg(long, value_name = "PROGRAM")]
-    python: Option<String>,
+    #[command(flatten)]
+    python: PythonWish,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -73,10 +78,10 @@ struct Report {
     prompt_bytes: usize,
     new_bytes: usize,
     engines: Vec<Figures>,
-    /// Empty where no python has torch.
-    reference: Vec<ReferenceLine>,
+    /// None where no python has torch.
+    reference: Option<Outcome<Vec<ReferenceLine>>>,
     /// On a device that was asked for.
-    together: Option<Together>,
+    together: Option<Outcome<Together>>,
 }
 
 /// The engine in one precision.
@@ -114,6 +119,9 @@ struct ReferenceLine {
 }
 
 pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
+    // What is wrong with these is said before anything is measured.
+    args.device.map(|device| device::find(Some(device))).transpose()?;
+    let python = args.python.find(TORCH)?;
     let stand_in = if args.checkpoint.is_some() {
         None
     } else {
@@ -136,19 +144,16 @@ pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
         eprintln!("measuring in {precision}");
         engines.push(measure(args, folder, precision, &text)?);
     }
-    let reference = if let Some(python) = find_python(args.python.as_deref(), TORCH) {
+    let reference = python.map(|python| {
         eprintln!("measuring PyTorch");
-        measure_reference(&python, &config, &engines[0].contexts)?
-    } else {
-        eprintln!("no python with torch was found: without the lines of PyTorch (--python names one)");
-        Vec::new()
-    };
+        Outcome::of(measure_reference(&python, &config, &engines[0].contexts))
+    });
     let together = args.device.map(|device| {
         eprintln!("measuring {device}");
-        Together::measure(folder, device, best_bytes_per_sec(&engines[0].batches))
+        Outcome::of(Together::measure(folder, device, best_bytes_per_sec(&engines[0].batches)))
     });
     let report = Report {
-        together: together.transpose()?,
+        together,
         parameters: config.parameters(),
         is_stand_in: stand_in.is_some(),
         active_share,
@@ -157,7 +162,15 @@ pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
         engines,
         reference,
     };
-    if args.output == Output::Json { print_json(&report) } else { print_report(&report) }
+    if args.output == Output::Json {
+        print_json(&report)?;
+    } else {
+        print_report(&report)?;
+    }
+    all_found([
+        ("PyTorch", is_found(report.reference.as_ref())),
+        ("answers at once", is_found(report.together.as_ref())),
+    ])
 }
 
 /// What the model writes by itself: so it reads what it knows.
@@ -283,7 +296,7 @@ fn measure_reference(
     let output = command.stdin(Stdio::null()).output().context("cannot start python")?;
     if !output.status.success() {
         io::stderr().write_all(&output.stderr)?;
-        bail!("PyTorch failed: {}", output.status);
+        bail!("{}", reason(&output));
     }
     let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines
@@ -326,9 +339,10 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
         "\n{:<10} {:>16} {:>14} {:>16} {:>12}",
         "context", "f32", "bf16", "eager PyTorch", "f32 is"
     ))?;
+    let reference = report.reference.as_ref().and_then(Outcome::found).map_or(&[][..], Vec::as_slice);
     let [f32, bf16] = &report.engines[..] else { bail!("the engine is measured in two precisions") };
     for (f32, bf16) in f32.contexts.iter().zip(&bf16.contexts) {
-        let there = report.reference.iter().find(|line| line.context == f32.context);
+        let there = reference.iter().find(|line| line.context == f32.context);
         print(&format!(
             "{:<10} {:>8.3} ms/byte {:>6.3} ms/byte {:>16} {:>12}",
             f32.context,
@@ -340,6 +354,9 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
                 .map_or_else(String::new, |times| format!("{times:.0}x"))
         ))?;
     }
+    if let Some(Outcome::Failed { failure }) = &report.reference {
+        print(&format!("eager PyTorch: failed: {failure}"))?;
+    }
     print(&format!("\n{:<10} {:>16} {:>14}", "sequences", "f32", "bf16"))?;
     for (f32, bf16) in f32.batches.iter().zip(&bf16.batches) {
         print(&format!(
@@ -348,7 +365,7 @@ fn print_report(report: &Report) -> anyhow::Result<()> {
         ))?;
     }
     if let Some(together) = &report.together {
-        print(&format!("\n{together}"))?;
+        print(&format!("\n{}", together.told("answers at once")))?;
     }
     Ok(())
 }

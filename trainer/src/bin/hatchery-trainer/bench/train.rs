@@ -15,7 +15,7 @@ use hatchery_trainer::{data::noise, device, fast, ffi, learner::Learner, weights
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{TORCH, find_python, overhead};
+use super::{overhead, python::TORCH};
 use crate::{
     args::{BenchShape, BenchTrain, Contender, Output},
     print, print_json,
@@ -88,10 +88,7 @@ pub(crate) fn train(args: &BenchTrain) -> anyhow::Result<()> {
 }
 
 fn compare(args: &BenchTrain) -> anyhow::Result<()> {
-    let python = find_python(args.python.as_deref(), TORCH);
-    if python.is_none() {
-        eprintln!("no python with torch was found: without the lines of PyTorch (--python names one)");
-    }
+    let python = args.python.find(TORCH)?;
     let threads = threads(args);
     let mut entries = vec![Entry { contender: Contender::Fast, threads }];
     let fewer = std::iter::successors(Some(1), |count| Some(count * 2)).take_while(|count| *count < threads);

@@ -22,7 +22,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use hatchery_common::{
-    device::DeviceKind,
+    device::{Device, DeviceKind},
     recipe::{DataSpec, Precision, Recipe},
 };
 use hatchery_trainer::{data::Corpus, device};
@@ -31,11 +31,16 @@ use serde::de::DeserializeOwned;
 use self::{
     full::Full,
     preset::Preset,
-    report::{Head, Line, Operations, Outcome, Parity, Report, Shape},
+    report::{Head, Line, Operations, Parity, Report, Shape},
     resume::Resume,
     task::{Folder, Found, Task},
 };
-use super::{TORCH, TORCH_WITH_CUDA, find_python, generate::core_bytes_per_sec, together::Together};
+use super::{
+    generate::core_bytes_per_sec,
+    outcome::Outcome,
+    python::{PythonWish, TORCH, TORCH_WITH_CUDA, reason},
+    together::Together,
+};
 use crate::{
     args::{self, DeviceWish, Output},
     print, print_json,
@@ -50,7 +55,7 @@ const PARITY_WINDOW: usize = 50;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchGpu {
-    /// The device; without it, the most preferred one.
+    /// The device; `auto` is the first NVIDIA card. A CPU, if it is named, shows that all goes.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceWish,
     /// The arithmetic that is measured, beside f32.
@@ -59,8 +64,8 @@ pub(crate) struct BenchGpu {
     /// Files and folders to learn; without it, the markdown of Cargo's unpacked registry.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Only files that match, such as '**/*.md'.
-    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    /// Of the folders in --data only files that match, such as '**/*.md'.
+    #[arg(long, value_name = "GLOB", num_args = 1.., requires = "data")]
     include: Vec<String>,
     /// The shapes that are measured.
     #[arg(long, value_enum, num_args = 1.., default_values_t = [GpuShape::Seed, GpuShape::Large])]
@@ -68,8 +73,8 @@ pub(crate) struct BenchGpu {
     /// Who takes turns; PyTorch only where there is a python with it.
     #[arg(long, value_enum, num_args = 1.., default_values_t = Contender::ALL)]
     contenders: Vec<Contender>,
-    /// Steps on the clock in each turn; medians are over all looks of all turns.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    /// Steps on the clock in each turn, in tens; medians are over all looks of all turns.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = timed_steps)]
     steps: u32,
     /// Steps before the clock starts, in which kernels are chosen and compiled.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -89,9 +94,8 @@ pub(crate) struct BenchGpu {
     /// Steps of the runs of which one is interrupted half way; 0 leaves them out.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = resume_steps)]
     resume_steps: u32,
-    /// A python that can import torch; without it, python3 and python are tried.
-    #[arg(long, value_name = "PROGRAM")]
-    python: Option<String>,
+    #[command(flatten)]
+    python: PythonWish,
     /// How the result is written.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -103,6 +107,17 @@ pub(crate) struct BenchGpu {
     operations: bool,
     #[arg(long, hide = true)]
     task: Option<PathBuf>,
+}
+
+fn timed_steps(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(steps) if (STEPS_PER_LOOK..=10_000).contains(&steps) && steps.is_multiple_of(STEPS_PER_LOOK) => {
+            Ok(steps)
+        }
+        _ => Err(format!(
+            "must be a multiple of {STEPS_PER_LOOK}, up to 10000: the clock is looked at so often"
+        )),
+    }
 }
 
 fn resume_steps(text: &str) -> Result<u32, String> {
@@ -190,7 +205,10 @@ pub(crate) fn gpu(args: &BenchGpu) -> anyhow::Result<()> {
     }
     let report = Bench::new(args)?.measure()?;
     // For a person it was printed part by part.
-    if args.output == Output::Json { print_json(&report) } else { Ok(()) }
+    if args.output == Output::Json {
+        print_json(&report)?;
+    }
+    report.all_found()
 }
 
 struct Bench<'a> {
@@ -205,7 +223,7 @@ impl<'a> Bench<'a> {
     fn new(args: &'a BenchGpu) -> anyhow::Result<Self> {
         // What is wrong with it is said before anything is measured, and once: its words hold their cause.
         Recipe::parse(Some(&args.preset), "", &[]).map_err(|error| anyhow::anyhow!("{error}"))?;
-        let device = device::find(args.device.wanted())?;
+        let device = device::find(Some(args.device.wanted().unwrap_or(Device::cuda(0))))?;
         let is_cuda = match device.device.kind {
             DeviceKind::Cuda => true,
             DeviceKind::Cpu => false,
@@ -213,13 +231,11 @@ impl<'a> Bench<'a> {
                 bail!("this compares on NVIDIA's cards, and on a CPU to see that all goes; not on mps")
             }
         };
-        let python = find_python(args.python.as_deref(), if is_cuda { TORCH_WITH_CUDA } else { TORCH });
-        if python.is_none() {
-            let which = if is_cuda { "torch that sees the card" } else { "torch" };
-            eprintln!(
-                "no python with a {which} was found: without the lines of PyTorch (--python names one)"
-            );
-        }
+        let python = if args.contenders.iter().any(|contender| contender.is_pythons()) {
+            args.python.find(if is_cuda { TORCH_WITH_CUDA } else { TORCH })?
+        } else {
+            None
+        };
         let data = data(args)?;
         let corpus = crate::corpus(&data)?;
         ensure!(
@@ -239,9 +255,7 @@ impl<'a> Bench<'a> {
         self.tell(&head)?;
         let mut shapes = Vec::new();
         for shape in &args.shapes {
-            let shape = self.shape(*shape)?;
-            self.tell(&format!("\n{shape}"))?;
-            shapes.push(shape);
+            shapes.extend(self.part(shape.name(), true, || self.shape(*shape))?);
         }
         let parity = self.part("comparison of losses", args.parity_steps > 0, || self.parity())?;
         let preset = Preset {
@@ -253,10 +267,7 @@ impl<'a> Bench<'a> {
         let folder = tempfile::tempdir().context("cannot make a folder for the full run")?;
         let full = || Full::measure(&preset, args.full_steps, folder.path());
         let full = self.part("whole run", args.full_steps > 0, full)?;
-        let trained = match &full {
-            Some(Outcome::Found(full)) => Some(&full.checkpoint),
-            Some(Outcome::Failed { .. }) | None => None,
-        };
+        let trained = full.as_ref().and_then(Outcome::found).map(|full| &full.checkpoint);
         let answers = trained.map(|checkpoint| {
             self.part("answers at once", true, || {
                 eprintln!("answers at once");
@@ -289,9 +300,9 @@ impl<'a> Bench<'a> {
     }
 
     fn contenders(&self) -> impl Iterator<Item = Contender> {
-        let has_python = self.python.is_some();
+        let with_torch = !self.args.python.without_torch;
         let wanted = self.args.contenders.iter().copied();
-        wanted.filter(move |contender| has_python || !contender.is_pythons())
+        wanted.filter(move |contender| with_torch || !contender.is_pythons())
     }
 
     fn shape(&self, shape: GpuShape) -> anyhow::Result<Shape> {
@@ -304,7 +315,7 @@ impl<'a> Bench<'a> {
             is_bf16: self.precision == Precision::Bf16,
             warm_up_steps: self.args.warm_up,
             steps: self.args.steps,
-            steps_per_look: STEPS_PER_LOOK.min(self.args.steps),
+            steps_per_look: STEPS_PER_LOOK,
         };
         let folder = Folder::write(&task, &self.corpus)?;
         let contenders: Vec<Contender> = self.contenders().collect();
@@ -358,8 +369,10 @@ impl<'a> Bench<'a> {
         };
         let own = losses(own, is_bf16)?;
         let f32 = losses(Contender::Autograd, false)?;
-        let torch = self.python.is_some().then(|| losses(Contender::Eager, is_bf16)).transpose()?;
-        Ok(Parity::new(&self.args.preset, &own, &f32, torch.as_deref(), PARITY_WINDOW))
+        let with_torch =
+            self.python.is_some() && self.contenders().any(|contender| contender == Contender::Eager);
+        let torch = with_torch.then(|| Outcome::of(losses(Contender::Eager, is_bf16)));
+        Ok(Parity::new(&self.args.preset, &own, &f32, torch, PARITY_WINDOW))
     }
 
     fn turn(&self, contender: Contender, folder: &Folder) -> anyhow::Result<Found> {
@@ -372,7 +385,7 @@ impl<'a> Bench<'a> {
                 command.env_remove("GLIBC_TUNABLES").env_remove("OMP_WAIT_POLICY");
                 told(&mut command)
             }
-            (None, true) => bail!("PyTorch cannot be measured without python"),
+            (None, true) => bail!("no python with PyTorch was found"),
             (_, false) => {
                 let name = contender.to_possible_value().context("every contender has a name")?;
                 ask(&["--turn", name.get_name()], folder)
@@ -392,8 +405,7 @@ fn told<T: DeserializeOwned>(command: &mut Command) -> anyhow::Result<T> {
     let output = command.stdin(Stdio::null()).output().context("cannot start a turn")?;
     if !output.status.success() {
         std::io::stderr().write_all(&output.stderr)?;
-        let told = String::from_utf8_lossy(&output.stderr);
-        bail!("{}", told.lines().last().unwrap_or("it failed without a word"));
+        bail!("{}", reason(&output));
     }
     serde_json::from_slice(&output.stdout).context("a turn has not told its figures, or not in numbers")
 }

@@ -12,19 +12,36 @@ use super::{
     resume::Resume,
     task::{Found, median},
 };
-use crate::bench::together::Together;
+use crate::bench::{
+    outcome::{Outcome, all_found, is_found},
+    together::Together,
+};
 
 /// Everything.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     #[serde(flatten)]
     pub(super) head: Head,
-    pub(super) shapes: Vec<Shape>,
+    pub(super) shapes: Vec<Outcome<Shape>>,
     pub(super) parity: Option<Outcome<Parity>>,
     pub(super) full: Option<Outcome<Full>>,
     /// Of the full run's checkpoint.
     pub(super) answers: Option<Outcome<Together>>,
     pub(super) resume: Option<Outcome<Resume>>,
+}
+
+impl Report {
+    /// An error where parts failed. A contender that cannot run is a finding, and no failure.
+    pub(super) fn all_found(&self) -> anyhow::Result<()> {
+        let Self { head: _, shapes, parity, full, answers, resume } = self;
+        all_found([
+            ("shapes", shapes.iter().all(|shape| shape.found().is_some())),
+            ("comparison of losses", is_found(parity.as_ref())),
+            ("whole run", is_found(full.as_ref())),
+            ("answers at once", is_found(answers.as_ref())),
+            ("exact resume", is_found(resume.as_ref())),
+        ])
+    }
 }
 
 /// What is measured, on what.
@@ -33,33 +50,6 @@ pub(super) struct Head {
     pub(super) device: String,
     pub(super) precision: Precision,
     pub(super) corpus_bytes: u64,
-}
-
-/// What came of a part of the bench.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Outcome<T> {
-    Found(T),
-    Failed {
-        /// Why.
-        failure: String,
-    },
-}
-
-impl<T> Outcome<T> {
-    pub(super) fn of(result: anyhow::Result<T>) -> Self {
-        result.map_or_else(|error| Self::Failed { failure: format!("{error:#}") }, Self::Found)
-    }
-}
-
-impl<T: fmt::Display> Outcome<T> {
-    /// For a person, who knows the part by this `name`.
-    pub(super) fn told(&self, name: &str) -> String {
-        match self {
-            Self::Found(found) => found.to_string(),
-            Self::Failed { failure } => format!("{name}: failed: {failure}\n"),
-        }
-    }
 }
 
 /// The contenders at one shape.
@@ -84,7 +74,7 @@ pub(super) struct Line {
     /// host.
     host_secs: Option<f64>,
     memory_bytes: Option<u64>,
-    /// Why it has no figures.
+    /// Why it has no figures, or why one of its turns has none.
     failure: Option<String>,
 }
 
@@ -113,6 +103,8 @@ pub(super) struct Parity {
     torch_from_f32: Option<f64>,
     /// This device's own against PyTorch's.
     own_from_torch: Option<f64>,
+    /// Why PyTorch has no figures.
+    torch_failure: Option<String>,
     /// Means over the last window.
     own_last: f64,
     f32_last: f64,
@@ -120,11 +112,23 @@ pub(super) struct Parity {
 }
 
 impl Parity {
-    pub(super) fn new(preset: &str, own: &[f64], f32: &[f64], torch: Option<&[f64]>, window: usize) -> Self {
+    pub(super) fn new(
+        preset: &str,
+        own: &[f64],
+        f32: &[f64],
+        torch: Option<Outcome<Vec<f64>>>,
+        window: usize,
+    ) -> Self {
         let means = |losses: &[f64]| {
             let mean = |window: &[f64]| window.iter().sum::<f64>() / window.len() as f64;
-            losses.chunks(window).map(mean).collect::<Vec<f64>>()
+            windows(losses, window).map(mean).collect::<Vec<f64>>()
         };
+        let (torch, torch_failure) = match torch {
+            Some(Outcome::Found(losses)) => (Some(losses), None),
+            Some(Outcome::Failed { failure }) => (None, Some(failure)),
+            None => (None, None),
+        };
+        let torch = torch.as_deref();
         let apart = |some: &[f64], other: &[f64]| {
             let pairs = means(some).into_iter().zip(means(other));
             pairs.map(|(some, other)| (some / other - 1.0).abs()).fold(0.0, f64::max)
@@ -137,11 +141,21 @@ impl Parity {
             own_from_f32: apart(own, f32),
             torch_from_f32: torch.map(|torch| apart(torch, f32)),
             own_from_torch: torch.map(|torch| apart(own, torch)),
+            torch_failure,
             own_last: last(own),
             f32_last: last(f32),
             torch_last: torch.map(last),
         }
     }
+}
+
+/// Windows of so many losses each; what is left over belongs to the last.
+fn windows(losses: &[f64], size: usize) -> impl Iterator<Item = &[f64]> {
+    let count = (losses.len() / size).max(1);
+    (0..count).map(move |index| {
+        let end = if index + 1 == count { losses.len() } else { (index + 1) * size };
+        &losses[index * size..end]
+    })
 }
 
 impl fmt::Display for Head {
@@ -182,6 +196,9 @@ impl fmt::Display for Shape {
                 ratio(faster),
                 ratio(memory)
             )?;
+            if let Some(failure) = &line.failure {
+                writeln!(out, "{:<14} one of its turns failed: {failure}", "")?;
+            }
         }
         out.write_str(&operations.told("each operation between the products"))
     }
@@ -208,13 +225,13 @@ impl fmt::Display for Operations {
             };
             writeln!(
                 out,
-                "{name:<20} {:>7.1} {:>7.1} {:>8} {:>9} {:>10.1} {:>6}",
+                "{name:<20} {:>7.1} {:>7.1} {:>8} {:>9} {:>10} {:>6}",
                 *bytes as f64 / 1e6,
                 1e6 * least,
                 of(kernels_secs.map(|secs| 1e6 * secs), ""),
                 of(kernels_secs.map(|secs| secs / least), "x"),
-                1e6 * operations_secs,
-                of(kernels_secs.map(|secs| operations_secs / secs), "x"),
+                of(operations_secs.map(|secs| 1e6 * secs), ""),
+                of(kernels_secs.zip(*operations_secs).map(|(kernel, libtorch)| libtorch / kernel), "x"),
             )?;
         }
         Ok(())
@@ -234,6 +251,9 @@ impl fmt::Display for Parity {
             writeln!(out, "  PyTorch from the same f32     {}", percent(torch))?;
             writeln!(out, "  this trainer from PyTorch     {}", percent(own))?;
         }
+        if let Some(failure) = &self.torch_failure {
+            writeln!(out, "  PyTorch failed: {failure}")?;
+        }
         let torch = self.torch_last.map_or_else(String::new, |loss| format!(", PyTorch {loss:.4}"));
         writeln!(
             out,
@@ -252,9 +272,22 @@ mod tests {
     #[test]
     fn curves_are_compared_window_by_window() {
         let f32 = [4.0, 2.0, 1.0, 1.0];
-        let parity = Parity::new("seed", &[3.0, 3.0, 1.1, 1.1], &f32, Some(&f32), 2);
+        let torch = Some(Outcome::Found(f32.to_vec()));
+        let parity = Parity::new("seed", &[3.0, 3.0, 1.1, 1.1], &f32, torch, 2);
         assert!((parity.own_from_f32 - 0.1).abs() < 1e-12 && parity.torch_from_f32 == Some(0.0));
         assert!((parity.own_last - 1.1).abs() < 1e-12);
+        let lengths = |count: usize| windows(&vec![1.0; count], 2).map(<[f64]>::len).collect::<Vec<usize>>();
+        assert_eq!((lengths(1), lengths(4), lengths(5)), (vec![1], vec![2, 2], vec![2, 3]));
+    }
+
+    #[test]
+    fn a_comparison_without_pytorch_says_why_and_keeps_the_rest() {
+        let torch = Some(Outcome::Failed { failure: "no kernel image".into() });
+        let told = Parity::new("seed", &[1.1, 1.1], &[1.0, 1.0], torch, 2).to_string();
+        assert!(
+            told.contains("its f32     10.00 %") && told.contains("PyTorch failed: no kernel image"),
+            "{told}"
+        );
     }
 
     #[test]
@@ -268,10 +301,18 @@ mod tests {
         let lines = vec![
             Line::new("kernels", &[found(&[0.3, 0.1]), found(&[0.2])], None),
             Line::new("torch compiled", &[], Some("no compiler".into())),
-            Line::new("torch eager", &[Found { memory_bytes: 6 << 20, ..found(&[0.6]) }], None),
+            Line::new(
+                "torch eager",
+                &[Found { memory_bytes: 6 << 20, ..found(&[0.6]) }],
+                Some("once".into()),
+            ),
         ];
-        let timed =
-            Timed { name: "rope".into(), bytes: 2_000_000, kernels_secs: Some(4e-6), operations_secs: 2e-5 };
+        let timed = Timed {
+            name: "rope".into(),
+            bytes: 2_000_000,
+            kernels_secs: Some(4e-6),
+            operations_secs: Some(2e-5),
+        };
         let operations =
             Outcome::Found(Operations(Measured { copy_bytes_per_sec: 1e12, operations: vec![timed] }));
         let shape = Shape { name: "seed".into(), parameters: 1, batch: 8, block: 256, lines, operations };
@@ -280,7 +321,8 @@ mod tests {
         assert!(lines[2].contains("200.00") && lines[2].contains("1.00x"), "{table}");
         assert_eq!(lines[3], "torch compiled no compiler");
         assert!(lines[4].contains("3.00x") && lines[4].contains("0.50x"), "{table}");
-        let of_rope: Vec<&str> = lines[8].split_whitespace().collect();
+        assert_eq!(lines[5].trim_start(), "one of its turns failed: once");
+        let of_rope: Vec<&str> = lines[9].split_whitespace().collect();
         assert_eq!(of_rope, ["rope", "2.0", "2.0", "4.0", "2.0x", "20.0", "5.0x"]);
     }
 }
