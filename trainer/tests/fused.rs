@@ -197,6 +197,23 @@ fn before_a_run_the_kernels_are_found_to_agree() {
 }
 
 #[test]
+fn each_operation_is_timed_both_ways() {
+    let raw = RawModelConfig { n_layer: 1, n_embd: 24, n_head: 2, ..Default::default() };
+    let config = ModelConfig::new(raw).unwrap();
+    let neurons = config.neurons_per_head() as i64;
+    for (precision, operands) in [(Precision::F32, Kind::Float), (Precision::Bf16, Kind::BFloat16)] {
+        let kernels = Rc::new(Kernels::emulated(Variant::new(operands, neurons).unwrap()));
+        let fused = Fused::new(&config, Kind::Float, Device::Cpu, precision, 8).unwrap();
+        let measured = fused.with_kernels(kernels).unwrap().measure(2, 1, &|| ()).unwrap();
+        assert_eq!(measured.operations.len(), 14);
+        for timed in measured.operations {
+            assert!(timed.bytes > 0 && timed.kernels_secs > Some(0.0), "{timed:?}");
+            assert!(timed.operations_secs > Some(0.0), "{timed:?}");
+        }
+    }
+}
+
+#[test]
 fn the_kernels_drop_what_the_loops_drop_to_the_last_neuron() {
     const SIZE: [usize; 4] = [3, 4, 20, 512];
     let [heads, sequences, tokens, neurons] = SIZE.map(|size| size as i64);

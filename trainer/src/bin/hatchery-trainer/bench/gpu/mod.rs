@@ -397,7 +397,9 @@ impl<'a> Bench<'a> {
 /// Asks this program, in a process of its own.
 fn ask<T: DeserializeOwned>(arguments: &[&str], folder: &Folder) -> anyhow::Result<T> {
     let mut command = Command::new(std::env::current_exe()?);
-    told(command.args(["bench", "gpu"]).args(arguments).arg("--task").arg(folder.path()))
+    let told = told(command.args(["bench", "gpu"]).args(arguments).arg("--task").arg(folder.path()));
+    // Who says it is known.
+    told.map_err(|error| anyhow::anyhow!("{}", format!("{error:#}").trim_start_matches("hatchery-trainer: ")))
 }
 
 /// What a process tells as JSON.
