@@ -196,6 +196,10 @@ impl Inference {
         let ticket = self.desk.enter(served.clone(), work, may_be_on_card, answer.received);
         loop {
             changes.mark_unchanged();
+            // What nobody waits for must not begin.
+            if listener.cancelled.is_cancelled() {
+                return Err(Broken::Cancelled);
+            }
             if let Some(card) = ticket.move_to_card(listener.request, &answer.order) {
                 return Ok(Place::Card(card));
             }
@@ -203,8 +207,6 @@ impl Inference {
                 return Ok(Place::Processor(ticket, served));
             }
             tokio::select! {
-                // What nobody waits for must not begin.
-                biased;
                 () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
                 // Its sender lives in `self`.
                 _ = changes.changed() => {}

@@ -40,17 +40,21 @@ impl Failure {
 }
 
 /// What happened, without the stack trace that libtorch lets follow.
-pub(crate) fn first_line(error: &TchError) -> String {
+pub fn first_line(error: &TchError) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().trim_start_matches("Internal torch error: ").to_owned()
 }
 
+/// Whether there was not enough memory: libtorch has one class for all errors.
+pub(crate) fn lacks_memory(error: &TchError) -> bool {
+    let text = error.to_string();
+    LACKS_MEMORY.iter().any(|words| text.contains(words))
+}
+
 impl From<TchError> for Failure {
     fn from(error: TchError) -> Self {
-        let (text, line) = (error.to_string(), first_line(&error));
-        // libtorch has one class for all errors.
-        let lacks_memory = LACKS_MEMORY.iter().any(|words| text.contains(words));
-        if lacks_memory {
+        let line = first_line(&error);
+        if lacks_memory(&error) {
             Self::new(
                 FailureCause::OutOfMemory,
                 format!(

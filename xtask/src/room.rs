@@ -18,10 +18,8 @@ const FREE_BYTES_MIN: u64 = 2_000_000_000;
 /// An error says how much room is missing, and where.
 pub(crate) fn check() -> Result<()> {
     let target = target();
-    // Not there before the first build; then its disk is that of the clone.
-    let folder = if target.exists() { target.clone() } else { repo::root() };
-    let disk = rustix::fs::statvfs(&folder)
-        .with_context(|| format!("cannot tell how much room the disk of {} has", folder.display()))?;
+    let disk = rustix::fs::statvfs(&target)
+        .with_context(|| format!("cannot tell how much room the disk of {} has", target.display()))?;
     let free_bytes = disk.f_bavail * disk.f_frsize;
     // Counting what is built takes a moment; mostly there is no need.
     let is_incremental = std::env::var_os("CARGO_INCREMENTAL").is_none_or(|value| value != "0");
@@ -36,7 +34,7 @@ pub(crate) fn check() -> Result<()> {
         bail!(
             "the disk of {} has {} free, and a build with its tests needs {} more: free some space, or set \
              CARGO_TARGET_DIR to a folder on another disk",
-            folder.display(),
+            target.display(),
             HumanBytes(free_bytes),
             HumanBytes(missing_bytes)
         );
@@ -49,8 +47,11 @@ fn missing(needed_bytes: u64, free_bytes: u64, built_bytes: u64) -> u64 {
     needed_bytes.saturating_sub(built_bytes).max(FREE_BYTES_MIN).saturating_sub(free_bytes)
 }
 
+/// The target folder, however cargo was told where it is: this program lies in it, in the folder of its profile.
 fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo::root().join("target"), PathBuf::from)
+    let own = std::env::current_exe().ok();
+    let folder = own.as_deref().and_then(Path::parent).and_then(Path::parent);
+    folder.map_or_else(|| repo::root().join("target"), Path::to_path_buf)
 }
 
 /// What lies below a folder, about: what cannot be read counts for nothing.

@@ -11,6 +11,7 @@ use super::Answers;
 use crate::{
     checkpoint::{CheckpointError, read_model},
     device::{self, available_bytes},
+    failure::first_line,
     fused::kernels_for,
     recurrent::Recurrent,
 };
@@ -57,7 +58,7 @@ pub enum OpenError {
         stream_bytes: u64,
     },
     /// libtorch refused.
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] TchError),
 }
 

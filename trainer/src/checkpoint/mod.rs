@@ -15,7 +15,7 @@ pub use read::{ModelFolder, TrainingFolder, read_cursor, read_model, read_traini
 pub use snapshot::Snapshot;
 pub use write::{Writer, Written, write};
 
-use crate::failure::write_advice;
+use crate::failure::{first_line, write_advice};
 
 /// The prefix of an AdamW moment's name, before the weight's.
 const EXP_AVG: &str = "exp_avg.";
@@ -45,6 +45,6 @@ pub enum CheckpointError {
     #[error("the checkpoint is not saved: {0}{advice}", advice = write_advice(&.0.source))]
     Write(FileError),
     /// libtorch failed, most likely for want of memory.
-    #[error(transparent)]
+    #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] tch::TchError),
 }

@@ -12,7 +12,7 @@ use super::{
     between::{Between, Drops, Normed, Residual},
     plain::Plain,
 };
-use crate::dropout::Dropout;
+use crate::{dropout::Dropout, failure::lacks_memory};
 
 /// Calls before the clock starts, in which memory is taken from the device.
 const WARM_UP: usize = 3;
@@ -76,7 +76,10 @@ impl Fused {
                 name: name.into(),
                 bytes,
                 kernels_secs: kernels,
-                operations_secs: secs(&|| call(&plain)).ok(),
+                operations_secs: match secs(&|| call(&plain)) {
+                    Err(error) if lacks_memory(&error) => None,
+                    secs => Some(secs?),
+                },
             })
         };
         let operations = room.calls(&shape).into_iter().map(time).collect::<Result<_, TchError>>()?;

@@ -29,12 +29,13 @@ use hatchery_trainer::{
     data::{Corpus, DataError, consecutive_starts},
     device, environment,
     evaluate::{Evaluation, evaluate},
-    failure::Failure,
+    failure::{Failure, first_line},
     ffi,
     model::Model,
 };
 use hatchery_trainer_shim::kernels::{self, Variant};
 use serde::Serialize;
+use tch::TchError;
 
 /// Exit code of everything that failed; clap exits with 2 for a wrong command line.
 const FAILED: u8 = 1;
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
         if reader_is_gone(&error) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("hatchery-trainer: {error:#}");
+        eprintln!("hatchery-trainer: {:#}", in_a_line(error));
         ExitCode::from(FAILED)
     })
 }
@@ -79,6 +80,13 @@ fn main() -> ExitCode {
 /// Whether the output went to somebody who has seen enough: `| head`.
 fn reader_is_gone(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// An error without the stack trace that libtorch lets follow: whoever reads the last line is to find what happened.
+fn in_a_line(error: anyhow::Error) -> anyhow::Error {
+    error
+        .downcast::<TchError>()
+        .map_or_else(|other| other, |torch| anyhow::anyhow!("libtorch: {}", first_line(&torch)))
 }
 
 /// Finds and maps what `--data` and `--include` name.
@@ -229,5 +237,21 @@ fn measure(args: &args::Calibrate) -> anyhow::Result<()> {
             calibration.steps_per_sec,
             calibration.flops_per_sec / 1e9
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn what_happened_is_told_without_the_stack() {
+        let torch = || TchError::Torch("CUDA out of memory.\nframe #0: c10::Error::Error(...)".into());
+        assert_eq!(in_a_line(torch().into()).to_string(), "libtorch: CUDA out of memory.");
+        let result: anyhow::Result<()> = Err(torch()).context("in the middle");
+        assert_eq!(format!("{:#}", in_a_line(result.unwrap_err())), "libtorch: CUDA out of memory.");
+        assert_eq!(in_a_line(anyhow::anyhow!("two\nlines")).to_string(), "two\nlines");
     }
 }

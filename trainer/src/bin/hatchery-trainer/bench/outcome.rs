@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::in_a_line;
+
 /// Its figures, or why there are none.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -17,7 +19,8 @@ pub(super) enum Outcome<T> {
 
 impl<T> Outcome<T> {
     pub(super) fn of(result: anyhow::Result<T>) -> Self {
-        result.map_or_else(|error| Self::Failed { failure: format!("{error:#}") }, Self::Found)
+        let failed = |error| Self::Failed { failure: format!("{:#}", in_a_line(error)) };
+        result.map_or_else(failed, Self::Found)
     }
 
     pub(super) fn found(&self) -> Option<&T> {

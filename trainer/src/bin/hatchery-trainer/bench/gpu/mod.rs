@@ -70,7 +70,7 @@ pub(crate) struct BenchGpu {
     /// The shapes that are measured.
     #[arg(long, value_enum, num_args = 1.., default_values_t = [GpuShape::Seed, GpuShape::Large])]
     shapes: Vec<GpuShape>,
-    /// Who takes turns; PyTorch only where there is a python with it.
+    /// Who takes turns; PyTorch takes a python with it.
     #[arg(long, value_enum, num_args = 1.., default_values_t = Contender::ALL)]
     contenders: Vec<Contender>,
     /// Steps on the clock in each turn, in tens; medians are over all looks of all turns.

@@ -31,11 +31,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// An error where parts failed. A contender that cannot run is a finding, and no failure.
+    /// An error where parts failed. That a contender cannot run is a finding, and no failure, in the comparison of losses too.
     pub(super) fn all_found(&self) -> anyhow::Result<()> {
         let Self { head: _, shapes, parity, full, answers, resume } = self;
+        let operations = || shapes.iter().filter_map(Outcome::found).map(|shape| &shape.operations);
         all_found([
             ("shapes", shapes.iter().all(|shape| shape.found().is_some())),
+            ("operations between the products", operations().all(|operations| operations.found().is_some())),
             ("comparison of losses", is_found(parity.as_ref())),
             ("whole run", is_found(full.as_ref())),
             ("answers at once", is_found(answers.as_ref())),
