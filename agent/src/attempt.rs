@@ -86,7 +86,6 @@ pub(crate) enum AttemptUpdate {
     Validation(Validation),
     /// Its trainer is gone, its checkpoints are on their way.
     Delivering,
-    /// All is over.
     Ended {
         ending: Ending,
         last_output: String,
@@ -126,7 +125,6 @@ struct Supplies {
 
 /// What an attempt begins with.
 enum Begin {
-    /// With random weights.
     Anew,
     /// With all of the checkpoint in this folder.
     Resume(PathBuf),

@@ -23,7 +23,6 @@ use crate::files::{UNFINISHED, finished_names, remove_file, remove_folder};
 
 /// The file in a checkpoint's folder that says what it is.
 const MANIFEST_FILE: &str = "manifest.json";
-/// Longest manifest.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why a checkpoint cannot be kept.

@@ -145,7 +145,6 @@ enum DeliverError {
 struct Made {
     /// What weights for replicas that only answer come to; none: there are none.
     serving: OnceCell<Option<SelfTest>>,
-    /// What it answers.
     answered: OnceCell<Option<SelfTest>>,
 }
 

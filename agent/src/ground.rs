@@ -31,7 +31,6 @@ use crate::{
 
 /// A trainer at work. Dropping it ends it, and everything that it started.
 pub trait Trainer: Debug + Send + Sync {
-    /// The process id.
     fn id(&self) -> u32;
 
     /// Passes a command on. One that a trainer does not read is lost.
@@ -95,7 +94,6 @@ pub trait Ground: Debug + Send + Sync {
     fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()>;
 }
 
-/// This machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
     trainer: PathBuf,

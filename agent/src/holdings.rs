@@ -157,7 +157,6 @@ impl Holdings {
         holding.work = Some(AbortOnDropHandle::new(tokio::spawn(work)));
     }
 
-    /// Removes one.
     pub(crate) fn drop_checkpoint(&mut self, id: CheckpointId) {
         if let Some(holding) = self.known.remove(&id) {
             tracing::info!(checkpoint = %id.short(), "checkpoint dropped");

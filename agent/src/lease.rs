@@ -39,7 +39,6 @@ pub enum LeaseState {
     Live,
     /// Nothing may start; trainers are to write a checkpoint and stop.
     Closing,
-    /// Nothing may run.
     Over,
 }
 

@@ -125,7 +125,6 @@ pub enum AgentError {
     /// Credentials are damaged, or of another kind.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Joining failed.
     #[error("cannot join: {0}")]
     Join(#[from] CallError),
 }
@@ -139,7 +138,6 @@ impl From<CheckpointStoreError> for AgentError {
     }
 }
 
-/// What joining gave.
 #[derive(Clone, Debug)]
 pub struct Joined {
     /// The credentials, saved in the state folder too.

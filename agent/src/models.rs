@@ -15,7 +15,6 @@ pub(crate) type Key = (CheckpointId, ReplicaForm);
 /// A model's place, where the first to come loads it and the others wait.
 type Slot = Arc<Mutex<Option<Arc<Model>>>>;
 
-/// The loaded models.
 #[derive(Debug)]
 pub(crate) struct Models {
     kept_max: usize,

@@ -30,7 +30,6 @@ pub(crate) struct Nvidia {
     pub(crate) problems: Vec<String>,
 }
 
-/// One GPU.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Gpu {
     /// In the driver's order, which is that of the PCI bus.
@@ -72,7 +71,6 @@ pub(crate) fn look() -> Nvidia {
 /// What a GPU says of this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Now {
-    /// What it draws.
     pub(crate) power_watts: Option<f64>,
     /// The rest, if it answers at all.
     pub(crate) reading: Option<GpuReading>,

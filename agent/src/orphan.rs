@@ -33,7 +33,6 @@ pub(crate) fn note(folder: &Path, id: u32) -> Result<(), FileError> {
     durable::write_atomically(&folder.join(PROCESS_FILE), &text)
 }
 
-/// It has ended.
 pub(crate) fn forget(folder: &Path) {
     // A note that stays names a process that is gone, which does no harm.
     let _stays = fs::remove_file(folder.join(PROCESS_FILE));

@@ -24,12 +24,9 @@ pub const FETCHES_MAX: usize = 2;
 /// How long a checkpoint that nobody wishes to be here is kept: one that was just made is often wished for a moment later.
 pub const UNWISHED_GRACE: Duration = Duration::from_mins(1);
 
-/// One attempt's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptKey {
-    /// The job.
     pub job: JobId,
-    /// The fencing token.
     pub epoch: Epoch,
 }
 
@@ -53,7 +50,6 @@ pub struct Wish<'a> {
     pub away: bool,
 }
 
-/// What is there.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Every attempt known here.
@@ -69,7 +65,6 @@ pub struct Observed {
 /// An attempt as it is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAttempt {
-    /// Which.
     pub key: AttemptKey,
     /// Where it runs. None for one that was left over by an earlier agent.
     pub device: Option<Device>,
@@ -89,12 +84,10 @@ pub enum LocalPhase {
     Active,
     /// It was told to stop.
     Stopping {
-        /// When.
         since: BootTime,
     },
     /// No trainer runs any more; its checkpoints are on their way.
     Delivering,
-    /// All is over.
     Ended,
 }
 
@@ -108,7 +101,6 @@ impl LocalPhase {
 /// A checkpoint as it is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalCheckpoint {
-    /// Which.
     pub id: CheckpointId,
     /// How far it is.
     pub phase: CheckpointPhase,
@@ -127,7 +119,6 @@ pub enum CheckpointPhase {
     Held,
     /// It is being fetched, verified or tried.
     Fetching,
-    /// It answers.
     Ready,
     /// It could not be had.
     Failed {
@@ -141,9 +132,7 @@ pub enum CheckpointPhase {
 pub enum StopReason {
     /// The assignment says so.
     Asked,
-    /// The lease ends.
     LeaseEnds,
-    /// The agent ends.
     Leaving,
     /// The machine's owner needs it.
     NodeAway,
@@ -164,7 +153,6 @@ pub enum Step {
     ForgetAttempt(AttemptKey),
     /// Fetch, verify and try it.
     FetchCheckpoint(CheckpointId),
-    /// Remove it.
     DropCheckpoint(CheckpointId),
     /// Let it answer for its job from now on.
     Activate(JobId, CheckpointId),

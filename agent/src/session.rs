@@ -39,16 +39,13 @@ const REPORT_EVERY_MAX: Duration = Duration::from_mins(1);
 /// What comes from the session.
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
-    /// The coordinator welcomes.
     Opened {
         /// Takes messages until the session is closed.
         outbox: mpsc::Sender<AgentMessage>,
-        /// The node's name.
         name: Name,
         /// How often to report.
         report_every: Duration,
     },
-    /// It says something.
     Message(CoordinatorMessage),
     /// There is no session any more.
     Closed,
@@ -59,7 +56,6 @@ pub(crate) enum SessionEvent {
     },
 }
 
-/// Keeps a session.
 pub(crate) struct SessionKeeper {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) credentials: Credentials,

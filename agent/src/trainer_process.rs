@@ -23,7 +23,6 @@ const STDERR_BUFFER_BYTES: usize = 64 * 1024;
 /// What comes from a trainer.
 #[derive(Debug)]
 pub enum Heard {
-    /// It said something.
     Event(TrainerEvent),
     /// It is gone, and so is everything that it started; nothing more will come.
     Exited(ExitStatus),

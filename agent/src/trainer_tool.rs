@@ -14,7 +14,6 @@ use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 const DOCTOR_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long one measurement may take.
 const CALIBRATE_TIMEOUT: Duration = Duration::from_mins(2);
-/// Longest answer.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Most bytes of stderr shown with a failure.
 const COMPLAINT_BYTES_MAX: usize = 2048;
@@ -29,16 +28,10 @@ pub enum TrainerToolError {
     Missing(String),
     /// It cannot be started.
     #[error("the trainer {program} cannot be started: {source}")]
-    Start {
-        /// Its path.
-        program: String,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    Start { program: String, source: std::io::Error },
     /// It did not answer in time.
     #[error("the trainer {program} gave no answer within {} s", limit.as_secs())]
     TimedOut {
-        /// Its path.
         program: String,
         /// How long it was given.
         limit: Duration,
@@ -46,9 +39,7 @@ pub enum TrainerToolError {
     /// It failed, as when it finds no libtorch.
     #[error("the trainer {program} fails ({status}): {complaint}")]
     Failed {
-        /// Its path.
         program: String,
-        /// How it ended.
         status: String,
         /// What it wrote to stderr, cut.
         complaint: String,
@@ -58,7 +49,6 @@ pub enum TrainerToolError {
         "the trainer {program} gave an answer that this agent does not understand ({problem}); are both of one version?"
     )]
     Answer {
-        /// Its path.
         program: String,
         /// What is wrong with it.
         problem: String,

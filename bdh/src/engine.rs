@@ -65,7 +65,6 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
-    /// Bytes so far.
     position: u64,
     course: Course,
     state: StateIn,
@@ -94,7 +93,6 @@ impl Engine {
         Ok(Self { model, position, course, state, scratch, logits })
     }
 
-    /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
@@ -251,13 +249,11 @@ impl Engine {
         size_of_val(self.logits()) + self.state.bytes()
     }
 
-    /// Hands them over.
     pub(crate) fn write_numbers(&self, write: &mut state::Write) -> io::Result<()> {
         state::write_numbers(self.logits(), write)?;
         self.state.write(write)
     }
 
-    /// Sets them.
     pub(crate) fn read_numbers(&mut self, read: &mut state::Read) -> io::Result<()> {
         let vocabulary = self.model.config().vocabulary();
         state::read_numbers(&mut self.logits[..vocabulary], read)?;

@@ -51,7 +51,6 @@ pub enum LoadError {
         file.display()
     )]
     Unreadable {
-        /// The file.
         file: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -59,25 +58,17 @@ pub enum LoadError {
     /// `config.json` is not what it should be.
     #[error("{} is not a BDH configuration: {problem}; write it with the six public fields", file.display())]
     Config {
-        /// The file.
         file: PathBuf,
         /// What is wrong, with its place or field.
         problem: String,
     },
     /// `model.safetensors` is damaged or another kind of file.
     #[error("{} is not a whole safetensors file: {problem}; fetch the checkpoint again", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    Damaged { file: PathBuf, problem: String },
     /// A tensor is missing, unknown, or does not fit the configuration.
     #[error("{}: tensor `{tensor}` {problem}", file.display())]
     Tensor {
-        /// The file.
         file: PathBuf,
-        /// The tensor.
         tensor: String,
         /// What is wrong and what would be right.
         problem: String,
@@ -85,7 +76,6 @@ pub enum LoadError {
     /// The metadata of `model.safetensors` is wrong.
     #[error("{}: metadata {problem}; write the checkpoint again", file.display())]
     Metadata {
-        /// The file.
         file: PathBuf,
         /// The key and what is wrong with it.
         problem: FieldError,

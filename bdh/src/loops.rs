@@ -16,7 +16,6 @@ use crate::{
 /// Vectors in one line of a tile.
 const TILE_VECTORS: usize = TILE / LANES;
 
-/// a . b
 #[inline(always)]
 pub(crate) fn dot<N: Number, V: Vector>(a: &[f32], b: &[N]) -> f32 {
     /// So many sums side by side, so that none need wait for the one before.

@@ -154,7 +154,6 @@ impl Model {
         }
     }
 
-    /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }

@@ -12,7 +12,6 @@ use crate::{
 /// The loss over the bytes at some positions of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PositionLoss {
-    /// The first position.
     pub start: u64,
     /// The position after the last.
     pub end: u64,

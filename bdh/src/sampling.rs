@@ -55,7 +55,6 @@ impl Sampler {
         Self { params: *params, draws: 0, seen: VecDeque::new() }
     }
 
-    /// How it chooses.
     pub fn params(&self) -> &SamplingParams {
         &self.params
     }

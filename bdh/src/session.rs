@@ -44,7 +44,6 @@ impl Session {
         &self.engine
     }
 
-    /// The sampler.
     pub fn sampler(&self) -> &Sampler {
         &self.sampler
     }

@@ -52,24 +52,14 @@ pub enum SessionError {
     Unreadable(#[from] FileError),
     /// The file is not a session, or is cut, changed or hostile.
     #[error("{} is not a whole session file: {problem}; begin a new session", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    Damaged { file: PathBuf, problem: String },
     /// The file has a form that this program does not know.
     #[error(
         "{} is a session of form {version}, and this program knows form {VERSION}; take it up with the Hatchery that \
          saved it",
         file.display()
     )]
-    Version {
-        /// The file.
-        file: PathBuf,
-        /// Its form.
-        version: u32,
-    },
+    Version { file: PathBuf, version: u32 },
     /// The state was made by another model.
     #[error(
         "the session in {} was saved over another model ({}, and this one is {}); load the checkpoint that it was \
@@ -77,7 +67,6 @@ pub enum SessionError {
         file.display(), saved.short(), given.short()
     )]
     OtherModel {
-        /// The file.
         file: PathBuf,
         /// [`Model::identity`] of the model that made the state.
         saved: Digest,
@@ -90,7 +79,6 @@ pub enum SessionError {
         file.display()
     )]
     OtherPrecision {
-        /// The file.
         file: PathBuf,
         /// That of the state.
         saved: Precision,

@@ -263,7 +263,6 @@ impl StateIn {
         }
     }
 
-    /// Memory in bytes.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::F32(state) => state.bytes(),
@@ -279,7 +278,6 @@ impl StateIn {
         }
     }
 
-    /// Sets all numbers.
     pub(crate) fn read(&mut self, read: &mut Read) -> io::Result<()> {
         match self {
             Self::F32(state) => state.read(read),
@@ -288,7 +286,6 @@ impl StateIn {
     }
 }
 
-/// Takes bytes.
 pub(crate) type Write<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 /// Gives as many bytes as it is asked for.
 pub(crate) type Read<'a> = dyn FnMut(&mut [u8]) -> io::Result<()> + 'a;

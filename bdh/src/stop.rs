@@ -14,7 +14,6 @@ pub struct StopFilter {
 }
 
 impl StopFilter {
-    /// No bytes yet.
     pub fn new(stops: StopStrings) -> Self {
         Self { stops, bytes: VecDeque::new(), released: 0 }
     }

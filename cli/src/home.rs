@@ -28,12 +28,10 @@ impl Home {
         Ok(Self { folder, coordinator })
     }
 
-    /// The folder itself.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The agent's state.
     pub(crate) fn agent(&self) -> PathBuf {
         self.folder.join("agent")
     }

@@ -1,6 +1,8 @@
 //! The vocabulary of Hatchery: identifiers, specifications, manifests, digests, time, settings, telemetry and TLS
 //! material. No async runtime, no wire format, no libtorch.
 
+#![warn(missing_docs)]
+
 pub mod access;
 pub mod answerer;
 pub mod availability;

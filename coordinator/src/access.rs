@@ -31,11 +31,9 @@ enum Who {
     Anyone,
     /// Whoever has a certificate.
     Members,
-    /// Agents.
     Agents,
     /// Agents, and people who may change things.
     AgentsAndOperators,
-    /// People.
     People,
     /// People who may change things.
     Operators,

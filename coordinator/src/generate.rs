@@ -36,11 +36,9 @@ pub(crate) enum GenerateError {
     /// No node that would do holds the checkpoint.
     #[error("checkpoint {checkpoint} is not ready on {place}: {states}")]
     NotReady {
-        /// Its first digits.
         checkpoint: String,
         /// `any connected node`, or the one named.
         place: String,
-        /// How it stands.
         states: String,
     },
     /// Too much is asked at one time.
@@ -48,32 +46,18 @@ pub(crate) enum GenerateError {
     TooMany,
     /// The node's session ended.
     #[error("node {node} left before its answer was complete; ask again")]
-    NodeLeft {
-        /// Its name.
-        node: String,
-    },
+    NodeLeft { node: String },
     /// The node says nothing.
     #[error("node {node} made no bytes for {} s; ask again, or another node", SILENCE_MAX.as_secs())]
-    Silent {
-        /// Its name.
-        node: String,
-    },
+    Silent { node: String },
     /// The node could not do it.
     #[error("node {node} could not answer: {why}")]
-    Failed {
-        /// Its name.
-        node: String,
-        /// In its words.
-        why: String,
-    },
+    Failed { node: String, why: String },
     /// The node sent what it was not asked for.
     #[error(
         "node {node} broke the order: it sent an empty part, or more bytes than were asked for; ask another node"
     )]
-    OrderBroken {
-        /// Its name.
-        node: String,
-    },
+    OrderBroken { node: String },
     /// The caller did not read.
     #[error(
         "{PARTS_UNREAD_MAX} parts of the answer were not read, so it was ended; read faster, or ask for less"

@@ -16,7 +16,6 @@ use crate::{
 /// What a coordinator stands on.
 #[tonic::async_trait]
 pub trait Ground: Debug + Send + Sync {
-    /// Begins to listen.
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>>;
 
     /// The way to nodes that serve one another: whether they can be dialled is tried from here.

@@ -33,7 +33,6 @@ pub(crate) struct Logs {
     writes: watch::Sender<u64>,
 }
 
-/// One attempt's log.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AttemptLog {
     pub(crate) epoch: Epoch,

@@ -23,23 +23,13 @@ pub(crate) enum LookupError {
     NotFound {
         /// `job`, `node`, `checkpoint`, `certificate`.
         what: &'static str,
-        /// As given.
         given: String,
         /// What else might be meant; empty or half a sentence.
         hint: String,
     },
     /// More than one is called so.
     #[error("`{given}` could be any of {count} {what}s: {candidates}; give more of the id")]
-    Ambiguous {
-        /// As above.
-        what: &'static str,
-        /// As given.
-        given: String,
-        /// How many.
-        count: usize,
-        /// The first few.
-        candidates: String,
-    },
+    Ambiguous { what: &'static str, given: String, count: usize, candidates: String },
 }
 
 /// One thing that might be meant.
@@ -76,7 +66,6 @@ pub(crate) fn node(cluster: &Cluster, given: &str) -> Result<NodeId, LookupError
 /// What somebody asks for an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asked<'a> {
-    /// This checkpoint.
     Checkpoint(CheckpointId),
     /// Whatever is active of a job.
     Job(&'a Job),

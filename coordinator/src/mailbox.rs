@@ -16,14 +16,27 @@ use crate::observations::Observations;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Somebody wants something changed.
-    Request { request: Box<Request>, reply: oneshot::Sender<Result<Outcome, RequestError>> },
+    Request {
+        request: Box<Request>,
+        reply: oneshot::Sender<Result<Outcome, RequestError>>,
+    },
     /// A node's session is open; it ends the one before.
-    SessionOpened { node: NodeId, session: SessionNumber },
+    SessionOpened {
+        node: NodeId,
+        session: SessionNumber,
+    },
     /// A node reported.
-    Report { node: NodeId, session: SessionNumber, report: Box<Report>, taken: oneshot::Sender<()> },
+    Report {
+        node: NodeId,
+        session: SessionNumber,
+        report: Box<Report>,
+        taken: oneshot::Sender<()>,
+    },
     /// A node's session is closed.
-    SessionClosed { node: NodeId, session: SessionNumber },
-    /// Time has passed.
+    SessionClosed {
+        node: NodeId,
+        session: SessionNumber,
+    },
     Tick,
     /// No more is heard from here on: answer what is asked, and give nothing away.
     Stopping,
@@ -38,7 +51,6 @@ pub(crate) struct SessionNumber(pub(crate) u64);
 /// Why a request came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum RequestError {
-    /// It is refused.
     #[error(transparent)]
     Rejected(#[from] Rejected),
     /// The disk is full; nothing was changed.

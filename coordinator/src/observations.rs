@@ -37,23 +37,39 @@ pub(crate) struct LastAttempt {
     pub(crate) running_on: Option<String>,
 }
 
-/// One thing heard.
 #[derive(Clone, Debug)]
 pub(crate) enum Sighting {
     /// A node's session is open.
-    Opened { node: NodeId },
+    Opened {
+        node: NodeId,
+    },
     /// A node reported.
-    Heard { node: NodeId, at: BootTime, report: Box<Report> },
+    Heard {
+        node: NodeId,
+        at: BootTime,
+        report: Box<Report>,
+    },
     /// A node's session is closed.
-    Closed { node: NodeId },
+    Closed {
+        node: NodeId,
+    },
     /// The coordinator itself could not hear for a while: it stood still, or its disk did.
-    Deaf { until: BootTime },
+    Deaf {
+        until: BootTime,
+    },
     /// A plan made these lines.
-    Planned { lines: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>> },
+    Planned {
+        lines: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
+    },
     /// A node has left the fleet.
-    Gone { node: NodeId },
-    /// An attempt began.
-    Granted { job: JobId, epoch: Epoch, lease: Lease },
+    Gone {
+        node: NodeId,
+    },
+    Granted {
+        job: JobId,
+        epoch: Epoch,
+        lease: Lease,
+    },
 }
 
 impl Sighting {
@@ -70,7 +86,6 @@ impl Sighting {
 }
 
 impl Observations {
-    /// Nothing heard yet.
     pub(crate) fn new(observed: Observed) -> Self {
         Self { observed, last_attempts: BTreeMap::new() }
     }

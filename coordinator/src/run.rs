@@ -54,7 +54,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What is known once the coordinator answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// Where it listens.
     pub address: SocketAddr,
     /// The folder that holds the local operator's credentials.
     pub client: PathBuf,
@@ -85,12 +84,7 @@ pub enum RunError {
     #[error(
         "cannot listen on {address}: {source}; is another program there? `--listen` takes another address"
     )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    Listen { address: SocketAddr, source: std::io::Error },
     /// The local operator has no credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),

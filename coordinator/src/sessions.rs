@@ -160,7 +160,6 @@ fn revoked_agents(cluster: &Cluster) -> Revoked {
     revoked.into_iter().map(|(_, id)| id).collect()
 }
 
-/// One open session.
 struct Session<'a> {
     house: &'a House,
     node: NodeId,

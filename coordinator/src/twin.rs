@@ -5,9 +5,7 @@ use std::{mem, sync::Arc};
 
 /// A state that moves by steps, the same step always the same way.
 pub(crate) trait Evolve: Clone {
-    /// One step.
     type Step;
-    /// Takes it.
     fn evolve(&mut self, step: &Self::Step);
 }
 

@@ -23,7 +23,6 @@ use crate::{describe::node_name, mailbox::Snapshot};
 /// Most waiting jobs shown with a node.
 const WAITING_SHOWN_MAX: usize = 1000;
 
-/// The coordinator itself.
 pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp, blobs: BlobsView) -> StatusView {
     let (cluster, observed) = (&snapshot.cluster, snapshot.observed());
     let jobs = |wanted: fn(&Job) -> bool| cluster.jobs.values().filter(|job| wanted(job)).count() as u32;

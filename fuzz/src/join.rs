@@ -17,7 +17,6 @@ pub(crate) fn string(bytes: &[u8]) -> bool {
     pasted || read(&wrapped(bytes))
 }
 
-/// Join strings' contents.
 pub(crate) fn strings() -> Vec<Vec<u8>> {
     let secret = JoinSecret::from_slice("secret", &[3; JoinSecret::BYTES]).expect("its length is right");
     let addresses = |all: &[&str]| all.iter().map(|address| (*address).to_owned()).collect();

@@ -11,7 +11,6 @@ mod messages;
 mod models;
 mod peers;
 
-/// One parser.
 pub struct Target {
     /// What people call it.
     pub name: &'static str,
@@ -21,7 +20,6 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them.
 pub const TARGETS: [Target; 11] = [
     Target { name: "piece-manifest", check: blob::piece_manifest, seeds: blob::piece_manifests },
     Target { name: "piece-set", check: blob::piece_set, seeds: blob::piece_sets },

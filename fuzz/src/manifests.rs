@@ -27,7 +27,6 @@ pub(crate) fn checkpoint(bytes: &[u8]) -> bool {
     true
 }
 
-/// Manifests of checkpoints.
 pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
     let file = |name: &str| CheckpointFile { name: name.into(), blob: blob(name), size_bytes: 9 };
     let first = CheckpointManifest {
@@ -67,7 +66,6 @@ pub(crate) fn dataset(bytes: &[u8]) -> bool {
     true
 }
 
-/// Manifests of datasets.
 pub(crate) fn datasets() -> Vec<Vec<u8>> {
     let file = |path: &str| DatasetFile { path: path.into(), blob: blob(path), size_bytes: 7 };
     let of = |paths: &[&str]| {

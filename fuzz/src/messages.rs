@@ -28,7 +28,6 @@ pub(crate) fn from_agent(bytes: &[u8]) -> bool {
     round_trip::<AgentMessage, v1::SessionRequest>(bytes)
 }
 
-/// Messages of agents.
 pub(crate) fn of_agents() -> Vec<Vec<u8>> {
     messages::<_, v1::SessionRequest>(arbitrary::agent_message())
 }
@@ -38,7 +37,6 @@ pub(crate) fn from_coordinator(bytes: &[u8]) -> bool {
     round_trip::<CoordinatorMessage, v1::SessionResponse>(bytes)
 }
 
-/// Messages of coordinators.
 pub(crate) fn of_coordinators() -> Vec<Vec<u8>> {
     messages::<_, v1::SessionResponse>(arbitrary::coordinator_message())
 }

@@ -1,6 +1,8 @@
 //! The wire: generated messages and services, their conversion to and from domain types, and the connections that
 //! carry them. Nothing else knows prost.
 
+#![warn(missing_docs)]
+
 pub mod client;
 pub mod convert;
 pub mod disk;

@@ -23,65 +23,37 @@ pub enum Change {
     TokenCreated {
         /// Digest of the secret.
         secret: Digest,
-        /// What it gives.
         token: JoinToken,
     },
     /// A token was used up.
     TokenUsed {
         /// Digest of the secret.
         secret: Digest,
-        /// When.
         at: Timestamp,
     },
     /// A certificate was given out.
-    CertificateIssued {
-        /// Which.
-        certificate: Certificate,
-    },
+    CertificateIssued { certificate: Certificate },
     /// A certificate was revoked.
-    CertificateRevoked {
-        /// Which.
-        certificate: CertificateId,
-        /// When.
-        at: Timestamp,
-    },
+    CertificateRevoked { certificate: CertificateId, at: Timestamp },
     /// A node joined.
-    NodeJoined {
-        /// Which.
-        node: NodeId,
-        /// Its name.
-        name: Name,
-        /// Its labels.
-        labels: Labels,
-        /// When.
-        at: Timestamp,
-    },
+    NodeJoined { node: NodeId, name: Name, labels: Labels, at: Timestamp },
     /// A node said what it is and has, and that differs from what it said before.
     NodeInventoried {
-        /// Which.
         node: NodeId,
         /// What it is and has.
         inventory: Box<Inventory>,
-        /// When.
         at: Timestamp,
     },
     /// A node was taken out of the fleet; its certificates are revoked beside this.
-    NodeRemoved {
-        /// Which.
-        node: NodeId,
-        /// When.
-        at: Timestamp,
-    },
+    NodeRemoved { node: NodeId, at: Timestamp },
     /// A dataset is complete: all its blobs are here.
     DatasetRegistered {
         /// What it is made of.
         manifest: DatasetManifest,
-        /// When.
         at: Timestamp,
     },
     /// A job was accepted.
     JobSubmitted {
-        /// Its identity.
         job: JobId,
         /// The request that made it.
         request: RequestId,
@@ -89,91 +61,37 @@ pub enum Change {
         body: Digest,
         /// What is to be trained.
         spec: Box<JobSpec>,
-        /// Who submitted it.
         submitter: Name,
-        /// When.
         at: Timestamp,
     },
-    /// An attempt begins.
     LeaseGranted {
-        /// The job.
         job: JobId,
-        /// The new epoch.
         epoch: Epoch,
         /// Where, and from which checkpoint.
         lease: Lease,
     },
     /// An attempt is over and the job goes back to the queue (a terminal end is a [`Change::JobEnded`]).
     LeaseEnded {
-        /// The job.
         job: JobId,
         /// The epoch that ended.
         epoch: Epoch,
-        /// Why.
         why: LeaseEnd,
         /// No new lease before this time.
         not_before: Option<Timestamp>,
-        /// When.
         at: Timestamp,
     },
     /// Somebody wants a running job to stop.
-    CancelRequested {
-        /// The job.
-        job: JobId,
-        /// Who.
-        by: Name,
-        /// When.
-        at: Timestamp,
-    },
+    CancelRequested { job: JobId, by: Name, at: Timestamp },
     /// A running attempt is to write a checkpoint and give its device back.
-    HandOverRequested {
-        /// The job.
-        job: JobId,
-        /// Why.
-        why: HandOver,
-        /// When.
-        at: Timestamp,
-    },
+    HandOverRequested { job: JobId, why: HandOver, at: Timestamp },
     /// A job that waited is paused.
-    JobPaused {
-        /// The job.
-        job: JobId,
-        /// Who paused it.
-        by: Name,
-        /// When.
-        at: Timestamp,
-    },
+    JobPaused { job: JobId, by: Name, at: Timestamp },
     /// A paused job waits for a device again.
-    JobResumed {
-        /// The job.
-        job: JobId,
-        /// Who resumed it.
-        by: Name,
-        /// When.
-        at: Timestamp,
-    },
+    JobResumed { job: JobId, by: Name, at: Timestamp },
     /// A job's priority is another one.
-    PriorityChanged {
-        /// The job.
-        job: JobId,
-        /// The new one.
-        priority: Priority,
-        /// Who changed it.
-        by: Name,
-        /// When.
-        at: Timestamp,
-    },
+    PriorityChanged { job: JobId, priority: Priority, by: Name, at: Timestamp },
     /// Whether a node is given work is another choice.
-    NodeModeChanged {
-        /// The node.
-        node: NodeId,
-        /// The new one.
-        mode: NodeMode,
-        /// Who changed it.
-        by: Name,
-        /// When.
-        at: Timestamp,
-    },
+    NodeModeChanged { node: NodeId, mode: NodeMode, by: Name, at: Timestamp },
     /// A device's speed at some kind of steps was measured while it trained.
     SpeedMeasured {
         /// Which device, which steps.
@@ -182,14 +100,7 @@ pub enum Change {
         speed: MeasuredSpeed,
     },
     /// A job reached a terminal phase.
-    JobEnded {
-        /// The job.
-        job: JobId,
-        /// Which phase.
-        phase: JobPhase,
-        /// When.
-        at: Timestamp,
-    },
+    JobEnded { job: JobId, phase: JobPhase, at: Timestamp },
     /// A checkpoint is complete: all its blobs are here. Its epoch is the job's current one, or it comes late, from a node
     /// that was cut off and is further than all that came since.
     CheckpointCommitted {
@@ -201,34 +112,21 @@ pub enum Change {
         /// What it answered on the node that made it, if it did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         self_test: Option<Box<SelfTest>>,
-        /// When.
         at: Timestamp,
     },
     /// A checkpoint is kept no longer: its job's policy does not keep it, and nobody needs it.
-    CheckpointRetired {
-        /// Which.
-        checkpoint: CheckpointId,
-        /// Its job.
-        job: JobId,
-        /// When.
-        at: Timestamp,
-    },
+    CheckpointRetired { checkpoint: CheckpointId, job: JobId, at: Timestamp },
     /// Somebody wants a checkpoint kept, or does so no longer.
     PinChanged {
-        /// Which.
         checkpoint: CheckpointId,
-        /// Its job.
         job: JobId,
         /// Whether it is to be kept.
         is_pinned: bool,
-        /// Who.
         by: Name,
-        /// When.
         at: Timestamp,
     },
     /// A checkpoint that came late is of no use and was not taken.
     CheckpointDeclined {
-        /// The job.
         job: JobId,
         /// The epoch that it was made under.
         epoch: Epoch,
@@ -236,46 +134,30 @@ pub enum Change {
         node: NodeId,
         /// Of which step it is.
         step: u64,
-        /// When.
         at: Timestamp,
     },
     /// Somebody wants a checkpoint on nodes.
-    RolloutStarted {
-        /// The wish.
-        rollout: Rollout,
-    },
+    RolloutStarted { rollout: Rollout },
     /// Somebody took a rollout back: what was active before it is so again.
     RolloutWithdrawn {
-        /// Which.
         rollout: RolloutId,
         /// From which of its nodes; all: it is over.
         from: NodeSelector,
-        /// Who.
         by: Name,
-        /// When.
         at: Timestamp,
     },
     /// A rollout is no longer on record: it was taken back long ago, or is superseded for good.
-    RolloutForgotten {
-        /// Which.
-        rollout: RolloutId,
-        /// Its checkpoint.
-        checkpoint: CheckpointId,
-        /// When.
-        at: Timestamp,
-    },
+    RolloutForgotten { rollout: RolloutId, checkpoint: CheckpointId, at: Timestamp },
     /// The fleet's state came back from a backup. What was granted after the backup was made is not known any more, so no
     /// job that has not ended is ever granted an epoch up to this one: I3.
     Restored {
         /// Above every epoch that was ever granted.
         epoch_floor: Epoch,
-        /// When.
         at: Timestamp,
     },
 }
 
 impl Change {
-    /// When it happened.
     pub fn at(&self) -> Timestamp {
         match self {
             Self::TokenCreated { token, .. } => token.created_at,

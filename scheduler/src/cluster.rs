@@ -27,7 +27,6 @@ pub struct Cluster {
     pub jobs: BTreeMap<JobId, Job>,
     /// Which request made which job: I2.
     pub requests: BTreeMap<RequestId, (Digest, JobId)>,
-    /// Every dataset.
     pub datasets: BTreeMap<DatasetId, Dataset>,
     /// Every committed checkpoint that is kept.
     pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
@@ -87,7 +86,6 @@ impl Cluster {
     }
 }
 
-/// One machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// Its identity, as its certificate names it.
@@ -98,7 +96,6 @@ pub struct Node {
     pub labels: Labels,
     /// What it is and has, as it last said.
     pub inventory: Inventory,
-    /// When it joined.
     pub joined_at: Timestamp,
     /// Whether it is given work.
     pub mode: NodeMode,
@@ -107,9 +104,7 @@ pub struct Node {
 /// A device and what it trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SpeedKey {
-    /// The node.
     pub node: NodeId,
-    /// The device.
     pub device: Device,
     /// The kind of steps.
     pub workload: Workload,
@@ -133,18 +128,12 @@ pub struct MeasuredSpeed {
     pub at: Timestamp,
 }
 
-/// One job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its identity.
     pub id: JobId,
-    /// What was submitted.
     pub spec: JobSpec,
-    /// Who submitted it.
     pub submitter: Name,
-    /// When.
     pub submitted_at: Timestamp,
-    /// Where it stands.
     pub phase: JobPhase,
     /// The newest lease's epoch; 0 before the first.
     pub epoch: Epoch,
@@ -188,9 +177,7 @@ pub enum JobPhase {
     Cancelling,
     /// All steps are done and the last checkpoint is committed.
     Completed,
-    /// It was cancelled.
     Cancelled,
-    /// It cannot succeed.
     Failed {
         /// Why, for a person.
         why: String,
@@ -208,7 +195,6 @@ impl JobPhase {
         matches!(self, Self::Completed | Self::Cancelled | Self::Failed { .. } | Self::Poisoned { .. })
     }
 
-    /// One lower-case word.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -226,9 +212,7 @@ impl JobPhase {
 /// One attempt's right to a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
-    /// The node.
     pub node: NodeId,
-    /// The device.
     pub device: Device,
     /// When it was granted.
     pub granted_at: Timestamp,
@@ -241,30 +225,17 @@ pub struct Lease {
 #[serde(tag = "why", rename_all = "snake_case")]
 pub enum HandOver {
     /// Somebody paused the job.
-    Pause {
-        /// Who.
-        by: Name,
-    },
+    Pause { by: Name },
     /// Somebody sent it back to the queue.
-    Requeue {
-        /// Who.
-        by: Name,
-    },
+    Requeue { by: Name },
     /// Its node is being drained.
     Drain,
     /// Its node's owner needs it.
-    NodeAway {
-        /// What for.
-        reason: AwayReason,
-    },
+    NodeAway { reason: AwayReason },
     /// A job of higher priority needs the device.
-    Preempt {
-        /// Which.
-        by: JobId,
-    },
+    Preempt { by: JobId },
     /// It is expected to end sooner elsewhere, the move included.
     Migrate {
-        /// On which node.
         to: NodeId,
         /// On which device of it.
         device: Device,
@@ -272,39 +243,29 @@ pub enum HandOver {
         sooner_secs: u64,
     },
     /// A node that was cut off has brought a checkpoint that is further than this attempt.
-    Overtaken {
-        /// Of which step.
-        step: u64,
-    },
+    Overtaken { step: u64 },
 }
 
 /// The node that an epoch was granted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The epoch.
     pub epoch: Epoch,
-    /// The node.
     pub node: NodeId,
 }
 
 /// An attempt that failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Its epoch.
     pub epoch: Epoch,
-    /// Where it ran.
     pub node: NodeId,
-    /// On what.
     pub device: Device,
     /// Why, as a class.
     pub cause: FailureCause,
     /// Why, for a person, with the last output.
     pub message: String,
-    /// When.
     pub at: Timestamp,
 }
 
-/// One dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dataset {
     /// What it is made of.
@@ -313,7 +274,6 @@ pub struct Dataset {
     pub registered_at: Timestamp,
 }
 
-/// One committed checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// What it is made of.
@@ -335,22 +295,16 @@ pub struct RetiredCheckpoint {
     pub job: JobId,
     /// The attempt that made it.
     pub epoch: Epoch,
-    /// Steps done.
     pub step: u64,
 }
 
 /// Somebody's wish that a checkpoint be on a set of nodes, beside what the job's own policy wishes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Its identity.
     pub id: RolloutId,
-    /// Which checkpoint.
     pub checkpoint: CheckpointId,
-    /// On which nodes.
     pub to: NodeSelector,
-    /// Who asked.
     pub by: Name,
-    /// When.
     pub at: Timestamp,
     /// Whether it is to answer for its job there.
     #[serde(default)]
@@ -375,7 +329,6 @@ pub struct JoinToken {
     pub name: Option<Name>,
     /// Labels for the node.
     pub labels: Labels,
-    /// Who made it.
     pub created_by: Name,
     /// When it was made.
     pub created_at: Timestamp,
@@ -390,7 +343,6 @@ pub struct JoinToken {
 pub struct Certificate {
     /// Its identity, which stands in the certificate.
     pub id: CertificateId,
-    /// What it allows.
     pub scope: Scope,
     /// The node, for an agent.
     pub node: Option<NodeId>,

@@ -21,11 +21,8 @@ use crate::{
 /// A device as a place for a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// The node.
     pub node: NodeId,
-    /// Its name.
     pub node_name: Name,
-    /// The device.
     pub device: Device,
     /// Steps per second that it is expected to make.
     pub steps_per_sec: f64,
@@ -48,10 +45,7 @@ pub enum Verdict {
     /// The job is to start there.
     Chosen,
     /// The job would end later there than where it is to start.
-    EndsLater {
-        /// How much later.
-        by: Duration,
-    },
+    EndsLater { by: Duration },
     /// The job would end no later there, but others would.
     BetterForOthers,
     /// The job could run there, and does not wait for a device now: it is paused, pauses after a failure, or comes after

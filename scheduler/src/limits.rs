@@ -8,7 +8,6 @@ use hatchery_common::device::Device;
 pub const NODES_MAX: usize = 10_000;
 /// Most jobs waiting in the queue.
 pub const JOBS_WAITING_MAX: usize = 10_000;
-/// Most datasets.
 pub const DATASETS_MAX: usize = 100_000;
 /// Most rollouts in force that people asked for.
 pub const ROLLOUTS_MAX: usize = 100_000;

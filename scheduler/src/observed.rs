@@ -14,9 +14,7 @@ use crate::plan::InLine;
 /// The two clocks at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For records.
     pub wall: Timestamp,
-    /// For deadlines.
     pub boot: BootTime,
 }
 
@@ -49,7 +47,6 @@ pub struct ObservedNode {
     pub last_heard: BootTime,
     /// Whether its session is open.
     pub connected: bool,
-    /// Its last report.
     pub report: Report,
 }
 
@@ -61,7 +58,6 @@ impl ObservedNode {
 }
 
 impl Observed {
-    /// Nothing heard yet.
     pub fn new(started_at: BootTime, lease: Duration) -> Self {
         Self {
             started_at,

@@ -40,7 +40,6 @@ pub struct Plan {
 /// A job that waits for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InLine {
-    /// Which.
     pub job: JobId,
     /// How long until it is expected to start.
     pub start_in: Duration,
@@ -72,7 +71,6 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Every lease.
     pub(crate) fn leases(&self) -> impl Iterator<Item = Leased<'a, '_>> {
         let kept = self.kept.iter().filter_map(|job| {
             let job: &'a Job = job;

@@ -29,7 +29,6 @@ pub enum Request {
         name: Option<Name>,
         /// Labels for the node.
         labels: Labels,
-        /// Who asks.
         by: Name,
         /// After this it is void.
         expires_at: Timestamp,
@@ -51,24 +50,19 @@ pub enum Request {
     Renew {
         /// The certificate that asks.
         old: CertificateId,
-        /// The new id.
         new: CertificateId,
     },
     /// Take a node out: its leases end as lost, and its certificates are revoked.
     RemoveNode {
-        /// Which.
         node: NodeId,
         /// A lease's term. The node may train on for so long, so its jobs go nowhere else before it is over.
         lease: Duration,
     },
-    /// Revoke one certificate.
     RevokeCertificate {
-        /// Which.
         certificate: CertificateId,
     },
     /// A node says what it is and has.
     Inventory {
-        /// Which.
         node: NodeId,
         /// What it is and has.
         inventory: Box<Inventory>,
@@ -78,7 +72,6 @@ pub enum Request {
         /// What it is made of.
         manifest: DatasetManifest,
     },
-    /// Submit a job.
     Submit {
         /// The request's id: I2.
         request: RequestId,
@@ -88,60 +81,43 @@ pub enum Request {
         body: Digest,
         /// What is to be trained.
         spec: Box<JobSpec>,
-        /// Who submits.
         submitter: Name,
     },
-    /// Cancel a job.
     Cancel {
-        /// Which.
         job: JobId,
-        /// Who.
         by: Name,
     },
     /// Pause a job, through a checkpoint if it runs.
     Pause {
-        /// Which.
         job: JobId,
-        /// Who.
         by: Name,
     },
     /// Let a paused job wait for a device again.
     Resume {
-        /// Which.
         job: JobId,
-        /// Who.
         by: Name,
     },
     /// Send a running job back to the queue, through a checkpoint.
     Requeue {
-        /// Which.
         job: JobId,
-        /// Who.
         by: Name,
     },
     /// Give a job another priority.
     SetPriority {
-        /// Which.
         job: JobId,
-        /// The new one.
         priority: Priority,
-        /// Who.
         by: Name,
     },
     /// Choose whether a node is given work.
     SetNodeMode {
-        /// Which.
         node: NodeId,
-        /// The choice.
         mode: NodeMode,
-        /// Who.
         by: Name,
     },
     /// Ask whether a checkpoint is wanted, before its bytes are brought. One that is not goes into the job's history.
     OfferCheckpoint {
         /// The node that has it.
         node: NodeId,
-        /// The job.
         job: JobId,
         /// The epoch that it was made under.
         epoch: Epoch,
@@ -161,60 +137,47 @@ pub enum Request {
     AttemptEnded {
         /// The node that says so.
         node: NodeId,
-        /// The job.
         job: JobId,
-        /// The attempt's epoch.
         epoch: Epoch,
-        /// How.
         ending: Ending,
         /// The last lines of its stderr.
         last_output: String,
     },
     /// An agent says goodbye: its leases end at once.
     Goodbye {
-        /// Which.
         node: NodeId,
     },
     /// Put a checkpoint on nodes.
     Push {
         /// The rollout's new id.
         rollout: RolloutId,
-        /// Which checkpoint.
         checkpoint: CheckpointId,
-        /// On which nodes.
         to: NodeSelector,
         /// Whether it is to answer for its job there.
         activate: bool,
         /// How fast each node may fetch it at most, in bytes per second.
         bytes_per_sec_max: Option<u64>,
-        /// Who asks.
         by: Name,
     },
     /// Take a rollout back.
     Withdraw {
-        /// Which.
         rollout: RolloutId,
         /// From which of its nodes.
         from: NodeSelector,
-        /// Who asks.
         by: Name,
     },
     /// Take the newest activating rollout of a job back.
     RollBack {
-        /// Which.
         job: JobId,
         /// From which nodes: the newest that reaches one of them.
         from: NodeSelector,
-        /// Who asks.
         by: Name,
     },
     /// Want a checkpoint kept, or no longer.
     Pin {
-        /// Which.
         checkpoint: CheckpointId,
         /// Whether it is to be kept.
         is_pinned: bool,
-        /// Who asks.
         by: Name,
     },
 }
@@ -230,13 +193,11 @@ pub enum Rejected {
     NotFound {
         /// `job`, `node`, `dataset`, `checkpoint`, `certificate`.
         what: &'static str,
-        /// As given.
         id: String,
     },
     /// The request id was used with another body: I2.
     #[error("request {request} was already used for job {job} with another body; draw a new request id")]
     RequestReused {
-        /// The request.
         request: RequestId,
         /// The job it made.
         job: JobId,
@@ -245,28 +206,14 @@ pub enum Rejected {
     #[error(
         "job {job}: epoch {given} on this node has no lease (the current epoch is {current}); its work is not used"
     )]
-    Fenced {
-        /// The job.
-        job: JobId,
-        /// The epoch given.
-        given: Epoch,
-        /// The job's own.
-        current: Epoch,
-    },
+    Fenced { job: JobId, given: Epoch, current: Epoch },
     /// The job has ended.
     #[error("job {job} has already {phase}")]
-    AlreadyEnded {
-        /// The job.
-        job: JobId,
-        /// The phase's name.
-        phase: &'static str,
-    },
+    AlreadyEnded { job: JobId, phase: &'static str },
     /// The job is not in a phase in which that can be done.
     #[error("job {job} is {phase} and cannot be {action}")]
     WrongPhase {
-        /// The job.
         job: JobId,
-        /// The phase's name.
         phase: &'static str,
         /// What was asked: `paused`, `resumed`, `sent back to the queue`.
         action: &'static str,
@@ -276,10 +223,7 @@ pub enum Rejected {
         "there is no rollout of {job} to roll back: its own policy says which checkpoint is active; \
          `hatchery push CHECKPOINT --activate` chooses another"
     )]
-    NothingActivated {
-        /// The job's name.
-        job: Name,
-    },
+    NothingActivated { job: Name },
     /// The token is unknown, used or expired. Which one is not said to a stranger.
     #[error("this join string is unknown, used or expired; make a new one with `hatchery token create`")]
     BadToken,

@@ -37,7 +37,6 @@ pub(crate) struct Task {
     pub(crate) slower: Vec<(usize, f64)>,
 }
 
-/// Tasks and machines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Problem {
     /// Seconds until each machine is free.
@@ -196,7 +195,6 @@ struct Score {
     sum: f64,
     /// The last end, of what has begun as well.
     makespan: f64,
-    /// Both in one.
     value: f64,
 }
 

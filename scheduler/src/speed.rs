@@ -32,14 +32,12 @@ const MEASUREMENT_SHARE: f64 = 0.25;
 pub enum Known {
     /// This device made such steps.
     Measured,
-    /// From its calibration.
     Estimated,
     /// From its kind alone.
     Guessed,
 }
 
 impl Known {
-    /// One lower-case word.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Measured => "measured",

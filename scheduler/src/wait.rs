@@ -24,14 +24,10 @@ pub enum Wait {
     NoSuchDevice {
         /// What the job wishes for.
         wishes: DeviceWishes,
-        /// What there is.
         fleet: Fleet,
     },
     /// Nodes that have such a device are known, and none is connected.
-    NodeNotConnected {
-        /// Which, sorted.
-        nodes: Vec<Name>,
-    },
+    NodeNotConnected { nodes: Vec<Name> },
     /// Devices as wished are there, and all have too little memory.
     TooLittleMemory {
         /// What the job needs at the least.
@@ -40,30 +36,18 @@ pub enum Wait {
         most_bytes: u64,
     },
     /// All nodes that could run it are cordoned or drained.
-    NodeCordoned {
-        /// Which, sorted.
-        nodes: Vec<Name>,
-    },
+    NodeCordoned { nodes: Vec<Name> },
     /// All nodes that could run it are their owners' for now.
-    NodeAway {
-        /// Which, sorted.
-        nodes: Vec<AwayNode>,
-    },
+    NodeAway { nodes: Vec<AwayNode> },
     /// It comes after other jobs.
     After {
         /// Those that have not completed.
         jobs: Vec<Name>,
     },
     /// Its submitter has as many jobs running as one person may have.
-    SubmitterAtLimit {
-        /// Who.
-        submitter: Name,
-        /// How many.
-        limit: usize,
-    },
+    SubmitterAtLimit { submitter: Name, limit: usize },
     /// The coordinator has just started, and the best node is not back yet.
     NodeUnknown {
-        /// Which.
         node: Name,
         /// How long it still has.
         given: Duration,
@@ -72,9 +56,7 @@ pub enum Wait {
     },
     /// The device on which it will end first has another attempt.
     Busy {
-        /// Which.
         device: Device,
-        /// Its node.
         node: Name,
         /// How long that attempt still needs, where measurements say so.
         about: Option<Duration>,
@@ -83,11 +65,8 @@ pub enum Wait {
     },
     /// The same, with other jobs to come before it.
     Behind {
-        /// How many.
         jobs: usize,
-        /// Which.
         device: Device,
-        /// Its node.
         node: Name,
         /// How long the attempt and those jobs need, where measurements say so.
         about: Option<Duration>,
@@ -95,18 +74,12 @@ pub enum Wait {
         instead: Option<Instead>,
     },
     /// It failed and pauses before the next attempt.
-    BackingOff {
-        /// How long.
-        about: Duration,
-        /// After what.
-        because: Option<Because>,
-    },
+    BackingOff { about: Duration, because: Option<Because> },
 }
 
 /// A node that is its owner's for now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwayNode {
-    /// Its name.
     pub name: Name,
     /// Why, and until when.
     pub away: Away,
@@ -121,11 +94,8 @@ impl fmt::Display for AwayNode {
 /// A device that a waiting job could have at once, and does not take because it would end later there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instead {
-    /// Which.
     pub device: Device,
-    /// Its node.
     pub node: Name,
-    /// How much later.
     pub later: Duration,
 }
 
@@ -134,7 +104,6 @@ pub struct Instead {
 pub struct Because {
     /// Why the attempt failed.
     pub cause: FailureCause,
-    /// Which attempt.
     pub epoch: Epoch,
     /// Where, unless the node is gone.
     pub node: Option<Name>,
@@ -152,7 +121,6 @@ pub struct Fleet {
 /// One node in a [`Fleet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FleetNode {
-    /// Its name.
     pub name: Name,
     /// What it can train on.
     pub devices: Vec<Device>,
@@ -161,7 +129,6 @@ pub struct FleetNode {
 }
 
 impl Fleet {
-    /// Most nodes listed.
     pub const NODES_MAX: usize = 8;
 
     pub(crate) fn of(cluster: &Cluster) -> Self {

@@ -15,11 +15,9 @@ use crate::clock;
 /// Most problems that are kept; the first say the most.
 const PROBLEMS_MAX: usize = 20;
 
-/// Which trainer process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LifeId(usize);
 
-/// One trainer process.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) job: JobId,
@@ -29,7 +27,6 @@ pub(crate) struct Life {
     pub(crate) steps: u64,
 }
 
-/// All of it.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     /// The durable state, as all commits together have made it.
@@ -102,7 +99,6 @@ impl History {
         self.note(format_args!("machine {machine}: {} {epoch} step {step}", job.short()));
     }
 
-    /// It ended.
     pub(crate) fn ended(&mut self, life: LifeId, how: &'static str, now: Duration) {
         self.lives[life.0].ended = Some((now, how));
         let Life { job, epoch, machine, .. } = self.lives[life.0];

@@ -49,13 +49,11 @@ const STACK_BYTES: usize = 32 << 20;
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The run's seed.
     pub seed: u64,
     /// The digest of its trace.
     pub digest: String,
     /// What should not have been; empty for a good run.
     pub problems: Vec<String>,
-    /// Its trace.
     pub trace: Vec<String>,
     /// Simulated seconds.
     pub simulated_secs: f64,

@@ -61,7 +61,6 @@ const PAUSE_MS_MAX: u64 = 600;
 #[derive(Clone, Debug)]
 pub(crate) struct People {
     pub(crate) seed: u64,
-    /// The coordinator's address.
     pub(crate) address: String,
     /// The folder with the operator's credentials.
     pub(crate) client: PathBuf,
@@ -70,7 +69,6 @@ pub(crate) struct People {
     /// Join strings for the agents, as they are handed from person to person.
     pub(crate) joins: Arc<Mutex<[Option<JoinString>; AGENTS]>>,
     pub(crate) history: Arc<Mutex<History>>,
-    /// Everything is said.
     pub(crate) are_done: Arc<AtomicBool>,
 }
 

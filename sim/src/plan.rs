@@ -6,11 +6,8 @@ use rand::{RngExt, rngs::SmallRng};
 
 /// Machines with an agent. With the coordinator's and the people's own there are two more.
 pub(crate) const AGENTS: usize = 3;
-/// The coordinator's machine.
 pub(crate) const COORDINATOR: usize = 0;
-/// The people's machine.
 pub(crate) const PEOPLE: usize = AGENTS + 1;
-/// All machines.
 pub(crate) const MACHINES: usize = AGENTS + 2;
 
 /// Nothing goes wrong before this: the fleet is put together.

@@ -35,7 +35,6 @@ impl Runs {
         self
     }
 
-    /// One run.
     pub fn run(&self, seed: u64) -> Outcome {
         let mut command = Command::new(&self.program);
         command.arg(ONE).arg(seed.to_string()).stdin(Stdio::null()).stderr(Stdio::inherit());

@@ -30,7 +30,6 @@ const STARTS_WITHIN: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct FakeTrainer {
     pub(crate) id: u32,
-    /// Its attempt's folder.
     pub(crate) attempt: PathBuf,
     pub(crate) order: AttemptOrder,
     /// Pays no heed to commands and deadlines; only killing ends it.

@@ -9,7 +9,6 @@ pub struct AskId(pub u64);
 /// Which pieces a child will have for an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// This piece.
     One(u32),
     /// Any one of these, as the parent likes.
     Any(PieceSet),
@@ -19,17 +18,9 @@ pub enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToParent {
     /// Send one piece. Asks of a child are answered one after the other.
-    Ask {
-        /// The ask's number.
-        ask: AskId,
-        /// What would do.
-        wanted: Wanted,
-    },
+    Ask { ask: AskId, wanted: Wanted },
     /// An ask is not needed any more; one that is being answered is answered to its end.
-    Cancel {
-        /// The ask's number.
-        ask: AskId,
-    },
+    Cancel { ask: AskId },
 }
 
 /// From a parent to its child.
@@ -41,21 +32,12 @@ pub enum ToChild {
     Has(u32),
     /// The answer to an ask begins: this piece follows.
     Begins {
-        /// The ask's number.
         ask: AskId,
         /// The piece that was chosen.
         index: u32,
     },
     /// All bytes of the piece that was begun. The bytes themselves stay with the shell, which checks them.
-    Piece {
-        /// The ask's number.
-        ask: AskId,
-        /// The piece.
-        index: u32,
-    },
+    Piece { ask: AskId, index: u32 },
     /// The parent has nothing of what was asked for, or has sent all of it to this child before.
-    Nothing {
-        /// The ask's number.
-        ask: AskId,
-    },
+    Nothing { ask: AskId },
 }

@@ -26,7 +26,6 @@ pub struct Server {
     random: Random,
 }
 
-/// One child.
 #[derive(Debug)]
 struct Child {
     asks: VecDeque<(AskId, Wanted)>,
@@ -41,20 +40,13 @@ struct Child {
 pub enum Send {
     /// Send a piece to the child; [`Server::sent`] when it is through.
     Piece {
-        /// To whom.
         child: NodeId,
         /// In answer to which ask.
         ask: AskId,
-        /// The piece.
         index: u32,
     },
     /// Tell the child that its ask has no answer.
-    Nothing {
-        /// Whom to tell.
-        child: NodeId,
-        /// The ask.
-        ask: AskId,
-    },
+    Nothing { child: NodeId, ask: AskId },
 }
 
 /// Why an ask is refused; the child does not keep to the protocol.

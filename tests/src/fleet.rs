@@ -17,11 +17,8 @@ use crate::process::{PATIENCE, Process, binary};
 /// What a command printed and how it ended.
 #[derive(Debug)]
 pub struct Run {
-    /// The exit code.
     pub code: i32,
-    /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
 }
 

@@ -64,7 +64,6 @@ impl Terminal {
         Self { child, keyboard, screen: receive, written: Vec::new() }
     }
 
-    /// Presses keys.
     pub fn press(&mut self, keys: &[u8]) {
         self.keyboard.write_all(keys).expect("a terminal takes keys");
     }

@@ -15,7 +15,6 @@ use crate::ffi;
 
 /// Longest line that is read from the agent.
 const LINE_BYTES_MAX: u64 = 1 << 16;
-/// No lease.
 const NEVER: u64 = u64::MAX;
 
 /// Why a run stops before its last step.

@@ -4,7 +4,6 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Start weights.
     Weights = 1,
     /// Where a training window starts.
     Windows = 2,

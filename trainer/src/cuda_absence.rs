@@ -7,7 +7,6 @@ use crate::{device::CUDA_LIBRARY, ffi::CudaDriver};
 /// The CUDA that libtorch is built with, as drivers count, and the first driver that runs it.
 const CUDA_NEEDED: i32 = 13_000;
 const DRIVER_NEEDED: &str = "580";
-/// CUDA_ERROR_NO_DEVICE.
 const NO_DEVICE: i32 = 100;
 
 /// libtorch's CUDA part, a library of its own.

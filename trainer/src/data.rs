@@ -24,21 +24,14 @@ use crate::{
 /// Why a corpus cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// Reading failed.
     #[error("cannot read the corpus {}: {source}", path.display())]
-    Read {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     /// Files could not be gathered.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// There is no room for the gathered corpus.
     #[error("cannot gather the corpus in a temporary file: {0}; set TMPDIR to a folder with room")]
     Gather(std::io::Error),
-    /// Too small.
     #[error(transparent)]
     Size(#[from] FieldError),
 }
@@ -83,12 +76,10 @@ impl Corpus {
         Ok(Self(if file.metadata()?.len() == 0 { None } else { Some(Arc::new(ffi::map_file(file)?)) }))
     }
 
-    /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_deref().map_or(&[], |text| text)
     }
 
-    /// How many bytes.
     pub fn len(&self) -> u64 {
         self.bytes().len() as u64
     }

@@ -19,7 +19,6 @@ const ROUND_2: u32 = 0x846C_A68B;
 /// What one step drops.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// Of the step.
     key: u64,
     /// Hashes below are dropped.
     threshold: u32,

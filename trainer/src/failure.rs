@@ -21,7 +21,6 @@ const LACKS_MEMORY: [&str; 5] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// The class.
     pub cause: FailureCause,
     /// What happened and what to do.
     pub message: String,

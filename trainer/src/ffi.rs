@@ -87,9 +87,7 @@ pub fn cuda_driver() -> Option<CudaDriver> {
 /// What NVIDIA's driver says about a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CudaDevice {
-    /// Its name.
     pub name: String,
-    /// Its memory.
     pub memory_bytes: u64,
     /// Compute capability, the part before the dot.
     pub capability_major: i32,
@@ -97,7 +95,6 @@ pub struct CudaDevice {
 
 /// Asks the driver about GPU `index`. None: there is no driver, or it does not answer.
 pub fn cuda_device(index: u32) -> Option<CudaDevice> {
-    /// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     const CAPABILITY_MAJOR: c_int = 75;
     const NAME_BYTES_MAX: usize = 256;
     type Init = unsafe extern "C" fn(u32) -> c_int;

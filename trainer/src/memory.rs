@@ -12,7 +12,6 @@ const USABLE_PERCENT: u64 = 90;
 /// How a step is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The arithmetic.
     pub precision: Precision,
     /// Whether kernels compute what lies between the products.
     pub has_kernels: bool,

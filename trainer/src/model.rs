@@ -18,7 +18,6 @@ pub(crate) const NORM_EPSILON: f64 = 1e-5;
 pub enum Pass {
     /// Dropout as said; none drops nothing.
     Training(Option<Dropout>),
-    /// No dropout.
     Reading,
 }
 
@@ -59,12 +58,10 @@ impl Model {
         Ok(Self { weights: weights.trainable_on(device)?, config, products, kind, turn })
     }
 
-    /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }

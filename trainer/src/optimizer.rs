@@ -18,9 +18,7 @@ pub struct AdamW {
 /// The running means of one weight's gradient and of its square; the shape of the weight, f32.
 #[derive(Debug)]
 pub struct Moments {
-    /// Of the gradient.
     pub exp_avg: Tensor,
-    /// Of its square.
     pub exp_avg_sq: Tensor,
 }
 

@@ -38,11 +38,9 @@ use crate::{
 /// What one run is to do.
 #[derive(Debug)]
 pub struct Task {
-    /// The model's shape.
     pub model: ModelConfig,
     /// Steps, batch, optimizer and so on.
     pub train: TrainSpec,
-    /// The text.
     pub corpus: Corpus,
     /// Where to run; none: the most preferred device.
     pub device: Option<Device>,
@@ -242,7 +240,6 @@ struct Run<'a, 'b> {
     learner: Learner,
     writer: &'a Writer,
     meter: Meter,
-    /// Steps done.
     step: u64,
     /// Steps done at the last checkpoint.
     step_saved: u64,

@@ -62,7 +62,6 @@ fn norm_error(found: &Tensor, expected: &Tensor) -> f64 {
 /// Which way a case goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// libtorch's derivatives.
     Autograd,
     /// By hand, with libtorch's operations.
     Operations,

@@ -18,10 +18,8 @@ pub(crate) struct Binaries {
     pub(crate) trainer: PathBuf,
 }
 
-/// How to build.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// Optimised.
     Release,
     /// Optimised, and without any path of this machine in the trainer.
     Relocatable,

@@ -59,7 +59,6 @@ impl Daemon {
         self
     }
 
-    /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }

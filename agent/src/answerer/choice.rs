@@ -19,7 +19,6 @@ const MOVE_SECS_MIN: f64 = 0.5;
 /// What is left to do for an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Work {
-    /// Bytes to read.
     pub(crate) prompt_bytes: usize,
     /// Bytes to make, at most.
     pub(crate) bytes: usize,
@@ -88,7 +87,6 @@ pub(crate) struct Card<'a> {
     pub(crate) pace: &'a [Pace],
     /// Answers that are being made.
     pub(crate) sequences: u32,
-    /// Most at once.
     pub(crate) sequences_max: u32,
     /// Bytes of their prompts that it has still to read, one prompt after another.
     pub(crate) unread_bytes: usize,

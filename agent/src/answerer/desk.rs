@@ -463,7 +463,6 @@ impl Drop for Ticket {
 #[derive(Debug)]
 pub(crate) struct OnCard {
     desk: Desk,
-    /// Which card.
     pub(crate) device: Device,
     request: RequestId,
     parts: mpsc::UnboundedReceiver<Part>,

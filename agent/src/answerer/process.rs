@@ -28,7 +28,6 @@ const STDERR_LINE_BYTES_MAX: usize = 1024;
 /// What comes from a process that answers.
 #[derive(Debug)]
 pub enum Heard {
-    /// It said something.
     Event(AnswererEvent),
     /// It is gone, and so is everything that it started; nothing more will come.
     Exited(ExitStatus),

@@ -37,7 +37,6 @@ impl Span {
 }
 
 impl Default for Hours {
-    /// All of them.
     fn default() -> Self {
         let day = |day: u16| Span { start: day * DAY_MINUTES, length: DAY_MINUTES };
         Self { text: ALWAYS.to_owned(), spans: (0..7).map(day).collect() }

@@ -25,7 +25,6 @@ use super::{AvailabilitySettings, load::LoadMeter};
 
 /// Where Linux says what feeds the machine.
 const POWER_SUPPLIES: &str = "/sys/class/power_supply";
-/// Where terminals are.
 const TERMINALS: [(&str, &str); 2] = [("/dev/pts", ""), ("/dev", "tty")];
 /// Where logind keeps the seats, if there is logind.
 const SEATS: &str = "/run/systemd/seats";

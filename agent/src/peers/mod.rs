@@ -123,7 +123,6 @@ impl Peers {
     }
 }
 
-/// Tells the coordinator.
 struct Teller {
     exchange: Exchange,
     shares: Shares,

@@ -25,7 +25,6 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(30);
 /// How long the coordinator's name may take to be found.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
 
-/// What serving needs.
 pub(super) struct Server {
     pub(super) ground: Arc<dyn Ground>,
     pub(super) settings: PeerSettings,

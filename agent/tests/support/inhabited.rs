@@ -18,7 +18,6 @@ use hatchery_agent::{
 use hatchery_common::{device::Device, node::Inventory, trainer::Calibration};
 use hatchery_proto::transport::Network;
 
-/// The owner.
 #[derive(Clone, Debug, Default)]
 pub struct Owner(Arc<AtomicBool>);
 

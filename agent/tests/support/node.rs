@@ -89,7 +89,6 @@ impl Node {
         self.running = Some((stop, running));
     }
 
-    /// As on SIGTERM.
     pub async fn leave(&mut self) {
         let (stop, running) = self.running.take().unwrap();
         stop.send(()).unwrap();

@@ -12,7 +12,6 @@ pub enum ImportError {
     /// The file is not there or cannot be read.
     #[error("cannot read {}: {source}", file.display())]
     Unreadable {
-        /// The file.
         file: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -23,26 +22,17 @@ pub enum ImportError {
          Python and save the state dict alone, as safetensors or by torch.save",
         file.display()
     )]
-    Forbidden {
-        /// The file.
-        file: PathBuf,
-        /// What it names.
-        name: String,
-    },
+    Forbidden { file: PathBuf, name: String },
     /// The file is of the form before torch 1.6.
     #[error(
         "{} is no zip archive: it is of the form that torch.save had before 1.6, or no checkpoint at all; load it in \
          Python and save it again by a newer torch.save, or as safetensors",
         file.display()
     )]
-    OldForm {
-        /// The file.
-        file: PathBuf,
-    },
+    OldForm { file: PathBuf },
     /// The file is damaged, or not of the public form.
     #[error("{} is not a checkpoint of the public form: {problem}", file.display())]
     Form {
-        /// The file.
         file: PathBuf,
         /// What is wrong, with its place.
         problem: String,
@@ -50,7 +40,6 @@ pub enum ImportError {
     /// A weight is missing, unknown, or does not fit the configuration.
     #[error("{}: tensor `{tensor}` {problem}", file.display())]
     Tensor {
-        /// The file.
         file: PathBuf,
         /// The tensor's public name.
         tensor: String,
@@ -60,7 +49,6 @@ pub enum ImportError {
     /// The configuration is wrong, or does not say all.
     #[error("{}: the configuration's `{}` {}", file.display(), problem.field, problem.problem)]
     Config {
-        /// The file.
         file: PathBuf,
         /// The field, and what is wrong with it.
         problem: FieldError,
@@ -70,10 +58,7 @@ pub enum ImportError {
     Load(#[from] LoadError),
     /// The folder to be written is there already, with something in it.
     #[error("{} is there already and not empty; name a new folder", folder.display())]
-    Occupied {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Occupied { folder: PathBuf },
     /// The folder cannot be written; it is not there, or whole.
     #[error("the checkpoint is not saved: {0}")]
     Write(#[from] FileError),

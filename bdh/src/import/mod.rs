@@ -81,7 +81,6 @@ impl Imported {
         write::write(self, folder)
     }
 
-    /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }

@@ -58,7 +58,6 @@ pub(super) struct Storage {
     pub(super) number: Number,
     /// The name of its entry, after `data/`.
     pub(super) key: String,
-    /// Numbers in it.
     pub(super) len: i64,
 }
 

@@ -17,7 +17,6 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) file: File,
-    /// By public name.
     pub(super) tensors: BTreeMap<String, View>,
     pub(super) config: GivenConfig,
     pub(super) trained_block: Option<u32>,

@@ -12,7 +12,6 @@ use crate::{
     output::{Output, facts},
 };
 
-/// What was made.
 #[derive(Debug, Serialize)]
 struct Made<'a> {
     folder: &'a Path,

@@ -64,7 +64,6 @@ impl Writer {
         self.put(bytes)
     }
 
-    /// Ends the entry.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.lacks_bytes > 0 {
             return Err(io::Error::other("a part has shrunk while it was copied"));

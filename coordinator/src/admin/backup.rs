@@ -41,7 +41,6 @@ pub struct BackupOptions {
 /// What was backed up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupSummary {
-    /// The file.
     pub file: PathBuf,
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -49,11 +48,8 @@ pub struct BackupSummary {
     pub made_at: Timestamp,
     /// The number of the last event in it.
     pub last_event: u64,
-    /// How many jobs.
     pub jobs: usize,
-    /// How many nodes.
     pub nodes: usize,
-    /// How many checkpoints.
     pub checkpoints: usize,
     /// How many blobs are in it.
     pub blobs: usize,

@@ -19,7 +19,6 @@ pub enum AdminError {
         folder.display()
     )]
     NoState {
-        /// The folder.
         folder: PathBuf,
         /// What is missing in it.
         missing: &'static str,
@@ -29,35 +28,23 @@ pub enum AdminError {
         "a restore into {} did not finish, so what is there is not whole; restore once more with --replace",
         folder.display()
     )]
-    Unfinished {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Unfinished { folder: PathBuf },
     /// The file for the backup is there.
     #[error("{} is there already and is not overwritten; name another file, or remove it", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
     /// The folder for the restore is not empty.
     #[error(
         "{} is not empty ({found}); with --replace what is there is put aside and kept",
         folder.display()
     )]
     NotEmpty {
-        /// The folder.
         folder: PathBuf,
         /// One of the things in it.
         found: String,
     },
     /// The backup is not what it was when it was made, or never was one.
     #[error("{} is damaged, or no backup of Hatchery's: {why}; nothing was restored", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    Damaged { path: PathBuf, why: String },
     /// A newer version made the backup.
     #[error(
         "{} is a backup of format {found} by version {version}, and this version knows formats up to {known}; use that \
@@ -65,13 +52,10 @@ pub enum AdminError {
         path.display()
     )]
     TooNew {
-        /// The file.
         path: PathBuf,
-        /// Its format.
         found: u32,
         /// The newest known here.
         known: u32,
-        /// Who made it.
         version: String,
     },
     /// More than a backup can hold.

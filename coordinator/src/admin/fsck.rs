@@ -35,7 +35,6 @@ const FINDINGS_OF_A_KIND_MAX: usize = 1000;
 /// What was found and done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FsckReport {
-    /// The folder.
     pub folder: PathBuf,
     /// The number of the last event.
     pub last_event: u64,
@@ -98,7 +97,6 @@ pub enum FindingKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingState {
-    /// It was repaired.
     Repaired,
     /// A repair was not asked for, and would do it.
     Repairable,

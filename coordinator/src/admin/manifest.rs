@@ -17,7 +17,6 @@ pub(super) struct Manifest {
     pub(super) format: u32,
     /// The version that made it.
     pub(super) version: String,
-    /// When.
     pub(super) made_at: Timestamp,
     /// The number of the last event in it.
     pub(super) last_event: u64,
@@ -31,7 +30,6 @@ pub(super) struct Manifest {
     pub(super) blobs_missing: u64,
 }
 
-/// One part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) name: String,
@@ -39,7 +37,6 @@ pub(super) struct Part {
     pub(super) blake3: Digest,
 }
 
-/// One blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BlobPart {
     pub(super) id: BlobId,

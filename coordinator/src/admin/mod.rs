@@ -27,7 +27,6 @@ pub trait Watcher {
     fn advance(&mut self, bytes: u64) -> bool;
 }
 
-/// Nobody.
 impl Watcher for () {
     fn phase(&mut self, _what: &'static str, _bytes_total: Option<u64>) {}
 

@@ -9,7 +9,6 @@ use super::{AdminError, restore::UNFINISHED_FOLDER};
 
 /// The database's file in a state folder, and its name in a backup.
 pub(crate) const DATABASE_FILE: &str = "hatchery.db";
-/// The authority's folder.
 pub(crate) const AUTHORITY_FOLDER: &str = "authority";
 /// The folder of blobs.
 pub(crate) const BLOBS_FOLDER: &str = "blobs";

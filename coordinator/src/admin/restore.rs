@@ -50,22 +50,17 @@ const SMALL_BLOB_BYTES: u64 = 64 << 10;
 /// Most blobs that are gathered.
 const SMALL_BLOBS: usize = 64;
 
-/// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RestoreSummary {
-    /// The state folder.
     pub folder: PathBuf,
     /// When the backup was made.
     pub made_at: Timestamp,
     /// The number of the last event in the backup.
     pub last_event: u64,
-    /// How many jobs.
     pub jobs: usize,
     /// How many of them had a lease, which is over now.
     pub leases_ended: usize,
-    /// How many nodes.
     pub nodes: usize,
-    /// How many checkpoints.
     pub checkpoints: usize,
     /// How many blobs came with it.
     pub blobs: usize,

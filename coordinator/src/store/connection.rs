@@ -20,7 +20,6 @@ const MIGRATIONS: [&str; 4] = [
 ];
 /// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
-/// Statements kept ready.
 const STATEMENTS_KEPT_MAX: usize = 64;
 /// Most faults of a damaged file that are told.
 const FAULTS_TOLD_MAX: usize = 3;

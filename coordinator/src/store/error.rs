@@ -9,24 +9,14 @@ use rusqlite::ErrorCode;
 pub enum StoreError {
     /// The file cannot be opened.
     #[error("cannot open the database {}: {source}; check that the folder exists and can be written", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
+    Open { path: PathBuf, source: rusqlite::Error },
     /// The file is damaged, or no database at all.
     #[error(
         "the database {} is damaged: {detail}; nothing was changed; with the coordinator stopped, `hatchery admin fsck` says \
          what can be repaired, and `hatchery admin restore` puts a backup in its place",
         path.display()
     )]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        detail: String,
-    },
+    Corrupt { path: PathBuf, detail: String },
     /// A newer version wrote the file.
     #[error(
         "the database {} has format {found}, and this version knows formats up to {known}; start the version that \
@@ -34,55 +24,30 @@ pub enum StoreError {
         path.display()
     )]
     TooNew {
-        /// The file.
         path: PathBuf,
-        /// Its format.
         found: i64,
         /// The newest format known here.
         known: i64,
     },
     /// There is no room for the changes.
     #[error("there is no room for the database {}: {source}; nothing was changed; make room and try again", path.display())]
-    Full {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
+    Full { path: PathBuf, source: rusqlite::Error },
     /// The disk does not do as it is told.
     #[error("the disk under the database {} fails: {source}; stop, check the disk, start again", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
+    Io { path: PathBuf, source: rusqlite::Error },
     /// A change does not fit what is stored: another epoch, another phase, a taken device. I3 and I4.
     #[error("event {kind} does not fit the database: {why}; nothing was changed")]
     Stale {
-        /// The change's kind.
         kind: &'static str,
         /// What does not fit.
         why: String,
     },
     /// A row holds something that this version cannot read.
     #[error("table {table} of the database {} holds something unreadable: {why}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The table.
-        table: &'static str,
-        /// What is wrong.
-        why: String,
-    },
+    Unreadable { path: PathBuf, table: &'static str, why: String },
     /// Anything else that SQLite says.
     #[error("the database {} refuses: {source}", path.display())]
-    Other {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
+    Other { path: PathBuf, source: rusqlite::Error },
 }
 
 impl StoreError {

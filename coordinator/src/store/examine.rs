@@ -28,14 +28,12 @@ const EVENTS_AT_ONCE: i64 = 1000;
 /// Most faults that SQLite is asked for.
 const FAULTS_MAX: usize = 20;
 
-/// What was found.
 #[derive(Debug)]
 pub struct Examination {
     /// What SQLite itself finds wrong with the file.
     pub damage: Vec<String>,
     /// The number of the last event that could be read and, in order, made sense.
     pub last_event: u64,
-    /// When it happened.
     pub last_event_at: Timestamp,
     /// What the events come to; or why they are not whole.
     pub events: Result<Cluster, String>,

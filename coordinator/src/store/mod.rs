@@ -42,8 +42,6 @@ pub trait Store: Send {
 pub struct Event {
     /// Its number; the first is 1, and none is left out.
     pub seq: u64,
-    /// When it happened.
     pub at: Timestamp,
-    /// What happened.
     pub change: Change,
 }

@@ -17,7 +17,6 @@ use serde::de::DeserializeOwned;
 
 use super::{StoreError, connection::Database};
 
-/// Reads everything.
 pub(super) fn cluster(database: &Database) -> Result<Cluster, StoreError> {
     let mut cluster = Cluster::default();
     let last = database.query("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get::<_, i64>(0))?;

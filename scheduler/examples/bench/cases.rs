@@ -190,7 +190,6 @@ pub(crate) struct Case {
 #[derive(Serialize)]
 pub(crate) struct CaseDevice {
     pub(crate) kind: DeviceKind,
-    /// As calibrated.
     pub(crate) known_steps_per_sec: f64,
     pub(crate) true_steps_per_sec: f64,
 }

@@ -50,7 +50,6 @@ impl Measure {
     }
 }
 
-/// Cases together.
 #[derive(Serialize)]
 pub(crate) struct Group {
     pub(crate) name: String,

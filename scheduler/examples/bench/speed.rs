@@ -19,7 +19,6 @@ use crate::{
 /// One kind of plan, timed.
 #[derive(Serialize)]
 pub(crate) struct Timing {
-    /// What had happened.
     pub(crate) after: &'static str,
     /// Jobs in the queue, the median over the plans.
     pub(crate) queued: usize,
@@ -29,7 +28,6 @@ pub(crate) struct Timing {
     pub(crate) worst_ms: f64,
 }
 
-/// One plan, timed.
 struct Timed {
     queued: usize,
     granted: usize,
@@ -111,7 +109,6 @@ fn hear_of(world: &mut World, node: NodeId, job: JobId, dice: &mut Dice) {
     world.hear_of(node, Some((job, Some(progress))));
 }
 
-/// Times one plan.
 fn time(world: &mut World) -> (Timed, Vec<Change>) {
     let queued = queued(world);
     let start = Instant::now();

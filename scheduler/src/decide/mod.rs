@@ -29,31 +29,23 @@ pub struct Decision {
     pub outcome: Outcome,
 }
 
-/// What to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A job is in the queue.
     Submitted {
-        /// Which.
         job: JobId,
         /// Whether this same request had made it before: I2.
         duplicate: bool,
     },
     /// A certificate is to be signed and given out.
-    Joined {
-        /// Which.
-        certificate: Certificate,
-    },
+    Joined { certificate: Certificate },
     /// Whether a checkpoint is wanted.
     Offered {
         /// If not, why, for a person.
         declined: Option<String>,
     },
     /// A rollout is taken back.
-    Withdrawn {
-        /// Which.
-        rollout: RolloutId,
-    },
+    Withdrawn { rollout: RolloutId },
     /// It is done, or was done before.
     Done,
 }

@@ -27,7 +27,6 @@ pub(crate) struct Link {
     pub(crate) can_be_dialled: bool,
 }
 
-/// When something happens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum When {
     /// After this share of the floor.
@@ -49,7 +48,6 @@ pub(crate) enum Incident {
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) size_bytes: u64,
-    /// The sources first.
     pub(crate) nodes: Vec<Link>,
     /// How many have the blob from the start.
     pub(crate) sources: usize,

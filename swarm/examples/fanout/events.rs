@@ -20,7 +20,6 @@ pub(crate) enum Message {
     ToChild(ToChild),
     /// The connection to a parent is gone.
     ParentGone,
-    /// From the tracker.
     Parents(Vec<NodeId>),
 }
 

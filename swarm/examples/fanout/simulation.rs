@@ -28,7 +28,6 @@ const SENDS_MEASURED: f64 = 3.0;
 /// Simulated seconds after which a run is given up, in floors.
 const FLOORS_MAX: f64 = 60.0;
 
-/// Who plans.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Policy {
     /// The house's tracker and receivers.
@@ -56,7 +55,6 @@ pub(crate) struct Outcome {
     pub(crate) slots_over_max: usize,
     /// Seconds of this machine's processor that the tracker took.
     pub(crate) tracker_secs: f64,
-    /// Events simulated.
     pub(crate) events: u64,
 }
 

@@ -37,12 +37,7 @@ pub struct Receiver {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Say this to a parent.
-    Tell {
-        /// The parent.
-        parent: NodeId,
-        /// What to say.
-        message: ToParent,
-    },
+    Tell { parent: NodeId, message: ToParent },
     /// Report this to the tracker.
     Report(Trouble),
 }
@@ -76,7 +71,6 @@ impl Receiver {
         }
     }
 
-    /// What is here.
     pub fn have(&self) -> &PieceSet {
         &self.have
     }

@@ -70,7 +70,6 @@ impl Parent {
             && self.asks.len() < (1 + more + ahead).min(ASKS_OPEN_MAX)
     }
 
-    /// Remembers an ask.
     pub(super) fn ask(&mut self, ask: AskId, wanted: Wanted, now: Duration) {
         if self.asks.is_empty() {
             self.busy_since = now;

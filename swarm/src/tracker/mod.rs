@@ -34,9 +34,7 @@ pub struct Tracker {
 /// From whom a receiver is to fetch a blob. A newer plan replaces an older one as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The blob.
     pub blob: BlobId,
-    /// Who fetches it.
     pub receiver: NodeId,
     /// From whom, each with the reason; none while it waits.
     pub parents: Vec<(NodeId, Because)>,
@@ -56,7 +54,6 @@ pub enum Because {
 /// A node that is suspected of sending wrong bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspect {
-    /// The node.
     pub node: NodeId,
     /// Who was sent some.
     pub reported_by: Vec<NodeId>,

@@ -21,9 +21,7 @@ pub struct Reach {
 /// One direction of a node's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What it sends.
     Up,
-    /// What it receives.
     Down,
 }
 

@@ -69,7 +69,6 @@ impl Work {
         }
     }
 
-    /// Some job.
     pub fn draw(dice: &mut Dice, number: u64) -> Self {
         let crashes = dice.one_in(14);
         Self {

@@ -34,7 +34,6 @@ impl Daemon {
         Ok(Self { child, log: log.to_owned(), log_start })
     }
 
-    /// Its process id.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -16,13 +16,11 @@ use super::daemon::Daemon;
 
 /// Size of the disk.
 pub(super) const DISK_BYTES: u64 = 192 << 20;
-/// What fills it.
 const BALLAST_FILE: &str = "ballast";
 /// How long making the namespace may take.
 const MOUNT_WITHIN: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The disk.
 pub struct Disk {
     folder: PathBuf,
     /// Holds the namespace. None: it is a plain folder.
@@ -106,7 +104,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes room again.
     pub fn empty(&self) -> io::Result<()> {
         match fs::remove_file(self.seen_from_here().join(BALLAST_FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

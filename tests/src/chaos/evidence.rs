@@ -20,24 +20,17 @@ const PIECES_AIM: u64 = 512;
 pub struct Event {
     /// Counts from 1.
     pub number: u64,
-    /// When.
     pub at_ms: u64,
-    /// Its kind.
     pub kind: String,
-    /// All of it.
     pub change: Value,
 }
 
 /// A step that a trainer began.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// The job.
     pub job: String,
-    /// The attempt's epoch.
     pub epoch: u64,
-    /// The trainer's process.
     pub process: u64,
-    /// Which.
     pub step: u64,
     /// When, not later than the lease was looked at.
     pub wall_ms: u64,
@@ -46,32 +39,26 @@ pub struct Step {
 /// A checkpoint that was committed.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Its id.
     pub id: String,
-    /// Its manifest.
     pub manifest: Value,
     /// The names of the nodes that say that they hold it, verified and tried.
     pub ready_on: Vec<String>,
     /// Those of them that hold what it takes to answer and nothing else.
     pub serving_on: Vec<String>,
-    /// How many should.
     pub wanted_on: usize,
     /// What its trainer wrote into it of its run; none if that blob is not there.
     pub moments: Option<Value>,
 }
 
-/// All of it.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// What was recorded on the way.
     pub records: Records,
     /// Length of a lease.
     pub lease_ms: u64,
-    /// The fleet's history.
     pub events: Vec<Event>,
     /// The jobs, by id.
     pub jobs: BTreeMap<String, Value>,
-    /// The checkpoints.
     pub checkpoints: Vec<Checkpoint>,
     /// Every step that a trainer began, in the order of their lines.
     pub steps: Vec<Step>,
@@ -79,7 +66,6 @@ pub struct Evidence {
     pub blobs: BTreeMap<String, bool>,
     /// Files of replicas whose bytes are not what their manifest says: node, checkpoint, file.
     pub wrong_replicas: Vec<(String, String, String)>,
-    /// Replicas looked at.
     pub replicas: u64,
     /// Blobs that were found damaged and put aside, on all machines.
     pub quarantined: u64,

@@ -14,7 +14,6 @@ pub fn now_ms() -> u64 {
 /// One call of `hatchery submit`.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Its request id.
     pub request: String,
     /// Tells bodies of one request apart.
     pub body: String,
@@ -33,13 +32,10 @@ pub struct Submission {
 /// A job as a person saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenJob {
-    /// Its phase.
     pub phase: String,
-    /// Its newest epoch.
     pub epoch: u64,
     /// The step of its newest checkpoint.
     pub checkpoint_step: u64,
-    /// That checkpoint.
     pub checkpoint: Option<String>,
 }
 
@@ -48,14 +44,11 @@ pub struct SeenJob {
 pub struct Sighting {
     /// When it was asked and answered.
     pub time_ms: (u64, u64),
-    /// By their ids.
     pub jobs: BTreeMap<String, SeenJob>,
 }
 
-/// Everything recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
-    /// Every submission.
     pub submissions: Vec<Submission>,
     /// Jobs whose cancellation was answered OK.
     pub cancelled: Vec<String>,
@@ -79,7 +72,6 @@ pub struct Records {
     pub memory_bytes_max: u64,
     /// Processes that ended although nobody ended them.
     pub unexpected_ends: Vec<String>,
-    /// Answers of models.
     pub answers: u64,
     /// Pauses that were answered OK.
     pub pauses: u64,

@@ -17,9 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What an agent loses when it loses its disk, its credentials left out.
 const AGENT_FOLDERS: [&str; 4] = ["blobs", "checkpoints", "corpora", "attempts"];
 
-/// An agent's machine.
 pub struct Member {
-    /// Its name.
     pub name: String,
     /// Its `HATCHERY_HOME`.
     pub home: PathBuf,

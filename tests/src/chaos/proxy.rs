@@ -110,7 +110,6 @@ impl Proxy {
         Ok(Self { address, shared })
     }
 
-    /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -63,7 +63,6 @@ impl Plan {
 /// What came of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// The plan.
     pub plan: Plan,
     /// What is left of it.
     pub evidence: Evidence,

@@ -39,24 +39,20 @@ const FAILURE_LINES_MAX: usize = 20;
 pub struct SiteSettings {
     /// Length of a lease.
     pub lease_secs: u64,
-    /// How many agents.
     pub agents: usize,
     /// Fault points that every process of the fleet has armed all the time.
     pub points: String,
 }
 
-/// The fleet.
 pub struct Site {
     folder: TempDir,
     settings: SiteSettings,
-    /// The coordinator's.
     pub disk: Disk,
     address: SocketAddr,
     coordinator: Mutex<Option<Daemon>>,
     agents: Vec<Member>,
     /// Before those who type.
     pub people: Proxy,
-    /// What happened.
     pub history: History,
 }
 
@@ -65,7 +61,6 @@ pub struct Site {
 pub struct Typed {
     /// The exit code; none: it took too long and was killed.
     pub code: Option<i32>,
-    /// What it printed.
     pub stdout: String,
     /// What it said besides.
     pub stderr: String,
@@ -147,7 +142,6 @@ impl Site {
         Duration::from_secs(self.settings.lease_secs)
     }
 
-    /// The agents' machines.
     pub fn agents(&self) -> &[Member] {
         &self.agents
     }

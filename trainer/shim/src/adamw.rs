@@ -12,7 +12,6 @@ use crate::message::told;
 pub struct AdamW {
     /// The number of this update, from 1.
     pub update: u64,
-    /// The learning rate.
     pub lr: f64,
     /// Decay of the gradient's running mean.
     pub beta1: f64,

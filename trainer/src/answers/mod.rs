@@ -17,7 +17,6 @@ use crate::recurrent::Recurrent;
 /// What came of an answer in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
-    /// Which.
     pub request: RequestId,
     /// New bytes; it may be that there are none.
     pub bytes: Vec<u8>,
@@ -28,7 +27,6 @@ pub struct Made {
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It is whole.
     Finished(FinishReason),
     /// The model's logits are no finite numbers.
     Broken,
@@ -42,7 +40,6 @@ struct Answer {
     sampler: Sampler,
     filter: StopFilter,
     left_bytes: u32,
-    /// Bytes fed.
     position: u64,
     /// Chosen, and not fed yet.
     pending: u8,
@@ -55,7 +52,6 @@ pub struct Answers {
     engine: Recurrent,
     vocabulary: usize,
     at_once_max: usize,
-    /// Stream by stream.
     writing: Vec<Answer>,
     reading: Option<Answer>,
     waiting: VecDeque<Answer>,

@@ -49,15 +49,7 @@ pub enum OpenError {
     #[error(
         "{device} has {free_bytes} bytes free; the memory of one answer takes {stream_bytes}, and half stays free"
     )]
-    NoRoom {
-        /// Which.
-        device: String,
-        /// There.
-        free_bytes: u64,
-        /// Of one answer.
-        stream_bytes: u64,
-    },
-    /// libtorch refused.
+    NoRoom { device: String, free_bytes: u64, stream_bytes: u64 },
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] TchError),
 }

@@ -36,7 +36,6 @@ pub enum CheckpointError {
     /// A file does not hold what it should.
     #[error("{} is not usable: {problem}", path.display())]
     Content {
-        /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,

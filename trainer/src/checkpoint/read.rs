@@ -27,7 +27,6 @@ const CURSOR_VERSION: u32 = 1;
 /// What the two public files of a checkpoint hold.
 #[derive(Debug)]
 pub struct ModelFolder {
-    /// The shape.
     pub config: ModelConfig,
     /// The weights, f32 on the CPU.
     pub weights: Weights,
@@ -61,7 +60,6 @@ pub fn read_model(folder: &Path) -> Result<ModelFolder, CheckpointError> {
 /// What all four files of a checkpoint hold.
 #[derive(Debug)]
 pub struct TrainingFolder {
-    /// The shape.
     pub config: ModelConfig,
     /// The weights that training goes on with, f32 on the CPU.
     pub weights: Weights,

@@ -24,9 +24,7 @@ const WAITING_MAX: usize = 1;
 /// A checkpoint that is durable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
-    /// Its folder.
     pub folder: PathBuf,
-    /// Steps done.
     pub step: u64,
     /// What was known of the run.
     pub metrics: Metrics,

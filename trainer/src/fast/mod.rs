@@ -35,7 +35,6 @@ struct Shape {
     layers: usize,
     heads: usize,
     width: usize,
-    /// Of one head.
     neurons: usize,
     vocabulary: usize,
     tokens: usize,

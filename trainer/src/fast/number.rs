@@ -19,14 +19,11 @@ pub trait Number:
 {
     /// 1
     const ONE: Self;
-    /// Rounds.
     fn from_f64(number: f64) -> Self;
-    /// Exact.
     fn to_f64(self) -> f64;
     /// The larger one; a NaN stays, so that it is found.
     #[must_use]
     fn max(self, other: Self) -> Self;
-    /// Square root.
     #[must_use]
     fn sqrt(self) -> Self;
     /// self * factor + term: rounded once where the machine does that by itself (`FUSED`), else twice.

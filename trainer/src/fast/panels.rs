@@ -39,7 +39,6 @@ pub(super) struct ViewMut<'a, N> {
 }
 
 impl<N: Number> Panels<N> {
-    /// Zeros.
     pub(super) fn new(rows: usize, columns: usize) -> Result<Self, TryReserveError> {
         let rows = rows.next_multiple_of(PANEL);
         let len = rows * columns.div_ceil(PANEL);
@@ -59,7 +58,6 @@ impl<N: Number> Panels<N> {
         &mut self.lines
     }
 
-    /// Zeros again.
     pub(super) fn clear(&mut self) {
         self.lines.fill([N::ZERO; PANEL]);
     }
@@ -80,7 +78,6 @@ impl<N: Number> Panels<N> {
         }
     }
 
-    /// All of it.
     pub(super) fn view(&self) -> View<'_, N> {
         View { lines: &self.lines, stride: self.rows, rows: self.rows, panels: self.lines.len() / self.rows }
     }

@@ -78,7 +78,6 @@ pub(super) struct Worker<N> {
     pub(super) blocks: [Panels<N>; 2],
     /// V x T
     pub(super) logits: Panels<N>,
-    /// For each token.
     pub(super) keys: Vec<RowKeys<PANEL>>,
     pub(super) room: Room<N>,
     pub(super) gradients: Gradients<N>,

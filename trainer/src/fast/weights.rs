@@ -21,7 +21,6 @@ pub(super) struct Head<N> {
     pub(super) decoder_t: Panels<N>,
 }
 
-/// All weights.
 #[derive(Debug)]
 pub(super) struct Packed<N> {
     /// V x D, row after row.
@@ -129,7 +128,6 @@ impl<N: Number> Gradients<N> {
         })
     }
 
-    /// Forgets all.
     pub(super) fn clear(&mut self) {
         self.embed.fill(N::ZERO);
         self.lm_head.clear();

@@ -43,7 +43,6 @@ pub(super) struct Layer {
     pub(super) x: Tensor,
     /// Neurons, rectified at the latest where they are read, H x N x M.
     pub(super) q: Tensor,
-    /// Gates, the same.
     pub(super) v: Tensor,
     /// What was kept of the gated neurons, where that is not made again.
     pub(super) mask: Option<Tensor>,

@@ -19,7 +19,6 @@ const WARM_UP: usize = 3;
 /// Something has to be dropped, as in training.
 const PROBABILITY: f64 = 0.1;
 
-/// One operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timed {
     /// As in `between.rs`.

@@ -42,7 +42,6 @@ pub(crate) struct Shape {
     pub(crate) layers: usize,
     pub(crate) heads: i64,
     pub(crate) width: i64,
-    /// Of one head.
     pub(crate) neurons: i64,
     pub(crate) vocabulary: i64,
     pub(crate) sequences: i64,

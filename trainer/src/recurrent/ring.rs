@@ -33,7 +33,6 @@ pub(super) trait Ring: fmt::Debug {
     fn seen(&self, streams: Streams, scores: Tensor, positions: &Tensor) -> Result<Tensor, TchError>;
 }
 
-/// By libtorch's operations.
 #[derive(Debug)]
 pub(super) struct Plain {
     /// Turns a byte of each pair, M/2 f64.
@@ -99,7 +98,6 @@ impl Ring for Plain {
     }
 }
 
-/// By kernels.
 #[derive(Debug)]
 pub(super) struct ByKernels {
     kernels: Rc<Kernels>,

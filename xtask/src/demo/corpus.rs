@@ -7,7 +7,6 @@ use anyhow::{Result, bail};
 /// What `hatchery submit` is given: a file or folder, and a glob for a folder of which only a part is meant.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Corpus {
-    /// File or folder.
     pub(crate) path: PathBuf,
     /// Which files of it; none: all.
     pub(crate) include: Option<&'static str>,

@@ -11,7 +11,6 @@ use crate::cargo::Binaries;
 use crate::daemon::Daemon;
 use crate::interrupt::{GLANCE, Interrupt};
 
-/// The two nodes.
 pub(crate) const NODES: [&str; 2] = ["alder", "birch"];
 /// How long the agents may take to join, look at their machine and measure it.
 const NODES_WAIT: Duration = Duration::from_mins(2);

@@ -14,7 +14,6 @@ const FILE: &str = "manifest.json";
 /// One file below the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// Length, in bytes.
     pub(crate) size_bytes: u64,
     /// SHA-256, as lower-case hex.
     pub(crate) sha256: String,
@@ -32,7 +31,6 @@ pub(crate) struct Manifest {
     /// Which files were taken, as `layout::LAYOUT` counts.
     #[serde(default)]
     pub(crate) layout: u32,
-    /// Version of torch.
     pub(crate) version: String,
     /// Platform it is for.
     pub(crate) platform: Platform,

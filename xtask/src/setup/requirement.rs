@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 pub(crate) struct Requirement {
     /// Project name, normalised: lower case, `-` between words.
     pub(crate) name: String,
-    /// Extras asked for.
     pub(crate) extras: Vec<String>,
     /// Version, or its beginning where it ended in `.*`.
     pub(crate) version: String,

@@ -28,7 +28,6 @@ pub(crate) enum Source<'a> {
     Remote {
         /// The client to ask with.
         http: &'a Http,
-        /// The wheel's URL.
         url: String,
         /// `Authorization` to send along.
         authorization: Option<String>,
@@ -57,7 +56,6 @@ impl<'a> Wheel<'a> {
         Ok(wheel)
     }
 
-    /// The wheel's METADATA.
     pub(crate) fn metadata(&self) -> Result<String> {
         self.dist_info("METADATA")
     }

@@ -20,7 +20,6 @@ const CLOCK_MS: u64 = 20;
 struct Job {
     phase: String,
     epoch: u64,
-    /// Node and device.
     lease: Option<(String, String)>,
     step: u64,
     steps: u64,

@@ -19,7 +19,6 @@ use super::evidence::Evidence;
 pub struct Finding {
     /// What it is against: `I1` to `I12`, as `ARCHITECTURE.md` has them, or `liveness`, or `traffic` of too small a run.
     pub invariant: &'static str,
-    /// What was found.
     pub text: String,
 }
 
@@ -61,7 +60,6 @@ pub const CHECKS: [(&str, Check); 19] = [
     ("liveness: every job ends", events::every_job_ends),
 ];
 
-/// Runs every check.
 pub fn all(evidence: &Evidence) -> Vec<Finding> {
     CHECKS.iter().flat_map(|(_, check)| check(evidence)).collect()
 }

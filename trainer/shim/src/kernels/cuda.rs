@@ -21,7 +21,6 @@ use super::{
 };
 
 const LIBRARY: &str = "libcuda.so.1";
-/// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 const CAPABILITY: [c_int; 2] = [75, 76];
 /// The first GPUs that round to bf16 by themselves.
 const BF16_CAPABILITY: i32 = 80;
@@ -38,7 +37,6 @@ pub enum CudaError {
     /// The GPU cannot have them.
     #[error("there are no {kernels} for a GPU of compute capability {}.{}", capability / 10, capability % 10)]
     TooOld {
-        /// Which ones.
         kernels: &'static str,
         /// 75 for 7.5.
         capability: i32,
@@ -48,17 +46,10 @@ pub enum CudaError {
     Compile {
         /// As NVRTC names it.
         architecture: String,
-        /// NVRTC's own words.
         message: String,
     },
-    /// The driver refused.
     #[error("NVIDIA's driver cannot {doing} (error {status})")]
-    Driver {
-        /// What was tried.
-        doing: &'static str,
-        /// The driver's CUresult.
-        status: i32,
-    },
+    Driver { doing: &'static str, status: i32 },
     /// What each thread works on should be in registers.
     #[error("the kernels for {0} keep an array of each thread in memory")]
     KeepArrays(String),

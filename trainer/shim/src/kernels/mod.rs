@@ -15,9 +15,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use self::call::Call;
 
-/// The kernels' text.
 pub(crate) const SOURCE: &str = include_str!("kernels.cu");
-/// Every kernel's name.
 const NAMES: [&str; 17] = [
     "rope",
     "rope_backward",
@@ -52,7 +50,6 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// All there are.
     pub const ALL: [Self; 4] = [
         Self { is_bf16: true, pairs: PAIRS_WIDE },
         Self { is_bf16: true, pairs: 1 },
@@ -92,7 +89,6 @@ pub struct Drops {
 }
 
 impl Drops {
-    /// Nothing.
     pub const NOTHING: Self = Self { stream: 0, first_sequence: 0, layer: 0, threshold: 0, scale: 1.0 };
 }
 
@@ -132,7 +128,6 @@ impl Rows {
         self.heads * self.of_head
     }
 
-    /// Heads of sequences.
     fn lines(self) -> i64 {
         self.all() / self.tokens
     }

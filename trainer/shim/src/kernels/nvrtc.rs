@@ -32,7 +32,6 @@ impl Compiled {
     }
 }
 
-/// The compiler.
 pub(super) struct Nvrtc(Library);
 
 impl Nvrtc {

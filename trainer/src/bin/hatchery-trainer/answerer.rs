@@ -64,7 +64,6 @@ pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
     }
 }
 
-/// What comes next.
 enum Next {
     Command(AnswererCommand),
     Step,

@@ -29,7 +29,6 @@ use crate::{
 
 /// Exit code of a recipe that is wrong, as of a wrong command line.
 const USAGE: u8 = 2;
-/// Largest order file.
 const ORDER_BYTES_MAX: u64 = 1 << 20;
 /// Between two lines of progress in a terminal.
 const SHOW_EVERY: Duration = Duration::from_secs(2);

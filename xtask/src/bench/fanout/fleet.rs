@@ -29,13 +29,11 @@ const PORT: u16 = 4747;
 const PEERS_VARIABLE: &str = "HATCHERY_AGENT__PEERS__ENABLED";
 /// The coordinator's setting of what it sends at most.
 const COORDINATOR_LIMIT_VARIABLE: &str = "HATCHERY_COORDINATOR__UPLOAD_BYTES_PER_SEC_MAX";
-/// An agent's.
 const UPLOAD_LIMIT_VARIABLE: &str = "HATCHERY_AGENT__PEERS__UPLOAD_BYTES_PER_SEC_MAX";
 /// The package of what is started.
 const PACKAGE: &str = "hatchery-cli";
 const STAND_IN: &str = "fanout-stand-in";
 
-/// The programs.
 #[derive(Clone)]
 pub(super) struct Programs {
     pub(super) hatchery: PathBuf,
@@ -45,7 +43,6 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Builds them.
     pub(super) fn build() -> Result<Self> {
         let build =
             |what: &[&str], name| cargo::build(&[&["--release", "--package", PACKAGE], what].concat(), name);

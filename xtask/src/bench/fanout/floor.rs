@@ -5,7 +5,6 @@
 pub(super) struct Rates {
     /// Away from the node.
     pub(super) up: f64,
-    /// Towards it.
     pub(super) down: f64,
 }
 

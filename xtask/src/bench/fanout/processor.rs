@@ -12,7 +12,6 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Both.
     pub(super) fn secs(self) -> f64 {
         self.user_secs + self.system_secs
     }
@@ -56,7 +55,6 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Looks now.
     pub(super) fn now() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc")?;
         Self::of(&stat).context("/proc/stat has another form")

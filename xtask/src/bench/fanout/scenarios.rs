@@ -39,7 +39,6 @@ const PIECE_BYTES_MIN: u64 = 64 << 10;
 /// The fault point of an agent that serves wrong bytes.
 const FLIPS_BYTES: (&str, &str) = ("FAILPOINTS", "peers::flips_a_bit=return");
 
-/// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scenario {
     SlowNode,
@@ -113,7 +112,6 @@ impl Scenario {
         }
     }
 
-    /// Runs it once.
     pub(super) fn run(
         self,
         bench: &Bench,
@@ -224,7 +222,6 @@ fn floors(bench: &Bench, network: &Network, bytes: f64, contender: Contender) ->
     }
 }
 
-/// Seconds.
 #[derive(Clone, Copy)]
 struct Floors {
     others: f64,

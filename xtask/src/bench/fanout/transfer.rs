@@ -33,7 +33,6 @@ pub(super) trait Disturbance {
     fn look(&mut self, secs: f64) -> Result<()>;
 }
 
-/// Nothing happens.
 pub(super) struct Undisturbed;
 
 impl Disturbance for Undisturbed {

@@ -11,10 +11,7 @@ use crate::in_a_line;
 #[serde(untagged)]
 pub(super) enum Outcome<T> {
     Found(T),
-    Failed {
-        /// Why.
-        failure: String,
-    },
+    Failed { failure: String },
 }
 
 impl<T> Outcome<T> {

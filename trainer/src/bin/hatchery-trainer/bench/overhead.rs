@@ -53,7 +53,6 @@ impl Overhead {
         ]
     }
 
-    /// For a person.
     pub(super) fn table(&self) -> String {
         let [validation, checkpoint, report] = self.shares().map(|share| format!("{:.3} %", 100.0 * share));
         let sum: f64 = self.shares().iter().sum();

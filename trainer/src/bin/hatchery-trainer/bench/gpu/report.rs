@@ -17,7 +17,6 @@ use crate::bench::{
     together::Together,
 };
 
-/// Everything.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     #[serde(flatten)]
@@ -66,7 +65,6 @@ pub(super) struct Shape {
     pub(super) operations: Outcome<Operations>,
 }
 
-/// One contender.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     contender: String,
