@@ -1,135 +1,341 @@
-//! `hatchery-trainer generate` and `import`, as a person types them.
-#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+//! Many answers at once by libtorch: the same words as the processor's engine finds, whoever else is answered.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::process::{Command, Output};
+mod house;
 
-use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+    rc::Rc,
+    sync::Arc,
+};
 
-fn trainer(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hatchery-trainer")).args(arguments).output().unwrap()
+use hatchery_bdh::{
+    Engine, Generation, Model, RawSamplingParams, SamplingParams, StopStrings, Window, random_at,
+};
+use hatchery_common::{
+    answerer::{AnswererCommand, AnswererEvent},
+    generate::{FinishReason, GenerationOrder},
+    id::RequestId,
+    model::{ModelConfig, RawModelConfig},
+    recipe::Precision,
+};
+use hatchery_trainer::{
+    answers::{Answers, End},
+    checkpoint::read_model,
+    device,
+    recurrent::Recurrent,
+    weights::Weights,
+};
+use hatchery_trainer_shim::kernels::{Kernels, Variant};
+use house::{corpus, text};
+use tch::Kind;
+
+/// A model that has learned something of a text, with blocks of 16 bytes: chunks of 8.
+fn checkpoint(folder: &Path) -> PathBuf {
+    let out = folder.join("run");
+    let settings = [
+        "model.n_layer=2",
+        "model.n_embd=16",
+        "model.n_head=2",
+        "model.mlp_internal_dim_multiplier=8",
+        "train.steps=60",
+        "train.batch=4",
+        "train.block=16",
+        "train.lr=0.01",
+        "train.checkpoint_every=60",
+        "train.validate_every=60",
+    ];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let data = corpus();
+    let arguments = ["train", "--data", text(&data), "--out", text(&out), "--device", "cpu"];
+    let output = house::output(&[&arguments, &settings[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    out.join("step-000000060")
 }
 
-fn json(arguments: &[&str]) -> Value {
-    let output = trainer(&[arguments, &["--output", "json"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+fn order(prompt: &[u8], max_bytes: u32, raw: RawSamplingParams, stop: &[&str]) -> GenerationOrder {
+    GenerationOrder {
+        checkpoint: "7".repeat(64).parse().unwrap(),
+        prompt: prompt.to_vec(),
+        max_bytes,
+        sampling: SamplingParams::new(raw).unwrap(),
+        stop: StopStrings::new(stop.iter().map(|stop| stop.as_bytes().to_vec()).collect()).unwrap(),
+    }
 }
 
-fn refused(arguments: &[&str]) -> String {
-    let output = trainer(arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
-    String::from_utf8(output.stderr).unwrap()
+/// What the processor's engine answers.
+fn expected(model: &Arc<Model>, order: &GenerationOrder) -> (Vec<u8>, FinishReason) {
+    let engine = Engine::new(model.clone(), Window::Default).unwrap();
+    let mut generation = Generation::new(engine, &order.prompt, &order.sampling, order.max_bytes as usize)
+        .with_stops(order.stop.clone());
+    let bytes = generation.by_ref().collect();
+    (bytes, if generation.is_stopped() { FinishReason::StopString } else { FinishReason::MaxBytes })
 }
 
-/// A folder that holds one imported model under `model`, whose path is given.
-fn imported() -> (tempfile::TempDir, String) {
+/// Questions of many kinds: empty and long, greedy and by chance, with strings that end them.
+fn orders() -> Vec<GenerationOrder> {
+    let text = std::fs::read(corpus()).unwrap();
+    let of = |seed| RawSamplingParams { seed, ..Default::default() };
+    let greedy = RawSamplingParams { greedy: true, repetition_penalty: 1.2, ..Default::default() };
+    let top = RawSamplingParams { top_k: Some(5), temperature: 0.7, ..of(3) };
+    vec![
+        order(b"", 30, of(1), &[]),
+        order(b"To be", 1, of(2), &[]),
+        order(&text[1000..1100], 60, greedy, &[]),
+        order(&text[..8], 50, top, &["e", "th"]),
+        order(&text[300..307], 40, of(5), &["no such thing"]),
+        order(&text[2000..2016], 25, of(6), &["a"]),
+    ]
+}
+
+#[test]
+fn logits_are_those_of_the_processors_engine_over_many_windows() {
     let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model").display().to_string();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../bdh/tests/data/dict-config.pt");
-    let made = json(&["import", file, "--out", &model]);
-    assert_eq!((&made["model"]["n_embd"], &made["trained_block"]), (&8.into(), &Value::Null));
-    assert!(refused(&["import", file, "--out", &model]).contains("not empty"));
-    (folder, model)
-}
-
-#[test]
-fn an_imported_model_answers_as_it_is_told() {
-    let (_folder, model) = imported();
-    let ask = |more: &[&str]| {
-        json(&[&["generate", "--checkpoint", &model, "--prompt", "To be", "--seed", "4"], more].concat())
-    };
-    let whole = ask(&[]);
-    let bytes = |answer: &Value| answer["bytes_hex"].as_str().unwrap().len() / 2;
-    assert_eq!((bytes(&whole), &whole["finish_reason"]), (100, &"max_bytes".into()));
-    for more in
-        [["--top-p", "0.5"], ["--min-p", "0.5"], ["--repetition-penalty", "100"], ["--temperature", "0.5"]]
+    let checkpoint = checkpoint(folder.path());
+    let model = Arc::new(Model::load(&checkpoint).unwrap());
+    let found = read_model(&checkpoint).unwrap();
+    let mut many: Vec<(Recurrent, f32)> = Vec::new();
+    for (precision, kind, most) in
+        [(Precision::F32, Kind::Float, 1e-4), (Precision::Bf16, Kind::BFloat16, 0.1)]
     {
-        assert_ne!(ask(&more)["bytes_hex"], whole["bytes_hex"], "{more:?} changes nothing");
+        for has_kernels in [false, true] {
+            let cpu = tch::Device::Cpu;
+            let mut one = Recurrent::new(&found.config, &found.weights, cpu, precision, 8, 3).unwrap();
+            if has_kernels {
+                let variant = Variant::new(kind, found.config.neurons_per_head() as i64).unwrap();
+                let kernels = Rc::new(Kernels::emulated(variant));
+                assert_eq!(one.use_kernels_if_right(&kernels).unwrap(), Ok(()));
+            }
+            many.push((one, most));
+        }
     }
-    // Any printable byte of the answer ends it.
-    let stop = whole["text"].as_str().unwrap().chars().find(char::is_ascii_alphanumeric).unwrap();
-    let stopped = ask(&["--stop", "not there", "--stop", &stop.to_string()]);
-    assert_eq!(stopped["finish_reason"], "stop_string");
-    assert!(whole["bytes_hex"].as_str().unwrap().starts_with(stopped["bytes_hex"].as_str().unwrap()));
-    assert!(bytes(&stopped) < 100 && !stopped["text"].as_str().unwrap().contains(stop));
-
-    let text = trainer(&["generate", "--checkpoint", &model, "--prompt", "To be", "--seed", "4"]);
-    let shown = String::from_utf8(text.stdout).unwrap();
-    assert_eq!(shown.trim_end_matches('\n'), whole["text"].as_str().unwrap().trim_end_matches('\n'));
-    assert!(String::from_utf8(text.stderr).unwrap().contains("100 bytes in"));
-
-    for (flag, wrong) in [("--top-p", "0"), ("--min-p", "2"), ("--repetition-penalty", "0.1"), ("--stop", "")]
-    {
-        let said = refused(&["generate", "--checkpoint", &model, "--prompt", "x", flag, wrong]);
-        assert!(said.contains(&flag[2..].replace('-', "_")), "{said}");
-    }
-}
-
-#[test]
-fn a_session_goes_on_as_if_never_interrupted_and_can_be_forked() {
-    let (folder, model) = imported();
-    let ask =
-        |more: &[&str]| json(&[&["generate", "--checkpoint", &model], more].concat())["bytes_hex"].clone();
-    let hex = |value: Value| value.as_str().unwrap().to_owned();
-    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
-    let (first, second) = (first.to_str().unwrap(), second.to_str().unwrap());
-    let begin = ["--prompt", "To be", "--seed", "4", "--repetition-penalty", "1.5"];
-    let whole = hex(ask(&[&begin[..], &["--max-bytes", "90"]].concat()));
-    let start = hex(ask(&[&begin[..], &["--max-bytes", "40", "--save-session", first]].concat()));
-    let saved = std::fs::read(first).unwrap();
-    let middle = hex(ask(&["--session", first, "--max-bytes", "20", "--save-session", second]));
-    let end = hex(ask(&["--session", second, "--max-bytes", "30"]));
-    assert_eq!(whole, format!("{start}{middle}{end}"));
-    // The first is still what it was: a fork by another seed goes another way, and with its own sampling the same.
-    assert_eq!(std::fs::read(first).unwrap(), saved);
-    assert_ne!(hex(ask(&["--session", first, "--max-bytes", "20", "--seed", "5"])), middle);
-    assert_eq!(hex(ask(&["--session", first, "--max-bytes", "20"])), middle);
-    // More text first, and put away under the same name.
-    let told =
-        hex(ask(&["--session", first, "--prompt", " or not", "--max-bytes", "20", "--save-session", first]));
-    assert_ne!(told, middle);
-    assert_ne!(std::fs::read(first).unwrap(), saved);
-
-    let other = folder.path().join("other").display().to_string();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../bdh/tests/data/class-config.pt");
-    json(&["import", file, "--out", &other]);
-    let said = refused(&["generate", "--checkpoint", &other, "--session", second]);
-    assert!(said.contains("saved over another model"), "{said}");
-    let said = refused(&["generate", "--checkpoint", &model, "--session", &format!("{model}/config.json")]);
-    assert!(said.contains("not a whole session file"), "{said}");
-    let unsaid = trainer(&["generate", "--checkpoint", &model]);
-    assert_eq!(unsaid.status.code(), Some(2), "neither a prompt nor a session: {unsaid:?}");
-}
-
-#[test]
-fn samples_are_the_answers_of_one_seed_after_another() {
-    let (_folder, model) = imported();
-    let ask = |more: &[&str]| {
-        json(
-            &[&["generate", "--checkpoint", &model, "--prompt", "To be", "--max-bytes", "30"], more].concat(),
-        )
+    let mut engines = vec![Engine::new(model, Window::Default).unwrap(); 2];
+    let mut position = 0;
+    let near = |found: &[f32], expected: &[f32], share: f32| {
+        let most = expected.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
+        let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+        assert!(apart <= share * most, "{apart} of {most}");
     };
-    let samples = ask(&["--seed", "7", "--samples", "3"]);
-    let samples = samples["samples"].as_array().unwrap();
-    assert_eq!(samples.len(), 3);
-    for (sample, seed) in samples.iter().zip(["7", "8", "9"]) {
-        let alone = ask(&["--seed", seed]);
-        assert_eq!(sample["seed"].to_string(), seed);
+    // Streams 1 and 2 side by side, in parts of all lengths; stream 0 stays out of it.
+    for part in [8_usize, 3, 5, 1, 1, 6, 8, 8, 2, 6, 7, 1, 4, 4] {
+        assert!(part <= many[0].0.bytes_at_once(position));
+        let byte = |stream: u64, index| (random_at(stream, position + index) * 128.0) as u8;
+        let bytes: Vec<Vec<u8>> =
+            (0..2).map(|stream| (0..part as u64).map(|index| byte(stream, index)).collect()).collect();
+        let expected = engines.iter_mut().zip(&bytes).map(|(engine, bytes)| engine.prefill(bytes));
+        let expected: Vec<&[f32]> = expected.collect();
+        for (many, most) in &mut many {
+            let logits = many.feed(1, &[position; 2], &bytes.concat()).unwrap();
+            logits
+                .chunks_exact(256)
+                .zip(&expected)
+                .for_each(|(found, expected)| near(found, expected, *most));
+        }
+        position += part as u64;
+    }
+    // A stream goes where it is copied, and forgets what it is told to.
+    let mut engine = Engine::new(engines[0].model().clone(), Window::Default).unwrap();
+    let fresh = engine.step(b'x');
+    for (many, most) in &mut many {
+        many.copy(1, 0).unwrap();
+        let both = many.feed(0, &[position; 2], b"xx").unwrap();
+        near(&both[..256], &both[256..], 1e-5);
+        many.clear(2).unwrap();
+        near(&many.feed(2, &[0], b"x").unwrap(), fresh, *most);
+    }
+}
+
+/// Shapes that no preset has: odd numbers of pairs, chunks of a byte, streams far apart.
+#[test]
+fn kernels_and_operations_agree_at_every_shape_and_position() {
+    for (heads, width, multiplier, chunk, positions) in [
+        (3, 6, 5, 1, vec![0, 7, 1 << 33]),
+        (1, 8, 9, 3, vec![5]),
+        (2, 10, 8, 4, vec![0, 4_294_967_294, 3, 17, 17]),
+        (4, 8, 12, 7, vec![1 << 40, 2]),
+    ] {
+        let config = ModelConfig::new(RawModelConfig {
+            n_layer: 2,
+            n_embd: width * heads,
+            n_head: heads,
+            mlp_internal_dim_multiplier: multiplier * 2,
+            ..Default::default()
+        })
+        .unwrap();
+        let weights = Weights::start(&config, 3).unwrap();
+        let engine = |has_kernels| {
+            let cpu = tch::Device::Cpu;
+            let streams = positions.len() + 1;
+            let mut engine = Recurrent::new(&config, &weights, cpu, Precision::F32, chunk, streams).unwrap();
+            if has_kernels {
+                let variant = Variant::new(Kind::Float, config.neurons_per_head() as i64).unwrap();
+                engine.use_kernels(&Rc::new(Kernels::emulated(variant))).unwrap();
+            }
+            engine
+        };
+        let mut engines = [engine(false), engine(true)];
+        let mut at = positions.clone();
+        for round in 0..4 * u64::from(chunk) {
+            // Side by side as many bytes as all may have at once.
+            let most = at.iter().map(|at| engines[0].bytes_at_once(*at)).min().unwrap();
+            let count = 1 + round as usize % most;
+            let bytes: Vec<u8> =
+                (0..count * at.len()).map(|index| (random_at(round, index as u64) * 256.0) as u8).collect();
+            let [plain, kernels] = engines.each_mut().map(|engine| engine.feed(1, &at, &bytes).unwrap());
+            let most = plain.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
+            let apart = plain.iter().zip(&kernels).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+            assert!(apart <= 2e-4 * most, "{apart} of {most} at {at:?}, chunk {chunk}, round {round}");
+            for at in &mut at {
+                *at += count as u64;
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(folder.path());
+    let model = Arc::new(Model::load(&checkpoint).unwrap());
+    let cpu = device::find(Some(hatchery_common::device::Device::CPU)).unwrap();
+    let mut answers = Answers::open(&checkpoint, &cpu, Precision::F32).unwrap();
+    let pace = answers.pace().unwrap();
+    assert!(pace.is_sorted_by_key(|pace| pace.sequences) && pace.iter().all(|pace| pace.secs_per_step > 0.0));
+    let orders = orders();
+    let ids: Vec<RequestId> = (0..orders.len()).map(|_| RequestId::random()).collect();
+    let mut texts: BTreeMap<RequestId, Vec<u8>> = BTreeMap::new();
+    let mut ends = BTreeMap::new();
+    let mut coming = ids.iter().zip(&orders);
+    // One more joins at each step; one that nobody listens to goes in between.
+    let left = RequestId::random();
+    answers.begin(left, order(b"Nobody listens", 1000, RawSamplingParams::default(), &[]), &[]).unwrap();
+    for step in 0.. {
+        if let Some((id, order)) = coming.next() {
+            // Some were begun elsewhere.
+            let (whole, _) = expected(&model, order);
+            let told = &whole[..(whole.len() / 2).min((step + 1) * 7)];
+            answers.begin(*id, order.clone(), told).unwrap();
+            texts.insert(*id, told.to_vec());
+        }
+        if step == 4 {
+            answers.cancel(left).unwrap();
+        }
+        for made in answers.step().unwrap() {
+            texts.entry(made.request).or_default().extend(made.bytes);
+            if let Some(end) = made.end {
+                assert!(ends.insert(made.request, end).is_none());
+            }
+        }
+        if answers.is_empty() && step > orders.len() {
+            break;
+        }
+    }
+    assert!(!ends.contains_key(&left) && texts[&left].len() < 10);
+    for (id, order) in ids.iter().zip(&orders) {
+        let (bytes, reason) = expected(&model, order);
         assert_eq!(
-            (&sample["bytes_hex"], &sample["finish_reason"]),
-            (&alone["bytes_hex"], &alone["finish_reason"])
+            String::from_utf8_lossy(&texts[id]),
+            String::from_utf8_lossy(&bytes),
+            "after {:?}",
+            String::from_utf8_lossy(&order.prompt)
         );
+        assert_eq!(ends[id], End::Finished(reason));
     }
-    assert_ne!(samples[0]["bytes_hex"], samples[1]["bytes_hex"]);
-    let text =
-        trainer(&["generate", "--checkpoint", &model, "--prompt", "To be", "--seed", "7", "--samples", "2"]);
-    let shown = String::from_utf8_lossy(&text.stdout).into_owned();
-    assert!(shown.contains("--- seed 7, to the byte limit\n") && shown.contains("--- seed 8"), "{shown}");
-    assert!(String::from_utf8_lossy(&text.stderr).contains("200 bytes in"));
-    // Always the likeliest byte: all would be the same.
-    let greedy =
-        trainer(&["generate", "--checkpoint", &model, "--prompt", "x", "--samples", "2", "--greedy"]);
-    assert_eq!(greedy.status.code(), Some(2));
-    let said = refused(&["generate", "--checkpoint", &model, "--prompt", "x", "--device", "cuda:63"]);
-    assert!(said.contains("cuda:63 cannot be used here"), "{said}");
+    // As many as there is room for, and no more; with one prompt, which is read once for all.
+    let seeds: BTreeMap<RequestId, GenerationOrder> = (0..answers.at_once_max() as u64)
+        .map(|seed| {
+            let sampling = RawSamplingParams { seed, ..Default::default() };
+            (RequestId::random(), order(b"The same, longer than a chunk", 20 + seed as u32, sampling, &[]))
+        })
+        .collect();
+    for (request, order) in &seeds {
+        answers.begin(*request, order.clone(), &[]).unwrap();
+    }
+    texts.clear();
+    let mut steps = 0;
+    while !answers.is_empty() {
+        for made in answers.step().unwrap() {
+            texts.entry(made.request).or_default().extend(made.bytes);
+        }
+        steps += 1;
+    }
+    // Four parts of the prompt, and the longest answer.
+    assert!(steps <= 4 + 20 + seeds.len(), "{steps}");
+    for (request, order) in &seeds {
+        assert_eq!(texts[request], expected(&model, order).0);
+    }
+    for _ in 0..answers.at_once_max() {
+        answers.begin(RequestId::random(), orders[0].clone(), &[]).unwrap();
+    }
+    assert!(answers.begin(RequestId::random(), orders[0].clone(), &[]).unwrap_err().contains("as many as"));
+    let mut answers = Answers::open(&checkpoint, &cpu, Precision::F32).unwrap();
+    let all = vec![b'a'; orders[0].max_bytes as usize];
+    assert!(
+        answers.begin(RequestId::random(), orders[0].clone(), &all).unwrap_err().contains("none is left")
+    );
+}
+
+#[test]
+fn the_process_answers_line_by_line_and_ends_with_its_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(folder.path());
+    let model = Arc::new(Model::load(&checkpoint).unwrap());
+    let mut process = house::trainer()
+        .args(["answer", "--checkpoint", text(&checkpoint), "--device", "cpu"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut event = || -> AnswererEvent { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let AnswererEvent::Ready { sequences_max, pace, .. } = event() else { panic!("it is ready first") };
+    assert_eq!(pace.last().unwrap().sequences, sequences_max);
+    let orders = orders();
+    let mut open: BTreeMap<RequestId, (usize, Vec<u8>)> = BTreeMap::new();
+    let tell = |stdin: &mut dyn Write, command: &AnswererCommand| {
+        writeln!(stdin, "{}", serde_json::to_string(command).unwrap()).unwrap();
+    };
+    writeln!(stdin, "this is no command").unwrap();
+    for (index, order) in orders.iter().enumerate() {
+        let request = RequestId::random();
+        open.insert(request, (index, Vec::new()));
+        tell(&mut stdin, &AnswererCommand::Answer { request, order: order.clone(), told: vec![] });
+    }
+    let wrong = RequestId::random();
+    let too_long = GenerationOrder { max_bytes: 0, ..orders[0].clone() };
+    tell(&mut stdin, &AnswererCommand::Answer { request: wrong, order: too_long, told: vec![] });
+    let mut refused = None;
+    while !open.is_empty() || refused.is_none() {
+        match event() {
+            AnswererEvent::Text { request, bytes } => open.get_mut(&request).unwrap().1.extend(bytes),
+            AnswererEvent::Finished { request, finish_reason } => {
+                let (index, bytes) = open.remove(&request).unwrap();
+                assert_eq!((bytes, finish_reason), expected(&model, &orders[index]));
+            }
+            AnswererEvent::Failed { request, why } => {
+                assert_eq!(request, wrong, "{why}");
+                refused = Some(why);
+            }
+            AnswererEvent::Ready { .. } => panic!("it is ready once"),
+        }
+    }
+    let why = refused.unwrap();
+    assert!(why.contains("max_bytes"), "{why}");
+    // One that is cancelled says no more; and the end comes at once, whatever is being made.
+    let [cancelled, long] = [RequestId::random(), RequestId::random()];
+    let endless = order(b"On and on", 65_536, RawSamplingParams::default(), &[]);
+    tell(&mut stdin, &AnswererCommand::Answer { request: cancelled, order: endless.clone(), told: vec![] });
+    while !matches!(event(), AnswererEvent::Text { request, .. } if request == cancelled) {}
+    tell(&mut stdin, &AnswererCommand::Cancel { request: cancelled });
+    tell(&mut stdin, &AnswererCommand::Answer { request: long, order: endless, told: vec![] });
+    while !matches!(event(), AnswererEvent::Text { request, .. } if request == long) {}
+    for _ in 0..20 {
+        assert!(matches!(event(), AnswererEvent::Text { request, .. } if request == long));
+    }
+    drop(stdin);
+    assert!(process.wait().unwrap().success());
 }
