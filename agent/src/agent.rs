@@ -21,19 +21,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    answerer::Cards,
-    attempt::AttemptUpdate,
-    attempts::Attempts,
-    calibration::Calibrator,
-    holdings::Holdings,
+    attempts::{Attempts, attempt::AttemptUpdate},
     inference::Inference,
-    inventory::disk,
     lease::Lease,
+    machine::{calibration::Calibrator, gpu_guard::Gpus, inventory::disk},
     peers::Peers,
     reconcile::{AttemptKey, Observed, Step, Wish, reconcile},
+    replicas::Replicas,
     session::{OUTBOX_MAX, SessionEvent},
     settings::AgentSettings,
-    trainer_tool::TrainerToolError,
+    trainer::tool::TrainerToolError,
 };
 
 /// How often the lease is looked at when nothing else happens.
@@ -105,7 +102,7 @@ struct Session {
 pub(crate) struct Agent {
     pub(crate) settings: AgentSettings,
     pub(crate) attempts: Attempts,
-    pub(crate) holdings: Holdings,
+    pub(crate) replicas: Replicas,
     pub(crate) inference: Inference,
     pub(crate) calibrator: Calibrator,
     pub(crate) inventory: watch::Sender<Inventory>,
@@ -114,7 +111,7 @@ pub(crate) struct Agent {
     /// The exchange of blobs with other nodes, if there is one.
     pub(crate) peers: Option<Peers>,
     /// Who has which GPU.
-    pub(crate) cards: Cards,
+    pub(crate) gpus: Gpus,
     lease: Lease,
     assignment: Option<Assignment>,
     session: Option<Session>,
@@ -127,7 +124,7 @@ impl Agent {
     pub(crate) fn new(
         settings: AgentSettings,
         attempts: Attempts,
-        holdings: Holdings,
+        replicas: Replicas,
         inference: Inference,
         calibrator: Calibrator,
         inventory: watch::Sender<Inventory>,
@@ -136,13 +133,13 @@ impl Agent {
         Self {
             settings,
             attempts,
-            holdings,
+            replicas,
             inference,
             calibrator,
             inventory,
             farewell,
             peers: None,
-            cards: Cards::default(),
+            gpus: Gpus::default(),
             lease: Lease::default(),
             assignment: None,
             session: None,
@@ -209,7 +206,7 @@ impl Agent {
         let news = match event {
             Event::Session(event) => self.on_session(event),
             Event::Attempt(key, update) => self.attempts.update(key, update),
-            Event::Checkpoint(id, state) => self.holdings.update(id, state, now),
+            Event::Checkpoint(id, state) => self.replicas.update(id, state, now),
             Event::Inventory(inventory) => {
                 self.on_inventory(*inventory);
                 false
@@ -307,7 +304,7 @@ impl Agent {
     /// Compares what is wished with what is there, and takes the steps between them.
     fn act(&mut self) {
         let now = BootTime::now();
-        if self.holdings.settle_active(now)
+        if self.replicas.settle_active(now)
             && let Some(session) = &mut self.session
         {
             session.news = true;
@@ -315,21 +312,21 @@ impl Agent {
         let assignment = self.assignment.as_ref();
         let observed = Observed {
             attempts: self.attempts.observe(),
-            checkpoints: self.holdings.observe(assignment, &self.attempts.in_use(), now),
-            active: self.holdings.active(),
-            is_short_of_room: self.holdings.is_short_of_room(),
+            checkpoints: self.replicas.observe(assignment, &self.attempts.in_use(), now),
+            active: self.replicas.active(),
+            is_short_of_room: self.replicas.is_short_of_room(),
         };
         let fresh = self.session.as_ref().is_some_and(|session| session.assigned);
         let wish = Wish { assignment, fresh, leaving: self.leaving, away: self.away.is_some() };
         let steps = reconcile(wish, &observed, self.lease.state(now), now);
-        let at_rest = fresh && steps.is_empty() && !self.attempts.any_active() && self.holdings.all_ready();
+        let at_rest = fresh && steps.is_empty() && !self.attempts.any_active() && self.replicas.all_ready();
         for step in steps {
             match step {
                 Step::StartAttempt(assigned) => {
                     self.calibrator.stop();
                     // One that is to stop only delivers what it has.
                     if !assigned.stop {
-                        self.cards.withdraw(assigned.device);
+                        self.gpus.withdraw(assigned.device);
                     }
                     self.attempts.start(*assigned);
                 }
@@ -342,15 +339,15 @@ impl Agent {
                 Step::FetchCheckpoint(id) => {
                     let assignment = self.assignment.as_ref();
                     let rate = assignment.and_then(|one| one.bytes_per_sec_max.get(&id).copied());
-                    self.holdings.fetch(id, rate, now);
+                    self.replicas.fetch(id, rate, now);
                 }
-                Step::Activate(job, id) => self.holdings.choose_active(job, Some(id), now),
-                Step::Deactivate(job) => self.holdings.choose_active(job, None, now),
-                Step::DropCheckpoint(id) => self.holdings.drop_checkpoint(id),
+                Step::Activate(job, id) => self.replicas.choose_active(job, Some(id), now),
+                Step::Deactivate(job) => self.replicas.choose_active(job, None, now),
+                Step::DropCheckpoint(id) => self.replicas.drop_checkpoint(id),
             }
         }
         if at_rest {
-            self.holdings.discard_unfinished();
+            self.replicas.discard_unfinished();
         }
         if let Some(peers) = &self.peers {
             peers.set_training(self.attempts.any_active());
@@ -359,11 +356,11 @@ impl Agent {
         if self.settings.calibrate && fresh && idle {
             self.calibrator.work(&self.inventory.borrow());
         }
-        self.cards.offer(self.free_cards());
+        self.gpus.offer(self.free_gpus());
     }
 
     /// The GPUs that may answer: nothing trains there, nor is measured, and the machine's owner is away.
-    fn free_cards(&self) -> BTreeSet<Device> {
+    fn free_gpus(&self) -> BTreeSet<Device> {
         if !self.settings.answer_on_gpu || self.leaving || self.away.is_some() {
             return BTreeSet::new();
         }
@@ -388,7 +385,7 @@ impl Agent {
         let report = Report {
             sequence: session.sequence,
             attempts: self.attempts.reports(),
-            replicas: self.holdings.reports(),
+            replicas: self.replicas.reports(),
             disk_free_bytes: disk(&self.settings.state).1,
             leaving: self.leaving,
             away: self.away,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! coordinator <-- session --> agent (the loop) -- steps --> attempts   -> trainer processes, deliveries
-//!                                 ^                     `-> holdings   -> replicas, self-tests
+//!                                 ^                     `-> replicas   -> fetches, self-tests
 //!                                 `---- updates -----------'
 //! ```
 //!
@@ -11,52 +11,29 @@
 //! |---|---|
 //! | `agent` | the order in which things are looked at |
 //! | `reconcile`, `lease` | what follows from wish, state and time; pure |
-//! | `session`, `link` | how the coordinator is reached |
-//! | `attempts`, `attempt`, `deliver` | the life of attempts and their checkpoints |
-//! | `ground` | what of the machine a simulation puts something else in the place of |
-//! | `child_process`, `trainer_process`, `stderr_log`, `orphan`, `trainer_tool` | the trainer as a process |
-//! | `holdings`, `active`, `replica`, `self_test`, `obtain`, `checkpoint_store`, `restock`, `corpora` | what is kept here, and how it comes |
-//! | `peers` | what is fetched from other nodes, and served to them |
-//! | `inference`, `models` | answers |
-//! | `answerer` | answers on a GPU |
-//! | `availability` | when the machine is its owner's |
-//! | `inventory`, `nvidia`, `calibration` | what the machine is, has, and can do |
+//! | `session/` | how the coordinator is reached |
+//! | `attempts/` | the life of attempts and their checkpoints |
+//! | `replicas/` | the checkpoints and datasets of this node, and how they come |
+//! | `inference/` | answers, on the processor and on a GPU |
+//! | `peers/` | what is fetched from other nodes, and served to them |
+//! | `trainer/` | the trainer's processes |
+//! | `machine/` | what the machine is, has and can do, and when it is its owner's |
+//! | `platform`, `host` | what of the machine a simulation replaces, and the real one |
 
-mod active;
 mod agent;
-pub mod answerer;
-mod attempt;
 mod attempts;
-mod availability;
-pub mod backoff;
-mod calibration;
-mod checkpoint_store;
-mod child_process;
-mod corpora;
-mod deliver;
 mod files;
-mod ground;
-mod holdings;
+mod host;
 mod inference;
-mod inventory;
-mod keyed_locks;
 pub mod lease;
-mod link;
-mod models;
-mod nvidia;
-mod obtain;
-mod orphan;
+mod machine;
 mod peers;
-mod processor;
+mod platform;
 pub mod reconcile;
-mod replica;
-mod restock;
-mod self_test;
+mod replicas;
 mod session;
 pub mod settings;
-pub mod stderr_log;
-pub mod trainer_process;
-pub mod trainer_tool;
+pub mod trainer;
 
 use std::{collections::BTreeSet, future::Future, path::Path, sync::Arc, time::Duration};
 
@@ -73,29 +50,34 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    active::Active,
     agent::{Agent, Inbox},
-    answerer::{Cards, Desk, Keeper},
-    attempt::Workshop,
-    attempts::Attempts,
-    availability::Watcher,
-    calibration::{CalibrationCache, Calibrator},
-    checkpoint_store::{CheckpointStore, CheckpointStoreError},
-    corpora::Corpora,
-    deliver::QueueLimits,
-    holdings::Holdings,
-    inference::Inference,
-    link::Link,
-    models::Models,
-    obtain::Obtainer,
+    attempts::{Attempts, attempt::Context, delivery::QueueLimits},
+    inference::{Inference, dispatch::DispatchQueue, supervisor::Supervisor},
+    machine::{
+        calibration::{CalibrationCache, Calibrator},
+        cpu_partition,
+        gpu_guard::Gpus,
+        owner_watch::OwnerWatch,
+    },
     peers::Peers,
-    replica::ReplicaMaker,
-    self_test::SelfTester,
-    session::SessionKeeper,
+    replicas::{
+        Replicas,
+        active::Active,
+        corpora::Corpora,
+        fetch::Fetcher,
+        maker::ReplicaMaker,
+        models::Models,
+        repair,
+        self_test::SelfTester,
+        store::{CheckpointStore, CheckpointStoreError},
+    },
+    session::{SessionLoop, coordinator::Coordinator},
 };
-pub use availability::{AvailabilitySettings, Hours, HoursError, Judgement, Usage};
-pub use ground::{Ground, Machine, Trainer};
+pub use host::Host;
+pub use machine::availability::{AvailabilitySettings, Hours, HoursError, Judgement, Usage};
 pub use peers::PeerSettings;
+pub use platform::{Platform, Trainer};
+pub use session::backoff;
 pub use settings::AgentSettings;
 
 /// Updates of one kind that may wait for the loop.
@@ -152,9 +134,9 @@ pub async fn join(join: &JoinString, settings: &AgentSettings) -> Result<Joined,
     join_on(&this_machine(settings), join, settings).await
 }
 
-/// The same on another ground than this machine.
+/// The same on another platform than this machine.
 pub async fn join_on(
-    ground: &dyn Ground,
+    platform: &dyn Platform,
     join: &JoinString,
     settings: &AgentSettings,
 ) -> Result<Joined, AgentError> {
@@ -162,7 +144,7 @@ pub async fn join_on(
     create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
     let (credentials, name, _) =
-        AgentsClient::join_over(ground.network(), join, &settings.wished_name(), &settings.labels).await?;
+        AgentsClient::join_over(platform.network(), join, &settings.wished_name(), &settings.labels).await?;
     credentials.save(&settings.state)?;
     Ok(Joined { credentials, name })
 }
@@ -180,8 +162,8 @@ pub async fn inventory(settings: &AgentSettings) -> Inventory {
     look(&this_machine(settings), settings).await
 }
 
-fn this_machine(settings: &AgentSettings) -> Machine {
-    Machine::new(settings.trainer_path())
+fn this_machine(settings: &AgentSettings) -> Host {
+    Host::new(settings.trainer_path())
 }
 
 /// Runs the agent until `shutdown`; then trainers write a last checkpoint, which is delivered, and the coordinator is
@@ -195,9 +177,9 @@ pub async fn run(
     run_on(Arc::new(this_machine(&settings)), settings, credentials, shutdown).await
 }
 
-/// The same on another ground than this machine.
+/// The same on another platform than this machine.
 pub async fn run_on(
-    ground: Arc<dyn Ground>,
+    platform: Arc<dyn Platform>,
     settings: AgentSettings,
     credentials: Credentials,
     shutdown: impl Future<Output = ()> + Send,
@@ -210,7 +192,7 @@ pub async fn run_on(
     let (checkpoint_updates, checkpoints) = mpsc::channel(UPDATES_MAX);
     let (results, measured) = mpsc::channel(UPDATES_MAX);
     let output_grew = Arc::new(Notify::new());
-    let (clients, link) = Link::new();
+    let (clients, coordinator) = Coordinator::new();
 
     let folder = |name: &str| -> Result<_, FileError> {
         let path = settings.state.join(name);
@@ -221,15 +203,15 @@ pub async fn run_on(
     let limits = BlobLimits { quota_bytes, free_bytes_min: settings.free_disk_bytes_min };
     let blobs = BlobStore::open(&folder(BLOBS_FOLDER)?, limits)?;
     let store = CheckpointStore::open(&folder(CHECKPOINTS_FOLDER)?, blobs)?;
-    let peers = Peers::begin(&ground, &settings.peers, store.blobs(), &credentials);
-    let obtainer = Obtainer::new(store.clone(), link.clone(), peers.clone());
-    let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, obtainer.clone(), settings.free_disk_bytes_min)?;
+    let peers = Peers::begin(&platform, &settings.peers, store.blobs(), &credentials);
+    let fetcher = Fetcher::new(store.clone(), coordinator.clone(), peers.clone());
+    let corpora = Corpora::open(&folder(CORPORA_FOLDER)?, fetcher.clone(), settings.free_disk_bytes_min)?;
     let models = Arc::new(Models::new(settings.models_loaded_max as usize));
     let self_tester = SelfTester::new();
-    let cards = Cards::default();
-    let workshop = Workshop {
-        ground: Arc::clone(&ground),
-        obtainer: obtainer.clone(),
+    let gpus = Gpus::default();
+    let context = Context {
+        platform: Arc::clone(&platform),
+        fetcher: fetcher.clone(),
         corpora,
         cpu_threads: 0,
         queue_limits: QueueLimits {
@@ -237,48 +219,48 @@ pub async fn run_on(
             undelivered_bytes_max: settings.undelivered_bytes_max,
         },
         self_tester: self_tester.clone(),
-        cards: cards.clone(),
+        gpus: gpus.clone(),
         output_grew: Arc::clone(&output_grew),
     };
     let attempts_folder = folder(ATTEMPTS_FOLDER)?;
-    let mut table = Attempts::open(&attempts_folder, workshop, attempt_updates)
+    let mut table = Attempts::open(&attempts_folder, context, attempt_updates)
         .map_err(|error| FileError::new("read", &attempts_folder, error))?;
     let (wished, wished_receiver) = watch::channel(BTreeSet::new());
-    let _restocking = AbortOnDropHandle::new(tokio::spawn(restock::run(obtainer.clone(), wished_receiver)));
-    let maker = ReplicaMaker { obtainer, models: Arc::clone(&models), self_tester };
-    let holdings = Holdings::new(maker, Active::open(&settings.state), checkpoint_updates, wished);
+    let _restocking = AbortOnDropHandle::new(tokio::spawn(repair::run(fetcher.clone(), wished_receiver)));
+    let maker = ReplicaMaker { fetcher, models: Arc::clone(&models), self_tester };
+    let replicas = Replicas::new(maker, Active::open(&settings.state), checkpoint_updates, wished);
     let generations_at_once = settings.generations_at_once as usize;
-    let desk = Desk::new(generations_at_once);
-    let inference = Inference::new(store, models, desk.clone());
+    let queue = DispatchQueue::new(generations_at_once);
+    let inference = Inference::new(store, models, queue.clone());
 
     // Nothing starts on a device on which a trainer of an earlier agent still runs.
     let mut shutdown = std::pin::pin!(shutdown);
     let seen = tokio::select! {
-        ((), seen) = async { tokio::join!(end_orphans(&*ground, &table), look(&*ground, &settings)) } => seen,
+        ((), seen) = async { tokio::join!(end_orphans(&*platform, &table), look(&*platform, &settings)) } => seen,
         () = &mut shutdown => return Ok(()),
     };
-    let cpu_threads = processor::threads(settings.cpu_threads, settings.cpu_trainers, &seen);
+    let cpu_threads = cpu_partition::threads(settings.cpu_threads, settings.cpu_trainers, &seen);
     table.use_cpu_threads(cpu_threads);
     let calibrator = Calibrator::new(
-        Arc::clone(&ground),
+        Arc::clone(&platform),
         cpu_threads,
-        CalibrationCache::open(&settings.state, ground.trainer(), cpu_threads),
+        CalibrationCache::open(&settings.state, platform.trainer(), cpu_threads),
         results,
-        cards.clone(),
+        gpus.clone(),
     );
     let (inventory, inventory_receiver) = watch::channel(seen);
     let (inventory_updates, inventories) = mpsc::channel(1);
     let finder =
-        find_trainer(Arc::clone(&ground), settings.clone(), inventory_receiver.clone(), inventory_updates);
+        find_trainer(Arc::clone(&platform), settings.clone(), inventory_receiver.clone(), inventory_updates);
     let _finder = AbortOnDropHandle::new(tokio::spawn(finder));
-    let watcher = Watcher::begin(Arc::clone(&ground), settings.availability.clone()).await;
+    let watcher = OwnerWatch::begin(Arc::clone(&platform), settings.availability.clone()).await;
     let (shown, away) = watch::channel(watcher.away());
     let _watcher = AbortOnDropHandle::new(tokio::spawn(watcher.run(shown)));
-    let answerer = Keeper::new(desk, cards.clone(), Arc::clone(&ground));
+    let answerer = Supervisor::new(queue, gpus.clone(), Arc::clone(&platform));
     let _answerer = AbortOnDropHandle::new(tokio::spawn(answerer.run()));
     let farewell = CancellationToken::new();
-    let keeper = SessionKeeper {
-        network: ground.network(),
+    let supervisor = SessionLoop {
+        network: platform.network(),
         credentials,
         state: settings.state.clone(),
         inventory: inventory_receiver,
@@ -289,10 +271,10 @@ pub async fn run_on(
         lease: Duration::MAX,
         peers: peers.clone(),
     };
-    let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-    let mut agent = Agent::new(settings, table, holdings, inference, calibrator, inventory, farewell);
+    let _keeper = AbortOnDropHandle::new(tokio::spawn(supervisor.run()));
+    let mut agent = Agent::new(settings, table, replicas, inference, calibrator, inventory, farewell);
     agent.peers = peers;
-    agent.cards = cards;
+    agent.gpus = gpus;
     agent
         .run(Inbox { session, attempts, checkpoints, inventories, measured, output_grew, away }, shutdown)
         .await;
@@ -302,14 +284,14 @@ pub async fn run_on(
 /// Longest that [`run`] takes after `shutdown`, in seconds, the goodbye itself left out.
 pub const LEAVE_WITHIN_SECS: u64 = agent::LEAVE_WITHIN.as_secs();
 
-async fn end_orphans(ground: &dyn Ground, attempts: &Attempts) {
+async fn end_orphans(platform: &dyn Platform, attempts: &Attempts) {
     let folders = attempts.folders();
-    futures::future::join_all(folders.iter().map(|folder| ground.end_orphan(folder))).await;
+    futures::future::join_all(folders.iter().map(|folder| platform.end_orphan(folder))).await;
 }
 
 /// Looks again now and then for as long as there is no trainer that runs: somebody may be installing it.
 async fn find_trainer(
-    ground: Arc<dyn Ground>,
+    platform: Arc<dyn Platform>,
     settings: AgentSettings,
     known: watch::Receiver<Inventory>,
     found: mpsc::Sender<Inventory>,
@@ -319,22 +301,22 @@ async fn find_trainer(
         if matches!(known.borrow().trainer, TrainerState::Ready { .. }) {
             return;
         }
-        let seen = look(&*ground, &settings).await;
+        let seen = look(&*platform, &settings).await;
         if matches!(seen.trainer, TrainerState::Ready { .. }) && found.send(seen).await.is_err() {
             return;
         }
     }
 }
 
-async fn look(ground: &dyn Ground, settings: &AgentSettings) -> Inventory {
+async fn look(platform: &dyn Platform, settings: &AgentSettings) -> Inventory {
     // The state folder may not be there yet; its file system is that of the nearest folder above it.
     let existing = settings.state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let mut inventory = ground.look(existing).await;
-    processor::divide(settings.cpu_trainers, &mut inventory);
-    let cpu_threads = processor::threads(settings.cpu_threads, settings.cpu_trainers, &inventory);
-    CalibrationCache::open(&settings.state, ground.trainer(), cpu_threads).fill(&mut inventory);
+    let mut inventory = platform.look(existing).await;
+    cpu_partition::divide(settings.cpu_trainers, &mut inventory);
+    let cpu_threads = cpu_partition::threads(settings.cpu_threads, settings.cpu_trainers, &inventory);
+    CalibrationCache::open(&settings.state, platform.trainer(), cpu_threads).fill(&mut inventory);
     if settings.availability.looks() {
-        inventory.notes.extend(ground.usage(&settings.availability).await.problems);
+        inventory.notes.extend(platform.usage(&settings.availability).await.problems);
     }
     inventory
 }

@@ -1,12 +1,7 @@
-//! What an agent stands on: this machine with its network and its trainer, or what a simulation puts in their place.
+//! What an agent stands on: a machine with its network and its trainer. [`Host`](crate::Host) is the real one, and a
+//! simulation puts something else in its place.
 
-use std::{
-    fmt::Debug,
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt::Debug, io, net::SocketAddr, path::Path, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_common::{
@@ -14,19 +9,11 @@ use hatchery_common::{
     node::Inventory,
     trainer::{Calibration, TrainerCommand},
 };
-use hatchery_proto::{
-    disk::blocking,
-    transport::{Listener, Network, Tcp},
-};
-use tokio::net::TcpListener;
+use hatchery_proto::transport::{Listener, Network};
 
 use crate::{
-    answerer::AnswererProcess,
-    availability::{AvailabilitySettings, Eyes, Usage},
-    inventory, orphan,
-    stderr_log::StderrLog,
-    trainer_process::{Heard, TrainerProcess},
-    trainer_tool::{self, TrainerToolError},
+    machine::availability::{AvailabilitySettings, Usage},
+    trainer::{answerer::AnswererProcess, process::Heard, stderr_log::StderrLog, tool::TrainerToolError},
 };
 
 /// A trainer at work. Dropping it ends it, and everything that it started.
@@ -47,7 +34,7 @@ pub trait Trainer: Debug + Send + Sync {
 }
 
 /// What an agent stands on.
-pub trait Ground: Debug + Send + Sync {
+pub trait Platform: Debug + Send + Sync {
     /// The way to the coordinator.
     fn network(&self) -> Arc<dyn Network>;
 
@@ -92,97 +79,4 @@ pub trait Ground: Debug + Send + Sync {
 
     /// Waits for the trainer that an earlier agent left in an attempt's folder, and ends it if it takes too long.
     fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()>;
-}
-
-#[derive(Clone, Debug)]
-pub struct Machine {
-    trainer: PathBuf,
-    eyes: Eyes,
-}
-
-impl Machine {
-    /// This machine, with the program of its trainer.
-    pub fn new(trainer: PathBuf) -> Self {
-        Self { trainer, eyes: Eyes::default() }
-    }
-}
-
-impl Ground for Machine {
-    fn network(&self) -> Arc<dyn Network> {
-        Arc::new(Tcp)
-    }
-
-    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        async move {
-            let listener: Box<dyn Listener> = Box::new(TcpListener::bind(address).await?);
-            Ok(listener)
-        }
-        .boxed()
-    }
-
-    fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory> {
-        inventory::look(state, &self.trainer).boxed()
-    }
-
-    fn trainer(&self) -> &Path {
-        &self.trainer
-    }
-
-    fn calibrate(
-        &self,
-        device: Device,
-        cpu_threads: u32,
-    ) -> BoxFuture<'_, Result<Calibration, TrainerToolError>> {
-        trainer_tool::calibrate(&self.trainer, device, cpu_threads).boxed()
-    }
-
-    fn start_trainer(
-        &self,
-        order: &Path,
-        log: &StderrLog,
-        grew: Box<dyn Fn() + Send>,
-    ) -> io::Result<Box<dyn Trainer>> {
-        let process = TrainerProcess::start(&self.trainer, order, log, grew)?;
-        if let Some(attempt) = order.parent()
-            && let Err(error) = orphan::note(attempt, process.id())
-        {
-            tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
-        }
-        Ok(Box::new(process))
-    }
-
-    fn start_answerer(&self, checkpoint: &Path, device: Device) -> io::Result<AnswererProcess> {
-        AnswererProcess::start(&self.trainer, checkpoint, device)
-    }
-
-    fn usage<'a>(&'a self, policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {
-        self.eyes.look(policy).boxed()
-    }
-
-    fn end_orphan<'a>(&'a self, attempt: &'a Path) -> BoxFuture<'a, ()> {
-        let attempt = attempt.to_owned();
-        blocking(move || orphan::end(&attempt)).boxed()
-    }
-}
-
-impl Trainer for TrainerProcess {
-    fn id(&self) -> u32 {
-        Self::id(self)
-    }
-
-    fn tell(&self, command: TrainerCommand) {
-        Self::tell(self, command);
-    }
-
-    fn terminate(&self) {
-        Self::terminate(self);
-    }
-
-    fn kill(&self) {
-        Self::kill(self);
-    }
-
-    fn hear(&mut self) -> BoxFuture<'_, Heard> {
-        Self::hear(self).boxed()
-    }
 }

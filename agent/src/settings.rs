@@ -12,7 +12,10 @@ use hatchery_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{availability::AvailabilitySettings, peers::PeerSettings, processor::CPU_TRAINERS_MAX};
+use crate::{
+    machine::{availability::AvailabilitySettings, cpu_partition::CPU_TRAINERS_MAX},
+    peers::PeerSettings,
+};
 
 /// The environment variable that names the trainer.
 pub const TRAINER_VARIABLE: &str = "HATCHERY_TRAINER";

@@ -1,4 +1,4 @@
-//! Answers on a card: a process that makes many of them, and what it leaves unfinished.
+//! Answers on a GPU: a process that makes many of them, and what it leaves unfinished.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 mod support;
@@ -61,8 +61,8 @@ impl Bench {
         self.coordinator.until("it holds the checkpoint again", |notes| ready(notes, checkpoint)).await;
     }
 
-    /// One whose card is ready; what was asked for that is cancelled, and gone before what is asked next.
-    async fn with_card(script: &str) -> Self {
+    /// One whose GPU is ready; what was asked for that is cancelled, and gone before what is asked next.
+    async fn with_gpu(script: &str) -> Self {
         let bench = Self::new("cuda:0\ncpu", script).await;
         let mut asked = bench.fill_processor().await;
         asked.push(bench.ask(bench.order(20)).await);
@@ -152,8 +152,8 @@ fn is_whole(notes: &Notes, request: RequestId) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_makes_whole_answers_and_its_process_goes_with_the_agent() {
-    let mut bench = Bench::with_card("").await;
+async fn a_gpu_makes_whole_answers_and_its_process_goes_with_the_agent() {
+    let mut bench = Bench::with_gpu("").await;
     let process = bench.process().unwrap();
     let whole = bench.expected(&bench.order(300));
     let stop = StopStrings::new(vec![whole[40..44].to_vec()]).unwrap();
@@ -165,7 +165,7 @@ async fn a_card_makes_whole_answers_and_its_process_goes_with_the_agent() {
     for order in orders {
         let request = bench.ask(order.clone()).await;
         let (text, figures) = bench.answer(request).await;
-        assert!(bench.has_done("answer", request), "the card is faster");
+        assert!(bench.has_done("answer", request), "the GPU is faster");
         assert_eq!(text, bench.expected(&order));
         assert!(!figures.loaded && figures.bytes as usize == text.len());
         assert_eq!(figures.device, Some(Device::cuda(0)));
@@ -179,40 +179,40 @@ async fn a_card_makes_whole_answers_and_its_process_goes_with_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_is_made_in_both_places_until_training_needs_the_card() {
-    let mut bench = Bench::with_card("sequences 4\nmake 10").await;
+async fn a_burst_is_made_in_both_places_until_training_needs_the_gpu() {
+    let mut bench = Bench::with_gpu("sequences 4\nmake 10").await;
     let mut asked = Vec::new();
     for _ in 0..9 {
         asked.push(bench.ask(bench.order(200)).await);
     }
-    let on_card = || asked.iter().copied().filter(|request| bench.has_done("answer", *request));
-    until("the card is full", || on_card().count() == 4).await;
+    let on_gpu = || asked.iter().copied().filter(|request| bench.has_done("answer", *request));
+    until("the GPU is full", || on_gpu().count() == 4).await;
     for request in asked.iter().copied().filter(|request| !bench.has_done("answer", *request)) {
         assert_eq!(bench.answer(request).await.0, bench.expected(&bench.order(200)));
     }
-    let on_card: Vec<RequestId> = on_card().collect();
-    assert_eq!(on_card.len(), 4, "five were made on the processor");
+    let on_gpu: Vec<RequestId> = on_gpu().collect();
+    assert_eq!(on_gpu.len(), 4, "five were made on the processor");
 
-    bench.cancel(on_card[0]).await;
-    until("nobody listens there", || bench.has_done("cancel", on_card[0])).await;
-    assert!(on_card.iter().all(|request| !is_whole(&bench.coordinator.notes(), *request)));
+    bench.cancel(on_gpu[0]).await;
+    until("nobody listens there", || bench.has_done("cancel", on_gpu[0])).await;
+    assert!(on_gpu.iter().all(|request| !is_whole(&bench.coordinator.notes(), *request)));
 
     let dataset = bench.coordinator.dataset("checkpoint 10");
     let training = AssignedAttempt { device: Device::cuda(0), ..attempt(dataset) };
     bench.coordinator.assign(|assignment| assignment.attempts = vec![training]);
     bench.coordinator.until("it trains", |notes| ending(notes) == Some(&Ending::Completed)).await;
     assert!(bench.done().contains(&"train alone".to_owned()), "{:?}", bench.done());
-    for request in &on_card[1..] {
+    for request in &on_gpu[1..] {
         let (text, figures) = bench.answer(*request).await;
         assert_eq!(text, bench.expected(&bench.order(200)), "it goes on where it stood");
         assert_eq!((figures.bytes, figures.finish_reason), (200, FinishReason::MaxBytes));
     }
     bench.node.leave().await;
-    assert!(!is_whole(&bench.coordinator.notes(), on_card[0]));
+    assert!(!is_whole(&bench.coordinator.notes(), on_gpu[0]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_processor_is_at_work_on_moves_to_a_card_that_is_much_sooner_at_the_end() {
+async fn what_the_processor_is_at_work_on_moves_to_a_gpu_that_is_much_sooner_at_the_end() {
     // Some seconds of the processor's.
     const BYTES: u32 = 9000;
     let mut bench = Bench::new("cuda:0\ncpu", "").await;
@@ -222,7 +222,7 @@ async fn what_the_processor_is_at_work_on_moves_to_a_card_that_is_much_sooner_at
         let at_work = bench.fill_processor_with(BYTES).await;
         let waiting = bench.ask(bench.order(20)).await;
         let has_all = || at_work.iter().all(|request| bench.has_done("answer", *request));
-        until("the card has all", has_all).await;
+        until("the GPU has all", has_all).await;
         let first = bench.done().into_iter().find(|line| line.starts_with("answer "));
         assert_eq!(first, Some(format!("answer {waiting}")), "who waits goes first");
         for request in at_work {
@@ -242,7 +242,7 @@ async fn a_process_goes_when_the_owner_comes() {
     bench.start_again("make 10").await;
     let filling = bench.fill_processor().await;
     let request = bench.ask(bench.order(100)).await;
-    until("the card has it", || bench.has_done("answer", request)).await;
+    until("the GPU has it", || bench.has_done("answer", request)).await;
     let process = bench.process().unwrap();
     owner.is_there(true);
     until("it is gone", || !runs(process)).await;
@@ -271,7 +271,7 @@ async fn what_a_process_leaves_unfinished_goes_on_on_the_processor() {
         let order = GenerationOrder { stop: StopStrings::new(stop).unwrap(), ..bench.order(300) };
         let filling = bench.fill_processor().await;
         let request = bench.ask(order.clone()).await;
-        until("the card has it", || bench.has_done("answer", request)).await;
+        until("the GPU has it", || bench.has_done("answer", request)).await;
         for other in filling {
             bench.cancel(other).await;
         }
@@ -297,7 +297,7 @@ async fn a_process_that_does_not_start_costs_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_card_or_a_wish_for_it_the_processor_answers_alone() {
+async fn without_a_gpu_or_a_wish_for_it_the_processor_answers_alone() {
     let mut bench = Bench::new("cpu", "").await;
     for (devices, answer_on_gpu) in [("cpu", true), ("cuda:0\ncpu", false)] {
         fs::write(bench.folder.path().join("devices"), devices).unwrap();

@@ -40,12 +40,12 @@ impl Node {
             availability: Owner::policy(),
             ..AgentSettings::default()
         };
-        let ground = Arc::new(Inhabited::new(fake_trainer(), owner.clone()));
+        let platform = Arc::new(Inhabited::new(fake_trainer(), owner.clone()));
         let (stop, stopped) = oneshot::channel();
         let credentials = coordinator.credentials();
         let running = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            run_on(ground, settings, credentials, shutdown).await.unwrap();
+            run_on(platform, settings, credentials, shutdown).await.unwrap();
         });
         Self { state, owner, stop, running }
     }

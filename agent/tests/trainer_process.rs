@@ -5,10 +5,10 @@ mod support;
 
 use std::{os::unix::process::ExitStatusExt, path::Path, process::ExitStatus, time::Duration};
 
-use hatchery_agent::{
+use hatchery_agent::trainer::{
+    process::{Heard, TrainerProcess},
     stderr_log::StderrLog,
-    trainer_process::{Heard, TrainerProcess},
-    trainer_tool,
+    tool,
 };
 use hatchery_common::{
     device::Device,
@@ -138,12 +138,12 @@ async fn garbage_and_floods_are_survived() {
 
 #[tokio::test]
 async fn the_trainer_answers_questions_and_its_failures_are_understood() {
-    let report = trainer_tool::doctor(&fake_trainer()).await.unwrap();
+    let report = tool::doctor(&fake_trainer()).await.unwrap();
     assert_eq!(report.devices[0].device, Device::CPU);
-    assert!(trainer_tool::calibrate(&fake_trainer(), Device::CPU, 0).await.unwrap().steps_per_sec > 0.0);
+    assert!(tool::calibrate(&fake_trainer(), Device::CPU, 0).await.unwrap().steps_per_sec > 0.0);
 
-    let said = |error: trainer_tool::TrainerToolError| error.to_string();
-    let missing = said(trainer_tool::doctor(Path::new("/nowhere/hatchery-trainer")).await.unwrap_err());
+    let said = |error: tool::TrainerToolError| error.to_string();
+    let missing = said(tool::doctor(Path::new("/nowhere/hatchery-trainer")).await.unwrap_err());
     assert!(missing.contains("no trainer at /nowhere") && missing.contains("HATCHERY_TRAINER"), "{missing}");
     let folder = tempfile::tempdir().unwrap();
     let script = |name: &str, text: &str| {
@@ -155,9 +155,9 @@ async fn the_trainer_answers_questions_and_its_failures_are_understood() {
     };
     let broken =
         script("broken", "#!/bin/sh\necho 'libtorch_cpu.so: cannot open shared object file' >&2\nexit 127\n");
-    let failed = said(trainer_tool::doctor(&broken).await.unwrap_err());
+    let failed = said(tool::doctor(&broken).await.unwrap_err());
     assert!(failed.contains("libtorch_cpu.so: cannot open") && failed.contains("127"), "{failed}");
     let strange = script("strange", "#!/bin/sh\necho hello\n");
-    let strange = said(trainer_tool::doctor(&strange).await.unwrap_err());
+    let strange = said(tool::doctor(&strange).await.unwrap_err());
     assert!(strange.contains("does not understand"), "{strange}");
 }

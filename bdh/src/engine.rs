@@ -8,9 +8,9 @@ use std::{collections::TryReserveError, fmt, io, sync::Arc};
 use crate::{
     forward::{BLOCK_BYTES, Forward, ReadOut, Scratch, Stream},
     model::{Layers, LayersIn, Model},
+    multiversion,
     number::Number,
     state::{self, Course, State, StateIn},
-    widest,
 };
 
 /// How far back a byte can see.
@@ -221,13 +221,13 @@ fn run_in<N: Number>(
         streams.push(Stream { state: state_in(state), course: *course, position: *position, bytes });
     }
     if let Some(scratch) = scratch {
-        widest::run(Forward { model, layers, streams: &mut streams, scratch });
+        multiversion::run(Forward { model, layers, streams: &mut streams, scratch });
     }
 }
 
 /// logits = x @ lm_head
 fn read_out(model: &Model, x: &[f32], logits: &mut [f32]) {
-    widest::run(ReadOut { model, x, logits });
+    multiversion::run(ReadOut { model, x, logits });
 }
 
 /// Where it stands, without its millions of numbers.

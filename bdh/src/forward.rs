@@ -17,11 +17,11 @@ use crate::{
         prefetch_ahead, rotate,
     },
     model::{Layers, Model, TILE},
+    multiversion::Work,
     number::Number,
-    phase::cosine_and_sine,
+    rope::cosine_and_sine,
     simd::{Vector, prefetch},
     state::{Course, PART_BYTES_MAX, Part, State},
-    widest::Work,
 };
 
 /// Most bytes in one block: what a block needs beside weights and state stays in the caches next to the core.
@@ -62,7 +62,7 @@ pub(crate) struct Scratch {
     /// What each byte has in common with those of a part.
     scores: Vec<f32>,
     /// Cosine and sine of the angle of each byte's position, for each tile, each byte, each pair in the tile.
-    turns: Vec<[[f32; 2]; TILE_PAIRS]>,
+    angles: Vec<[[f32; 2]; TILE_PAIRS]>,
     /// q: the active neurons of one head.
     active: Lists,
     /// r: the same and their neighbours, turned.
@@ -87,7 +87,7 @@ impl Scratch {
             y_tiles: tiles,
             rows: [[0.0; TILE]; BLOCK_BYTES],
             scores: vec![0.0; BLOCK_BYTES * PART_BYTES_MAX],
-            turns: vec![[[0.0; 2]; TILE_PAIRS]; BLOCK_BYTES * room / TILE],
+            angles: vec![[[0.0; 2]; TILE_PAIRS]; BLOCK_BYTES * room / TILE],
             active: Lists::new(room),
             turned: Lists::new(room),
             gated: vec![WeightedRow::default(); room],
@@ -156,7 +156,7 @@ impl<N: Number> Work for Forward<'_, '_, N> {
             x.copy_from_slice(model.embed.row(usize::from(*byte)));
             normalise::<V>(x);
         }
-        set_turns::<N, V>(&mut scratch.turns, &model.frequencies, streams, count);
+        set_angles::<N, V>(&mut scratch.angles, &model.frequencies, streams, count);
 
         let heads = model.config().heads();
         for layer in 0..model.config().layers() {
@@ -240,19 +240,19 @@ impl<N: Number> Work for Fold<'_, N> {
 
 /// Cosine and sine of each pair's angle at each byte's position.
 #[inline(always)]
-fn set_turns<N, V: Vector>(
-    turns: &mut [[[f32; 2]; TILE_PAIRS]],
+fn set_angles<N, V: Vector>(
+    angles: &mut [[[f32; 2]; TILE_PAIRS]],
     frequencies: &[u64],
     streams: &[Stream<N>],
     count: usize,
 ) {
-    for (frequencies, turns) in frequencies.chunks(TILE_PAIRS).zip(turns.chunks_exact_mut(count)) {
-        let mut turns = turns.iter_mut();
+    for (frequencies, angles) in frequencies.chunks(TILE_PAIRS).zip(angles.chunks_exact_mut(count)) {
+        let mut angles = angles.iter_mut();
         for stream in streams {
-            for (index, turns) in turns.by_ref().take(stream.bytes.len()).enumerate() {
+            for (index, angles) in angles.by_ref().take(stream.bytes.len()).enumerate() {
                 let position = stream.position + index as u64;
-                for (turn, frequency) in turns.iter_mut().zip(frequencies) {
-                    *turn = cosine_and_sine::<V>(position, *frequency);
+                for (angle, frequency) in angles.iter_mut().zip(frequencies) {
+                    *angle = cosine_and_sine::<V>(position, *frequency);
                 }
             }
         }
@@ -280,11 +280,11 @@ fn remember_values<N>(streams: &mut [Stream<N>], layer: usize, scratch: &Scratch
 #[inline(always)]
 fn encode<N: Number, V: Vector>(layers: &Layers<N>, head: usize, scratch: &mut Scratch, count: usize) {
     const GROUPS: usize = TILE_PAIRS / GROUP_PAIRS;
-    let Scratch { x, rows, turns, active, turned, room, activity, .. } = scratch;
+    let Scratch { x, rows, angles, active, turned, room, activity, .. } = scratch;
     let (rows, room) = (&mut rows[..count], *room);
     let mut ends = [[0; 2]; BLOCK_BYTES];
-    let tiles = layers.encoder.matrix(head).zip(turns.chunks_exact(count));
-    for (index, (tile, turns)) in tiles.enumerate() {
+    let tiles = layers.encoder.matrix(head).zip(angles.chunks_exact(count));
+    for (index, (tile, angles)) in tiles.enumerate() {
         multiply_tile::<N, V>(x, tile, rows);
         for byte in 0..count {
             let [mut active_end, mut turned_end] = ends[byte];
@@ -293,7 +293,7 @@ fn encode<N: Number, V: Vector>(layers: &Layers<N>, head: usize, scratch: &mut S
             for group in 0..GROUPS {
                 for pair in group * GROUP_PAIRS..(group + 1) * GROUP_PAIRS {
                     let q = [rows[byte][2 * pair].max(0.0), rows[byte][2 * pair + 1].max(0.0)];
-                    let r = rotate::<V>(q, turns[byte][pair]);
+                    let r = rotate::<V>(q, angles[byte][pair]);
                     // Written in any case and kept only if active: there is no telling which way a branch would go.
                     let first = (index * TILE + 2 * pair) as u32;
                     active_list[active_end] = WeightedRow { row: first, weight: q[0] };

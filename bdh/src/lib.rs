@@ -19,8 +19,8 @@
 //! | `model` | the weights as the engine wants them |
 //! | `engine`, `state` | the state, and what may be done with it |
 //! | `forward` | the equations |
-//! | `phase` | the rotary angles |
-//! | `loops`, `number`, `simd`, `widest` | the inner loops, over two kinds of number, for several instruction sets |
+//! | `rope` | the rotary angles |
+//! | `loops`, `number`, `simd`, `multiversion` | the inner loops, over two kinds of number, for several instruction sets |
 //! | `sampling`, `generation`, `text` | from logits to bytes, to an answer, to text |
 //! | `session`, `session_file` | an answer that is interrupted, forked, put away and taken up again |
 //! | `position_loss` | how well a model predicts, by how far it has come |
@@ -35,9 +35,10 @@ mod import;
 mod load;
 mod loops;
 mod model;
+mod multiversion;
 mod number;
-mod phase;
 mod position_loss;
+mod rope;
 mod sampling;
 mod serving;
 mod session;
@@ -46,7 +47,6 @@ mod simd;
 mod state;
 mod stop;
 mod text;
-mod widest;
 
 pub use engine::{Engine, EngineError, Window, step_all};
 pub use generation::Generation;

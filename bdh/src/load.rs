@@ -20,7 +20,7 @@ use safetensors::tensor::{Dtype, Metadata};
 use crate::{
     model::{Layers, LayersIn, Model, Rows, Tiles},
     number::{Number, Precision},
-    phase::frequencies,
+    rope::frequencies,
 };
 
 /// Longest `config.json`.

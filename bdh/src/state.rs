@@ -16,8 +16,8 @@ use half::bf16;
 use crate::{
     forward::Fold,
     model::{Model, TILE},
+    multiversion,
     number::{Number, Precision},
-    widest,
 };
 
 /// Longest window chunk that is kept as a part, and so the most bytes in one: at the usual widths, to read a sum is
@@ -136,7 +136,12 @@ impl<N: Number> State<N> {
         match &mut self.past {
             Past::Part(before) => std::mem::swap(&mut self.recent, before),
             Past::Sums { current, previous } => {
-                widest::run(Fold { model, byte_tiles: self.byte_tiles, part: &self.recent, sum: current });
+                multiversion::run(Fold {
+                    model,
+                    byte_tiles: self.byte_tiles,
+                    part: &self.recent,
+                    sum: current,
+                });
                 if course.into_chunk(position) == 0 && course.chunk_bytes.is_some() {
                     std::mem::swap(current, previous);
                     current.fill([N::default(); TILE]);

@@ -10,8 +10,8 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_agent::{
-    AvailabilitySettings, Ground, Trainer, Usage, stderr_log::StderrLog, trainer_process::Heard,
-    trainer_tool::TrainerToolError,
+    AvailabilitySettings, Platform, Trainer, Usage,
+    trainer::{process::Heard, stderr_log::StderrLog, tool::TrainerToolError},
 };
 use hatchery_common::{
     device::Device,
@@ -132,7 +132,7 @@ impl Machine {
     }
 }
 
-impl Ground for Machine {
+impl Platform for Machine {
     fn network(&self) -> Arc<dyn Network> {
         Arc::new(Wires)
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use hatchery_agent::trainer_process::Heard;
+use hatchery_agent::trainer::process::Heard;
 use hatchery_common::{
     recipe::Precision,
     time::BootTime,

@@ -17,8 +17,8 @@ use memmap2::Mmap;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
-    counter::{Purpose, below, bits},
     ffi,
+    rng::{Purpose, below, bits},
 };
 
 /// Why a corpus cannot be used.

@@ -8,8 +8,8 @@ use hatchery_trainer_shim::kernels::Drops;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
-    counter::{Purpose, bits, stream},
     data::upload,
+    rng::{Purpose, bits, stream},
 };
 
 /// Odd multipliers of the hash's two rounds; spread bits as measured by Chris Wellons' search for 32-bit hashes (2018).

@@ -229,7 +229,7 @@ fn fast_for<'a>(fast: &'a mut Option<Fast<f32>>, batch: &Batch) -> Option<&'a mu
 #[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod tests {
     use super::*;
-    use crate::counter::{Purpose, below, bits};
+    use crate::rng::{Purpose, below, bits};
     use hatchery_common::recipe::{RawTrainSpec, Recipe};
 
     fn learner(parts: u32) -> Learner {

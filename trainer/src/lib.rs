@@ -7,22 +7,21 @@
 //! |---|---|
 //! | `model`, `weights` | the equations of BDH; reads like the paper |
 //! | `optimizer`, `learner` | AdamW; what one step does |
-//! | `data`, `counter` | which bytes a step reads; randomness without state |
+//! | `data`, `rng` | which bytes a step reads; randomness without state |
 //! | `run`, `meter` | the loop: when to report, validate, save, stop |
 //! | `control`, `report`, `failure` | what may interrupt; how it is told; why it cannot go on |
 //! | `checkpoint` | the folder: read with distrust, written to last |
 //! | `evaluate`, `calibrate` | loss on other text; speed of a device |
 //! | `fast` | loss and gradients by hand on a CPU in f32 |
 //! | `fused` | the same everywhere else, on a GPU with kernels of its own |
-//! | `recurrent`, `answers` | answers of many at once on a GPU |
+//! | `recurrent`, `batching` | answers of many at once on a GPU |
 //! | `device`, `cuda_absence`, `memory` | which devices there are, why not others, what fits |
 //! | `environment`, `ffi` | settings of the machine, and all that is unsafe |
 
-pub mod answers;
+pub mod batching;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod control;
-pub mod counter;
 mod cuda_absence;
 pub mod data;
 pub mod device;
@@ -40,5 +39,6 @@ pub mod model;
 pub mod optimizer;
 pub mod recurrent;
 pub mod report;
+pub mod rng;
 pub mod run;
 pub mod weights;

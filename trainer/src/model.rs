@@ -32,12 +32,12 @@ pub struct Model {
     products: Kind,
     /// The kind of everything else: that of the weights.
     kind: Kind,
-    turn: Turn,
+    rope: Rope,
 }
 
 /// cos and sin of every position's and neuron's phase, T x M each.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Rope {
     cos: Tensor,
     sin: Tensor,
 }
@@ -54,8 +54,8 @@ impl Model {
     ) -> Result<Self, TchError> {
         let kind = weights.embed.kind();
         let products = if precision == Precision::Bf16 { Kind::BFloat16 } else { kind };
-        let turn = Turn::new(config.neurons_per_head(), tokens_max, device, kind)?;
-        Ok(Self { weights: weights.trainable_on(device)?, config, products, kind, turn })
+        let rope = Rope::new(config.neurons_per_head(), tokens_max, device, kind)?;
+        Ok(Self { weights: weights.trainable_on(device)?, config, products, kind, rope })
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -102,7 +102,7 @@ impl Model {
         for layer in 0..self.config.layers() {
             let v = operand(&x)?;
             let q = v.f_unsqueeze(0)?.f_expand([h, b * t, d], false)?.f_bmm(&encoder)?.f_relu()?; // (H, B*T, M)
-            let r = operand(&self.turn.rope(&q.f_view_([h, b, t, m])?)?)?; // (H, B, T, M)
+            let r = operand(&self.rope.rope(&q.f_view_([h, b, t, m])?)?)?; // (H, B, T, M)
             let scores = r.f_matmul(&r.f_transpose(-2, -1)?)?.f_tril(-1)?; // (H, B, T, T)
             let read = scores.f_matmul(&v.f_view_([b, t, d])?)?; // (H, B, T, D)
             let a = operand(&self.norm(&read)?)?.f_reshape([h, b * t, d])?;
@@ -154,7 +154,7 @@ impl Model {
     }
 }
 
-impl Turn {
+impl Rope {
     /// Phases in the weights' kind and in the reference's own order of operations, because at long T the rounding of
     /// t * f shows.
     pub(crate) fn new(neurons: usize, tokens: usize, device: Device, kind: Kind) -> Result<Self, TchError> {

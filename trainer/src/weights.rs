@@ -3,7 +3,7 @@
 use hatchery_common::model::ModelConfig;
 use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
-use crate::counter::{Purpose, bits, normal_pair};
+use crate::rng::{Purpose, bits, normal_pair};
 
 /// The standard deviation of every start weight.
 const START_DEVIATION: f64 = 0.02;

@@ -1,7 +1,7 @@
 //! An attempt as the agent runs it: the real binary, an order, events and commands.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use hatchery_common::{
     trainer::{AttemptOrder, Ending, FailureCause, LossPoint, PositionLoss, TrainerCommand, TrainerEvent},
 };
 use hatchery_trainer::checkpoint::{read_cursor, read_model, read_training};
-use house::{Attempt, complete, order, small_train};
+use support::{Attempt, complete, order, small_train};
 
 /// A recipe that only an interruption ends.
 fn endless() -> RawTrainSpec {

@@ -1,7 +1,7 @@
 //! Many answers at once by libtorch: the same words as the processor's engine finds, whoever else is answered.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::{
     collections::BTreeMap,
@@ -23,14 +23,14 @@ use hatchery_common::{
     recipe::Precision,
 };
 use hatchery_trainer::{
-    answers::{Answers, End},
+    batching::{Batcher, End},
     checkpoint::read_model,
     device,
     recurrent::Recurrent,
     weights::Weights,
 };
 use hatchery_trainer_shim::kernels::{Kernels, Variant};
-use house::{corpus, text};
+use support::{corpus, text};
 use tch::Kind;
 
 /// A model that has learned something of a text, with blocks of 16 bytes: chunks of 8.
@@ -51,7 +51,7 @@ fn checkpoint(folder: &Path) -> PathBuf {
     let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let data = corpus();
     let arguments = ["train", "--data", text(&data), "--out", text(&out), "--device", "cpu"];
-    let output = house::output(&[&arguments, &settings[..]].concat());
+    let output = support::output(&[&arguments, &settings[..]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     out.join("step-000000060")
 }
@@ -201,8 +201,8 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
     let checkpoint = checkpoint(folder.path());
     let model = Arc::new(Model::load(&checkpoint).unwrap());
     let cpu = device::find(Some(hatchery_common::device::Device::CPU)).unwrap();
-    let mut answers = Answers::open(&checkpoint, &cpu, Precision::F32).unwrap();
-    let pace = answers.pace().unwrap();
+    let mut batcher = Batcher::open(&checkpoint, &cpu, Precision::F32).unwrap();
+    let pace = batcher.pace().unwrap();
     assert!(pace.is_sorted_by_key(|pace| pace.sequences) && pace.iter().all(|pace| pace.secs_per_step > 0.0));
     let orders = orders();
     let ids: Vec<RequestId> = (0..orders.len()).map(|_| RequestId::random()).collect();
@@ -211,25 +211,25 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
     let mut coming = ids.iter().zip(&orders);
     // One more joins at each step; one that nobody listens to goes in between.
     let left = RequestId::random();
-    answers.begin(left, order(b"Nobody listens", 1000, RawSamplingParams::default(), &[]), &[]).unwrap();
+    batcher.begin(left, order(b"Nobody listens", 1000, RawSamplingParams::default(), &[]), &[]).unwrap();
     for step in 0.. {
         if let Some((id, order)) = coming.next() {
             // Some were begun elsewhere.
             let (whole, _) = expected(&model, order);
             let told = &whole[..(whole.len() / 2).min((step + 1) * 7)];
-            answers.begin(*id, order.clone(), told).unwrap();
+            batcher.begin(*id, order.clone(), told).unwrap();
             texts.insert(*id, told.to_vec());
         }
         if step == 4 {
-            answers.cancel(left).unwrap();
+            batcher.cancel(left).unwrap();
         }
-        for made in answers.step().unwrap() {
+        for made in batcher.step().unwrap() {
             texts.entry(made.request).or_default().extend(made.bytes);
             if let Some(end) = made.end {
                 assert!(ends.insert(made.request, end).is_none());
             }
         }
-        if answers.is_empty() && step > orders.len() {
+        if batcher.is_empty() && step > orders.len() {
             break;
         }
     }
@@ -245,19 +245,19 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
         assert_eq!(ends[id], End::Finished(reason));
     }
     // As many as there is room for, and no more; with one prompt, which is read once for all.
-    let seeds: BTreeMap<RequestId, GenerationOrder> = (0..answers.at_once_max() as u64)
+    let seeds: BTreeMap<RequestId, GenerationOrder> = (0..batcher.at_once_max() as u64)
         .map(|seed| {
             let sampling = RawSamplingParams { seed, ..Default::default() };
             (RequestId::random(), order(b"The same, longer than a chunk", 20 + seed as u32, sampling, &[]))
         })
         .collect();
     for (request, order) in &seeds {
-        answers.begin(*request, order.clone(), &[]).unwrap();
+        batcher.begin(*request, order.clone(), &[]).unwrap();
     }
     texts.clear();
     let mut steps = 0;
-    while !answers.is_empty() {
-        for made in answers.step().unwrap() {
+    while !batcher.is_empty() {
+        for made in batcher.step().unwrap() {
             texts.entry(made.request).or_default().extend(made.bytes);
         }
         steps += 1;
@@ -267,14 +267,14 @@ fn answers_side_by_side_are_those_that_the_processor_gives_alone() {
     for (request, order) in &seeds {
         assert_eq!(texts[request], expected(&model, order).0);
     }
-    for _ in 0..answers.at_once_max() {
-        answers.begin(RequestId::random(), orders[0].clone(), &[]).unwrap();
+    for _ in 0..batcher.at_once_max() {
+        batcher.begin(RequestId::random(), orders[0].clone(), &[]).unwrap();
     }
-    assert!(answers.begin(RequestId::random(), orders[0].clone(), &[]).unwrap_err().contains("as many as"));
-    let mut answers = Answers::open(&checkpoint, &cpu, Precision::F32).unwrap();
+    assert!(batcher.begin(RequestId::random(), orders[0].clone(), &[]).unwrap_err().contains("as many as"));
+    let mut batcher = Batcher::open(&checkpoint, &cpu, Precision::F32).unwrap();
     let all = vec![b'a'; orders[0].max_bytes as usize];
     assert!(
-        answers.begin(RequestId::random(), orders[0].clone(), &all).unwrap_err().contains("none is left")
+        batcher.begin(RequestId::random(), orders[0].clone(), &all).unwrap_err().contains("none is left")
     );
 }
 
@@ -283,7 +283,7 @@ fn the_process_answers_line_by_line_and_ends_with_its_input() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(folder.path());
     let model = Arc::new(Model::load(&checkpoint).unwrap());
-    let mut process = house::trainer()
+    let mut process = support::trainer()
         .args(["answer", "--checkpoint", text(&checkpoint), "--device", "cpu"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
 //! A run in bf16 learns what one in f32 learns: the same text, the same dropout.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use hatchery_common::recipe::{Precision, RawTrainSpec, TrainSpec};
 use hatchery_trainer::{
@@ -9,7 +9,7 @@ use hatchery_trainer::{
     learner::Learner,
     weights::Weights,
 };
-use house::{corpus, small_model};
+use support::{corpus, small_model};
 use tch::Device;
 
 const STEPS: u64 = 500;

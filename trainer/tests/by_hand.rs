@@ -1,7 +1,7 @@
 //! The commands that a person types: train, eval, generate, doctor, calibrate.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use hatchery_trainer::{
     checkpoint::{read_cursor, read_model, read_training},
     model::{Model, Pass},
 };
-use house::{complete, corpus, json, order, output, refusal, small_train, text};
+use support::{complete, corpus, json, order, output, refusal, small_train, text};
 use tch::{Kind, Tensor};
 
 /// A short training of the small model; gives the checkpoint's folder, within `folder`.
@@ -253,7 +253,7 @@ fn training_by_hand_reads_folders_and_goes_on_with_more_steps() {
 fn a_curve_has_the_losses_that_the_run_has_told() {
     let folder = tempfile::tempdir().unwrap();
     let train = RawTrainSpec { steps: 20, log_every: 4, validate_every: 10, ..small_train() };
-    let (events, _, _) = house::Attempt::start(&order(folder.path(), train)).finish();
+    let (events, _, _) = support::Attempt::start(&order(folder.path(), train)).finish();
     let told =
         |pick: fn(&TrainerEvent) -> Option<(u64, f64)>| events.iter().filter_map(pick).collect::<Vec<_>>();
     let checkpoint = folder.path().join("checkpoints/step-000000020");
@@ -365,7 +365,7 @@ fn doctor_says_what_is_wrong_with_a_driver() {
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/driver.c"))
             .status();
         assert!(built.unwrap().success());
-        let mut doctor = house::trainer();
+        let mut doctor = support::trainer();
         doctor.env("LD_LIBRARY_PATH", folder.path()).env_remove("CUDA_VISIBLE_DEVICES");
         doctor.args(["doctor", "--output", "json"]);
         let report: DoctorReport = serde_json::from_slice(&doctor.output().unwrap().stdout).unwrap();
@@ -380,7 +380,7 @@ fn doctor_says_what_is_wrong_with_a_driver() {
 
 #[test]
 fn starting_anew_with_other_settings_keeps_the_command_line() {
-    let mut trainer = house::trainer();
+    let mut trainer = support::trainer();
     trainer.env_remove("OMP_WAIT_POLICY").env_remove("GLIBC_TUNABLES");
     let output = trainer.args(["eval", "--checkpoint", "/nowhere at all", "--data", "x"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -392,7 +392,7 @@ fn starting_anew_with_other_settings_keeps_the_command_line() {
 fn the_bench_compares_what_is_there_and_says_what_is_not() {
     // No program is found there, and so no python.
     let arguments = ["bench", "train", "--shape", "tiny", "--steps", "2", "--repeats", "1", "--threads", "1"];
-    let mut trainer = house::trainer();
+    let mut trainer = support::trainer();
     let output = trainer.env("PATH", "").args(arguments).args(["--output", "json"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("no python with torch was found"), "{said}");

@@ -1,7 +1,7 @@
 //! Checkpoint folders that are not what they should be: refused by the name of the file, never a panic.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use hatchery_common::{
     recipe::RawTrainSpec,
 };
 use hatchery_trainer::checkpoint::read_training;
-use house::{complete, copy_folder, corpus, order, refusal, small_train, text};
+use support::{complete, copy_folder, corpus, order, refusal, small_train, text};
 
 /// A file, the bytes it then has, and what the refusal says.
 type Damage = (&'static str, fn(Vec<u8>) -> Vec<u8>, &'static str);

@@ -6,11 +6,11 @@ use hatchery_common::{
     recipe::Precision,
 };
 use hatchery_trainer::{
-    counter::{Purpose, below, bits},
     data::Batch,
     dropout::Dropout,
     fast::{Fast, Number},
     model::{Model, Pass},
+    rng::{Purpose, below, bits},
     weights::Weights,
 };
 use proptest::{prelude::*, test_runner::RngSeed};

@@ -9,11 +9,11 @@ use hatchery_common::{
     recipe::Precision,
 };
 use hatchery_trainer::{
-    counter::{Purpose, below, bits},
     data::Batch,
     dropout::Dropout,
     fused::Fused,
     model::{Model, Pass},
+    rng::{Purpose, below, bits},
     weights::Weights,
 };
 use hatchery_trainer_shim::kernels::{Kernels, Rows, Variant};

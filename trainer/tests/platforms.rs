@@ -3,7 +3,7 @@
 //! that makes them.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use hatchery_trainer::{
     optimizer::Moments,
     weights::Weights,
 };
-use house::{corpus, small_model};
+use support::{corpus, small_model};
 use tch::{Device, Kind, Tensor};
 
 const STEPS: u64 = 60;

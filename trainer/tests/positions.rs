@@ -1,11 +1,11 @@
 //! A model that was really trained, far beyond its trained block: with the default window it holds, without it does not.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::fs;
 
-use house::{corpus, json, output, text};
+use support::{corpus, json, output, text};
 
 #[test]
 fn with_the_window_a_model_holds_far_beyond_its_block() {

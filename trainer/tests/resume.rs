@@ -1,7 +1,7 @@
 //! Interrupted and resumed is uninterrupted, bit for bit: a hundred times within one run.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod house;
+mod support;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -12,12 +12,12 @@ use hatchery_common::{
 };
 use hatchery_trainer::{
     checkpoint::{Snapshot, TrainingFolder, read_training, write},
-    counter::{Purpose, bits},
     data::{Corpus, Sampler},
     learner::Learner,
+    rng::{Purpose, bits},
     weights::Weights,
 };
-use house::{corpus, small_model};
+use support::{corpus, small_model};
 use tch::{Device, Tensor};
 
 const STEPS: u64 = 160;

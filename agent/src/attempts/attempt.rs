@@ -26,18 +26,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::delivery::{Delivery, Finished, QueueLimits};
 use crate::{
-    answerer::Cards,
-    corpora::Corpora,
-    deliver::{Delivery, Finished, QueueLimits},
-    ground::{Ground, Trainer},
-    nvidia,
-    obtain::{ObtainError, Obtainer},
-    orphan,
+    machine::{gpu_guard::Gpus, nvidia},
+    platform::{Platform, Trainer},
     reconcile::{AttemptKey, StopReason},
-    self_test::SelfTester,
-    stderr_log::StderrLog,
-    trainer_process::Heard,
+    replicas::{corpora::Corpora, error::FetchError, fetch::Fetcher, self_test::SelfTester},
+    trainer::{orphan, process::Heard, stderr_log::StderrLog},
 };
 
 /// Most bytes of output shown with a failure.
@@ -94,14 +89,14 @@ pub(crate) enum AttemptUpdate {
 
 /// What an attempt works with.
 #[derive(Clone)]
-pub(crate) struct Workshop {
-    pub(crate) ground: Arc<dyn Ground>,
-    pub(crate) obtainer: Obtainer,
+pub(crate) struct Context {
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) fetcher: Fetcher,
     pub(crate) corpora: Corpora,
     pub(crate) cpu_threads: u32,
     pub(crate) queue_limits: QueueLimits,
     pub(crate) self_tester: SelfTester,
-    pub(crate) cards: Cards,
+    pub(crate) gpus: Gpus,
     /// Told whenever a trainer wrote something for people.
     pub(crate) output_grew: Arc<tokio::sync::Notify>,
 }
@@ -111,7 +106,7 @@ pub(crate) struct Attempt {
     pub(crate) assigned: Arc<AssignedAttempt>,
     pub(crate) folder: PathBuf,
     pub(crate) log: StderrLog,
-    pub(crate) workshop: Workshop,
+    pub(crate) context: Context,
     pub(crate) orders: watch::Receiver<Orders>,
     pub(crate) updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
 }
@@ -142,10 +137,10 @@ impl Attempt {
     /// Does all of it; the last update is [`AttemptUpdate::Ended`].
     pub(crate) async fn run(mut self) {
         let delivery = Delivery::new(
-            self.workshop.obtainer.clone(),
+            self.context.fetcher.clone(),
             Arc::clone(&self.assigned),
-            self.workshop.queue_limits,
-            self.workshop.self_tester.clone(),
+            self.context.queue_limits,
+            self.context.self_tester.clone(),
             self.log.clone(),
         );
         let leftovers = Finished::in_folder(&self.checkpoints());
@@ -199,9 +194,9 @@ impl Attempt {
             Err(ending) => return ending,
         };
         self.tell(AttemptUpdate::Starting).await;
-        // The card's memory is the trainer's.
+        // The GPU's memory is the trainer's.
         tokio::select! {
-            () = self.workshop.cards.vacated(self.assigned.device) => {}
+            () = self.context.gpus.vacated(self.assigned.device) => {}
             ending = told_to_end(&mut orders) => return ending,
         }
         let process = match self.start(&order) {
@@ -213,7 +208,7 @@ impl Attempt {
 
     /// Gets corpus and checkpoint, however long it takes; an error is how the attempt ends.
     async fn supplies(&self, leftover: Option<Finished>) -> Result<Supplies, Ending> {
-        let mut retries = self.workshop.obtainer.link().retries();
+        let mut retries = self.context.fetcher.coordinator().retries();
         let mut lost_since = None;
         loop {
             match self.try_supplies(leftover.as_ref()).await {
@@ -235,7 +230,7 @@ impl Attempt {
         }
     }
 
-    async fn try_supplies(&self, leftover: Option<&Finished>) -> Result<Supplies, ObtainError> {
+    async fn try_supplies(&self, leftover: Option<&Finished>) -> Result<Supplies, FetchError> {
         let told = |done_bytes, total_bytes| {
             // One of many: the next says more.
             let _full = self.updates.try_send((
@@ -243,7 +238,7 @@ impl Attempt {
                 AttemptUpdate::Fetching { done_bytes, total_bytes },
             ));
         };
-        let corpus = self.workshop.corpora.obtain(self.assigned.spec.dataset, told).await?;
+        let corpus = self.context.corpora.fetch(self.assigned.spec.dataset, told).await?;
         let begin = self.begin(leftover, told).await?;
         Ok(Supplies { corpus, begin })
     }
@@ -252,11 +247,11 @@ impl Attempt {
         &self,
         leftover: Option<&Finished>,
         told: impl Fn(u64, u64) + Send + Sync,
-    ) -> Result<Begin, ObtainError> {
-        let obtainer = &self.workshop.obtainer;
+    ) -> Result<Begin, FetchError> {
+        let fetcher = &self.context.fetcher;
         let spec = &self.assigned.spec;
         let assigned_step = match self.assigned.resume_from {
-            Some(id) if !spec.fine_tunes(id) => obtainer.manifest(id).await?.step,
+            Some(id) if !spec.fine_tunes(id) => fetcher.manifest(id).await?.step,
             _ => 0,
         };
         let committed = self.committed().filter(|committed| committed.step >= assigned_step);
@@ -267,7 +262,7 @@ impl Attempt {
         if let Some(Committed { checkpoint, .. }) = committed {
             match self.resume(checkpoint, &told).await {
                 // Others may have taken its place meanwhile, and it is kept no longer.
-                Err(ObtainError::Call(CallError::NotFound(why))) => {
+                Err(FetchError::Call(CallError::NotFound(why))) => {
                     tracing::warn!(job = %self.assigned.job.short(), why, "what it committed is gone: it goes on from what it was assigned");
                 }
                 other => return other,
@@ -284,11 +279,11 @@ impl Attempt {
         &self,
         id: CheckpointId,
         told: &(impl Fn(u64, u64) + Send + Sync),
-    ) -> Result<Begin, ObtainError> {
-        let (obtainer, spec) = (&self.workshop.obtainer, &self.assigned.spec);
+    ) -> Result<Begin, FetchError> {
+        let (fetcher, spec) = (&self.context.fetcher, &self.assigned.spec);
         self.tell(AttemptUpdate::Uses(id)).await;
-        obtainer.obtain(id, ReplicaForm::Whole, &RateLimit::new(None), told).await?;
-        Ok(match obtainer.store().folder(id) {
+        fetcher.fetch(id, ReplicaForm::Whole, &RateLimit::new(None), told).await?;
+        Ok(match fetcher.store().folder(id) {
             Some((folder, _)) if spec.fine_tunes(id) => Begin::FineTune(folder),
             Some((folder, _)) => Begin::Resume(folder),
             None => Begin::Anew,
@@ -328,7 +323,7 @@ impl Attempt {
             train: spec.train.clone(),
             corpus: supplies.corpus,
             device: self.assigned.device,
-            threads: self.workshop.cpu_threads,
+            threads: self.context.cpu_threads,
             checkpoints: self.checkpoints(),
             resume_from,
             fine_tune_from,
@@ -342,11 +337,11 @@ impl Attempt {
         let written =
             durable::create_folder(&order.checkpoints).and_then(|()| durable::write_atomically(&path, &text));
         written.map_err(|error: FileError| failed(FailureCause::Storage, error.to_string()))?;
-        let grew = Arc::clone(&self.workshop.output_grew);
-        let ground = &self.workshop.ground;
-        let started = ground.start_trainer(&path, &self.log, Box::new(move || grew.notify_one()));
+        let grew = Arc::clone(&self.context.output_grew);
+        let platform = &self.context.platform;
+        let started = platform.start_trainer(&path, &self.log, Box::new(move || grew.notify_one()));
         let process = started.map_err(|error| {
-            let message = format!("cannot start the trainer {}: {error}", ground.trainer().display());
+            let message = format!("cannot start the trainer {}: {error}", platform.trainer().display());
             failed(FailureCause::Unavailable, message)
         })?;
         tracing::info!(job = %self.assigned.job.short(), epoch = %self.assigned.epoch, process = process.id(),

@@ -27,8 +27,9 @@ use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError}
 use tokio::sync::{Notify, OnceCell};
 
 use crate::{
-    checkpoint_store::CheckpointStoreError, files::remove_folder, obtain::Obtainer, self_test::SelfTester,
-    stderr_log::StderrLog,
+    files::remove_folder,
+    replicas::{fetch::Fetcher, self_test::SelfTester, store::CheckpointStoreError},
+    trainer::stderr_log::StderrLog,
 };
 
 /// How often the coordinator may refuse a checkpoint before it is given up: the first refusal may be about blobs that
@@ -85,7 +86,7 @@ impl Finished {
 /// The queue of one attempt; clones share it.
 #[derive(Clone)]
 pub(crate) struct Delivery {
-    obtainer: Obtainer,
+    fetcher: Fetcher,
     attempt: Arc<AssignedAttempt>,
     queue: Arc<Mutex<Queue>>,
     changed: Arc<Notify>,
@@ -150,13 +151,13 @@ struct Made {
 
 impl Delivery {
     pub(crate) fn new(
-        obtainer: Obtainer,
+        fetcher: Fetcher,
         attempt: Arc<AssignedAttempt>,
         limits: QueueLimits,
         self_tester: SelfTester,
         log: StderrLog,
     ) -> Self {
-        Self { obtainer, attempt, queue: Arc::default(), changed: Arc::default(), limits, self_tester, log }
+        Self { fetcher, attempt, queue: Arc::default(), changed: Arc::default(), limits, self_tester, log }
     }
 
     /// Adds what lies in a folder and was not added yet: a trainer that is killed may not have come to announce its last.
@@ -169,7 +170,7 @@ impl Delivery {
     /// Adds a finished checkpoint.
     pub(crate) fn add(&self, finished: Finished) {
         // Without a figure the disk counts as full enough to be careful.
-        let free_bytes = self.obtainer.store().blobs().free_bytes().unwrap_or(0);
+        let free_bytes = self.fetcher.store().blobs().free_bytes().unwrap_or(0);
         let superseded = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.newest_step = queue.newest_step.max(Some(finished.step));
@@ -222,7 +223,7 @@ impl Delivery {
     /// Delivers one, however long that takes. None: it is of no use to the coordinator.
     async fn deliver(&self, finished: &Finished) -> Option<CheckpointId> {
         let (job, step) = (self.attempt.job.short(), finished.step);
-        let mut retries = self.obtainer.link().retries();
+        let mut retries = self.fetcher.coordinator().retries();
         let mut refusals = 0;
         let made = Made::default();
         let mut complaint = String::new();
@@ -294,7 +295,7 @@ impl Delivery {
         if self.attempt.spec.replicate.weights != ReplicaWeights::Bf16 {
             return Ok(None);
         }
-        let (folder, store) = (finished.folder.clone(), self.obtainer.store().clone());
+        let (folder, store) = (finished.folder.clone(), self.fetcher.store().clone());
         let written = blocking(move || match write_serving_weights(&folder) {
             Err(ServingError::File(error)) if error.is_full() && store.make_room()? => {
                 Ok::<_, DeliverError>(write_serving_weights(&folder))
@@ -317,13 +318,13 @@ impl Delivery {
     }
 
     async fn try_deliver(&self, finished: &Finished, made: &Made) -> Result<CheckpointId, DeliverError> {
-        let clients = self.obtainer.link().clients().await;
+        let clients = self.fetcher.coordinator().clients().await;
         let (job, epoch) = (self.attempt.job, self.attempt.epoch);
         clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
         let serving = made.serving.get_or_try_init(|| self.add_serving_weights(finished)).await?;
         let has_serving = serving.is_some();
         let (store, attempt, source) =
-            (self.obtainer.store().clone(), Arc::clone(&self.attempt), finished.clone());
+            (self.fetcher.store().clone(), Arc::clone(&self.attempt), finished.clone());
         let manifest = blocking(move || match take_over(store.blobs(), &attempt, &source, has_serving) {
             Err(error) if error.is_for_want_of_room() && store.make_room()? => {
                 Ok(take_over(store.blobs(), &attempt, &source, has_serving)?)
@@ -333,13 +334,13 @@ impl Delivery {
         .await?;
         let manifest = Arc::new(manifest);
         let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
-        let _pins = self.obtainer.store().pin(blobs.clone());
-        clients.blobs.put(&blobs, self.obtainer.store().blobs(), |_| {}).await?;
+        let _pins = self.fetcher.store().pin(blobs.clone());
+        clients.blobs.put(&blobs, self.fetcher.store().blobs(), |_| {}).await?;
         let self_test = made.answered.get_or_init(|| self.self_test(finished, serving.clone())).await.clone();
         faults::strikes("deliver::before_commit");
         let id = clients.agents.commit_checkpoint(&manifest, self_test).await?;
         faults::strikes("deliver::after_commit");
-        let store = self.obtainer.store().clone();
+        let store = self.fetcher.store().clone();
         blocking(move || store.install(&manifest, ReplicaForm::Whole)).await?;
         Ok(id)
     }

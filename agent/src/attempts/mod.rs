@@ -1,4 +1,13 @@
 //! The attempts of this node as the agent's loop sees them.
+//!
+//! | file | its reason to change |
+//! |---|---|
+//! | `mod` | the table of attempts, and what of it the coordinator is told |
+//! | `attempt` | the life of one attempt |
+//! | `delivery` | how its checkpoints reach the coordinator |
+
+pub(crate) mod attempt;
+pub(crate) mod delivery;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,17 +28,17 @@ use hatchery_proto::disk::blocking;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::attempt::{Attempt, AttemptUpdate, Context, Orders, folder_name, key_of_folder};
 use crate::{
-    attempt::{Attempt, AttemptUpdate, Orders, Workshop, folder_name, key_of_folder},
     files::remove_folder,
     reconcile::{AttemptKey, LocalAttempt, LocalPhase, StopReason},
-    stderr_log::StderrLog,
+    trainer::stderr_log::StderrLog,
 };
 
 /// All attempts known here.
 pub(crate) struct Attempts {
     folder: PathBuf,
-    workshop: Workshop,
+    context: Context,
     updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
     known: BTreeMap<AttemptKey, Known>,
     stop_by: Option<BootTime>,
@@ -63,7 +72,7 @@ impl Attempts {
     /// Finds what an earlier agent left in `folder`, which must exist.
     pub(crate) fn open(
         folder: &Path,
-        workshop: Workshop,
+        context: Context,
         updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
     ) -> io::Result<Self> {
         let mut known = BTreeMap::new();
@@ -73,12 +82,12 @@ impl Attempts {
             let undelivered = Attempt::has_leftovers(&path);
             known.insert(key, Known::new(key, LocalPhase::Leftover { undelivered }, None));
         }
-        Ok(Self { folder: folder.to_owned(), workshop, updates, known, stop_by: None })
+        Ok(Self { folder: folder.to_owned(), context, updates, known, stop_by: None })
     }
 
     /// Says how many threads a trainer has on the processor; 0: as many as there are cores.
     pub(crate) fn use_cpu_threads(&mut self, threads: u32) {
-        self.workshop.cpu_threads = threads;
+        self.context.cpu_threads = threads;
     }
 
     /// The folders of all attempts known.
@@ -145,7 +154,7 @@ impl Attempts {
                     assigned: Arc::new(assigned),
                     folder,
                     log: log.clone(),
-                    workshop: self.workshop.clone(),
+                    context: self.context.clone(),
                     orders: receiver,
                     updates: self.updates.clone(),
                 };

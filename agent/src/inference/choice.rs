@@ -7,8 +7,8 @@ use hatchery_common::{
 
 /// So many bytes of a prompt take the processor as long as one byte made.
 const PROMPT_BYTES_PER_STEP_PROCESSOR: f64 = 4.0;
-/// A card reads so many bytes of a prompt in one step.
-const PROMPT_BYTES_PER_STEP_CARD: f64 = 128.0;
+/// A GPU reads so many bytes of a prompt in one step.
+const PROMPT_BYTES_PER_STEP_GPU: f64 = 128.0;
 /// A process is started when somebody would wait at least so long for the processor. Starting takes some seconds: what the
 /// processor is done with sooner gains nothing.
 const WAIT_SECS_MIN: f64 = 2.0;
@@ -43,8 +43,8 @@ impl Work {
         Self { prompt_bytes: self.prompt_bytes - left.prompt_bytes, bytes: self.bytes - left.bytes }
     }
 
-    fn steps_on_card(self) -> f64 {
-        (self.prompt_bytes as f64 / PROMPT_BYTES_PER_STEP_CARD).ceil() + self.bytes as f64
+    fn steps_on_gpu(self) -> f64 {
+        (self.prompt_bytes as f64 / PROMPT_BYTES_PER_STEP_GPU).ceil() + self.bytes as f64
     }
 }
 
@@ -80,9 +80,9 @@ impl Processor {
     }
 }
 
-/// A card that answers, as one answer finds it.
+/// A GPU that answers, as one answer finds it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Card<'a> {
+pub(crate) struct Gpu<'a> {
     /// How fast it is.
     pub(crate) pace: &'a [Pace],
     /// Answers that are being made.
@@ -92,13 +92,13 @@ pub(crate) struct Card<'a> {
     pub(crate) unread_bytes: usize,
 }
 
-impl Card<'_> {
+impl Gpu<'_> {
     /// How long until the last byte. None: it has no room.
     fn secs(&self, work: Work) -> Option<f64> {
         let has_room = self.sequences < self.sequences_max;
         let secs_per_step = has_room.then(|| secs_per_step(self.pace, self.sequences + 1))??;
-        let unread = (self.unread_bytes as f64 / PROMPT_BYTES_PER_STEP_CARD).ceil();
-        Some((unread + work.steps_on_card()) * secs_per_step)
+        let unread = (self.unread_bytes as f64 / PROMPT_BYTES_PER_STEP_GPU).ceil();
+        Some((unread + work.steps_on_gpu()) * secs_per_step)
     }
 }
 
@@ -107,29 +107,29 @@ impl Card<'_> {
 pub(crate) enum Place {
     /// On the processor, as soon as it has room.
     Processor,
-    /// On the card, now.
-    Card,
+    /// On the GPU, now.
+    Gpu,
 }
 
 /// Where an answer is at its end sooner. As long as nobody knows how fast the processor is, it is asked first.
-pub(crate) fn choose(work: Work, processor: &Processor, card: Option<&Card<'_>>) -> Place {
-    let is_better = card.and_then(|card| card.secs(work)).is_some_and(|card_secs| {
-        processor.secs(work).map_or(!processor.has_room(), |processor_secs| card_secs < processor_secs)
+pub(crate) fn choose(work: Work, processor: &Processor, gpu: Option<&Gpu<'_>>) -> Place {
+    let is_better = gpu.and_then(|gpu| gpu.secs(work)).is_some_and(|gpu_secs| {
+        processor.secs(work).map_or(!processor.has_room(), |processor_secs| gpu_secs < processor_secs)
     });
-    if is_better { Place::Card } else { Place::Processor }
+    if is_better { Place::Gpu } else { Place::Processor }
 }
 
-/// Whether an answer at work on the processor, which would need `left_secs` more there, is worth a move to the card, where it is
+/// Whether an answer at work on the processor, which would need `left_secs` more there, is worth a move to the GPU, where it is
 /// to be done `anew`.
-pub(crate) fn is_worth_a_move(left_secs: f64, anew: Work, card: &Card<'_>) -> bool {
-    card.secs(anew).is_some_and(|card_secs| card_secs + MOVE_SECS_MIN <= left_secs)
+pub(crate) fn is_worth_a_move(left_secs: f64, anew: Work, gpu: &Gpu<'_>) -> bool {
+    gpu.secs(anew).is_some_and(|gpu_secs| gpu_secs + MOVE_SECS_MIN <= left_secs)
 }
 
-/// Whether an answer that finds the processor like this is worth the start of a process on a card, of which `known` says
+/// Whether an answer that finds the processor like this is worth the start of a process on a GPU, of which `known` says
 /// how it was when it last answered for this model.
-pub(crate) fn is_worth_a_start(work: Work, processor: &Processor, known: Option<&Card<'_>>) -> bool {
+pub(crate) fn is_worth_a_start(work: Work, processor: &Processor, known: Option<&Gpu<'_>>) -> bool {
     processor.wait_secs().is_none_or(|wait_secs| wait_secs >= WAIT_SECS_MIN)
-        && known.is_none_or(|card| choose(work, processor, Some(card)) == Place::Card)
+        && known.is_none_or(|gpu| choose(work, processor, Some(gpu)) == Place::Gpu)
 }
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     const WORK: Work = Work { prompt_bytes: 100, bytes: 1000 };
-    /// A card that takes ten times the processor's millisecond for one answer, and hardly more for many.
+    /// A GPU that takes ten times the processor's millisecond for one answer, and hardly more for many.
     const SLOW: [Pace; 2] =
         [Pace { sequences: 1, secs_per_step: 0.010 }, Pace { sequences: 64, secs_per_step: 0.016 }];
     const FAST: [Pace; 2] =
@@ -151,66 +151,66 @@ mod tests {
         Processor { at_once: 2, ahead, ahead_secs, secs_per_step: Some(1e-3) }
     }
 
-    fn card(pace: &[Pace], sequences: u32) -> Card<'_> {
-        Card { pace, sequences, sequences_max: 16, unread_bytes: 0 }
+    fn gpu(pace: &[Pace], sequences: u32) -> Gpu<'_> {
+        Gpu { pace, sequences, sequences_max: 16, unread_bytes: 0 }
     }
 
     /// Where each of so many ends up that come at once.
     fn burst(count: usize, pace: &[Pace]) -> [usize; 2] {
-        let (mut on_processor, mut on_card) = (0, 0);
+        let (mut on_processor, mut on_gpu) = (0, 0);
         for _ in 0..count {
-            match choose(WORK, &processor(on_processor), Some(&card(pace, on_card as u32))) {
+            match choose(WORK, &processor(on_processor), Some(&gpu(pace, on_gpu as u32))) {
                 Place::Processor => on_processor += 1,
-                Place::Card => on_card += 1,
+                Place::Gpu => on_gpu += 1,
             }
         }
-        [on_processor, on_card]
+        [on_processor, on_gpu]
     }
 
     #[test]
     fn one_answer_goes_where_it_is_sooner() {
         assert_eq!(choose(WORK, &processor(0), None), Place::Processor);
-        assert_eq!(choose(WORK, &processor(0), Some(&card(&SLOW, 0))), Place::Processor);
-        assert_eq!(choose(WORK, &processor(0), Some(&card(&FAST, 0))), Place::Card);
-        assert_eq!(choose(WORK, &processor(0), Some(&card(&[], 0))), Place::Processor);
+        assert_eq!(choose(WORK, &processor(0), Some(&gpu(&SLOW, 0))), Place::Processor);
+        assert_eq!(choose(WORK, &processor(0), Some(&gpu(&FAST, 0))), Place::Gpu);
+        assert_eq!(choose(WORK, &processor(0), Some(&gpu(&[], 0))), Place::Processor);
     }
 
     #[test]
-    fn many_at_once_go_to_the_card_also_where_one_would_not() {
+    fn many_at_once_go_to_the_gpu_also_where_one_would_not() {
         assert_eq!(burst(16, &FAST), [0, 16]);
-        let [on_processor, on_card] = burst(40, &SLOW);
-        assert!(on_card >= 12 && on_processor >= 16, "{on_processor} and {on_card}");
+        let [on_processor, on_gpu] = burst(40, &SLOW);
+        assert!(on_gpu >= 12 && on_processor >= 16, "{on_processor} and {on_gpu}");
     }
 
     #[test]
-    fn a_full_card_sends_back_to_the_queue() {
-        assert_eq!(choose(WORK, &processor(50), Some(&card(&FAST, 15))), Place::Card);
-        assert_eq!(choose(WORK, &processor(50), Some(&card(&FAST, 16))), Place::Processor);
+    fn a_full_gpu_sends_back_to_the_queue() {
+        assert_eq!(choose(WORK, &processor(50), Some(&gpu(&FAST, 15))), Place::Gpu);
+        assert_eq!(choose(WORK, &processor(50), Some(&gpu(&FAST, 16))), Place::Processor);
         assert_eq!(burst(40, &FAST), [24, 16]);
     }
 
     #[test]
     fn a_processor_that_nobody_knows_is_asked_first() {
         let unknown = |ahead| Processor { secs_per_step: None, ahead_secs: 0.0, ..processor(ahead) };
-        assert_eq!(choose(WORK, &unknown(1), Some(&card(&FAST, 0))), Place::Processor);
-        assert_eq!(choose(WORK, &unknown(2), Some(&card(&SLOW, 0))), Place::Card);
-        assert_eq!(choose(WORK, &unknown(2), Some(&card(&SLOW, 16))), Place::Processor);
+        assert_eq!(choose(WORK, &unknown(1), Some(&gpu(&FAST, 0))), Place::Processor);
+        assert_eq!(choose(WORK, &unknown(2), Some(&gpu(&SLOW, 0))), Place::Gpu);
+        assert_eq!(choose(WORK, &unknown(2), Some(&gpu(&SLOW, 16))), Place::Processor);
     }
 
     #[test]
-    fn prompts_that_a_card_has_to_read_first_count_too() {
-        let reading = Card { unread_bytes: 30 * 64_000, ..card(&FAST, 1) };
-        assert_eq!(choose(WORK, &processor(2), Some(&card(&FAST, 1))), Place::Card);
+    fn prompts_that_a_gpu_has_to_read_first_count_too() {
+        let reading = Gpu { unread_bytes: 30 * 64_000, ..gpu(&FAST, 1) };
+        assert_eq!(choose(WORK, &processor(2), Some(&gpu(&FAST, 1))), Place::Gpu);
         assert_eq!(choose(WORK, &processor(2), Some(&reading)), Place::Processor);
     }
 
     #[test]
-    fn a_long_prompt_counts_for_less_on_the_card() {
+    fn a_long_prompt_counts_for_less_on_the_gpu() {
         let reading = Work { prompt_bytes: 64_000, bytes: 10 };
         let pace = [Pace { sequences: 1, secs_per_step: 0.010 }];
-        assert_eq!(choose(reading, &processor(0), Some(&card(&pace, 0))), Place::Card);
+        assert_eq!(choose(reading, &processor(0), Some(&gpu(&pace, 0))), Place::Gpu);
         assert_eq!(
-            choose(Work { prompt_bytes: 0, ..reading }, &processor(0), Some(&card(&pace, 0))),
+            choose(Work { prompt_bytes: 0, ..reading }, &processor(0), Some(&gpu(&pace, 0))),
             Place::Processor
         );
     }
@@ -222,17 +222,17 @@ mod tests {
         assert!(!is_worth_a_start(WORK, &processor(1), None), "nobody waits");
         assert!(!is_worth_a_start(WORK, &processor(2), None), "for about a second");
         assert!(is_worth_a_start(WORK, &processor(4), None), "for more than two");
-        assert!(is_worth_a_start(WORK, &processor(4), Some(&card(&FAST, 0))));
-        assert!(!is_worth_a_start(WORK, &processor(4), Some(&card(&SLOW, 0))), "the card is slower still");
+        assert!(is_worth_a_start(WORK, &processor(4), Some(&gpu(&FAST, 0))));
+        assert!(!is_worth_a_start(WORK, &processor(4), Some(&gpu(&SLOW, 0))), "the GPU is slower still");
     }
 
     #[test]
     fn what_is_at_work_moves_for_much_and_not_for_little() {
         // A thousand bytes at half a millisecond.
-        assert!(is_worth_a_move(2.0, WORK, &card(&FAST, 0)));
-        assert!(!is_worth_a_move(0.9, WORK, &card(&FAST, 0)), "for less than half a second");
-        assert!(!is_worth_a_move(2.0, WORK, &card(&FAST, 16)), "there is no room");
-        assert!(!is_worth_a_move(2.0, WORK, &card(&SLOW, 0)), "it is slower there");
+        assert!(is_worth_a_move(2.0, WORK, &gpu(&FAST, 0)));
+        assert!(!is_worth_a_move(0.9, WORK, &gpu(&FAST, 0)), "for less than half a second");
+        assert!(!is_worth_a_move(2.0, WORK, &gpu(&FAST, 16)), "there is no room");
+        assert!(!is_worth_a_move(2.0, WORK, &gpu(&SLOW, 0)), "it is slower there");
     }
 
     prop_compose! {
@@ -264,30 +264,30 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_busier_card_draws_no_one_and_a_longer_queue_sends_no_one_back(
+        fn a_busier_gpu_draws_no_one_and_a_longer_queue_sends_no_one_back(
             work in works(),
             processor in processors(),
             pace in paces(),
             sequences in 0..20_u32,
             more in 1..20_u32,
         ) {
-            let place = choose(work, &processor, Some(&card(&pace, sequences)));
-            let busier = choose(work, &processor, Some(&card(&pace, sequences + more)));
-            prop_assert!(place == Place::Card || busier == Place::Processor);
+            let place = choose(work, &processor, Some(&gpu(&pace, sequences)));
+            let busier = choose(work, &processor, Some(&gpu(&pace, sequences + more)));
+            prop_assert!(place == Place::Gpu || busier == Place::Processor);
             let longer = Processor {
                 ahead: processor.ahead + more as usize,
                 ahead_secs: processor.ahead_secs + f64::from(more),
                 ..processor
             };
-            let longer = choose(work, &longer, Some(&card(&pace, sequences)));
-            prop_assert!(place == Place::Processor || longer == Place::Card);
+            let longer = choose(work, &longer, Some(&gpu(&pace, sequences)));
+            prop_assert!(place == Place::Processor || longer == Place::Gpu);
         }
 
         #[test]
-        fn nobody_is_sent_to_a_card_without_room_nor_waits_for_one(
+        fn nobody_is_sent_to_a_gpu_without_room_nor_waits_for_one(
             work in works(), processor in processors(), pace in paces(), sequences in 16..40_u32,
         ) {
-            prop_assert_eq!(choose(work, &processor, Some(&card(&pace, sequences))), Place::Processor);
+            prop_assert_eq!(choose(work, &processor, Some(&gpu(&pace, sequences))), Place::Processor);
             prop_assert_eq!(choose(work, &processor, None), Place::Processor);
         }
 
@@ -297,7 +297,7 @@ mod tests {
             processor in processors(),
             pace in paces(),
         ) {
-            let known = card(&pace, 0);
+            let known = gpu(&pace, 0);
             for known in [None, Some(&known)] {
                 let is_started = is_worth_a_start(work, &processor, known);
                 prop_assert!(!is_started || processor.ahead >= processor.at_once);

@@ -1,4 +1,26 @@
-//! Answers: a few at a time on threads of their own, many on a card, streamed as they are made.
+//! Answers: a few at a time on threads of their own, many on a GPU, streamed as they are made.
+//!
+//! A process beside the agent makes many answers at once on a GPU, for as long as that is worth it.
+//!
+//! ```text
+//! inference -- enqueue, move_to_gpu, move_at_work --> dispatch <-- open, hear, close -- supervisor -- lines --> hatchery-trainer answer
+//!                                                                                         |
+//!                                      agent's loop, attempts -- offer, withdraw --> machine::gpu_guard
+//! ```
+//!
+//! Nothing waits for the GPU alone. An answer that waits for the processor goes to the GPU as soon as it would end sooner
+//! there, and one that the processor is at work on if that gains much. An answer that the GPU leaves unfinished goes on on
+//! the processor from where it stood.
+//!
+//! | file | its reason to change |
+//! |---|---|
+//! | `choice` | where an answer is made, and when a process is started; pure |
+//! | `dispatch` | the queue, the speed of both, and what is where |
+//! | `supervisor` | the life of the process |
+
+pub(crate) mod choice;
+pub(crate) mod dispatch;
+pub(crate) mod supervisor;
 
 use std::{
     collections::BTreeMap,
@@ -16,14 +38,15 @@ use hatchery_common::{
 use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    choice::Work,
+    dispatch::{DispatchQueue, OnGpu, Part, Served, Ticket},
+};
 use crate::{
-    answerer::{Desk, OnCard, Part, Served, Ticket, Work},
-    checkpoint_store::CheckpointStore,
-    models::Models,
+    replicas::{models::Models, store::CheckpointStore},
+    trainer::answerer::REQUESTS_MAX,
 };
 
-/// Most requests at work or waiting.
-pub(crate) const REQUESTS_MAX: usize = 64;
 /// New bytes are sent when there are so many,
 const CHUNK_BYTES: usize = 16;
 /// or when so much time has passed.
@@ -36,7 +59,7 @@ const PREFILL_BYTES: usize = 64;
 pub(crate) struct Inference {
     store: CheckpointStore,
     models: Arc<Models>,
-    desk: Desk,
+    queue: DispatchQueue,
     requests: Arc<Mutex<BTreeMap<RequestId, CancellationToken>>>,
 }
 
@@ -49,15 +72,15 @@ enum Broken {
 
 /// Where an answer is made.
 enum Place {
-    Card(OnCard),
+    Gpu(OnGpu),
     Processor(Ticket, Served),
 }
 
 /// What became of an answer on the processor.
 enum Made {
     Whole(GenerationFinished),
-    /// It goes on on the card.
-    Moved(Box<Answer>, OnCard),
+    /// It goes on on the GPU.
+    Moved(Box<Answer>, OnGpu),
 }
 
 /// An answer's way on the processor.
@@ -80,9 +103,9 @@ struct Listener {
 }
 
 impl Inference {
-    /// One whose answers meet what makes them at `desk`.
-    pub(crate) fn new(store: CheckpointStore, models: Arc<Models>, desk: Desk) -> Self {
-        Self { store, models, desk, requests: Arc::default() }
+    /// One whose answers meet what makes them at `queue`.
+    pub(crate) fn new(store: CheckpointStore, models: Arc<Models>, queue: DispatchQueue) -> Self {
+        Self { store, models, queue, requests: Arc::default() }
     }
 
     /// Begins an answer; its parts go to `outbox`, the last one is `Finished` or `Failed`.
@@ -137,7 +160,7 @@ impl Inference {
         self.requests().values().for_each(CancellationToken::cancel);
     }
 
-    /// Makes an answer where it is at its end sooner, and on the processor what the card leaves unfinished.
+    /// Makes an answer where it is at its end sooner, and on the processor what the GPU leaves unfinished.
     async fn make(
         &self,
         order: GenerationOrder,
@@ -146,21 +169,21 @@ impl Inference {
     ) -> Result<GenerationFinished, Broken> {
         order.check().map_err(|error| Broken::Failed(error.to_string()))?;
         let mut answer = Answer { order, received, told: Vec::new(), first_byte_ms: 0.0, loaded: false };
-        let mut may_be_on_card = true;
+        let mut may_be_on_gpu = true;
         let mut moved = None;
         loop {
             let place = match moved.take() {
-                Some(card) => Place::Card(card),
-                None => self.place(&answer, may_be_on_card, listener).await?,
+                Some(gpu) => Place::Gpu(gpu),
+                None => self.place(&answer, may_be_on_gpu, listener).await?,
             };
             match place {
-                Place::Card(card) => {
-                    let device = card.device;
-                    if let Some(finish_reason) = answer.pass_on(card, listener).await? {
+                Place::Gpu(gpu) => {
+                    let device = gpu.device;
+                    if let Some(finish_reason) = answer.pass_on(gpu, listener).await? {
                         return Ok(answer.finished(finish_reason, Some(device)));
                     }
-                    // Once is enough: what a card cannot make must not go round in circles.
-                    may_be_on_card = false;
+                    // Once is enough: what a GPU cannot make must not go round in circles.
+                    may_be_on_gpu = false;
                 }
                 Place::Processor(ticket, served) => {
                     let (inference, listener) = (self.clone(), listener.clone());
@@ -171,18 +194,18 @@ impl Inference {
                     let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
                     match making.await.unwrap_or_else(failed)? {
                         Made::Whole(finished) => return Ok(finished),
-                        Made::Moved(rest, card) => (answer, moved) = (*rest, Some(card)),
+                        Made::Moved(rest, gpu) => (answer, moved) = (*rest, Some(gpu)),
                     }
                 }
             }
         }
     }
 
-    /// Waits for the processor, or for the card to be the better place.
+    /// Waits for the processor, or for the GPU to be the better place.
     async fn place(
         &self,
         answer: &Answer,
-        may_be_on_card: bool,
+        may_be_on_gpu: bool,
         listener: &Listener,
     ) -> Result<Place, Broken> {
         let checkpoint = answer.order.checkpoint;
@@ -191,17 +214,17 @@ impl Inference {
             Broken::Failed(format!("this node does not hold the checkpoint {checkpoint} yet"))
         })?;
         let served = Served { key: (checkpoint, form), folder };
-        let mut changes = self.desk.changes();
+        let mut changes = self.queue.changes();
         let work = Work::whole(&answer.order, &answer.told);
-        let ticket = self.desk.enter(served.clone(), work, may_be_on_card, answer.received);
+        let ticket = self.queue.enqueue(served.clone(), work, may_be_on_gpu, answer.received);
         loop {
             changes.mark_unchanged();
             // What nobody waits for must not begin.
             if listener.cancelled.is_cancelled() {
                 return Err(Broken::Cancelled);
             }
-            if let Some(card) = ticket.move_to_card(listener.request, &answer.order) {
-                return Ok(Place::Card(card));
+            if let Some(gpu) = ticket.move_to_gpu(listener.request, &answer.order) {
+                return Ok(Place::Gpu(gpu));
             }
             if ticket.begin() {
                 return Ok(Place::Processor(ticket, served));
@@ -214,7 +237,7 @@ impl Inference {
         }
     }
 
-    /// Makes the rest of an answer on the processor, as long as the card is not much sooner at its end. Blocks.
+    /// Makes the rest of an answer on the processor, as long as the GPU is not much sooner at its end. Blocks.
     fn make_here(
         &self,
         mut answer: Answer,
@@ -230,10 +253,10 @@ impl Inference {
         let telling = Duration::ZERO;
         let mut way = Way { ticket, listener, begun: Instant::now(), work, left: work, telling };
         let made = answer.make_rest(engine, &mut way);
-        self.desk.measured(served.key, way.done(), way.took());
+        self.queue.measured(served.key, way.done(), way.took());
         Ok(match made? {
             Rest::Made(finish_reason) => Made::Whole(answer.finished(finish_reason, None)),
-            Rest::Moved(card) => Made::Moved(Box::new(answer), card),
+            Rest::Moved(gpu) => Made::Moved(Box::new(answer), gpu),
         })
     }
 
@@ -256,7 +279,7 @@ struct Answer {
 /// What became of the rest of an answer.
 enum Rest {
     Made(FinishReason),
-    Moved(OnCard),
+    Moved(OnGpu),
 }
 
 impl Way<'_> {
@@ -271,14 +294,14 @@ impl Way<'_> {
     }
 
     /// A part was read.
-    fn read(&mut self, part: &[u8], answer: &Answer) -> Result<Option<OnCard>, Broken> {
+    fn read(&mut self, part: &[u8], answer: &Answer) -> Result<Option<OnGpu>, Broken> {
         self.left.prompt_bytes -= part.len();
         self.listener.still_there()?;
-        Ok(self.move_to_card(answer))
+        Ok(self.move_to_gpu(answer))
     }
 
-    /// Tells the desk what is left, and leaves for the card if that is worth it.
-    fn move_to_card(&self, answer: &Answer) -> Option<OnCard> {
+    /// Tells the queue what is left, and leaves for the GPU if that is worth it.
+    fn move_to_gpu(&self, answer: &Answer) -> Option<OnGpu> {
         self.ticket.left(self.left);
         let Answer { order, told, .. } = answer;
         self.ticket.move_at_work(self.listener.request, order, told, self.done(), self.took())
@@ -286,18 +309,14 @@ impl Way<'_> {
 }
 
 impl Answer {
-    /// Passes on what the card makes. None: it does not make it to the end.
-    async fn pass_on(
-        &mut self,
-        mut card: OnCard,
-        listener: &Listener,
-    ) -> Result<Option<FinishReason>, Broken> {
+    /// Passes on what the GPU makes. None: it does not make it to the end.
+    async fn pass_on(&mut self, mut gpu: OnGpu, listener: &Listener) -> Result<Option<FinishReason>, Broken> {
         let (mut chunk, mut due) = (Vec::new(), tokio::time::Instant::now());
         loop {
             tokio::select! {
                 biased;
                 () = listener.cancelled.cancelled() => return Err(Broken::Cancelled),
-                part = card.next() => {
+                part = gpu.next() => {
                     let end = match part {
                         Some(Part::Text(bytes)) => {
                             chunk.extend(bytes);
@@ -311,7 +330,7 @@ impl Answer {
                     }
                     return Ok(end);
                 }
-                // Many answers a card makes in many small parts: the session has other things to say too.
+                // Many answers a GPU makes in many small parts: the session has other things to say too.
                 // Nor does one wait for its turn among dozens while there is little room: reports keep leases.
                 () = sleep_until(due), if !chunk.is_empty() => {
                     if listener.has_much_room() {
@@ -329,16 +348,16 @@ impl Answer {
         let mut session = Session::new(engine, &self.order.sampling);
         for part in self.order.prompt.chunks(PREFILL_BYTES) {
             session.feed(part);
-            if let Some(card) = way.read(part, self)? {
-                return Ok(Rest::Moved(card));
+            if let Some(gpu) = way.read(part, self)? {
+                return Ok(Rest::Moved(gpu));
             }
         }
         // No prompt at all is to be fed too: it stands for the start of a line.
         session.feed(b"");
         for part in self.told.chunks(PREFILL_BYTES) {
             session.follow(part);
-            if let Some(card) = way.read(part, self)? {
-                return Ok(Rest::Moved(card));
+            if let Some(gpu) = way.read(part, self)? {
+                return Ok(Rest::Moved(gpu));
             }
         }
         let mut generation =
@@ -353,8 +372,8 @@ impl Answer {
                 listener.send(self.note(std::mem::take(&mut chunk)))?;
                 sent = Instant::now();
                 way.telling += sent - begun;
-                if let Some(card) = way.move_to_card(self) {
-                    return Ok(Rest::Moved(card));
+                if let Some(gpu) = way.move_to_gpu(self) {
+                    return Ok(Rest::Moved(gpu));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The life of the process that answers: started when many wait, ended when nobody asks, when training needs the card, or
+//! The life of the process that answers: started when many wait, ended when nobody asks, when training needs the GPU, or
 //! when it breaks its word.
 
 use std::{collections::BTreeMap, io, path::Path, process::ExitStatus, sync::Arc, time::Duration};
@@ -6,19 +6,21 @@ use std::{collections::BTreeMap, io, path::Path, process::ExitStatus, sync::Arc,
 use hatchery_common::{answerer::AnswererEvent, device::Device};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{
-    cards::{Cards, Taken},
-    desk::{Desk, Served},
-    process::{AnswererProcess, Heard},
+use super::dispatch::{DispatchQueue, Served};
+use crate::{
+    machine::gpu_guard::{GpuGuard, Gpus},
+    platform::Platform,
+    replicas::models::ModelKey,
+    session::backoff::Backoff,
+    trainer::answerer::{AnswererProcess, Heard},
 };
-use crate::{backoff::Backoff, ground::Ground, models::Key};
 
 /// First and longest pause after a process that failed.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
 const PAUSE_LONGEST: Duration = Duration::from_mins(10);
 /// How long one that was killed may take to be gone, before the log says so.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-/// Most models with a pause of their own: some can never be on a card, and others are not to wait for them.
+/// Most models with a pause of their own: some can never be on a GPU, and others are not to wait for them.
 const PAUSES_MAX: usize = 64;
 
 /// How long a process may take.
@@ -42,9 +44,9 @@ impl Default for Limits {
 type Start = Box<dyn Fn(&Path, Device) -> io::Result<AnswererProcess> + Send + Sync>;
 
 /// Keeps the process, one at a time.
-pub(crate) struct Keeper {
-    desk: Desk,
-    cards: Cards,
+pub(crate) struct Supervisor {
+    queue: DispatchQueue,
+    gpus: Gpus,
     start: Start,
     limits: Limits,
     pauses: Pauses,
@@ -55,7 +57,7 @@ pub(crate) struct Keeper {
 struct Pauses {
     /// The pauses of a model that has not failed yet.
     fresh: Backoff,
-    of: BTreeMap<Key, (Backoff, Instant)>,
+    of: BTreeMap<ModelKey, (Backoff, Instant)>,
 }
 
 impl Pauses {
@@ -64,7 +66,7 @@ impl Pauses {
     }
 
     /// Notes a failure; gives the pause that follows.
-    fn failed(&mut self, key: Key) -> Duration {
+    fn failed(&mut self, key: ModelKey) -> Duration {
         let fresh = || (self.fresh.clone(), Instant::now());
         let (pauses, until) = self.of.entry(key).or_insert_with(fresh);
         let pause = pauses.next_wait();
@@ -76,11 +78,11 @@ impl Pauses {
         pause
     }
 
-    fn succeeded(&mut self, key: Key) {
+    fn succeeded(&mut self, key: ModelKey) {
         self.of.remove(&key);
     }
 
-    fn is_paused(&self, key: Key) -> bool {
+    fn is_paused(&self, key: ModelKey) -> bool {
         self.of.get(&key).is_some_and(|(_, until)| Instant::now() < *until)
     }
 
@@ -101,78 +103,78 @@ enum End {
     Idle,
     /// It is wanted for another checkpoint.
     Replaced,
-    /// Training needs the card, or its owner does.
+    /// Training needs the GPU, or its owner does.
     Withdrawn,
     Failed(String),
 }
 
-impl Keeper {
-    /// One that starts processes on `ground`.
-    pub(crate) fn new(desk: Desk, cards: Cards, ground: Arc<dyn Ground>) -> Self {
-        let start = Box::new(move |checkpoint: &Path, device| ground.start_answerer(checkpoint, device));
+impl Supervisor {
+    /// One that starts processes on `platform`.
+    pub(crate) fn new(queue: DispatchQueue, gpus: Gpus, platform: Arc<dyn Platform>) -> Self {
+        let start = Box::new(move |checkpoint: &Path, device| platform.start_answerer(checkpoint, device));
         let pauses = Pauses::new(Backoff::new(PAUSE_FIRST, PAUSE_LONGEST));
-        Self { desk, cards, start, limits: Limits::default(), pauses }
+        Self { queue, gpus, start, limits: Limits::default(), pauses }
     }
 
     /// Keeps it for as long as the agent lives.
     pub(crate) async fn run(mut self) {
         loop {
-            let (served, taken) = self.wanted().await;
+            let (served, gpu) = self.wanted().await;
             let checkpoint = served.key.0.short();
-            let device = taken.device;
-            match self.serve(&served, taken).await {
+            let device = gpu.device;
+            match self.serve(&served, gpu).await {
                 End::Failed(why) => {
                     let pause = self.pauses.failed(served.key);
                     tracing::warn!(%checkpoint, %device, pause_secs = pause.as_secs(),
                         "answers are made on the processor alone for now: {why}");
                 }
-                end => tracing::info!(%checkpoint, %device, ?end, "no more answers on the card"),
+                end => tracing::info!(%checkpoint, %device, ?end, "no more answers on the GPU"),
             }
         }
     }
 
-    /// Waits until a process is worth it and there is a card for it.
-    async fn wanted(&self) -> (Served, Taken) {
-        let (mut desk, mut cards) = (self.desk.changes(), self.cards.changes());
+    /// Waits until a process is worth it and there is a GPU for it.
+    async fn wanted(&self) -> (Served, GpuGuard) {
+        let (mut queue, mut gpus) = (self.queue.changes(), self.gpus.changes());
         loop {
-            desk.mark_unchanged();
-            cards.mark_unchanged();
-            if let Some(served) = self.desk.demand(|key| self.pauses.is_paused(key))
-                && let Some(taken) = self.cards.take()
+            queue.mark_unchanged();
+            gpus.mark_unchanged();
+            if let Some(served) = self.queue.demand(|key| self.pauses.is_paused(key))
+                && let Some(gpu) = self.gpus.take()
             {
-                return (served, taken);
+                return (served, gpu);
             }
             // Both senders live in `self`.
             tokio::select! {
-                _ = desk.changed() => {}
-                _ = cards.changed() => {}
+                _ = queue.changed() => {}
+                _ = gpus.changed() => {}
                 () = self.pauses.next_end() => {}
             }
         }
     }
 
     /// Starts a process, and attends to it until it is gone.
-    async fn serve(&mut self, served: &Served, taken: Taken) -> End {
-        let mut process = match (self.start)(&served.folder, taken.device) {
+    async fn serve(&mut self, served: &Served, gpu: GpuGuard) -> End {
+        let mut process = match (self.start)(&served.folder, gpu.device) {
             Ok(process) => process,
             Err(error) => return End::Failed(format!("the process cannot be started: {error}")),
         };
-        tracing::info!(checkpoint = %served.key.0.short(), device = %taken.device, process = process.id(),
+        tracing::info!(checkpoint = %served.key.0.short(), device = %gpu.device, process = process.id(),
             "a process for answers is started: many wait");
-        let end = self.attend(served, &taken, &mut process).await;
+        let end = self.attend(served, &gpu, &mut process).await;
         // Who was answered goes on on the processor at once.
-        self.desk.close();
-        clear(process, taken).await;
+        self.queue.close();
+        clear(process, gpu).await;
         end
     }
 
-    async fn attend(&mut self, served: &Served, taken: &Taken, process: &mut AnswererProcess) -> End {
-        let mut desk = self.desk.changes();
+    async fn attend(&mut self, served: &Served, gpu: &GpuGuard, process: &mut AnswererProcess) -> End {
+        let mut queue = self.queue.changes();
         let (mut is_ready, mut was_busy, mut since) = (false, false, Instant::now());
         loop {
-            desk.mark_unchanged();
-            let is_busy = self.desk.in_the_making() > 0;
-            if is_ready && self.desk.is_wanted_otherwise(served.key, |key| self.pauses.is_paused(key)) {
+            queue.mark_unchanged();
+            let is_busy = self.queue.in_progress() > 0;
+            if is_ready && self.queue.is_wanted_otherwise(served.key, |key| self.pauses.is_paused(key)) {
                 return End::Replaced;
             }
             if is_busy != was_busy {
@@ -185,9 +187,9 @@ impl Keeper {
             };
             let heard = tokio::select! {
                 biased;
-                () = taken.withdrawn() => return End::Withdrawn,
+                () = gpu.withdrawn() => return End::Withdrawn,
                 heard = process.hear() => heard,
-                _ = desk.changed() => continue,
+                _ = queue.changed() => continue,
                 () = sleep_until(since + limit) => return match (is_ready, is_busy) {
                     (true, false) => End::Idle,
                     (true, true) => failed(process, &format!("it said nothing for {} s", limit.as_secs())),
@@ -198,15 +200,15 @@ impl Keeper {
                 Heard::Exited(status) => Err(in_words(status)),
                 Heard::Event(AnswererEvent::Ready { sequences_max, pace, .. }) if !is_ready => {
                     is_ready = true;
-                    tracing::info!(sequences_max, ?pace, "answers can be made on the card");
+                    tracing::info!(sequences_max, ?pace, "answers can be made on the GPU");
                     let commands = process.commands().clone();
-                    self.desk.open(served.key, taken.device, sequences_max, pace, commands)
+                    self.queue.open(served.key, gpu.device, sequences_max, pace, commands)
                 }
                 Heard::Event(event) => {
                     if matches!(event, AnswererEvent::Finished { .. }) {
                         self.pauses.succeeded(served.key);
                     }
-                    self.desk.hear(event)
+                    self.queue.hear(event)
                 }
             };
             if let Err(why) = taken_in {
@@ -219,16 +221,16 @@ impl Keeper {
     }
 }
 
-/// Ends a process. Its card is given back when it is gone, also where that takes long: one that hangs in the driver keeps it.
-async fn clear(process: AnswererProcess, taken: Taken) {
-    let (id, device) = (process.id(), taken.device);
+/// Ends a process. Its GPU is given back when it is gone, also where that takes long: one that hangs in the driver keeps it.
+async fn clear(process: AnswererProcess, gpu: GpuGuard) {
+    let (id, device) = (process.id(), gpu.device);
     let ending = tokio::spawn(async move {
         process.end().await;
-        drop(taken);
+        drop(gpu);
     });
     if timeout(GONE_WITHIN, ending).await.is_err() {
         tracing::error!(process = id, %device,
-            "a process that answered does not end though it was killed; until it does its card answers nothing");
+            "a process that answered does not end though it was killed; until it does its GPU answers nothing");
     }
 }
 

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{answerer::Cards, ground::Ground, trainer_tool::TrainerToolError};
+use super::gpu_guard::Gpus;
+use crate::{platform::Platform, trainer::tool::TrainerToolError};
 
 const FILE: &str = "calibration.json";
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -106,11 +107,11 @@ impl CalibrationCache {
 
 /// Measures one device after the other, whenever the machine has nothing else to do.
 pub(crate) struct Calibrator {
-    ground: Arc<dyn Ground>,
+    platform: Arc<dyn Platform>,
     cpu_threads: u32,
     cache: CalibrationCache,
     results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
-    cards: Cards,
+    gpus: Gpus,
     at_work: Option<(Device, AbortOnDropHandle<()>)>,
     /// Devices whose measurement failed; they are not tried again by this process.
     given_up: BTreeSet<Device>,
@@ -118,13 +119,13 @@ pub(crate) struct Calibrator {
 
 impl Calibrator {
     pub(crate) fn new(
-        ground: Arc<dyn Ground>,
+        platform: Arc<dyn Platform>,
         cpu_threads: u32,
         cache: CalibrationCache,
         results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
-        cards: Cards,
+        gpus: Gpus,
     ) -> Self {
-        Self { ground, cpu_threads, cache, results, cards, at_work: None, given_up: BTreeSet::new() }
+        Self { platform, cpu_threads, cache, results, gpus, at_work: None, given_up: BTreeSet::new() }
     }
 
     /// Begins with the next device that has no measurement, if none is being measured.
@@ -135,12 +136,12 @@ impl Calibrator {
             return;
         }
         if let Some(device) = inventory.devices.iter().find(unknown).map(|found| found.device) {
-            let (ground, results) = (Arc::clone(&self.ground), self.results.clone());
-            let (cards, threads) = (self.cards.clone(), self.cpu_threads);
-            cards.withdraw(device);
+            let (platform, results) = (Arc::clone(&self.platform), self.results.clone());
+            let (gpus, threads) = (self.gpus.clone(), self.cpu_threads);
+            gpus.withdraw(device);
             let work = AbortOnDropHandle::new(tokio::spawn(async move {
-                cards.vacated(device).await;
-                let measured = ground.calibrate(device, threads).await;
+                gpus.vacated(device).await;
+                let measured = platform.calibrate(device, threads).await;
                 // Nobody listens any more only when the agent ends.
                 let _nobody = results.send((device, measured)).await;
             }));

@@ -9,9 +9,9 @@ use tokio::{sync::watch, time::timeout};
 /// driver hangs, and then the trainer can say more of it than anybody.
 const VACATED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The cards of this node; clones are the same.
+/// The GPUs of this node; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cards(Arc<watch::Sender<Table>>);
+pub(crate) struct Gpus(Arc<watch::Sender<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -22,15 +22,15 @@ struct Table {
     taken: BTreeSet<Device>,
 }
 
-/// A card that is taken for answers, for as long as this is kept.
+/// A GPU that is taken for answers, for as long as this is kept.
 #[derive(Debug)]
-pub(crate) struct Taken {
-    cards: Cards,
+pub(crate) struct GpuGuard {
+    gpus: Gpus,
     pub(crate) device: Device,
 }
 
-impl Cards {
-    /// Says on which cards nothing trains, nor is about to.
+impl Gpus {
+    /// Says on which GPUs nothing trains, nor is about to.
     pub(crate) fn offer(&self, free: BTreeSet<Device>) {
         self.0.send_if_modified(|table| {
             let is_news = table.free != free;
@@ -39,7 +39,7 @@ impl Cards {
         });
     }
 
-    /// A trainer is about to come to `device`, if that is a card: it is no longer offered.
+    /// A trainer is about to come to `device`, if that is a GPU: it is no longer offered.
     pub(crate) fn withdraw(&self, device: Device) {
         self.0.send_if_modified(|table| table.free.remove(&device));
     }
@@ -53,15 +53,15 @@ impl Cards {
         }
     }
 
-    /// Takes a card on which nothing trains or answers, if there is one.
-    pub(crate) fn take(&self) -> Option<Taken> {
+    /// Takes a GPU on which nothing trains or answers, if there is one.
+    pub(crate) fn take(&self) -> Option<GpuGuard> {
         let mut device = None;
         self.0.send_if_modified(|table| {
             device = table.free.difference(&table.taken).next().copied();
             table.taken.extend(device);
             false
         });
-        device.map(|device| Taken { cards: self.clone(), device })
+        device.map(|device| GpuGuard { gpus: self.clone(), device })
     }
 
     /// Tells of every change.
@@ -70,18 +70,18 @@ impl Cards {
     }
 }
 
-impl Taken {
-    /// Waits until the card is offered no longer.
+impl GpuGuard {
+    /// Waits until the GPU is offered no longer.
     pub(crate) async fn withdrawn(&self) {
-        let mut table = self.cards.0.subscribe();
+        let mut table = self.gpus.0.subscribe();
         // The sender lives in `self`.
         let _table = table.wait_for(|table| !table.free.contains(&self.device)).await;
     }
 }
 
-impl Drop for Taken {
+impl Drop for GpuGuard {
     fn drop(&mut self) {
-        self.cards.0.send_modify(|table| {
+        self.gpus.0.send_modify(|table| {
             table.taken.remove(&self.device);
         });
     }
@@ -96,33 +96,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_trainer_comes_when_what_answered_is_gone() {
-        let cards = Cards::default();
-        assert!(cards.take().is_none(), "there is none");
-        cards.offer([Device::cuda(0)].into());
-        let taken = cards.take().unwrap();
-        assert!(cards.take().is_none(), "one process on a card");
+        let gpus = Gpus::default();
+        assert!(gpus.take().is_none(), "there is none");
+        gpus.offer([Device::cuda(0)].into());
+        let taken = gpus.take().unwrap();
+        assert!(gpus.take().is_none(), "one process on a GPU");
         assert!(taken.withdrawn().now_or_never().is_none());
 
-        cards.withdraw(Device::cuda(0));
+        gpus.withdraw(Device::cuda(0));
         assert!(taken.withdrawn().now_or_never().is_some());
-        assert!(cards.vacated(Device::cuda(0)).now_or_never().is_none(), "it is still there");
-        assert!(cards.vacated(Device::CPU).now_or_never().is_some());
+        assert!(gpus.vacated(Device::cuda(0)).now_or_never().is_none(), "it is still there");
+        assert!(gpus.vacated(Device::CPU).now_or_never().is_some());
         drop(taken);
-        assert!(cards.vacated(Device::cuda(0)).now_or_never().is_some());
-        assert!(cards.take().is_none(), "it is the trainer's");
+        assert!(gpus.vacated(Device::cuda(0)).now_or_never().is_some());
+        assert!(gpus.take().is_none(), "it is the trainer's");
     }
 
     #[tokio::test]
-    async fn what_does_not_end_keeps_its_own_card_alone() {
-        let cards = Cards::default();
-        cards.offer([Device::cuda(0), Device::cuda(1)].into());
-        let hangs = cards.take().unwrap();
+    async fn what_does_not_end_keeps_its_own_gpu_alone() {
+        let gpus = Gpus::default();
+        gpus.offer([Device::cuda(0), Device::cuda(1)].into());
+        let hangs = gpus.take().unwrap();
         assert_eq!(hangs.device, Device::cuda(0));
-        let other = cards.take().unwrap();
+        let other = gpus.take().unwrap();
         assert_eq!(other.device, Device::cuda(1));
-        assert!(cards.take().is_none());
+        assert!(gpus.take().is_none());
         drop(other);
-        assert!(cards.vacated(Device::cuda(1)).now_or_never().is_some());
-        assert!(cards.vacated(Device::cuda(0)).now_or_never().is_none());
+        assert!(gpus.vacated(Device::cuda(1)).now_or_never().is_some());
+        assert!(gpus.vacated(Device::cuda(0)).now_or_never().is_none());
     }
 }

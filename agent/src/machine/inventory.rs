@@ -11,16 +11,14 @@ use hatchery_proto::disk::blocking;
 use rustix::fs::statvfs;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use crate::{
-    nvidia::{self, Nvidia},
-    trainer_tool::{self, TrainerToolError},
-};
+use super::nvidia::{self, Nvidia};
+use crate::trainer::tool::{self, TrainerToolError};
 
 /// Looks at everything. `state` is a folder on the file system whose size counts.
 pub(crate) async fn look(state: &Path, trainer: &Path) -> Inventory {
     let folder = state.to_owned();
     let machine = blocking(move || (machine(&folder), nvidia::look()));
-    let ((inventory, nvidia), doctor) = tokio::join!(machine, trainer_tool::doctor(trainer));
+    let ((inventory, nvidia), doctor) = tokio::join!(machine, tool::doctor(trainer));
     with_devices(inventory, &nvidia, doctor)
 }
 
@@ -134,7 +132,7 @@ fn node_device(found: &TrainerDevice, nvidia: &Nvidia, machine: &Inventory) -> N
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nvidia::Gpu;
+    use crate::machine::nvidia::Gpu;
     use hatchery_common::trainer::UnavailableDevice;
 
     fn trainer_device(device: Device, name: &str) -> TrainerDevice {

@@ -13,9 +13,6 @@ use nvml_wrapper::{
     Nvml, bitmasks::device::ThrottleReasons, enum_wrappers::device::TemperatureSensor, error::NvmlError,
 };
 
-/// What makes CUDA count the GPUs as the driver does, by their place on the PCI bus: set for every trainer.
-pub(crate) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
-
 /// How long an attempt's loop waits for figures of its GPU.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 

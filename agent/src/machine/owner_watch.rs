@@ -6,26 +6,26 @@ use hatchery_common::{availability::Away, time::BootTime};
 use jiff::ZonedDateTime;
 use tokio::sync::watch;
 
-use super::{AvailabilitySettings, Judgement, Usage};
-use crate::ground::Ground;
+use super::availability::{AvailabilitySettings, Judgement, Usage};
+use crate::platform::Platform;
 
 /// How often the machine and its clock are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Watches over this machine for its owner.
 #[derive(Debug)]
-pub(crate) struct Watcher {
-    ground: Arc<dyn Ground>,
+pub(crate) struct OwnerWatch {
+    platform: Arc<dyn Platform>,
     policy: AvailabilitySettings,
     judgement: Judgement,
     /// What could not be seen and was said already.
     said: BTreeSet<String>,
 }
 
-impl Watcher {
+impl OwnerWatch {
     /// A watcher that has looked once.
-    pub(crate) async fn begin(ground: Arc<dyn Ground>, policy: AvailabilitySettings) -> Self {
-        let mut watcher = Self { ground, policy, judgement: Judgement::default(), said: BTreeSet::new() };
+    pub(crate) async fn begin(platform: Arc<dyn Platform>, policy: AvailabilitySettings) -> Self {
+        let mut watcher = Self { platform, policy, judgement: Judgement::default(), said: BTreeSet::new() };
         if watcher.policy.limits() {
             watcher.look().await;
         }
@@ -52,7 +52,7 @@ impl Watcher {
 
     async fn look(&mut self) {
         let usage =
-            if self.policy.looks() { self.ground.usage(&self.policy).await } else { Usage::default() };
+            if self.policy.looks() { self.platform.usage(&self.policy).await } else { Usage::default() };
         for problem in &usage.problems {
             if self.said.insert(problem.clone()) {
                 tracing::warn!("{problem}");

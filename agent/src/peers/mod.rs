@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::ground::Ground;
+use crate::platform::Platform;
 use server::Server;
 pub use settings::PeerSettings;
 
@@ -53,7 +53,7 @@ pub(crate) struct Peers {
 impl Peers {
     /// Begins to serve what is in `store`, and to tell of it; none if the settings do not want it. They were checked.
     pub(crate) fn begin(
-        ground: &Arc<dyn Ground>,
+        platform: &Arc<dyn Platform>,
         settings: &PeerSettings,
         store: &BlobStore,
         credentials: &Credentials,
@@ -64,11 +64,11 @@ impl Peers {
         let shares = Shares::new(store.clone(), limit);
         let (troubles, told) = mpsc::channel(TROUBLES_AHEAD);
         let exchange =
-            Exchange::new(store.clone(), shares.clone(), ground.network(), known.clone(), troubles);
+            Exchange::new(store.clone(), shares.clone(), platform.network(), known.clone(), troubles);
         let service = PeerService::new(shares.clone());
         let (reach, reached) = watch::channel(PeerReach::default());
         let server = Server {
-            ground: Arc::clone(ground),
+            platform: Arc::clone(platform),
             settings: settings.clone(),
             service: service.clone(),
             credentials: known,

@@ -18,7 +18,7 @@ use hatchery_proto::{
 use tokio::{net::lookup_host, sync::watch, time::timeout};
 
 use super::PeerSettings;
-use crate::ground::Ground;
+use crate::platform::Platform;
 
 /// How long until the port is tried again that cannot be had.
 const LISTEN_AGAIN: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(30);
 const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
-    pub(super) ground: Arc<dyn Ground>,
+    pub(super) platform: Arc<dyn Platform>,
     pub(super) settings: PeerSettings,
     pub(super) service: PeerService,
     pub(super) credentials: watch::Receiver<Credentials>,
@@ -54,11 +54,11 @@ impl Server {
 
     /// Serves until the credentials change.
     async fn serve(&mut self, address: &mut SocketAddr, credentials: &Credentials) -> Result<(), String> {
-        let listener = match self.ground.listen(*address).await {
+        let listener = match self.platform.listen(*address).await {
             // A system without IPv6.
             Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
                 let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-                self.ground.listen(address).await
+                self.platform.listen(address).await
             }
             listening => listening,
         };

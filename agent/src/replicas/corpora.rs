@@ -16,11 +16,12 @@ use hatchery_common::{
 };
 use hatchery_proto::{disk::blocking, swarm::RateLimit};
 
-use crate::{
-    files::{UNFINISHED, finished_names, remove_file},
+use super::{
+    error::{CorpusError, FetchError},
+    fetch::Fetcher,
     keyed_locks::KeyedLocks,
-    obtain::{ObtainError, Obtainer},
 };
+use crate::files::{UNFINISHED, finished_names, remove_file};
 
 /// Corpora that are kept; the least recently used beyond them go.
 const KEPT_MAX: usize = 8;
@@ -33,29 +34,25 @@ const DIGEST_BYTES_MAX: u64 = 64;
 #[derive(Clone)]
 pub(crate) struct Corpora {
     folder: PathBuf,
-    obtainer: Obtainer,
+    fetcher: Fetcher,
     at_work: KeyedLocks<DatasetId>,
     free_disk_bytes_min: u64,
 }
 
 impl Corpora {
     /// Opens the folder, which must exist.
-    pub(crate) fn open(
-        folder: &Path,
-        obtainer: Obtainer,
-        free_disk_bytes_min: u64,
-    ) -> Result<Self, FileError> {
+    pub(crate) fn open(folder: &Path, fetcher: Fetcher, free_disk_bytes_min: u64) -> Result<Self, FileError> {
         finished_names(folder)?;
-        Ok(Self { folder: folder.to_owned(), obtainer, at_work: KeyedLocks::default(), free_disk_bytes_min })
+        Ok(Self { folder: folder.to_owned(), fetcher, at_work: KeyedLocks::default(), free_disk_bytes_min })
     }
 
     /// The corpus of a dataset, verified; fetched if it is not here or was damaged. `on_bytes` hears how many bytes are
     /// here, and of how many.
-    pub(crate) async fn obtain(
+    pub(crate) async fn fetch(
         &self,
         id: DatasetId,
         mut on_bytes: impl FnMut(u64, u64) + Send,
-    ) -> Result<PathBuf, ObtainError> {
+    ) -> Result<PathBuf, FetchError> {
         let _alone = self.at_work.lock(id).await;
         let path = self.folder.join(id.to_string());
         let found = path.clone();
@@ -63,14 +60,14 @@ impl Corpora {
             touch(&path);
             return Ok(path);
         }
-        let manifest = self.obtainer.link().clients().await.agents.dataset_manifest(id).await?;
+        let manifest = self.fetcher.coordinator().clients().await.agents.dataset_manifest(id).await?;
         let blobs: Vec<BlobId> = manifest.files().iter().map(|file| file.blob).collect();
         let named: Vec<(BlobId, u64)> =
             manifest.files().iter().map(|file| (file.blob, file.size_bytes)).collect();
-        let pins = self.obtainer.store().pin(blobs.clone());
+        let pins = self.fetcher.store().pin(blobs.clone());
         let total_bytes = manifest.corpus_bytes();
         let mut done_bytes = 0;
-        self.obtainer
+        self.fetcher
             .blobs(&named, &RateLimit::new(None), |more_bytes| {
                 done_bytes += more_bytes;
                 on_bytes(done_bytes.min(total_bytes), total_bytes);
@@ -80,9 +77,9 @@ impl Corpora {
         blocking(move || {
             let made = corpora.assemble(&manifest, &target);
             drop(pins);
-            corpora.obtainer.store().remove_unused(&blobs)?;
+            corpora.fetcher.store().remove_unused(&blobs)?;
             corpora.remove_oldest();
-            Ok::<(), ObtainError>(made?)
+            Ok::<(), FetchError>(made?)
         })
         .await?;
         Ok(path)
@@ -92,7 +89,7 @@ impl Corpora {
     fn assemble(&self, manifest: &DatasetManifest, path: &Path) -> Result<(), CorpusError> {
         let failed = |error| FileError::new("write", path, error);
         let (needed_bytes, free_bytes) =
-            (manifest.corpus_bytes(), self.obtainer.store().blobs().free_bytes()?);
+            (manifest.corpus_bytes(), self.fetcher.store().blobs().free_bytes()?);
         if free_bytes < needed_bytes.saturating_add(self.free_disk_bytes_min) {
             let folder = self.folder.clone();
             return Err(BlobError::Full {
@@ -111,7 +108,7 @@ impl Corpora {
             if index > 0 {
                 corpus.write_all(SEPARATOR).map_err(failed)?;
             }
-            copy_blob(self.obtainer.store().blobs(), file.blob, &mut corpus, path)?;
+            copy_blob(self.fetcher.store().blobs(), file.blob, &mut corpus, path)?;
         }
         corpus.flush().map_err(failed)?;
         let (found, expected) = (corpus.len, manifest.corpus_bytes());
@@ -143,17 +140,6 @@ impl Corpora {
             }
         }
     }
-}
-
-/// Why a corpus cannot be put together.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CorpusError {
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error("it has {found} bytes, but its description says {expected}")]
-    Length { found: u64, expected: u64 },
 }
 
 fn copy_blob(blobs: &BlobStore, id: BlobId, corpus: &mut impl Write, path: &Path) -> Result<(), CorpusError> {

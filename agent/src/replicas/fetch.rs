@@ -7,96 +7,35 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use hatchery_common::{
-    blob::BlobError,
     checkpoint::{CheckpointManifest, ReplicaForm},
-    field::FieldError,
     id::{BlobId, CheckpointId},
-    trainer::FailureCause,
 };
 use hatchery_proto::{
-    client::CallError,
     disk::blocking,
-    swarm::{FetchError, RateLimit, SWARM_SIZE_BYTES_MIN},
-    transfer::TransferError,
+    swarm::{FetchError as SwarmError, RateLimit, SWARM_SIZE_BYTES_MIN},
 };
 
+use super::{error::FetchError, keyed_locks::KeyedLocks, store::CheckpointStore};
 use crate::{
-    checkpoint_store::{CheckpointStore, CheckpointStoreError},
-    corpora::CorpusError,
-    keyed_locks::KeyedLocks,
-    link::{Clients, Link},
     peers::Peers,
+    session::coordinator::{Clients, Coordinator},
 };
 
 /// Large blobs that are fetched from other nodes at once.
 const BLOBS_AT_ONCE: usize = 4;
 
-/// Why something cannot be had now.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ObtainError {
-    #[error("the coordinator: {0}")]
-    Call(#[from] CallError),
-    #[error(transparent)]
-    Transfer(#[from] TransferError),
-    #[error(transparent)]
-    Store(#[from] CheckpointStoreError),
-    #[error("the coordinator's description is wrong: {0}")]
-    Description(#[from] FieldError),
-    #[error("the corpus cannot be put together: {0}")]
-    Corpus(#[from] CorpusError),
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-}
-
-impl ObtainError {
-    /// What kind of failure this is, if trying again here makes no sense.
-    pub(crate) fn cause(&self) -> Option<FailureCause> {
-        match self {
-            Self::Call(CallError::NotFound(_))
-            | Self::Description(_)
-            | Self::Fetch(FetchError::Size { .. })
-            | Self::Corpus(CorpusError::Length { .. }) => Some(FailureCause::BadInput),
-            Self::Transfer(TransferError::Blob(error))
-            | Self::Fetch(FetchError::Blob(error))
-            | Self::Store(CheckpointStoreError::Blob(error))
-            | Self::Corpus(CorpusError::Blob(error)) => of_store(error),
-            Self::Store(CheckpointStoreError::File(error)) | Self::Corpus(CorpusError::File(error)) => {
-                error.is_full().then_some(FailureCause::Storage)
-            }
-            Self::Call(_) | Self::Transfer(_) | Self::Fetch(_) => None,
-        }
-    }
-}
-
-impl ObtainError {
-    /// Whether there is no room for it here.
-    fn is_for_want_of_room(&self) -> bool {
-        self.cause() == Some(FailureCause::Storage)
-    }
-
-    /// Whether the coordinator lacks a blob that belongs to something it knows: it may have found it damaged, and get
-    /// it again from a node that holds it.
-    pub(crate) fn is_lost_blob(&self) -> bool {
-        matches!(self, Self::Transfer(TransferError::Call(CallError::NotFound(_))))
-    }
-}
-
-fn of_store(error: &BlobError) -> Option<FailureCause> {
-    error.is_for_want_of_room().then_some(FailureCause::Storage)
-}
-
 /// Gets blobs and checkpoints; each checkpoint by one worker at a time, whoever asks for it.
 #[derive(Clone)]
-pub(crate) struct Obtainer {
+pub(crate) struct Fetcher {
     store: CheckpointStore,
-    link: Link,
+    coordinator: Coordinator,
     peers: Option<Peers>,
     checkpoints: KeyedLocks<CheckpointId>,
 }
 
-impl Obtainer {
-    pub(crate) fn new(store: CheckpointStore, link: Link, peers: Option<Peers>) -> Self {
-        Self { store, link, peers, checkpoints: KeyedLocks::default() }
+impl Fetcher {
+    pub(crate) fn new(store: CheckpointStore, coordinator: Coordinator, peers: Option<Peers>) -> Self {
+        Self { store, coordinator, peers, checkpoints: KeyedLocks::default() }
     }
 
     /// Where checkpoints and blobs are kept.
@@ -105,8 +44,8 @@ impl Obtainer {
     }
 
     /// The way to the coordinator.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
+    pub(crate) fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
     }
 
     /// Makes sure that blobs, each with its size in bytes, are here, fetched no faster than said; pin them first. Large
@@ -117,9 +56,9 @@ impl Obtainer {
         named: &[(BlobId, u64)],
         limit: &RateLimit,
         mut on_bytes: impl FnMut(u64) + Send,
-    ) -> Result<(), ObtainError> {
+    ) -> Result<(), FetchError> {
         let fetched = self.fetch_blobs(named, limit, &mut on_bytes).await;
-        if !fetched.as_ref().is_err_and(ObtainError::is_for_want_of_room) {
+        if !fetched.as_ref().is_err_and(FetchError::is_for_want_of_room) {
             return fetched;
         }
         let store = self.store.clone();
@@ -134,11 +73,11 @@ impl Obtainer {
         named: &[(BlobId, u64)],
         limit: &RateLimit,
         mut on_bytes: impl FnMut(u64) + Send,
-    ) -> Result<(), ObtainError> {
+    ) -> Result<(), FetchError> {
         if named.iter().all(|(blob, _)| self.store.blobs().has(*blob)) {
             return Ok(());
         }
-        let mut clients = self.link.clients().await;
+        let mut clients = self.coordinator.clients().await;
         clients.blobs = clients.blobs.limited_to(limit.clone());
         let peers = self.peers.as_ref();
         let (large, small): (Vec<_>, Vec<_>) = named
@@ -168,7 +107,7 @@ impl Obtainer {
         limit: &RateLimit,
         (blob, size_bytes): (BlobId, u64),
         mut on_bytes: impl FnMut(u64) + Send,
-    ) -> Result<(), ObtainError> {
+    ) -> Result<(), FetchError> {
         let mut told_bytes = 0;
         let limit = limit.clone();
         let fetched = peers.exchange().fetch(blob, size_bytes, &clients.blobs, limit, |more_bytes| {
@@ -177,7 +116,7 @@ impl Obtainer {
         });
         match fetched.await {
             Ok(()) => Ok(()),
-            Err(error @ (FetchError::Blob(_) | FetchError::Size { .. })) => Err(error.into()),
+            Err(error @ (SwarmError::Blob(_) | SwarmError::Size { .. })) => Err(error.into()),
             Err(error) => {
                 tracing::warn!(blob = %blob.short(), %error, "it is fetched from the coordinator instead");
                 // What has come counts once.
@@ -194,24 +133,24 @@ impl Obtainer {
     }
 
     /// The manifest, from here or from the coordinator.
-    pub(crate) async fn manifest(&self, id: CheckpointId) -> Result<Arc<CheckpointManifest>, ObtainError> {
+    pub(crate) async fn manifest(&self, id: CheckpointId) -> Result<Arc<CheckpointManifest>, FetchError> {
         if let Some(manifest) = self.store.manifest(id) {
             return Ok(manifest);
         }
-        let (manifest, _) = self.link.clients().await.agents.checkpoint_manifest(id).await?;
+        let (manifest, _) = self.coordinator.clients().await.agents.checkpoint_manifest(id).await?;
         manifest.check()?;
         Ok(Arc::new(manifest))
     }
 
     /// Makes sure that a checkpoint is here in this form, or whole, and undamaged, fetched no faster than said. `on_bytes`
     /// hears how many bytes are here, and of how many.
-    pub(crate) async fn obtain(
+    pub(crate) async fn fetch(
         &self,
         id: CheckpointId,
         wished: ReplicaForm,
         limit: &RateLimit,
         mut on_bytes: impl FnMut(u64, u64) + Send,
-    ) -> Result<Arc<CheckpointManifest>, ObtainError> {
+    ) -> Result<Arc<CheckpointManifest>, FetchError> {
         let _alone = self.checkpoints.lock(id).await;
         let manifest = self.manifest(id).await?;
         let form = manifest.form_for(self.store.form(id).map_or(wished, |held| held.max(wished)));

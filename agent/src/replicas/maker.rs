@@ -6,12 +6,12 @@ use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId, session::Replic
 use hatchery_proto::{client::CallError, swarm::RateLimit};
 use tokio::sync::mpsc;
 
-use crate::{models::Models, obtain::Obtainer, restock, self_test::SelfTester};
+use super::{fetch::Fetcher, models::Models, repair, self_test::SelfTester};
 
 /// What making a replica needs.
 #[derive(Clone)]
 pub(crate) struct ReplicaMaker {
-    pub(crate) obtainer: Obtainer,
+    pub(crate) fetcher: Fetcher,
     pub(crate) models: Arc<Models>,
     pub(crate) self_tester: SelfTester,
 }
@@ -29,15 +29,15 @@ impl ReplicaMaker {
             // One of many: the next says more.
             let _full = progress.try_send((id, ReplicaState::Fetching { done_bytes, total_bytes }));
         };
-        let obtained = self.obtainer.obtain(id, ReplicaForm::ServingOnly, &limit, on_bytes);
-        let tested = match obtained.await {
+        let fetched = self.fetcher.fetch(id, ReplicaForm::ServingOnly, &limit, on_bytes);
+        let tested = match fetched.await {
             Ok(_) => self.self_test(id).await,
             Err(error) => Err(error.to_string()),
         };
         let state = match tested {
             Ok(self_test_ms) => {
                 // By itself, since this work is over once the replica is ready.
-                tokio::spawn(restock::after_fetch(self.obtainer.clone(), id));
+                tokio::spawn(repair::after_fetch(self.fetcher.clone(), id));
                 ReplicaState::Ready { self_test_ms }
             }
             Err(why) => ReplicaState::Failed { why },
@@ -48,7 +48,7 @@ impl ReplicaMaker {
 
     /// Lets the model answer, which must be as it answered where it was made; how long that took in milliseconds.
     async fn self_test(&self, id: CheckpointId) -> Result<f64, String> {
-        let agents = self.obtainer.link().clients().await.agents;
+        let agents = self.fetcher.coordinator().clients().await.agents;
         let source = match agents.checkpoint_manifest(id).await {
             Ok((_, source)) => source,
             // It is kept no longer; here it answers until something else does.
@@ -56,13 +56,13 @@ impl ReplicaMaker {
             Err(error) => return Err(format!("what it is to answer cannot be had: {error}")),
         };
         loop {
-            let (folder, form) = self.obtainer.store().folder(id).ok_or("it was dropped in the meantime")?;
+            let (folder, form) = self.fetcher.store().folder(id).ok_or("it was dropped in the meantime")?;
             let models = Arc::clone(&self.models);
             let load = move || {
                 models.get((id, form), &folder).map(|(model, _)| model).map_err(|error| error.to_string())
             };
             let answered = self.self_tester.run(load).await;
-            if self.obtainer.store().form(id).is_some_and(|now| now > form) {
+            if self.fetcher.store().form(id).is_some_and(|now| now > form) {
                 // It became whole meanwhile: nobody knows which weights have answered.
                 self.models.forget(id);
                 continue;

@@ -1,4 +1,26 @@
 //! The checkpoints of this node as the agent's loop sees them.
+//!
+//! | file | its reason to change |
+//! |---|---|
+//! | `mod` | the table of replicas, and what of it the coordinator is told |
+//! | `active` | which checkpoint answers for a job |
+//! | `maker`, `self_test` | how a checkpoint becomes a replica that is known to answer rightly |
+//! | `fetch`, `error` | how blobs and checkpoints come here |
+//! | `repair` | how blobs that the coordinator has lost go back to it |
+//! | `store` | how checkpoints lie on the disk |
+//! | `corpora` | the datasets that trainers read |
+//! | `models` | models kept in memory |
+
+pub(crate) mod active;
+pub(crate) mod corpora;
+pub(crate) mod error;
+pub(crate) mod fetch;
+mod keyed_locks;
+pub(crate) mod maker;
+pub(crate) mod models;
+pub(crate) mod repair;
+pub(crate) mod self_test;
+pub(crate) mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,12 +38,14 @@ use hatchery_proto::{disk::blocking, swarm::RateLimit};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{
+use self::{
     active::Active,
-    backoff::Backoff,
-    checkpoint_store::{CheckpointStore, CheckpointStoreError},
+    maker::ReplicaMaker,
+    store::{CheckpointStore, CheckpointStoreError},
+};
+use crate::{
     reconcile::{CheckpointPhase, LocalCheckpoint},
-    replica::ReplicaMaker,
+    session::backoff::Backoff,
 };
 
 /// First and longest wait before a failed replica is tried again.
@@ -32,17 +56,17 @@ const LET_GO_POLL: Duration = Duration::from_millis(20);
 const LET_GO_POLLS_MAX: u32 = 500;
 
 /// All checkpoints here, and those on their way.
-pub(crate) struct Holdings {
+pub(crate) struct Replicas {
     maker: ReplicaMaker,
     active: Active,
     updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
     wished: watch::Sender<BTreeSet<CheckpointId>>,
-    known: BTreeMap<CheckpointId, Holding>,
+    known: BTreeMap<CheckpointId, Known>,
     /// Those on their way out, each until its removal is over.
     dropping: Vec<(CheckpointId, AbortOnDropHandle<()>)>,
 }
 
-struct Holding {
+struct Known {
     phase: CheckpointPhase,
     state: Option<ReplicaState>,
     wished_at: BootTime,
@@ -52,7 +76,7 @@ struct Holding {
     work: Option<AbortOnDropHandle<()>>,
 }
 
-impl Holding {
+impl Known {
     fn new(phase: CheckpointPhase, now: BootTime) -> Self {
         Self {
             phase,
@@ -65,7 +89,7 @@ impl Holding {
     }
 }
 
-impl Holdings {
+impl Replicas {
     /// `wished` is kept up to what the newest assignment wishes here.
     pub(crate) fn new(
         maker: ReplicaMaker,
@@ -83,18 +107,18 @@ impl Holdings {
         in_use: &BTreeSet<CheckpointId>,
         now: BootTime,
     ) -> Vec<LocalCheckpoint> {
-        let here: BTreeSet<CheckpointId> = self.maker.obtainer.store().ids().into_iter().collect();
-        let begun: BTreeSet<CheckpointId> = self.maker.obtainer.store().begun().into_iter().collect();
+        let here: BTreeSet<CheckpointId> = self.maker.fetcher.store().ids().into_iter().collect();
+        let begun: BTreeSet<CheckpointId> = self.maker.fetcher.store().begun().into_iter().collect();
         // Looked at after what is here: one whose removal was not over by now may still be in that list.
         let leaving: BTreeSet<CheckpointId> = self.dropping.iter().map(|(id, _)| *id).collect();
         self.dropping.retain(|(_, removal)| !removal.is_finished());
         for id in here.difference(&leaving) {
-            self.known.entry(*id).or_insert_with(|| Holding::new(CheckpointPhase::Held, now));
+            self.known.entry(*id).or_insert_with(|| Known::new(CheckpointPhase::Held, now));
         }
         // What an attempt began to fetch and did not end: it goes like any other that nobody wishes.
         for id in begun.difference(&leaving) {
             let given_up = CheckpointPhase::Failed { retry_at: now };
-            self.known.entry(*id).or_insert_with(|| Holding::new(given_up, now));
+            self.known.entry(*id).or_insert_with(|| Known::new(given_up, now));
         }
         let wished: BTreeSet<CheckpointId> =
             assignment.into_iter().flat_map(|assignment| assignment.checkpoints.iter().copied()).collect();
@@ -104,26 +128,26 @@ impl Holdings {
             before.clone_from(&wished);
             changed
         });
-        for (id, holding) in &mut self.known {
+        for (id, known) in &mut self.known {
             // An attempt that waits for it is not to wait for a rollout that may take its time.
             let is_limited = !in_use.contains(id);
-            holding.limit.set(limits.and_then(|limits| limits.get(id)).copied().filter(|_| is_limited));
+            known.limit.set(limits.and_then(|limits| limits.get(id)).copied().filter(|_| is_limited));
             if wished.contains(id) || in_use.contains(id) {
-                holding.wished_at = now;
+                known.wished_at = now;
             }
             // Found damaged and removed by whoever needed it.
-            if matches!(holding.phase, CheckpointPhase::Ready | CheckpointPhase::Held) && !here.contains(id) {
-                holding.phase = CheckpointPhase::Failed { retry_at: now };
-                holding.state =
+            if matches!(known.phase, CheckpointPhase::Ready | CheckpointPhase::Held) && !here.contains(id) {
+                known.phase = CheckpointPhase::Failed { retry_at: now };
+                known.state =
                     Some(ReplicaState::Failed { why: "it was damaged here; it is fetched again".into() });
             }
         }
-        let local = self.known.iter().map(|(id, holding)| LocalCheckpoint {
+        let local = self.known.iter().map(|(id, known)| LocalCheckpoint {
             id: *id,
-            phase: holding.phase,
+            phase: known.phase,
             is_here: here.contains(id),
             in_use: in_use.contains(id),
-            wished_at: holding.wished_at,
+            wished_at: known.wished_at,
         });
         local.collect()
     }
@@ -145,30 +169,30 @@ impl Holdings {
 
     /// Whether so little room is left that what nobody wishes is to go at once.
     pub(crate) fn is_short_of_room(&self) -> bool {
-        self.maker.obtainer.store().blobs().is_short_of_room()
+        self.maker.fetcher.store().blobs().is_short_of_room()
     }
 
     /// Begins to fetch, no faster than said, and to try one.
     pub(crate) fn fetch(&mut self, id: CheckpointId, bytes_per_sec_max: Option<u64>, now: BootTime) {
-        let holding = self.known.entry(id).or_insert_with(|| Holding::new(CheckpointPhase::Fetching, now));
-        holding.phase = CheckpointPhase::Fetching;
-        holding.limit.set(bytes_per_sec_max);
-        let work = self.maker.clone().make(id, holding.limit.clone(), self.updates.clone());
-        holding.work = Some(AbortOnDropHandle::new(tokio::spawn(work)));
+        let known = self.known.entry(id).or_insert_with(|| Known::new(CheckpointPhase::Fetching, now));
+        known.phase = CheckpointPhase::Fetching;
+        known.limit.set(bytes_per_sec_max);
+        let work = self.maker.clone().make(id, known.limit.clone(), self.updates.clone());
+        known.work = Some(AbortOnDropHandle::new(tokio::spawn(work)));
     }
 
     pub(crate) fn drop_checkpoint(&mut self, id: CheckpointId) {
-        if let Some(holding) = self.known.remove(&id) {
+        if let Some(known) = self.known.remove(&id) {
             tracing::info!(checkpoint = %id.short(), "checkpoint dropped");
             let maker = self.maker.clone();
             let removal = tokio::spawn(async move {
-                if let Some(work) = holding.work {
+                if let Some(work) = known.work {
                     work.abort();
                     // However it ended, it is at work no longer.
                     let _ended = work.await;
                 }
                 maker.models.forget(id);
-                if let Err(error) = remove(maker.obtainer.store(), id).await {
+                if let Err(error) = remove(maker.fetcher.store(), id).await {
                     tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint cannot be removed");
                 }
             });
@@ -178,8 +202,7 @@ impl Holdings {
 
     /// Takes what a worker says; true if that is worth a report at once.
     pub(crate) fn update(&mut self, id: CheckpointId, state: ReplicaState, now: BootTime) -> bool {
-        let Some(holding) =
-            self.known.get_mut(&id).filter(|holding| holding.phase == CheckpointPhase::Fetching)
+        let Some(known) = self.known.get_mut(&id).filter(|known| known.phase == CheckpointPhase::Fetching)
         else {
             return false;
         };
@@ -187,33 +210,33 @@ impl Holdings {
             ReplicaState::Fetching { .. } => {}
             ReplicaState::Ready { self_test_ms } => {
                 tracing::info!(checkpoint = %id.short(), self_test_ms, "checkpoint ready");
-                holding.phase = CheckpointPhase::Ready;
-                holding.backoff.reset();
+                known.phase = CheckpointPhase::Ready;
+                known.backoff.reset();
             }
             ReplicaState::Failed { why } => {
                 tracing::warn!(checkpoint = %id.short(), why, "checkpoint not ready");
                 // A little later than the drawn wait, which may be nothing.
-                holding.phase =
-                    CheckpointPhase::Failed { retry_at: now + RETRY_FIRST + holding.backoff.next_wait() };
+                known.phase =
+                    CheckpointPhase::Failed { retry_at: now + RETRY_FIRST + known.backoff.next_wait() };
             }
         }
-        let settled = holding.phase != CheckpointPhase::Fetching;
+        let settled = known.phase != CheckpointPhase::Fetching;
         if settled {
-            holding.work = None;
+            known.work = None;
         }
-        holding.state = Some(state);
+        known.state = Some(state);
         settled
     }
 
     /// Whether everything known here is complete.
     pub(crate) fn all_ready(&self) -> bool {
-        self.known.values().all(|holding| holding.phase == CheckpointPhase::Ready)
+        self.known.values().all(|known| known.phase == CheckpointPhase::Ready)
     }
 
     /// Gives up transfers that were begun for something that nobody wishes here any more. Only when nothing is under
     /// way.
     pub(crate) fn discard_unfinished(&self) {
-        let store = self.maker.obtainer.store();
+        let store = self.maker.fetcher.store();
         if let Err(error) = store.discard_given_up() {
             tracing::warn!(%error, "what was begun of a checkpoint cannot be removed");
         }
@@ -227,9 +250,9 @@ impl Holdings {
 
     /// What the coordinator is told.
     pub(crate) fn reports(&self) -> Vec<ReplicaReport> {
-        let store = self.maker.obtainer.store();
-        let told = self.known.iter().filter_map(|(id, holding)| {
-            let (state, active) = (holding.state.clone()?, self.active.is_active(*id));
+        let store = self.maker.fetcher.store();
+        let told = self.known.iter().filter_map(|(id, known)| {
+            let (state, active) = (known.state.clone()?, self.active.is_active(*id));
             let serving_only = store.form(*id) == Some(ReplicaForm::ServingOnly);
             Some(ReplicaReport { checkpoint: *id, state, active, serving_only })
         });

@@ -10,7 +10,7 @@ use hatchery_bdh::{LoadError, Model};
 use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId};
 
 /// A checkpoint that became whole meanwhile answers with other weights.
-pub(crate) type Key = (CheckpointId, ReplicaForm);
+pub(crate) type ModelKey = (CheckpointId, ReplicaForm);
 
 /// A model's place, where the first to come loads it and the others wait.
 type Slot = Arc<Mutex<Option<Arc<Model>>>>;
@@ -19,7 +19,7 @@ type Slot = Arc<Mutex<Option<Arc<Model>>>>;
 pub(crate) struct Models {
     kept_max: usize,
     /// Least recently asked first.
-    slots: Mutex<VecDeque<(Key, Slot)>>,
+    slots: Mutex<VecDeque<(ModelKey, Slot)>>,
 }
 
 impl Models {
@@ -28,7 +28,7 @@ impl Models {
     }
 
     /// The model of a checkpoint, which lies in `folder`, and whether it had to be loaded. Blocks while it is.
-    pub(crate) fn get(&self, key: Key, folder: &Path) -> Result<(Arc<Model>, bool), LoadError> {
+    pub(crate) fn get(&self, key: ModelKey, folder: &Path) -> Result<(Arc<Model>, bool), LoadError> {
         let slot = self.slot(key);
         let mut model = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = &*model {
@@ -48,7 +48,7 @@ impl Models {
         self.slots().retain(|((kept, _), _)| *kept != id);
     }
 
-    fn slot(&self, key: Key) -> Slot {
+    fn slot(&self, key: ModelKey) -> Slot {
         let mut slots = self.slots();
         let known = slots.iter().position(|(kept, _)| *kept == key).and_then(|index| slots.remove(index));
         let (_, slot) = known.unwrap_or_else(|| (key, Slot::default()));
@@ -59,7 +59,7 @@ impl Models {
         slot
     }
 
-    fn slots(&self) -> MutexGuard<'_, VecDeque<(Key, Slot)>> {
+    fn slots(&self) -> MutexGuard<'_, VecDeque<(ModelKey, Slot)>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hatchery_proto::{client::AgentsClient, transfer::BlobClient};
 use tokio::sync::watch;
 
-use crate::backoff::Backoff;
+use super::backoff::Backoff;
 
 /// First and longest wait before a call is made again.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -20,11 +20,11 @@ pub(crate) struct Clients {
 
 /// Hands out the clients, once there are any.
 #[derive(Clone)]
-pub(crate) struct Link {
+pub(crate) struct Coordinator {
     clients: watch::Receiver<Option<Clients>>,
 }
 
-impl Link {
+impl Coordinator {
     /// A link, and where to put the clients of each session.
     pub(crate) fn new() -> (watch::Sender<Option<Clients>>, Self) {
         let (sender, clients) = watch::channel(None);

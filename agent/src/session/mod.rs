@@ -1,5 +1,8 @@
 //! The session with the coordinator: dialled, kept, renewed and dialled again, for as long as the agent lives.
 
+pub mod backoff;
+pub(crate) mod coordinator;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::StreamExt;
@@ -22,7 +25,8 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, link::Clients, peers::Peers};
+use self::{backoff::Backoff, coordinator::Clients};
+use crate::peers::Peers;
 
 /// Messages to the coordinator that may wait. Whoever cannot add one waits, or leaves it out.
 pub(crate) const OUTBOX_MAX: usize = 64;
@@ -56,7 +60,7 @@ pub(crate) enum SessionEvent {
     },
 }
 
-pub(crate) struct SessionKeeper {
+pub(crate) struct SessionLoop {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) credentials: Credentials,
     /// Where renewed credentials are saved.
@@ -82,7 +86,7 @@ enum Closing {
     Renewed,
 }
 
-impl SessionKeeper {
+impl SessionLoop {
     /// Dials until nobody listens to the events any more.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::of_dials(self.lease);

@@ -18,10 +18,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::child_process::{Bounds, ChildProcess, DRAIN, Lines, Said};
+use super::child_process::{Bounds, ChildProcess, DRAIN, Lines, Said};
 
+/// Most requests that an agent has at work or waiting.
+pub(crate) const REQUESTS_MAX: usize = 64;
 /// An answer and its cancellation for each request that an agent takes in.
-const COMMANDS_MAX: usize = 2 * crate::inference::REQUESTS_MAX;
+const COMMANDS_MAX: usize = 2 * REQUESTS_MAX;
 /// Of a line for people so much is taken.
 const STDERR_LINE_BYTES_MAX: usize = 1024;
 

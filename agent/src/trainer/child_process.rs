@@ -16,8 +16,8 @@ use tokio::{
     time::timeout,
 };
 
-use crate::nvidia::CUDA_ORDER;
-
+/// What makes CUDA count the GPUs as the driver does, by their place on the PCI bus: set for every trainer.
+pub(crate) const CUDA_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
 /// How long the pipes of an ended process are still read.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
+use super::{
     child_process::{Bounds, ChildProcess, DRAIN, Said},
     stderr_log::StderrLog,
 };

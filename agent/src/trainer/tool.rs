@@ -1,6 +1,5 @@
 //! Asking the trainer short questions: what it finds on this machine, how fast a device is.
 
-use crate::nvidia::CUDA_ORDER;
 use std::{path::Path, process::Stdio, time::Duration};
 
 use hatchery_common::{
@@ -9,6 +8,8 @@ use hatchery_common::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{io::AsyncReadExt, process::Command, time::timeout};
+
+use super::child_process::CUDA_ORDER;
 
 /// How long loading libtorch and looking at the devices may take.
 const DOCTOR_TIMEOUT: Duration = Duration::from_mins(1);

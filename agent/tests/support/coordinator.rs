@@ -73,7 +73,7 @@ impl Notes {
 }
 
 /// Shared by all calls, and kept over restarts of the server.
-struct Desk {
+struct State {
     notes: watch::Sender<Notes>,
     assignment: watch::Sender<Assignment>,
     session: Mutex<Option<mpsc::Sender<CoordinatorMessage>>>,
@@ -84,10 +84,10 @@ struct Desk {
 }
 
 #[derive(Clone)]
-struct AgentsService(Arc<Desk>);
+struct AgentsService(Arc<State>);
 
 pub struct Coordinator {
-    desk: Arc<Desk>,
+    state: Arc<State>,
     pub blobs: BlobStore,
     address: SocketAddr,
     /// Of its own, so that all of its connections end with it.
@@ -101,7 +101,7 @@ impl Coordinator {
         let limits = BlobLimits { quota_bytes: None, free_bytes_min: 0 };
         let blobs = BlobStore::open(&folder.path().join("blobs"), limits).unwrap();
         let lease = Duration::from_secs(10);
-        let desk = Desk {
+        let state = State {
             notes: watch::channel(Notes::default()).0,
             assignment: watch::channel(Assignment { lease, ..Assignment::default() }).0,
             session: Mutex::default(),
@@ -109,7 +109,7 @@ impl Coordinator {
             fences: AtomicBool::new(false),
         };
         let address = "127.0.0.1:0".parse().unwrap();
-        let mut coordinator = Self { desk: Arc::new(desk), blobs, address, server: None, _folder: folder };
+        let mut coordinator = Self { state: Arc::new(state), blobs, address, server: None, _folder: folder };
         coordinator.come_up().await;
         coordinator
     }
@@ -121,7 +121,7 @@ impl Coordinator {
         let listener = TcpListener::bind(self.address).await.unwrap().into_std().unwrap();
         self.address = listener.local_addr().unwrap();
         let server = server_builder()
-            .add_service(services::agents(AgentsService(Arc::clone(&self.desk))))
+            .add_service(services::agents(AgentsService(Arc::clone(&self.state))))
             .add_service(services::blobs(BlobService::new(self.blobs.clone())));
         runtime.spawn(async move {
             let incoming = TlsIncoming::new(TcpListener::from_std(listener).unwrap(), config);
@@ -132,7 +132,7 @@ impl Coordinator {
 
     /// Is gone, as after a SIGKILL.
     pub fn go_down(&mut self) {
-        *lock(&self.desk.session) = None;
+        *lock(&self.state.session) = None;
         self.server.take().unwrap().shutdown_background();
     }
 
@@ -148,38 +148,38 @@ impl Coordinator {
         let file = DatasetFile { path: "script".into(), blob, size_bytes: text.len() as u64 };
         let manifest = DatasetManifest::new(Name::from_lossy("script"), vec![file]).unwrap();
         let id = manifest.id();
-        self.desk.notes.send_modify(|notes| drop(notes.datasets.insert(id, manifest)));
+        self.state.notes.send_modify(|notes| drop(notes.datasets.insert(id, manifest)));
         id
     }
 
     pub fn assign(&self, change: impl FnOnce(&mut Assignment)) {
-        self.desk.assignment.send_modify(change);
+        self.state.assignment.send_modify(change);
     }
 
     pub fn note(&self, change: impl FnOnce(&mut Notes)) {
-        self.desk.notes.send_modify(change);
+        self.state.notes.send_modify(change);
     }
 
     pub fn answer_reports(&self, answers: bool) {
-        self.desk.answers.store(answers, Ordering::Relaxed);
+        self.state.answers.store(answers, Ordering::Relaxed);
     }
 
     pub fn fence(&self) {
-        self.desk.fences.store(true, Ordering::Relaxed);
+        self.state.fences.store(true, Ordering::Relaxed);
     }
 
     pub async fn say(&self, message: CoordinatorMessage) {
-        let session = lock(&self.desk.session).clone().expect("an agent is connected");
+        let session = lock(&self.state.session).clone().expect("an agent is connected");
         session.send(message).await.unwrap();
     }
 
     pub fn notes(&self) -> watch::Ref<'_, Notes> {
-        self.desk.notes.borrow()
+        self.state.notes.borrow()
     }
 
     /// Waits until the agent has said something.
     pub async fn until(&self, what: &str, mut holds: impl FnMut(&Notes) -> bool) {
-        let mut notes = self.desk.notes.subscribe();
+        let mut notes = self.state.notes.subscribe();
         let waited = tokio::time::timeout(PATIENCE, notes.wait_for(|notes| holds(notes)))
             .await
             .map(|found| found.is_ok());

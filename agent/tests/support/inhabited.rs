@@ -12,8 +12,8 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_agent::{
-    AvailabilitySettings, Ground, Machine, Trainer, Usage, answerer::AnswererProcess, stderr_log::StderrLog,
-    trainer_tool::TrainerToolError,
+    AvailabilitySettings, Host, Platform, Trainer, Usage,
+    trainer::{answerer::AnswererProcess, stderr_log::StderrLog, tool::TrainerToolError},
 };
 use hatchery_common::{device::Device, node::Inventory, trainer::Calibration};
 use hatchery_proto::transport::Network;
@@ -35,17 +35,17 @@ impl Owner {
 
 #[derive(Debug)]
 pub struct Inhabited {
-    machine: Machine,
+    machine: Host,
     owner: Owner,
 }
 
 impl Inhabited {
     pub fn new(trainer: PathBuf, owner: Owner) -> Self {
-        Self { machine: Machine::new(trainer), owner }
+        Self { machine: Host::new(trainer), owner }
     }
 }
 
-impl Ground for Inhabited {
+impl Platform for Inhabited {
     fn network(&self) -> Arc<dyn Network> {
         self.machine.network()
     }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use hatchery_agent::{AgentSettings, Ground, Machine, run_on};
+use hatchery_agent::{AgentSettings, Host, Platform, run_on};
 use hatchery_common::{
     device::Device,
     durable::FolderLock,
@@ -78,13 +78,13 @@ impl Node {
         until_unlocked(self.state.path());
         let (stop, stopped) = oneshot::channel();
         let credentials = coordinator.credentials();
-        let ground: Arc<dyn Ground> = match &self.owner {
+        let platform: Arc<dyn Platform> = match &self.owner {
             Some(owner) => Arc::new(Inhabited::new(self.trainer.clone(), owner.clone())),
-            None => Arc::new(Machine::new(self.trainer.clone())),
+            None => Arc::new(Host::new(self.trainer.clone())),
         };
         let running = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            run_on(ground, settings, credentials, shutdown).await.unwrap();
+            run_on(platform, settings, credentials, shutdown).await.unwrap();
         });
         self.running = Some((stop, running));
     }

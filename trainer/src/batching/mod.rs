@@ -47,7 +47,7 @@ struct Answer {
 
 /// Answers in the making.
 #[derive(Debug)]
-pub struct Answers {
+pub struct Batcher {
     /// Has one stream for each answer that writes, and the last one for the prompt that is being read.
     engine: Recurrent,
     vocabulary: usize,
@@ -57,7 +57,7 @@ pub struct Answers {
     waiting: VecDeque<Answer>,
 }
 
-impl Answers {
+impl Batcher {
     /// Of a model in `engine`, which has room for one stream more than answers at once, and knows `vocabulary` tokens.
     pub fn new(engine: Recurrent, vocabulary: usize, at_once_max: usize) -> Self {
         Self {

@@ -7,7 +7,7 @@ use hatchery_common::{answerer::Pace, device::DeviceKind, recipe::Precision, tra
 use hatchery_trainer_shim as shim;
 use tch::TchError;
 
-use super::Answers;
+use super::Batcher;
 use crate::{
     checkpoint::{CheckpointError, read_model},
     device::{self, available_bytes},
@@ -54,7 +54,7 @@ pub enum OpenError {
     Torch(#[from] TchError),
 }
 
-impl Answers {
+impl Batcher {
     /// Places the model in `folder` on `device`, with room for as many answers at once as there is memory for.
     pub fn open(folder: &Path, device: &TrainerDevice, precision: Precision) -> Result<Self, OpenError> {
         let model = read_model(folder)?;

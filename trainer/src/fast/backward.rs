@@ -3,7 +3,7 @@
 
 use super::{
     Number, Shape,
-    kernels::{self, Drops, Turn},
+    kernels::{self, Drops, Rope},
     panels::{PANEL, Panels},
     product::{
         Accumulation::{Add, Replace},
@@ -45,7 +45,7 @@ impl<N: Number> Worker<N> {
                     HeadBack { shape: &self.shape, head, weights, gradients, room, blocks: &mut self.blocks };
                 back.gate(Drops { rule: sequence.dropout, keys: &self.keys, first: 0 });
                 back.read(x);
-                back.neurons(sequence.turn);
+                back.neurons(sequence.rope);
             }
             kernels::add_transpose(room.dx_t.view(), room.dx.view_mut());
         }
@@ -112,17 +112,17 @@ impl<N: Number> HeadBack<'_, N> {
     }
 
     /// scores = r r^T, r = rope(q), q = relu(x E): to dx and the gradient of E.
-    fn neurons(&mut self, turn: Turn<'_, N>) {
+    fn neurons(&mut self, rope: Rope<'_, N>) {
         let Self { head, weights, gradients, room, .. } = self;
         let [r, dr] = &mut *self.blocks;
         for block in blocks(self.shape) {
             let part = 0..block.len();
-            let (q, turn) = (head.q.view().rows(block.clone()), turn.neurons(block.clone()));
-            kernels::rope(q, turn, r.view_mut().rows(part.clone()));
+            let (q, rope) = (head.q.view().rows(block.clone()), rope.neurons(block.clone()));
+            kernels::rope(q, rope, r.view_mut().rows(part.clone()));
             let r = r.view().rows(part.clone());
             product(Left::Plain(r), room.dscores.view(), Replace, dr.view_mut().rows(part.clone()));
             let dq = head.v.view_mut().rows(block.clone());
-            kernels::rope_backward(q, dr.view().rows(part), turn, dq);
+            kernels::rope_backward(q, dr.view().rows(part), rope, dq);
 
             let dq = head.v.view().rows(block.clone());
             let encoder = gradients.encoder.view_mut().rows(block.clone());

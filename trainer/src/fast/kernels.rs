@@ -6,8 +6,8 @@
 
 use super::{
     Number,
+    multiversion::multiversion,
     panels::{Line, PANEL, View, ViewMut, transposed_tile},
-    widest::widest,
 };
 use crate::dropout::{Dropout, RowKeys};
 
@@ -16,12 +16,12 @@ const NORM_EPSILON: f64 = 1e-5;
 
 /// The cosine and sine of each pair's phase (rows) at each position (columns), M/2 x T each.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn<'a, N> {
+pub(super) struct Rope<'a, N> {
     pub(super) cos: View<'a, N>,
     pub(super) sin: View<'a, N>,
 }
 
-impl<N> Turn<'_, N> {
+impl<N> Rope<'_, N> {
     /// That of some of the neurons: an even number, from an even one on.
     pub(super) fn neurons(self, neurons: std::ops::Range<usize>) -> Self {
         let pairs = neurons.start / 2..neurons.end / 2;
@@ -57,13 +57,13 @@ impl Drops<'_> {
     }
 }
 
-widest! {
+multiversion! {
     /// q = relu(q), then r = rope(q): pairs (a, b) of rows become (a cos - b sin, b cos + a sin).
-    pub(super) fn relu_and_rope<N>(q: ViewMut<'_, N>, turn: Turn<'_, N>, r: ViewMut<'_, N>) {
+    pub(super) fn relu_and_rope<N>(q: ViewMut<'_, N>, rope: Rope<'_, N>, r: ViewMut<'_, N>) {
         let (mut q, mut r) = (q, r);
         for panel in 0..q.panel_count() {
             let pairs = q.panel(panel).as_chunks_mut::<2>().0.iter_mut().zip(r.panel(panel).as_chunks_mut::<2>().0);
-            for ((q, r), (cos, sin)) in pairs.zip(turn.cos.panel(panel).iter().zip(turn.sin.panel(panel))) {
+            for ((q, r), (cos, sin)) in pairs.zip(rope.cos.panel(panel).iter().zip(rope.sin.panel(panel))) {
                 for q in &mut *q {
                     *q = relu(q);
                 }
@@ -73,24 +73,24 @@ widest! {
     }
 
     /// r = rope(q)
-    pub(super) fn rope<N>(q: View<'_, N>, turn: Turn<'_, N>, r: ViewMut<'_, N>) {
+    pub(super) fn rope<N>(q: View<'_, N>, rope: Rope<'_, N>, r: ViewMut<'_, N>) {
         let mut r = r;
         for panel in 0..q.panel_count() {
             let pairs = q.panel(panel).as_chunks::<2>().0.iter().zip(r.panel(panel).as_chunks_mut::<2>().0);
-            for ((q, r), (cos, sin)) in pairs.zip(turn.cos.panel(panel).iter().zip(turn.sin.panel(panel))) {
+            for ((q, r), (cos, sin)) in pairs.zip(rope.cos.panel(panel).iter().zip(rope.sin.panel(panel))) {
                 turn_pair(q, cos, sin, r);
             }
         }
     }
 
     /// dq = the derivative before q's relu: what comes by the gate (`dq`) and by the rope (`dr`, turned back).
-    pub(super) fn rope_backward<N>(q: View<'_, N>, dr: View<'_, N>, turn: Turn<'_, N>, dq: ViewMut<'_, N>) {
+    pub(super) fn rope_backward<N>(q: View<'_, N>, dr: View<'_, N>, rope: Rope<'_, N>, dq: ViewMut<'_, N>) {
         let mut dq = dq;
         for panel in 0..q.panel_count() {
             let q = q.panel(panel).as_chunks::<2>().0;
             let dr = dr.panel(panel).as_chunks::<2>().0;
             let dq = dq.panel(panel).as_chunks_mut::<2>().0;
-            let turns = turn.cos.panel(panel).iter().zip(turn.sin.panel(panel));
+            let turns = rope.cos.panel(panel).iter().zip(rope.sin.panel(panel));
             for (((q, dr), dq), (cos, sin)) in q.iter().zip(dr).zip(dq).zip(turns) {
                 for place in 0..PANEL {
                     let (cos, sin, dr) = (cos[place], sin[place], [dr[0][place], dr[1][place]]);

@@ -7,12 +7,12 @@
 
 mod backward;
 mod kernels;
+mod multiversion;
 mod number;
 mod panels;
 mod product;
 mod sequence;
 mod weights;
-mod widest;
 
 pub use number::Number;
 
@@ -22,7 +22,7 @@ use hatchery_common::model::ModelConfig;
 use tch::{Device, TchError, Tensor};
 
 use self::{
-    kernels::Turn,
+    kernels::Rope,
     panels::Panels,
     sequence::{Sequence, Worker},
     weights::{Gradients, Packed},
@@ -79,7 +79,7 @@ impl<N: Number> Fast<N> {
             tokens,
         };
         let no_room = |error| TchError::Torch(format!("not enough memory: {error}"));
-        let turn = model::Turn::new(shape.neurons, tokens, Device::Cpu, N::KIND)?;
+        let rope = model::Rope::new(shape.neurons, tokens, Device::Cpu, N::KIND)?;
         let of_pairs = |phases: &Tensor| {
             let numbers = numbers(&phases.f_slice(1, 0, None, 2)?.f_contiguous()?)?;
             let mut panels = Panels::new(shape.neurons / 2, tokens).map_err(no_room)?;
@@ -87,8 +87,8 @@ impl<N: Number> Fast<N> {
             Ok::<_, TchError>(panels)
         };
         Ok(Self {
-            cos: of_pairs(turn.cos())?,
-            sin: of_pairs(turn.sin())?,
+            cos: of_pairs(rope.cos())?,
+            sin: of_pairs(rope.sin())?,
             all: vec![N::ZERO; shape.ranges()[4].end],
             weights: Packed::new(&shape).map_err(no_room)?,
             workers: (0..threads.max(1))
@@ -147,7 +147,7 @@ impl<N: Number> Fast<N> {
         assert!(tokens.len().is_multiple_of(t), "sequences of another length than {t}");
         let weight = 1.0 / tokens.len() as f64;
         let threads = self.workers.len();
-        let (packed, turn) = (&self.weights, Turn { cos: self.cos.view(), sin: self.sin.view() });
+        let (packed, rope) = (&self.weights, Rope { cos: self.cos.view(), sin: self.sin.view() });
         let mut losses = vec![0.0; tokens.len()];
         thread::scope(|scope| {
             // Sequence i goes to worker i mod W; each worker's share of the losses goes with it.
@@ -155,7 +155,7 @@ impl<N: Number> Fast<N> {
             let sequences =
                 tokens.chunks_exact(t).zip(targets.chunks_exact(t)).zip(losses.chunks_exact_mut(t));
             for (index, ((tokens, targets), losses)) in sequences.enumerate() {
-                let sequence = Sequence { weights: packed, turn, tokens, targets, dropout, index };
+                let sequence = Sequence { weights: packed, rope, tokens, targets, dropout, index };
                 shares[index % threads].push((sequence, losses));
             }
             for (worker, share) in self.workers.iter_mut().zip(shares) {

@@ -3,7 +3,7 @@
 /// Defines functions whose body is compiled again for AVX2 and AVX-512. Within a body, `FUSED` says whether the machine
 /// multiplies and adds in one go, and `WIDE` whether a line of 16 f32 fits into one register. Every machine that fuses
 /// gets the same bits.
-macro_rules! widest {
+macro_rules! multiversion {
     ($($(#[$doc:meta])* $visibility:vis fn $name:ident<$number:ident>($($argument:ident: $kind:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
         #[allow(unsafe_code, reason = "each call stands behind a check that the processor has the instructions")]
@@ -38,4 +38,4 @@ macro_rules! widest {
     )*};
 }
 
-pub(super) use widest;
+pub(super) use multiversion;

@@ -8,8 +8,8 @@
 
 use super::{
     Number,
+    multiversion::multiversion,
     panels::{Line, PANEL, View, ViewMut},
-    widest::widest,
 };
 
 /// Terms of a sum at a time: so many lines of a panel stay in the nearest cache, with as many of the other side.
@@ -33,7 +33,7 @@ pub(super) enum Accumulation {
     Add,
 }
 
-widest! {
+multiversion! {
     /// The product of `a` and `b`, in `c` as `accumulation` says. Each sum runs in the order of its terms.
     pub(super) fn product<N>(a: Left<'_, N>, b: View<'_, N>, accumulation: Accumulation, c: ViewMut<'_, N>) {
         // A line of sums for each register that an instruction set has, less those that the terms need: with fewer, each

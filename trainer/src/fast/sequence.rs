@@ -10,7 +10,7 @@ use std::{collections::TryReserveError, ops::Range};
 
 use super::{
     Number, Shape,
-    kernels::{self, Drops, Turn},
+    kernels::{self, Drops, Rope},
     panels::{Line, PANEL, Panels, View, ViewMut},
     product::{
         Accumulation::{self, Add, Replace},
@@ -103,7 +103,7 @@ pub(super) struct Room<N> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sequence<'a, N> {
     pub(super) weights: &'a Packed<N>,
-    pub(super) turn: Turn<'a, N>,
+    pub(super) rope: Rope<'a, N>,
     pub(super) tokens: &'a [i64],
     pub(super) targets: &'a [i64],
     pub(super) dropout: Option<Dropout>,
@@ -166,9 +166,9 @@ impl<N: Number> Worker<N> {
                 for block in blocks(&self.shape) {
                     let encoder = Left::Transposed(weights.encoder.view().panels(panels(&block)));
                     product(encoder, x.y.view(), Replace, head.q.view_mut().rows(block.clone()));
-                    let (q, turn) =
-                        (head.q.view_mut().rows(block.clone()), sequence.turn.neurons(block.clone()));
-                    kernels::relu_and_rope(q, turn, self.blocks[0].view_mut().rows(0..block.len()));
+                    let (q, rope) =
+                        (head.q.view_mut().rows(block.clone()), sequence.rope.neurons(block.clone()));
+                    kernels::relu_and_rope(q, rope, self.blocks[0].view_mut().rows(0..block.len()));
                     let r = self.blocks[0].view().rows(0..block.len());
                     upper_product(r, r, replacing_if(block.start == 0), &mut head.scores);
                 }

@@ -5,8 +5,8 @@ use tch::{TchError, Tensor};
 
 use super::{
     Shape,
-    between::{Drops, Normed},
     forward::{Layer, Pass},
+    pointwise::{Drops, Normed},
 };
 use crate::data::Batch;
 
@@ -41,7 +41,7 @@ impl Pass<'_> {
         for (index, layer) in layers.into_iter().enumerate().rev() {
             dx = self.layer(index, layer, dx, &mut shared)?;
         }
-        let dx = self.fused.between.embed_backward(&start, dx)?;
+        let dx = self.fused.pointwise.embed_backward(&start, dx)?;
         // The rows of each byte added up as a product, whose order of additions is fixed: adding them one by one in parallel
         // has none on a GPU.
         let bytes = batch.tokens.f_flatten(0, -1)?.f_unsqueeze(1)?;
@@ -56,34 +56,34 @@ impl Pass<'_> {
 
     /// From the derivative by the residual stream after a layer to that before it, N x D.
     fn layer(&self, index: usize, layer: Layer, dx: Tensor, shared: &mut Shared) -> Result<Tensor, TchError> {
-        let (shape, between) = (&self.shape, &self.fused.between);
+        let (shape, pointwise) = (&self.shape, &self.fused.pointwise);
         let Layer { x, q, v, mask, scores, a, residual } = layer;
-        let (dx, dy) = between.residual_backward(&residual, dx)?;
+        let (dx, dy) = pointwise.residual_backward(&residual, dx)?;
         drop(residual);
         // y = g D, g = dropout(q v), v = relu(a E_v)
         let dy = self.of_all_heads(&dy)?;
         let dg = dy.f_bmm(&self.operands.decoder.f_transpose(1, 2)?)?;
         let drops = Drops { rule: self.dropout, layer: index };
-        let [g, dq, dv] = between.gate_backward(shape, &q, v, dg, mask.as_ref(), drops)?;
+        let [g, dq, dv] = pointwise.gate_backward(shape, &q, v, dg, mask.as_ref(), drops)?;
         drop(mask);
-        between.add_product(&mut shared.decoder, &g.f_transpose(1, 2)?, &dy)?;
+        pointwise.add_product(&mut shared.decoder, &g.f_transpose(1, 2)?, &dy)?;
         drop(g);
-        between.add_product(&mut shared.encoder_v, &a.y.f_transpose(1, 2)?, &dv)?;
+        pointwise.add_product(&mut shared.encoder_v, &a.y.f_transpose(1, 2)?, &dv)?;
         let da = dv.f_bmm(&self.operands.encoder_v.f_transpose(1, 2)?)?;
         drop(dv);
         // a = norm(scores x)
-        let dread = self.by_sequence(&between.layer_norm_backward(&a, da)?)?;
+        let dread = self.by_sequence(&pointwise.layer_norm_backward(&a, da)?)?;
         let by_reading = scores.f_transpose(1, 2)?.f_bmm(&dread)?;
         drop(scores);
         let dscores = dread.f_bmm(&self.by_sequence(&x)?.f_transpose(1, 2)?)?;
         // scores = r r^T, r = rope(q), q = relu(x E)
-        let r = self.by_sequence(&between.rope(shape, &q)?)?;
-        let dr = between.mirror(dscores)?.f_bmm(&r)?;
+        let r = self.by_sequence(&pointwise.rope(shape, &q)?)?;
+        let dr = pointwise.mirror(dscores)?.f_bmm(&r)?;
         drop(r);
-        let dq = between.rope_backward(shape, &q, dr, dq)?;
+        let dq = pointwise.rope_backward(shape, &q, dr, dq)?;
         drop(q);
-        between.add_product(&mut shared.encoder, &x.f_transpose(1, 2)?, &dq)?;
+        pointwise.add_product(&mut shared.encoder, &x.f_transpose(1, 2)?, &dq)?;
         let by_neurons = dq.f_bmm(&self.operands.encoder.f_transpose(1, 2)?)?;
-        between.add_heads(dx, [&by_neurons, &by_reading.f_view_([shape.heads, shape.rows(), shape.width])?])
+        pointwise.add_heads(dx, [&by_neurons, &by_reading.f_view_([shape.heads, shape.rows(), shape.width])?])
     }
 }

@@ -13,10 +13,10 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Fused, KERNELS_VARIABLE};
 use crate::{
-    counter::{Purpose, bits},
     data::Batch,
     dropout::Dropout,
     failure::first_line,
+    rng::{Purpose, bits},
     weights::Weights,
 };
 

@@ -1,11 +1,11 @@
-//! The way there: products, and what lies between them.
+//! The forward pass: matrix products, and pointwise operations between them.
 #![allow(clippy::many_single_char_names, reason = "the paper's letters say more than words would")]
 
 use tch::{TchError, Tensor};
 
 use super::{
     Fused, Shape,
-    between::{Drops, Normed, Residual},
+    pointwise::{Drops, Normed, Residual},
 };
 use crate::{data::Batch, dropout::Dropout, weights::Weights};
 
@@ -74,28 +74,28 @@ pub(super) struct Pass<'a> {
 
 impl Pass<'_> {
     pub(super) fn forward(&self, weights: &Weights, batch: &Batch) -> Result<Kept, TchError> {
-        let (shape, between) = (&self.shape, &self.fused.between);
+        let (shape, pointwise) = (&self.shape, &self.fused.pointwise);
         let bytes = batch.tokens.f_flatten(0, -1)?;
-        let (start, mut x) = between.embed(&weights.embed.f_detach()?, &bytes, self.fused.operands)?;
+        let (start, mut x) = pointwise.embed(&weights.embed.f_detach()?, &bytes, self.fused.operands)?;
         let mut layers: Vec<Layer> = Vec::with_capacity(shape.layers);
         for layer in 0..shape.layers {
             // q = relu(x E), r = rope(q), scores = r r^T
             let x_of_heads = self.of_all_heads(&x)?.f_contiguous()?;
-            let q = between.rectified(x_of_heads.f_bmm(&self.operands.encoder)?)?;
-            let r = self.by_sequence(&between.rope(shape, &q)?)?;
-            let scores = between.below_diagonal(r.f_bmm(&r.f_transpose(1, 2)?)?)?;
+            let q = pointwise.rectified(x_of_heads.f_bmm(&self.operands.encoder)?)?;
+            let r = self.by_sequence(&pointwise.rope(shape, &q)?)?;
+            let scores = pointwise.below_diagonal(r.f_bmm(&r.f_transpose(1, 2)?)?)?;
             drop(r);
             // a = norm(scores x)
             let read = scores.f_bmm(&self.by_sequence(&x_of_heads)?)?;
-            let a = between.layer_norm(&read.f_view_([shape.heads, shape.rows(), shape.width])?)?;
+            let a = pointwise.layer_norm(&read.f_view_([shape.heads, shape.rows(), shape.width])?)?;
             // v = relu(a E_v), g = dropout(q v), y = g D
-            let v = between.rectified(a.y.f_bmm(&self.operands.encoder_v)?)?;
-            let (g, mask) = between.gate(shape, &q, &v, Drops { rule: self.dropout, layer })?;
+            let v = pointwise.rectified(a.y.f_bmm(&self.operands.encoder_v)?)?;
+            let (g, mask) = pointwise.gate(shape, &q, &v, Drops { rule: self.dropout, layer })?;
             let parts = g.f_bmm(&self.operands.decoder)?;
             drop(g);
             // x = norm(x + norm(y))
             let before = layers.last().map_or(&start.y, |layer| &layer.residual.next.y);
-            let residual = between.residual(before, &parts)?;
+            let residual = pointwise.residual(before, &parts)?;
             let next = residual.operand.shallow_clone();
             layers.push(Layer { x: x_of_heads, q, v, mask, scores, a, residual });
             x = next;

@@ -1,4 +1,4 @@
-//! What lies between the products by kernels of one pass each.
+//! The pointwise operations by kernels of one pass each.
 
 use std::rc::Rc;
 
@@ -9,32 +9,31 @@ use hatchery_trainer_shim::{
 use tch::{Kind, TchError, Tensor};
 
 use super::{
-    Shape,
-    between::{Between, Drops, Normed, Residual},
-    plain,
+    Shape, plain,
+    pointwise::{Drops, Normed, PointwiseOps, Residual},
 };
-use crate::model::Turn;
+use crate::model::Rope;
 
 /// The kernels of one GPU, or the same emulated.
 #[derive(Debug)]
 pub(super) struct ByKernels {
     kernels: Rc<Kernels>,
     /// The cosine and sine of each pair's phase, T x M/2 x 2 f32.
-    turn: Tensor,
+    rope: Tensor,
 }
 
 impl ByKernels {
-    pub(super) fn new(kernels: Rc<Kernels>, turn: &Turn) -> Result<Self, TchError> {
-        Ok(Self { kernels, turn: turn.of_pairs()? })
+    pub(super) fn new(kernels: Rc<Kernels>, rope: &Rope) -> Result<Self, TchError> {
+        Ok(Self { kernels, rope: rope.of_pairs()? })
     }
 
     /// The phases of the first T positions.
-    fn turn(&self, shape: &Shape) -> Result<Tensor, TchError> {
-        self.turn.f_narrow(0, 0, shape.tokens)
+    fn angles(&self, shape: &Shape) -> Result<Tensor, TchError> {
+        self.rope.f_narrow(0, 0, shape.tokens)
     }
 }
 
-impl Between for ByKernels {
+impl PointwiseOps for ByKernels {
     // The kernels rectify what they read.
     fn rectified(&self, x: Tensor) -> Result<Tensor, TchError> {
         Ok(x)
@@ -42,13 +41,13 @@ impl Between for ByKernels {
 
     fn rope(&self, shape: &Shape, q: &Tensor) -> Result<Tensor, TchError> {
         let mut r = q.f_empty_like()?;
-        self.kernels.rope(rows(shape), q, &self.turn(shape)?, &mut r)?;
+        self.kernels.rope(rows(shape), q, &self.angles(shape)?, &mut r)?;
         Ok(r)
     }
 
     fn rope_backward(&self, shape: &Shape, q: &Tensor, dr: Tensor, dq: Tensor) -> Result<Tensor, TchError> {
         let mut dq = dq;
-        self.kernels.rope_backward(rows(shape), q, &dr, &self.turn(shape)?, &mut dq)?;
+        self.kernels.rope_backward(rows(shape), q, &dr, &self.angles(shape)?, &mut dq)?;
         Ok(dq)
     }
 

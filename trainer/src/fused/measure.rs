@@ -9,8 +9,8 @@ use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
 use super::{
     Fused, Shape,
-    between::{Between, Drops, Normed, Residual},
     plain::Plain,
+    pointwise::{Drops, Normed, PointwiseOps, Residual},
 };
 use crate::{dropout::Dropout, failure::lacks_memory};
 
@@ -21,7 +21,7 @@ const PROBABILITY: f64 = 0.1;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timed {
-    /// As in `between.rs`.
+    /// As in `pointwise.rs`.
     pub name: String,
     /// The least that has to be read and written.
     pub bytes: u64,
@@ -40,7 +40,7 @@ pub struct Measured {
     pub operations: Vec<Timed>,
 }
 
-type Call<'a> = Box<dyn Fn(&dyn Between) -> Result<(), TchError> + 'a>;
+type Call<'a> = Box<dyn Fn(&dyn PointwiseOps) -> Result<(), TchError> + 'a>;
 
 impl Fused {
     /// Times each operation for `sequences` of the most tokens that this was made for, the mean of `repeats` calls; `wait` waits
@@ -57,7 +57,7 @@ impl Fused {
             sequences,
             tokens: self.tokens_max as i64,
         };
-        let plain = Plain::new(self.turn()?);
+        let plain = Plain::new(self.rope()?);
         let secs = |call: &dyn Fn() -> Result<(), TchError>| {
             (0..WARM_UP).try_for_each(|_| call())?;
             wait();
@@ -70,7 +70,7 @@ impl Fused {
         let copied = secs(&|| room.neurons[0].shallow_clone().f_copy_(&room.neurons[1]))?;
         let neurons_bytes = bytes(&room.neurons[0]);
         let time = |(name, bytes, call): (&'static str, u64, Call)| {
-            let kernels = self.has_kernels.then(|| secs(&|| call(&*self.between))).transpose()?;
+            let kernels = self.has_kernels.then(|| secs(&|| call(&*self.pointwise))).transpose()?;
             Ok(Timed {
                 name: name.into(),
                 bytes,

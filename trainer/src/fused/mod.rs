@@ -12,19 +12,19 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `forward`, `backward` | the equations there and back, as products and what lies between them |
-//! | `between` | what lies between the products: the operations by name |
+//! | `pointwise` | what lies between the products: the operations by name |
 //! | `plain` | those by libtorch's operations: any device, any kind; the oracle for the kernels |
 //! | `kernels` | those by kernels of one pass each, on an NVIDIA GPU |
 //! | `measure` | how long each takes, both ways |
 //! | `check` | whether both agree, before a run relies on it |
 
 mod backward;
-pub(crate) mod between;
 mod check;
 mod forward;
 mod kernels;
 mod measure;
 mod plain;
+pub(crate) mod pointwise;
 
 use std::rc::Rc;
 
@@ -33,8 +33,8 @@ use hatchery_trainer_shim::kernels::{Kernels, Variant};
 use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
 pub use self::measure::{Measured, Timed};
-use self::{between::Between, kernels::ByKernels, plain::Plain};
-use crate::{data::Batch, dropout::Dropout, model::Turn, weights::Weights};
+use self::{kernels::ByKernels, plain::Plain, pointwise::PointwiseOps};
+use crate::{data::Batch, dropout::Dropout, model::Rope, weights::Weights};
 
 /// The sizes of a model and a batch at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Fused {
     operands: Kind,
     device: Device,
     tokens_max: usize,
-    between: Box<dyn Between>,
+    pointwise: Box<dyn PointwiseOps>,
     has_kernels: bool,
     /// Why the passes between the products are libtorch's, where they could be kernels.
     no_kernels: Option<String>,
@@ -98,14 +98,14 @@ impl Fused {
         tokens_max: usize,
     ) -> Result<Self, TchError> {
         let operands = if precision == Precision::Bf16 { Kind::BFloat16 } else { kind };
-        let turn = Turn::new(config.neurons_per_head(), tokens_max, device, kind)?;
+        let rope = Rope::new(config.neurons_per_head(), tokens_max, device, kind)?;
         Ok(Self {
             config: config.clone(),
             kind,
             operands,
             device,
             tokens_max,
-            between: Box::new(Plain::new(turn)),
+            pointwise: Box::new(Plain::new(rope)),
             has_kernels: false,
             no_kernels: None,
         })
@@ -113,18 +113,18 @@ impl Fused {
 
     /// Has the passes between the products done by `kernels` from now on: how a test comes by them without a GPU.
     pub fn with_kernels(self, kernels: Rc<Kernels>) -> Result<Self, TchError> {
-        let between = Box::new(ByKernels::new(kernels, &self.turn()?)?);
-        Ok(Self { between, has_kernels: true, ..self })
+        let pointwise = Box::new(ByKernels::new(kernels, &self.rope()?)?);
+        Ok(Self { pointwise, has_kernels: true, ..self })
     }
 
     /// Has the passes between the products done by libtorch's operations from now on.
     pub fn without_kernels(self) -> Result<Self, TchError> {
-        let between = Box::new(Plain::new(self.turn()?));
-        Ok(Self { between, has_kernels: false, ..self })
+        let pointwise = Box::new(Plain::new(self.rope()?));
+        Ok(Self { pointwise, has_kernels: false, ..self })
     }
 
-    fn turn(&self) -> Result<Turn, TchError> {
-        Turn::new(self.config.neurons_per_head(), self.tokens_max, self.device, self.kind)
+    fn rope(&self) -> Result<Rope, TchError> {
+        Rope::new(self.config.neurons_per_head(), self.tokens_max, self.device, self.kind)
     }
 
     /// Whether the passes between the products are done by kernels.
@@ -152,7 +152,7 @@ impl Fused {
         let kept = pass.forward(weights, batch)?;
         let weight = 1.0 / shape.rows() as f64;
         let (losses, dlogits) =
-            self.between.cross_entropy(kept.logits, &batch.targets.f_flatten(0, -1)?, weight)?;
+            self.pointwise.cross_entropy(kept.logits, &batch.targets.f_flatten(0, -1)?, weight)?;
         let gradients = pass.backward(kept.start, kept.layers, &dlogits, batch)?;
         Ok((losses.f_mean(losses.kind())?, gradients))
     }
@@ -189,8 +189,8 @@ pub(crate) fn kernels_for(
 }
 
 /// What lies between the products, f32 but for them, by libtorch's operations; for those who turn by themselves.
-pub(crate) fn plain(config: &ModelConfig, device: Device) -> Result<Box<dyn Between>, TchError> {
-    Ok(Box::new(Plain::new(Turn::new(config.neurons_per_head(), 1, device, Kind::Float)?)))
+pub(crate) fn plain(config: &ModelConfig, device: Device) -> Result<Box<dyn PointwiseOps>, TchError> {
+    Ok(Box::new(Plain::new(Rope::new(config.neurons_per_head(), 1, device, Kind::Float)?)))
 }
 
 /// The same by kernels.
@@ -198,7 +198,7 @@ pub(crate) fn by_kernels(
     kernels: Rc<Kernels>,
     config: &ModelConfig,
     device: Device,
-) -> Result<Box<dyn Between>, TchError> {
-    let turn = Turn::new(config.neurons_per_head(), 1, device, Kind::Float)?;
-    Ok(Box::new(ByKernels::new(kernels, &turn)?))
+) -> Result<Box<dyn PointwiseOps>, TchError> {
+    let rope = Rope::new(config.neurons_per_head(), 1, device, Kind::Float)?;
+    Ok(Box::new(ByKernels::new(kernels, &rope)?))
 }

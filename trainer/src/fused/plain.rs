@@ -1,22 +1,22 @@
-//! What lies between the products by libtorch's own operations: on any device and in any kind.
+//! The pointwise operations by libtorch's own: on any device and in any kind.
 
 use tch::{Kind, TchError, Tensor};
 
 use super::{
     Shape,
-    between::{Between, Drops, Normed, Residual},
+    pointwise::{Drops, Normed, PointwiseOps, Residual},
 };
-use crate::model::{NORM_EPSILON, Turn};
+use crate::model::{NORM_EPSILON, Rope};
 
 /// libtorch's operations. Sums, norms and the loss are computed in f32, or in f64 where the weights are.
 #[derive(Debug)]
 pub(super) struct Plain {
-    turn: Turn,
+    rope: Rope,
 }
 
 impl Plain {
-    pub(super) fn new(turn: Turn) -> Self {
-        Self { turn }
+    pub(super) fn new(rope: Rope) -> Self {
+        Self { rope }
     }
 
     /// Turns the interleaved pairs of `x`, H x N x M, by their phases, or back by them.
@@ -29,14 +29,14 @@ impl Plain {
         let quarter = if is_back { [odd, even.f_neg()?] } else { [odd.f_neg()?, even] };
         let quarter = Tensor::f_stack(&quarter, -1)?.f_flatten(-2, -1)?;
         let of_tokens = |phases: &Tensor| phases.f_narrow(0, 0, tokens);
-        let (cos, sin) = (of_tokens(self.turn.cos())?, of_tokens(self.turn.sin())?);
+        let (cos, sin) = (of_tokens(self.rope.cos())?, of_tokens(self.rope.sin())?);
         // One pass less than a product and a sum; it takes numbers of one kind only.
         let quarter = quarter.f_to_kind(sin.kind())?;
         x.f_mul(&cos)?.f_addcmul(&quarter, &sin)?.f_view_([heads, sequences * tokens, neurons])
     }
 }
 
-impl Between for Plain {
+impl PointwiseOps for Plain {
     fn rectified(&self, x: Tensor) -> Result<Tensor, TchError> {
         let mut x = x;
         let _ = x.f_relu_()?;
@@ -144,7 +144,7 @@ impl Between for Plain {
     }
 
     fn add_product(&self, sum: &mut Option<Tensor>, a: &Tensor, b: &Tensor) -> Result<(), TchError> {
-        add_product(sum, a, b, self.turn.cos().kind())
+        add_product(sum, a, b, self.rope.cos().kind())
     }
 
     fn below_diagonal(&self, scores: Tensor) -> Result<Tensor, TchError> {

@@ -1,4 +1,4 @@
-//! What lies between the products.
+//! The pointwise operations: what a layer computes between its matrix products.
 
 use std::fmt;
 
@@ -32,10 +32,10 @@ pub(crate) struct Drops {
     pub(crate) layer: usize,
 }
 
-/// The operations between the products. What is taken by value is used up: its memory is that of a result.
+/// The pointwise operations. What is taken by value is used up: its memory is that of a result.
 ///
-/// q and v are what [`Between::rectified`] gave.
-pub(crate) trait Between: fmt::Debug {
+/// q and v are what [`PointwiseOps::rectified`] gave.
+pub(crate) trait PointwiseOps: fmt::Debug {
     /// relu(x); or x, where all that reads it below rectifies it anyway, which saves a pass.
     fn rectified(&self, x: Tensor) -> Result<Tensor, TchError>;
 
@@ -54,7 +54,7 @@ pub(crate) trait Between: fmt::Debug {
         drops: Drops,
     ) -> Result<(Tensor, Option<Tensor>), TchError>;
 
-    /// From q, v, the mask of [`Between::gate`] and g's derivative: g again, the derivative by q, and that before v's relu.
+    /// From q, v, the mask of [`PointwiseOps::gate`] and g's derivative: g again, the derivative by q, and that before v's relu.
     fn gate_backward(
         &self,
         shape: &Shape,

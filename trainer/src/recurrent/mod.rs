@@ -20,7 +20,7 @@ use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 use self::ring::{Memory, Ring};
 use crate::{
     data::upload,
-    fused::between::{Between, Drops},
+    fused::pointwise::{Drops, PointwiseOps},
     fused::{self, Shape},
     weights::Weights,
 };
@@ -46,7 +46,7 @@ pub struct Recurrent {
     lm_head: Tensor,
     chunk: i64,
     memories: Vec<Memory>,
-    between: Box<dyn Between>,
+    pointwise: Box<dyn PointwiseOps>,
     ring: Box<dyn Ring>,
 }
 
@@ -77,7 +77,7 @@ impl Recurrent {
             decoder: operand(&weights.decoder)?.f_view_([h, m, d])?,
             lm_head: operand(&weights.lm_head)?,
             memories: (0..config.layers()).map(memory).collect::<Result<_, _>>()?,
-            between: fused::plain(config, device)?,
+            pointwise: fused::plain(config, device)?,
             ring: Box::new(ring::Plain::new(config.neurons_per_head(), device)?),
             config: config.clone(),
             device,
@@ -90,7 +90,7 @@ impl Recurrent {
     pub fn use_kernels(&mut self, kernels: &Rc<Kernels>) -> Result<(), TchError> {
         let neurons = self.config.neurons_per_head();
         self.ring = Box::new(ring::ByKernels::new(Rc::clone(kernels), neurons, self.device)?);
-        self.between = fused::by_kernels(Rc::clone(kernels), &self.config, self.device)?;
+        self.pointwise = fused::by_kernels(Rc::clone(kernels), &self.config, self.device)?;
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Recurrent {
             Ok(_) => "the kernels do not compute what libtorch does on this device".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.between = fused::plain(&self.config, self.device)?;
+        self.pointwise = fused::plain(&self.config, self.device)?;
         self.ring = Box::new(ring::Plain::new(self.config.neurons_per_head(), self.device)?);
         Ok(Err(problem))
     }
@@ -205,7 +205,7 @@ impl Recurrent {
             tokens: n,
         };
         let bytes = numbers.f_narrow(0, k, k * n)?;
-        let (start, mut operand) = self.between.embed(&self.embed, &bytes, self.operands)?;
+        let (start, mut operand) = self.pointwise.embed(&self.embed, &bytes, self.operands)?;
         let mut x = start.y;
         for memory in &self.memories {
             let of_streams = |tensor: &Tensor| tensor.f_narrow(0, first as i64, k);
@@ -227,22 +227,22 @@ impl Recurrent {
         operand: &Tensor,
     ) -> Result<(Tensor, Tensor), TchError> {
         let Shape { heads: h, width: d, neurons: m, sequences: k, tokens: n, .. } = *shape;
-        let (between, rows) = (&self.between, k * n);
+        let (pointwise, rows) = (&self.pointwise, k * n);
         let streams = Streams { heads: h, count: k, tokens: n, chunk: self.chunk };
         // q = relu(x E), r = rope(q)
         let of_heads = operand.f_unsqueeze(0)?.f_expand([h, rows, d], false)?;
-        let q = between.rectified(of_heads.f_bmm(&self.encoder)?)?;
+        let q = pointwise.rectified(of_heads.f_bmm(&self.encoder)?)?;
         let r = self.ring.remember(streams, [&q, operand], positions, memory)?;
         // a = norm((r keys^T, where seen) values), K x H*N x D, then H x K*N x D
         let keys = memory.keys.f_view_([k * h, 2 * self.chunk, m])?;
         let scores = r.f_view_([k * h, n, m])?.f_bmm(&keys.f_transpose(1, 2)?)?;
         let scores = self.ring.seen(streams, scores, positions)?.f_view_([k, h * n, 2 * self.chunk])?;
-        let a = between.layer_norm(&scores.f_bmm(&memory.values)?)?.y;
+        let a = pointwise.layer_norm(&scores.f_bmm(&memory.values)?)?.y;
         let a = a.f_view_([k, h, n, d])?.f_transpose(0, 1)?.f_reshape([h, rows, d])?;
         // v = relu(a E_v), x = norm(x + norm((q v) D))
-        let v = between.rectified(a.f_bmm(&self.encoder_v)?)?;
-        let (g, _) = between.gate(shape, &q, &v, Drops { rule: None, layer: 0 })?;
-        let residual = between.residual(x, &g.f_bmm(&self.decoder)?)?;
+        let v = pointwise.rectified(a.f_bmm(&self.encoder_v)?)?;
+        let (g, _) = pointwise.gate(shape, &q, &v, Drops { rule: None, layer: 0 })?;
+        let residual = pointwise.residual(x, &g.f_bmm(&self.decoder)?)?;
         Ok((residual.next.y, residual.operand))
     }
 }

@@ -16,9 +16,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::answerer::{
+use crate::inference::{
     choice::Work,
-    desk::{OnCard, Part, Ticket},
+    dispatch::{OnGpu, Part, Ticket},
 };
 
 /// How long anything in a test may take before it counts as hung.
@@ -33,22 +33,22 @@ const REQUEST: RequestId = RequestId::from_bytes([9; 16]);
 type Started = Arc<Mutex<Vec<(PathBuf, u32)>>>;
 
 struct Bench {
-    desk: Desk,
-    cards: Cards,
+    queue: DispatchQueue,
+    gpus: Gpus,
     started: Started,
     _keeper: AbortOnDropHandle<()>,
 }
 
 impl Bench {
-    /// A keeper with a card, whose processes do what `script` says. The processor makes one answer at a time.
+    /// A keeper with a GPU, whose processes do what `script` says. The processor makes one answer at a time.
     fn new(script: &str, limits: Limits) -> Self {
         Self::with_pauses(script, limits, Duration::from_millis(1))
     }
 
     /// The same, with pauses of up to `pause`. None can be started for a folder called `broken`.
     fn with_pauses(script: &str, limits: Limits, pause: Duration) -> Self {
-        let (desk, cards, started) = (Desk::new(1), Cards::default(), Started::default());
-        cards.offer([Device::cuda(0)].into());
+        let (queue, gpus, started) = (DispatchQueue::new(1), Gpus::default(), Started::default());
+        gpus.offer([Device::cuda(0)].into());
         let (script, noted) = (script.to_owned(), Arc::clone(&started));
         let start = move |folder: &Path, _| {
             if folder == Path::new("broken") {
@@ -60,23 +60,23 @@ impl Bench {
             Ok(process)
         };
         let pauses = Pauses::new(Backoff::new(pause, pause));
-        let keeper =
-            Keeper { desk: desk.clone(), cards: cards.clone(), start: Box::new(start), limits, pauses };
-        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-        Self { desk, cards, started, _keeper: keeper }
+        let supervisor =
+            Supervisor { queue: queue.clone(), gpus: gpus.clone(), start: Box::new(start), limits, pauses };
+        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor.run()));
+        Self { queue, gpus, started, _keeper: supervisor }
     }
 
     /// An answer at work on the processor, and one that waits.
     fn demand(&self, model: &str) -> [Ticket; 2] {
         let work = Work { prompt_bytes: 0, bytes: 100 };
         let [at_work, waiting] =
-            [(); 2].map(|()| self.desk.enter(served(model), work, true, Instant::now().into()));
+            [(); 2].map(|()| self.queue.enqueue(served(model), work, true, Instant::now().into()));
         at_work.begin();
         [at_work, waiting]
     }
 
-    /// The answer to [`REQUEST`], when the card has it.
-    async fn on_card(&self, model: &str, waiting: &Ticket) -> OnCard {
+    /// The answer to [`REQUEST`], when the GPU has it.
+    async fn on_gpu(&self, model: &str, waiting: &Ticket) -> OnGpu {
         let order = GenerationOrder {
             checkpoint: served(model).key.0,
             prompt: vec![],
@@ -84,17 +84,17 @@ impl Bench {
             sampling: SamplingParams::greedy(),
             stop: StopStrings::default(),
         };
-        let mut changes = self.desk.changes();
+        let mut changes = self.queue.changes();
         let moving = async {
             loop {
                 changes.mark_unchanged();
-                if let Some(on_card) = waiting.move_to_card(REQUEST, &order) {
-                    return on_card;
+                if let Some(on_gpu) = waiting.move_to_gpu(REQUEST, &order) {
+                    return on_gpu;
                 }
                 changes.changed().await.unwrap();
             }
         };
-        timeout(PATIENCE, moving).await.expect("a card comes to be ready")
+        timeout(PATIENCE, moving).await.expect("a GPU comes to be ready")
     }
 
     async fn until(&self, what: &str, mut holds: impl FnMut(&[(PathBuf, u32)]) -> bool) {
@@ -128,8 +128,8 @@ fn text(bytes: &str) -> String {
     format!(r#"read order; echo '{{"event":"text","request":"{REQUEST}","bytes":{bytes}}}'"#)
 }
 
-async fn next(on_card: &mut OnCard) -> Option<Part> {
-    timeout(PATIENCE, on_card.next()).await.expect("it goes on or ends")
+async fn next(on_gpu: &mut OnGpu) -> Option<Part> {
+    timeout(PATIENCE, on_gpu.next()).await.expect("it goes on or ends")
 }
 
 #[tokio::test]
@@ -146,9 +146,9 @@ async fn one_that_falls_silent_gives_its_answers_back() {
     let limits = Limits { silence: Duration::from_secs(4), ..limits() };
     let bench = Bench::new(&format!("{READY}; {}; sleep 600", text("[7]")), limits);
     let [_at_work, waiting] = bench.demand("a");
-    let mut on_card = bench.on_card("a", &waiting).await;
-    assert_eq!(next(&mut on_card).await, Some(Part::Text(vec![7])));
-    assert_eq!(next(&mut on_card).await, None);
+    let mut on_gpu = bench.on_gpu("a", &waiting).await;
+    assert_eq!(next(&mut on_gpu).await, Some(Part::Text(vec![7])));
+    assert_eq!(next(&mut on_gpu).await, None);
     bench.until("it is gone", |started| !runs(started[0].1)).await;
 }
 
@@ -163,8 +163,8 @@ async fn one_that_breaks_its_word_is_ended() {
     ] {
         let bench = Bench::new(&script, limits());
         let [_at_work, waiting] = bench.demand("a");
-        let mut on_card = bench.on_card("a", &waiting).await;
-        while let Some(part) = next(&mut on_card).await {
+        let mut on_gpu = bench.on_gpu("a", &waiting).await;
+        while let Some(part) = next(&mut on_gpu).await {
             assert_eq!(part, Part::Text(vec![1, 2, 3]), "{script}");
         }
         bench.until("it is gone", |started| !runs(started[0].1)).await;
@@ -180,18 +180,18 @@ async fn an_answer_goes_through_and_the_process_stays_until_nobody_asks() {
     let end = format!(r#"echo '{{"event":"finished","request":"{REQUEST}","finish_reason":"stop_string"}}'"#);
     let bench = Bench::new(&format!("{READY}; {}; {end}; sleep 600", text("[1,2]")), limits);
     let [at_work, waiting] = bench.demand("a");
-    let mut on_card = bench.on_card("a", &waiting).await;
+    let mut on_gpu = bench.on_gpu("a", &waiting).await;
     drop(at_work);
-    assert_eq!(next(&mut on_card).await, Some(Part::Text(vec![1, 2])));
-    assert_eq!(next(&mut on_card).await, Some(Part::Finished(FinishReason::StopString)));
+    assert_eq!(next(&mut on_gpu).await, Some(Part::Text(vec![1, 2])));
+    assert_eq!(next(&mut on_gpu).await, Some(Part::Finished(FinishReason::StopString)));
     bench.until("it is gone", |started| !runs(started[0].1)).await;
-    timeout(PATIENCE, bench.cards.vacated(Device::cuda(0))).await.unwrap();
-    bench.until("the card is given back", |_| bench.cards.take().is_some()).await;
+    timeout(PATIENCE, bench.gpus.vacated(Device::cuda(0))).await.unwrap();
+    bench.until("the GPU is given back", |_| bench.gpus.take().is_some()).await;
     assert_eq!(lock(&bench.started).len(), 1);
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_cannot_be_on_a_card_keeps_no_other_from_it() {
+async fn a_checkpoint_that_cannot_be_on_a_gpu_keeps_no_other_from_it() {
     let bench = Bench::with_pauses(&format!("{READY}; sleep 600"), limits(), 1000 * LONG);
     let _more_wait_for_it = [bench.demand("broken"), bench.demand("broken")];
     let is_tried =
@@ -199,30 +199,30 @@ async fn a_checkpoint_that_cannot_be_on_a_card_keeps_no_other_from_it() {
     bench.until("it was tried", is_tried).await;
     let _tickets = bench.demand("a");
     let has_other = |started: &[(PathBuf, u32)]| started.iter().any(|(folder, _)| folder == Path::new("a"));
-    bench.until("the other has the card", has_other).await;
+    bench.until("the other has the GPU", has_other).await;
 }
 
 #[tokio::test]
-async fn another_checkpoint_has_the_card_when_nobody_needs_it() {
+async fn another_checkpoint_has_the_gpu_when_nobody_needs_it() {
     let bench = Bench::new(&format!("{READY}; {}; sleep 600", text("[1]")), limits());
     let [_at_work, waiting] = bench.demand("a");
-    let mut on_card = bench.on_card("a", &waiting).await;
+    let mut on_gpu = bench.on_gpu("a", &waiting).await;
     let [_at_work, _waiting] = bench.demand("b");
-    assert_eq!(next(&mut on_card).await, Some(Part::Text(vec![1])));
+    assert_eq!(next(&mut on_gpu).await, Some(Part::Text(vec![1])));
     assert_eq!(lock(&bench.started).len(), 1, "an answer is in the making there");
-    drop(on_card);
+    drop(on_gpu);
     let folders = ["a", "b"].map(PathBuf::from);
     bench.until("the other is started", |started| started.iter().map(|one| &one.0).eq(&folders)).await;
     assert!(!runs(lock(&bench.started)[0].1), "one at a time");
 }
 
 #[tokio::test]
-async fn the_card_is_given_up_at_once_to_training_and_its_answers_go_on() {
+async fn the_gpu_is_given_up_at_once_to_training_and_its_answers_go_on() {
     let bench = Bench::new(&format!("{READY}; sleep 600"), limits());
     let [_at_work, waiting] = bench.demand("a");
-    let mut on_card = bench.on_card("a", &waiting).await;
-    bench.cards.withdraw(Device::cuda(0));
-    timeout(PATIENCE, bench.cards.vacated(Device::cuda(0))).await.unwrap();
-    assert!(!runs(lock(&bench.started)[0].1), "it is gone when the card is said to be");
-    assert_eq!(next(&mut on_card).await, None);
+    let mut on_gpu = bench.on_gpu("a", &waiting).await;
+    bench.gpus.withdraw(Device::cuda(0));
+    timeout(PATIENCE, bench.gpus.vacated(Device::cuda(0))).await.unwrap();
+    assert!(!runs(lock(&bench.started)[0].1), "it is gone when the GPU is said to be");
+    assert_eq!(next(&mut on_gpu).await, None);
 }

@@ -11,10 +11,8 @@ mod hours;
 mod judge;
 mod load;
 mod usage;
-mod watch;
 
 pub use hours::{Hours, HoursError};
 pub use judge::{AvailabilitySettings, Judgement};
-pub(crate) use usage::Eyes;
 pub use usage::Usage;
-pub(crate) use watch::Watcher;
+pub(crate) use usage::UsageMeter;

@@ -46,11 +46,11 @@ pub struct Usage {
 
 /// Looks at this machine. Clones remember together.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Eyes {
+pub(crate) struct UsageMeter {
     meter: Arc<Mutex<LoadMeter>>,
 }
 
-impl Eyes {
+impl UsageMeter {
     /// Looks at what `policy` asks for.
     pub(crate) async fn look(&self, policy: &AvailabilitySettings) -> Usage {
         let mut usage = Usage::default();
@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_asked_for_is_not_looked_at_and_what_cannot_be_asked_is_said() {
-        assert_eq!(Eyes::default().look(&AvailabilitySettings::default()).await, Usage::default());
+        assert_eq!(UsageMeter::default().look(&AvailabilitySettings::default()).await, Usage::default());
         let why = ask("hatchery-there-is-no-such-program", &[]).await.unwrap_err();
         let mut problems = Vec::new();
         assert_eq!(noted::<()>("power", Err(why), &mut problems), None);
@@ -229,9 +229,9 @@ mod tests {
             owner_idle_secs_min: Some(60),
             ..Default::default()
         };
-        let eyes = Eyes::default();
-        eyes.look(&policy).await;
-        let seen = eyes.look(&policy).await;
+        let meter = UsageMeter::default();
+        meter.look(&policy).await;
+        let seen = meter.look(&policy).await;
         assert!(seen.on_battery.is_some() || !seen.problems.is_empty(), "{seen:?}");
         assert!(seen.others_load.is_none_or(|load| (0.0..=1.0).contains(&load)), "{seen:?}");
     }

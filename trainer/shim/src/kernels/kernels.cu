@@ -95,12 +95,12 @@ __device__ inline bool is_kept(u64 key, u32 neuron, u32 threshold) {
 #define LINES_AT_ONCE 8u
 
 // r = rope(relu(q))
-KERNEL rope(const Number* q, const Phase* turn, Number* r, u32 neurons, u32 tokens, u32 lines) {
+KERNEL rope(const Number* q, const Phase* angles, Number* r, u32 neurons, u32 tokens, u32 lines) {
   const u32 token = blockIdx.x % tokens, line = blockIdx.x / tokens * LINES_AT_ONCE;
   const u32 count = lines - line < LINES_AT_ONCE ? lines - line : LINES_AT_ONCE;
   const u64 start = (u64(line) * tokens + token) * neurons, stride = u64(tokens) * neurons;
   for (u32 first = threadIdx.x * 2 * PAIRS; first < neurons; first += blockDim.x * 2 * PAIRS) {
-    const Phases by = *(const Phases*)(turn + u64(token) * (neurons / 2) + first / 2);
+    const Phases by = *(const Phases*)(angles + u64(token) * (neurons / 2) + first / 2);
     for (u32 i = 0; i < count; ++i) {
       const u64 at = start + i * stride + first;
       const Chunk now = *(const Chunk*)(q + at);
@@ -117,12 +117,12 @@ KERNEL rope(const Number* q, const Phase* turn, Number* r, u32 neurons, u32 toke
 }
 
 // dq = the derivative by q: what comes by the gate (dq) and by the rope (dr, turned back), where q is above 0.
-KERNEL rope_backward(const Number* q, const Number* dr, const Phase* turn, Number* dq, u32 neurons, u32 tokens, u32 lines) {
+KERNEL rope_backward(const Number* q, const Number* dr, const Phase* angles, Number* dq, u32 neurons, u32 tokens, u32 lines) {
   const u32 token = blockIdx.x % tokens, line = blockIdx.x / tokens * LINES_AT_ONCE;
   const u32 count = lines - line < LINES_AT_ONCE ? lines - line : LINES_AT_ONCE;
   const u64 start = (u64(line) * tokens + token) * neurons, stride = u64(tokens) * neurons;
   for (u32 first = threadIdx.x * 2 * PAIRS; first < neurons; first += blockDim.x * 2 * PAIRS) {
-    const Phases by = *(const Phases*)(turn + u64(token) * (neurons / 2) + first / 2);
+    const Phases by = *(const Phases*)(angles + u64(token) * (neurons / 2) + first / 2);
     for (u32 i = 0; i < count; ++i) {
       const u64 at = start + i * stride + first;
       const Chunk on = *(const Chunk*)(q + at), by_rope = *(const Chunk*)(dr + at);

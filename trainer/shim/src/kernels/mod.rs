@@ -166,11 +166,11 @@ impl Kernels {
         self.variant.kind()
     }
 
-    /// r = rope(relu(q)) for q and r H x N x M, `turn` T x M/2 x 2 f32: the cosine and sine of each pair's phase.
-    pub fn rope(&self, rows: Rows, q: &Tensor, turn: &Tensor, r: &mut Tensor) -> Result<(), TchError> {
+    /// r = rope(relu(q)) for q and r H x N x M, `angles` T x M/2 x 2 f32: the cosine and sine of each pair's phase.
+    pub fn rope(&self, rows: Rows, q: &Tensor, angles: &Tensor, r: &mut Tensor) -> Result<(), TchError> {
         let neurons = last(q);
         let call = self.by_lines("rope", rows, neurons)?.numbers(q, rows.all() * neurons);
-        let call = call.floats(turn, rows.tokens * neurons).numbers(r, rows.all() * neurons);
+        let call = call.floats(angles, rows.tokens * neurons).numbers(r, rows.all() * neurons);
         call.size(neurons).size(rows.tokens).size(rows.lines()).run()
     }
 
@@ -180,13 +180,13 @@ impl Kernels {
         rows: Rows,
         q: &Tensor,
         dr: &Tensor,
-        turn: &Tensor,
+        angles: &Tensor,
         dq: &mut Tensor,
     ) -> Result<(), TchError> {
         let neurons = last(q);
         let size = rows.all() * neurons;
         let call = self.by_lines("rope_backward", rows, neurons)?.numbers(q, size).numbers(dr, size);
-        let call = call.floats(turn, rows.tokens * neurons).numbers(dq, size);
+        let call = call.floats(angles, rows.tokens * neurons).numbers(dq, size);
         call.size(neurons).size(rows.tokens).size(rows.lines()).run()
     }
 

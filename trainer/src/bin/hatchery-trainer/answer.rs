@@ -16,7 +16,7 @@ use hatchery_common::{
     id::RequestId,
 };
 use hatchery_trainer::{
-    answers::{Answers, End, Made},
+    batching::{Batcher, End, Made},
     device, ffi,
 };
 
@@ -39,26 +39,26 @@ pub(crate) fn answer(args: &Answer) -> anyhow::Result<()> {
     });
     let device = device::find(args.device.wanted())?;
     let precision = device::precision(args.precision.into(), &device);
-    let mut answers = Answers::open(&args.checkpoint, &device, precision)?;
-    let pace = answers.pace()?;
+    let mut batcher = Batcher::open(&args.checkpoint, &device, precision)?;
+    let pace = batcher.pace()?;
     let mut teller = Teller { out: io::stdout().lock(), texts: BTreeMap::new() };
     teller.tell(&AnswererEvent::Ready {
         device: device.device,
-        sequences_max: answers.at_once_max() as u32,
+        sequences_max: batcher.at_once_max() as u32,
         pace,
     })?;
     loop {
-        match next(&commands, answers.is_empty()) {
+        match next(&commands, batcher.is_empty()) {
             Next::Command(AnswererCommand::Answer { request, order, told }) => {
-                if let Err(why) = answers.begin(request, order, &told) {
+                if let Err(why) = batcher.begin(request, order, &told) {
                     teller.tell(&AnswererEvent::Failed { request, why })?;
                 }
             }
             Next::Command(AnswererCommand::Cancel { request }) => {
-                answers.cancel(request)?;
+                batcher.cancel(request)?;
                 teller.texts.remove(&request);
             }
-            Next::Step => answers.step()?.into_iter().try_for_each(|made| teller.keep(made))?,
+            Next::Step => batcher.step()?.into_iter().try_for_each(|made| teller.keep(made))?,
             Next::End => return Ok(()),
         }
     }

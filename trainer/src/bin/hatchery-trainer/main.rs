@@ -1,11 +1,11 @@
 //! `hatchery-trainer`: the trainer's command line, for the agent and by hand.
 
 mod answer;
-mod answerer;
 mod args;
 mod bench;
 mod by_position;
 mod curve;
+mod generate;
 mod import;
 mod samples;
 mod train;
@@ -57,8 +57,8 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(args),
         Command::Eval(args) if args.by_position => by_position::eval(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval(&args).map(|()| ExitCode::SUCCESS),
-        Command::Generate(args) => answer::generate(&args).map(|()| ExitCode::SUCCESS),
-        Command::Answer(args) => answerer::answer(&args).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => generate::generate(&args).map(|()| ExitCode::SUCCESS),
+        Command::Answer(args) => answer::answer(&args).map(|()| ExitCode::SUCCESS),
         Command::Curve(args) => curve::curve(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),

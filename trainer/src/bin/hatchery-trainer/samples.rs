@@ -15,7 +15,7 @@ use hatchery_common::{
     recipe::Precision,
 };
 use hatchery_trainer::{
-    answers::{Answers, End},
+    batching::{Batcher, End},
     device,
 };
 use serde::Serialize;
@@ -120,7 +120,7 @@ impl Question<'_> {
 
     fn at_once(&self) -> anyhow::Result<(Vec<Sample>, f64)> {
         let device = device::find(Some(self.args.device))?;
-        let mut answers = Answers::open(&self.args.checkpoint, &device, Precision::F32)?;
+        let mut answers = Batcher::open(&self.args.checkpoint, &device, Precision::F32)?;
         let begun = Instant::now();
         // By seed: what was made, and how it ended.
         let mut made: Vec<(u64, RequestId, Vec<u8>, Option<FinishReason>)> =

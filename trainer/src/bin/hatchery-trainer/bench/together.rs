@@ -7,7 +7,7 @@ use hatchery_common::{
     device::Device,
     recipe::Precision,
 };
-use hatchery_trainer::{answers::Answers, device};
+use hatchery_trainer::{batching::Batcher, device};
 use serde::Serialize;
 
 /// A device's pace in each arithmetic.
@@ -24,7 +24,7 @@ impl Together {
     /// Measures `device` with the checkpoint in `folder`.
     pub(super) fn measure(folder: &Path, device: Device, core_bytes_per_sec: f64) -> anyhow::Result<Self> {
         let device = device::find(Some(device))?;
-        let pace = |precision| anyhow::Ok(Answers::open(folder, &device, precision)?.pace()?);
+        let pace = |precision| anyhow::Ok(Batcher::open(folder, &device, precision)?.pace()?);
         let (f32, bf16) = (pace(Precision::F32)?, pace(Precision::Bf16)?);
         Ok(Self { name: device.name, f32, bf16, core_bytes_per_sec })
     }
