@@ -6,6 +6,8 @@ mod exit;
 mod home;
 mod human;
 mod output;
+#[cfg(test)]
+mod pages;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
     ("hatchery-swarm", &["hatchery-common"]),
@@ -20,7 +20,14 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("hatchery-trainer-shim", &[]),
     (
         "hatchery-cli",
-        &["hatchery-agent", "hatchery-bdh", "hatchery-common", "hatchery-coordinator", "hatchery-proto"],
+        &[
+            "hatchery-agent",
+            "hatchery-bdh",
+            "hatchery-common",
+            "hatchery-coordinator",
+            "hatchery-docs",
+            "hatchery-proto",
+        ],
     ),
     (
         "hatchery-sim",
@@ -34,7 +41,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ),
     ("hatchery-tests", &["hatchery-common"]),
     ("hatchery-fuzz", &["hatchery-bdh", "hatchery-common", "hatchery-proto", "hatchery-swarm"]),
-    ("xtask", &[]),
+    ("hatchery-docs", &["hatchery-common"]),
+    ("xtask", &["hatchery-docs"]),
 ];
 
 /// Outside crates that only some of ours may use, directly or through others.

@@ -1,4 +1,4 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | kernels | chaos | fuzz | sim | dist | demo | bench`.
+//! What a person types in a clone of the repository: `cargo xtask setup | test | kernels | chaos | fuzz | sim | dist | demo | docs | bench`.
 
 mod bench;
 mod cargo;
@@ -6,6 +6,7 @@ mod chaos;
 mod daemon;
 mod demo;
 mod dist;
+mod docs;
 mod fuzz;
 mod interrupt;
 mod kernels;
@@ -44,6 +45,8 @@ enum Chore {
     Kernels,
     /// Build a release archive and try it in an empty folder
     Dist(dist::Options),
+    /// Write the reference pages anew from the code
+    Docs,
     /// Measure beside others
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -59,6 +62,7 @@ fn main() -> std::process::ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Kernels => kernels::run(),
         Chore::Dist(options) => dist::run(&options),
+        Chore::Docs => docs::run(),
         Chore::Bench(bench) => bench::run(&bench),
     };
     match result {
@@ -67,5 +71,29 @@ fn main() -> std::process::ExitCode {
             eprintln!("{} {error:#}", console::style("error:").red().bold());
             std::process::ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::Arguments;
+
+    #[test]
+    fn every_cargo_xtask_line_of_the_pages_parses() {
+        let mut seen = 0;
+        for page in hatchery_docs::pages() {
+            for arguments in page.commands("cargo xtask") {
+                seen += 1;
+                let line = std::iter::once("cargo xtask").chain(arguments.iter().map(String::as_str));
+                if let Err(error) = Arguments::command().try_get_matches_from(line)
+                    && error.kind() != ErrorKind::DisplayHelp
+                {
+                    panic!("{}: `cargo xtask {}`: {error}", page.path.display(), arguments.join(" "));
+                }
+            }
+        }
+        assert!(seen >= 10, "only {seen} such lines were found");
     }
 }

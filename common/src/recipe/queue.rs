@@ -52,15 +52,15 @@ impl From<Priority> for u8 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueWishes {
-    /// Jobs of higher priority go first, and may push others off their device, through a checkpoint.
+    /// Urgency, 0 to 100. A job of higher priority goes first, and may take the device of a lower one, through a checkpoint.
     pub priority: Priority,
-    /// The group that it is watched, cancelled and ranked with.
+    /// The group with which the job is watched, cancelled and ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Name>,
-    /// Jobs that must have completed before it starts.
+    /// Ids of jobs that must complete before this one starts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<JobId>,
-    /// When it should have ended: it goes before others of its priority once it is late for that.
+    /// The time by which the job should end. Once it would be late, it goes before others of its priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
 }

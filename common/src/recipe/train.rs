@@ -36,12 +36,12 @@ impl Precision {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// The same to the end.
+    /// Level to the end.
     #[default]
     Constant,
-    /// Half a wave of the cosine, down to `lr_min_share` at the last step.
+    /// Half a cosine wave, down to `lr_min_share` at the last step.
     Cosine,
-    /// Warm-up, stable, decay: the same until the last `decay_share` of the steps, then straight down to `lr_min_share`.
+    /// Warm-up, stable, decay: level until the last `decay_share` of the steps, then a straight line down to `lr_min_share`.
     Wsd,
 }
 
@@ -55,20 +55,20 @@ pub struct RawTrainSpec {
     pub batch: u32,
     /// Tokens in each sequence.
     pub block: u32,
-    /// AdamW's learning rate at its highest.
+    /// AdamW's highest learning rate.
     pub lr: f64,
-    /// How it goes down from there.
+    /// The course of the learning rate after the warm-up.
     pub schedule: Schedule,
-    /// Steps in which it rises to `lr` in a straight line; 0: it starts there.
+    /// Steps of the straight rise to `lr`; 0: no rise.
     pub warmup_steps: u64,
-    /// What is left of it at the end, as a share; for `cosine` and `wsd`.
+    /// The last learning rate, as a share of `lr`; for `cosine` and `wsd`.
     pub lr_min_share: f64,
-    /// The last share of the steps, in which it falls; for `wsd`.
+    /// The share of the steps, at the end, in which the learning rate falls; for `wsd`.
     pub decay_share: f64,
-    /// Gradients whose norm over all weights is longer are cut to this length; 0: never.
+    /// The longest gradient, as a norm over all weights; a longer one is scaled down to it. 0: no limit.
     pub clip_norm: f64,
-    /// In how many parts, one after the other, the sequences of a step go through a GPU; the result is the same but for
-    /// rounding. A CPU takes them one by one in any case.
+    /// The parts in which the sequences of a step go through a GPU, one after the other; the result is the same but for
+    /// rounding. A CPU takes sequences one by one in any case.
     pub accumulate: u32,
     /// AdamW's decoupled weight decay, on all weights.
     pub weight_decay: f64,
@@ -78,7 +78,7 @@ pub struct RawTrainSpec {
     pub beta2: f64,
     /// AdamW's term against division by zero.
     pub epsilon: f64,
-    /// Start weights, batches and dropout follow from this and the step alone.
+    /// The source of all randomness: start weights, batches and dropout follow from it and the step alone.
     pub seed: u64,
     /// Arithmetic of the passes.
     pub precision: Precision,
@@ -88,17 +88,17 @@ pub struct RawTrainSpec {
     pub validate_every: u64,
     /// Share of the corpus, at its end, that is held out for validation.
     pub validation_share: f64,
-    /// Most windows of `block` bytes that a validation reads, from the start of the held-out part.
+    /// The most windows of `block` bytes in a validation, from the start of the held-out part.
     pub validation_windows: u32,
-    /// Decay of the weights' running mean, which is what is validated and served; 0: the weights themselves are.
+    /// Decay of the weights' running mean, which is validated and served in their place; 0: no running mean.
     pub ema_decay: f64,
-    /// Validations in a row without a gain after which the run ends; 0: it never ends early.
+    /// Validations in a row without a gain that end the run; 0: no early end.
     pub early_stop: u32,
-    /// What the validation loss must fall by, in nats per byte, to count as a gain.
+    /// The least fall of the validation loss, in nats per byte, that counts as a gain.
     pub early_stop_min_change: f64,
-    /// Whether a validation that is the best so far makes a checkpoint.
+    /// Whether each validation that is the best so far makes a checkpoint.
     pub checkpoint_best: bool,
-    /// Steps that each point of the training loss's curve is the mean of.
+    /// Steps in each point of the training loss's curve; the point is their mean.
     pub log_every: u64,
 }
 

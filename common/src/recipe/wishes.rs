@@ -16,16 +16,16 @@ pub type Labels = BTreeMap<Name, Name>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceWishes {
-    /// Kinds of device that will do; empty: any.
+    /// Allowed kinds of device; empty: all.
     pub kinds: Vec<DeviceKind>,
-    /// Names of nodes that will do; empty: any.
+    /// Allowed nodes, by name; empty: all.
     pub nodes: Vec<Name>,
-    /// Labels that the node must carry, each with this value.
+    /// Labels that the node must have, with these values.
     pub labels: Labels,
-    /// Names of nodes that will not do.
+    /// Excluded nodes, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Name>,
-    /// The least memory of the device, in bytes; 0: what is estimated from model and batch.
+    /// The device's least memory, in bytes; 0: estimated from model and batch.
     #[serde(skip_serializing_if = "is_zero")]
     pub memory_bytes_min: u64,
 }
@@ -39,12 +39,12 @@ const fn is_zero(number: &u64) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeSelector {
-    /// Every node of the fleet, also one that joins later.
+    /// Every node of the fleet, present and future.
     #[default]
     All,
     /// No node.
     None,
-    /// The nodes that carry all these labels.
+    /// The nodes with all these labels.
     Labels(Labels),
     /// These nodes.
     Nodes(Vec<NodeId>),
@@ -66,23 +66,23 @@ impl NodeSelector {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicateWhich {
-    /// Each one.
+    /// All of them.
     #[default]
     Each,
     /// Only the newest.
     Last,
-    /// Only the one of the lowest validation loss.
+    /// Only the one with the lowest validation loss.
     Best,
 }
 
-/// In which numbers nodes that only answer get a job's weights.
+/// The precision of the weights on nodes that only answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicaWeights {
-    /// As they were trained. A replica is then the whole checkpoint, and any attempt can go on from it.
+    /// As trained. A replica is the whole checkpoint, and any node can continue the job from it at once.
     #[default]
     F32,
-    /// Rounded to bf16, and nothing else: about a sixth of the bytes. Whoever goes on from it gets all of it first.
+    /// Rounded to bf16, without the optimizer: about a sixth of the bytes. A node that continues the job fetches the rest first.
     Bf16,
 }
 
@@ -97,11 +97,11 @@ impl ReplicaWeights {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicaPolicy {
-    /// The nodes that hold them.
+    /// The nodes that get the checkpoints.
     pub to: NodeSelector,
-    /// Which of them.
+    /// The checkpoints that they get.
     pub which: ReplicateWhich,
-    /// In which numbers; also for nodes to which a person pushes one.
+    /// The precision on nodes that only answer, also for a checkpoint that a person pushes.
     #[serde(skip_serializing_if = "ReplicaWeights::is_default")]
     pub weights: ReplicaWeights,
 }
@@ -111,10 +111,10 @@ pub struct ReplicaPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetainPolicy {
-    /// So many of the newest; none: all.
+    /// The number of newest checkpoints to keep; not set: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<NonZeroU32>,
-    /// Beside them each whose step is a multiple of this; 0: none. Without `last` it says nothing.
+    /// With `last`: keep also each checkpoint whose step is a multiple of this; 0: none.
     pub every: u64,
 }
 

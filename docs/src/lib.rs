@@ -1,0 +1,36 @@
+//! The pages of this repository as its tests read them, and the reference pages that are written from the code.
+//!
+//! Nothing that is shipped depends on this crate. `cargo xtask docs` writes the generated pages anew.
+
+mod page;
+mod source;
+mod table;
+
+use std::{env, fs, path::PathBuf};
+
+pub use page::{Page, pages};
+pub use source::Source;
+pub use table::tables;
+
+/// The variable that has [`assert_generated`] write a page instead of comparing it.
+const WRITE_VARIABLE: &str = "HATCHERY_DOCS_WRITE";
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Asserts that the page at `path`, from the root, is `text`; `cargo xtask docs` makes it so.
+pub fn assert_generated(path: &str, text: &str) {
+    let file = root().join(path);
+    if env::var_os(WRITE_VARIABLE).is_some() {
+        fs::write(&file, text).unwrap_or_else(|error| panic!("cannot write {path}: {error}"));
+        return;
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    let differs = found.lines().zip(text.lines()).find(|(found, text)| found != text);
+    assert!(
+        found == text,
+        "{path} is stale: run `cargo xtask docs` and commit it; first difference: {differs:?}"
+    );
+}
