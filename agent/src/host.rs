@@ -13,8 +13,8 @@ use hatchery_common::{
     node::Inventory,
     trainer::{Calibration, TrainerCommand},
 };
-use hatchery_proto::{
-    disk::blocking,
+use hatchery_net::{
+    blocking,
     transport::{Listener, Network, Tcp},
 };
 use tokio::net::TcpListener;

@@ -45,7 +45,7 @@ use hatchery_common::{
     node::{Inventory, TrainerState},
     tls::{CREDENTIALS_FILE, Credentials, JoinString, TlsError},
 };
-use hatchery_proto::client::{AgentsClient, CallError};
+use hatchery_proto::client::CallError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -144,7 +144,7 @@ pub async fn join_on(
     create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
     let (credentials, name, _) =
-        AgentsClient::join_over(platform.network(), join, &settings.wished_name(), &settings.labels).await?;
+        hatchery_net::join_over(platform.network(), join, &settings.wished_name(), &settings.labels).await?;
     credentials.save(&settings.state)?;
     Ok(Joined { credentials, name })
 }

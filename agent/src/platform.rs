@@ -9,7 +9,7 @@ use hatchery_common::{
     node::Inventory,
     trainer::{Calibration, TrainerCommand},
 };
-use hatchery_proto::transport::{Listener, Network};
+use hatchery_net::transport::{Listener, Network};
 
 use crate::{
     machine::availability::{AvailabilitySettings, Usage},

@@ -34,10 +34,8 @@ use hatchery_common::{
     tls::{Credentials, JoinString},
     trainer::{Calibration, Ending, Metrics},
 };
-use hatchery_proto::{
-    client::{AgentsClient, Answers, FleetClient},
-    transfer::BlobClient,
-};
+use hatchery_net::{Connect, transfer::BlobClient};
+use hatchery_proto::client::{AgentsClient, Answers, FleetClient};
 use safetensors::{Dtype, tensor::TensorView};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -194,7 +192,7 @@ struct StandIn {
 impl StandIn {
     async fn join(join: &str, called: &str, inventory: Inventory) -> Result<Self> {
         let string: JoinString = join.parse()?;
-        let (credentials, _, _) = AgentsClient::join(&string, &name(called), &Labels::new()).await?;
+        let (credentials, _, _) = hatchery_net::join(&string, &name(called), &Labels::new()).await?;
         let client = AgentsClient::connect(&credentials).await?;
         let (outgoing, messages) = mpsc::channel(16);
         outgoing.send(AgentMessage::Hello(Box::new(inventory))).await?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hatchery_common::tls::Credentials;
+use hatchery_net::Connect;
 use hatchery_proto::client::FleetClient;
 
 use crate::exit::{Code, Failure};

@@ -32,10 +32,8 @@ use hatchery_common::{
     tls::{Credentials, JoinString},
 };
 use hatchery_coordinator::{CoordinatorSettings, run};
-use hatchery_proto::{
-    client::{AgentsClient, CallError, FleetClient, TokenCall},
-    transfer::BlobClient,
-};
+use hatchery_net::{Connect, transfer::BlobClient};
+use hatchery_proto::client::{AgentsClient, CallError, FleetClient, TokenCall};
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot, watch},
@@ -267,7 +265,7 @@ async fn join(fleet: FleetClient, number: usize) -> Credentials {
     let (text, _) = fleet.create_token(&call).await.unwrap();
     let string: JoinString = text.parse().unwrap();
     let name = Name::from_lossy(&format!("node-{number}"));
-    AgentsClient::join(&string, &name, &Labels::new()).await.unwrap().0
+    hatchery_net::join(&string, &name, &Labels::new()).await.unwrap().0
 }
 
 /// Submits a job that is far from its end.

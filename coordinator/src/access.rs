@@ -13,7 +13,7 @@ use hatchery_common::{
     id::{CertificateId, Name, NodeId},
     tls::Role,
 };
-use hatchery_proto::transport::Peer;
+use hatchery_net::transport::Peer;
 use hatchery_scheduler::{Certificate, Cluster};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;

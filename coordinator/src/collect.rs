@@ -12,7 +12,7 @@ use std::{
 };
 
 use hatchery_common::{blob::BlobInfo, id::BlobId, time::BootTime, view::BlobsView};
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use hatchery_scheduler::Cluster;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;

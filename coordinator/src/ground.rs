@@ -2,8 +2,8 @@
 
 use std::{fmt::Debug, io, net::SocketAddr, path::Path, sync::Arc};
 
-use hatchery_proto::{
-    disk::blocking,
+use hatchery_net::{
+    blocking,
     transport::{Listener, Network, Tcp},
 };
 use tokio::{net::TcpListener, task::JoinHandle};

@@ -8,13 +8,14 @@ use hatchery_common::{
     time::Timestamp,
     tls::{self, Authority, TlsError},
 };
-use hatchery_proto::{
-    DESCRIPTORS,
-    disk::blocking,
-    services,
-    swarm::{PeerService, RateLimit, Shares},
+use hatchery_net::{
+    RateLimit, blocking,
+    swarm::{PeerService, Shares},
     transfer::BlobService,
     transport::{Listener, TlsIncoming, server_builder},
+};
+use hatchery_proto::{
+    DESCRIPTORS, services,
     v1::{
         agents_server::AgentsServer, blobs_server::BlobsServer, fleet_server::FleetServer,
         peers_server::PeersServer,

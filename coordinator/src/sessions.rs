@@ -14,10 +14,8 @@ use hatchery_common::{
     session::{AgentMessage, Assignment, CoordinatorMessage},
     swarm::{REVOKED_MAX, Revoked},
 };
-use hatchery_proto::{
-    disk::blocking,
-    v1::{SessionRequest, SessionResponse},
-};
+use hatchery_net::blocking;
+use hatchery_proto::v1::{SessionRequest, SessionResponse};
 use hatchery_scheduler::{Cluster, Request, assignment};
 use tokio::{
     sync::{Notify, mpsc, watch},

@@ -14,7 +14,7 @@ use hatchery_common::{
     swarm::{COORDINATOR, FetchPlan, PEER_ADDRESSES_MAX, PeerReach, PlannedParent, SwarmReport, Trouble},
     view::PeersView,
 };
-use hatchery_proto::{swarm::Shares, transport::Network};
+use hatchery_net::{swarm::Shares, transport::Network};
 use hatchery_swarm::{Direction, Plan, Random, Reach, Tracker};
 use tokio::{
     sync::Notify,

@@ -7,7 +7,7 @@ use hatchery_common::{
     id::{Epoch, JobId},
     view::{EventView, JobView},
 };
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use tokio::sync::watch::error::RecvError;
 use tonic::Status;
 

@@ -1,10 +1,8 @@
 //! What nodes say to one another: which pieces are asked for, and pieces with fewer bytes.
 
 use hatchery_common::blob::PieceSet;
-use hatchery_proto::{
-    swarm::{Squeezer, expand, wanted},
-    v1,
-};
+use hatchery_net::swarm::{Squeezer, expand, wanted};
+use hatchery_proto::v1;
 use hatchery_swarm::Wanted;
 use prost::Message;
 

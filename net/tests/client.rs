@@ -18,9 +18,9 @@ use hatchery_common::{
     session::{AgentMessage, CoordinatorMessage},
     tls::{Authority, Identity, JoinSecret, JoinString, Role},
 };
+use hatchery_net::{Connect, transfer::BlobClient};
 use hatchery_proto::{
     client::{AgentsClient, CallError, FleetClient, GenerateCall, TokenCall},
-    transfer::BlobClient,
     v1,
 };
 use support::server::{Server, authority, credentials};
@@ -313,7 +313,7 @@ async fn one_joins_with_a_key_of_ones_own_and_renews() {
         scope: Scope::Agent,
     };
     let name = Name::from_lossy("gpu-a");
-    let (credentials, given, joined) = AgentsClient::join(&join, &name, &Labels::new()).await.unwrap();
+    let (credentials, given, joined) = hatchery_net::join(&join, &name, &Labels::new()).await.unwrap();
     assert_eq!((given, joined), (name.clone(), Some(node)));
     assert_eq!(credentials.identity().unwrap().role, Role::Agent(node));
 
@@ -324,12 +324,12 @@ async fn one_joins_with_a_key_of_ones_own_and_renews() {
     AgentsClient::connect(&renewed).await.unwrap();
 
     join.secret = JoinSecret::random();
-    let error = AgentsClient::join(&join, &name, &Labels::new()).await.unwrap_err();
+    let error = hatchery_net::join(&join, &name, &Labels::new()).await.unwrap_err();
     assert_eq!(error, CallError::Denied("this join string has been used".into()));
 
     let folder = tempfile::tempdir().unwrap();
     join.authority = Authority::create_or_load(folder.path()).unwrap().key_hash();
-    let error = AgentsClient::join(&join, &name, &Labels::new()).await.unwrap_err();
+    let error = hatchery_net::join(&join, &name, &Labels::new()).await.unwrap_err();
     assert!(error.to_string().contains("is not the coordinator that was meant"), "{error}");
 }
 

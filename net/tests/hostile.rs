@@ -10,10 +10,13 @@ use hatchery_common::{
     blob::{BLOB_BYTES_MAX, BlobError, BlobLimits, BlobStore, PIECE_BYTES_MAX, PieceManifest},
     id::BlobId,
 };
-use hatchery_proto::{
-    services,
+use hatchery_net::{
+    Connect,
     transfer::{BlobClient, BlobService, TransferError},
-    transport::{BULK_MESSAGE_BYTES_MAX, Profile, connect},
+    transport::{Profile, connect},
+};
+use hatchery_proto::{
+    services::{self, BULK_MESSAGE_BYTES_MAX},
     v1::{
         GetRequest, GetResponse, HaveRequest, HaveResponse, Piece, PieceRange, PutRequest, PutResponse,
         blobs_client::BlobsClient, blobs_server::Blobs, get_response, put_request::Part,

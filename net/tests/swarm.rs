@@ -17,11 +17,14 @@ use hatchery_common::{
     swarm::{COORDINATOR, FetchPlan, PlannedParent, Trouble},
     tls::{Identity, Role},
 };
-use hatchery_proto::{
-    services,
-    swarm::{Exchange, FetchError, PeerService, RateLimit, Shares},
+use hatchery_net::{
+    Connect, RateLimit,
+    swarm::{Exchange, FetchError, PeerService, Shares},
     transfer::{BlobClient, BlobService},
-    transport::{BULK_MESSAGE_BYTES_MAX, Profile, Tcp, connect_to},
+    transport::{Profile, Tcp, connect_to},
+};
+use hatchery_proto::{
+    services::{self, BULK_MESSAGE_BYTES_MAX},
     v1::{self, peers_client::PeersClient, peers_server::Peers, to_child, to_parent},
 };
 use hatchery_swarm::{Random, Reach, Tracker};

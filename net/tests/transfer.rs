@@ -7,16 +7,15 @@ use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
 use hatchery_common::{
     blob::{BlobError, BlobLimits, BlobStore, PieceManifest},
-    dataset::{DatasetError, scan},
+    dataset::{DatasetError, HashError, hash_scan, scan},
     id::{BlobId, Name},
     recipe::DataSpec,
 };
-use hatchery_proto::{
-    client::CallError,
-    services,
-    swarm::RateLimit,
-    transfer::{BlobClient, BlobService, HashError, TransferError, hash_scan},
+use hatchery_net::{
+    Connect, RateLimit,
+    transfer::{BlobClient, BlobService, TransferError},
 };
+use hatchery_proto::{client::CallError, services};
 use support::{
     proxy::Proxy,
     server::{Server, credentials},

@@ -17,10 +17,11 @@ use hatchery_common::{
     id::{Name, NodeId},
     tls::{Authority, Identity, Role, client_config, client_config_pinned, install_provider, server_config},
 };
-use hatchery_proto::transport::{
+use hatchery_net::transport::{
     ConnectError, Connection, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Listener, Peer, Profile, TlsIncoming,
-    connect, connect_error, server_builder,
+    connect, server_builder,
 };
+use hatchery_proto::client::connect_error;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},

@@ -1,16 +1,11 @@
-//! The wire: generated messages and services, their conversion to and from domain types, and the connections that
-//! carry them. Nothing else knows prost.
+//! The wire: generated messages and services, their conversion to and from domain types, typed clients over a channel
+//! that stands, and servers with the limits of their messages. Nothing else knows prost; connections are `hatchery-net`'s.
 
 #![warn(missing_docs)]
 
 pub mod client;
 pub mod convert;
-pub mod disk;
-mod rate;
 pub mod services;
-pub mod swarm;
-pub mod transfer;
-pub mod transport;
 
 /// The generated code of `hatchery/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

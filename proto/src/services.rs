@@ -1,11 +1,13 @@
-//! The services with the house's limits on messages, for whoever serves them.
+//! The services with the limits of their messages, for whoever serves them.
 
-use hatchery_common::field::FieldError;
+use hatchery_common::{
+    blob::{MANIFEST_BYTES_MAX, PIECE_BYTES_MAX},
+    field::FieldError,
+};
 use tonic::Status;
 
 use crate::{
     convert::DATASET_MANIFEST_BYTES_MAX,
-    transport::{BULK_MESSAGE_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX},
     v1::{
         agents_server::{Agents, AgentsServer},
         blobs_server::{Blobs, BlobsServer},
@@ -14,6 +16,11 @@ use crate::{
     },
 };
 
+/// Largest message of the services for people and for agents, in and out; a piece manifest fits in.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Largest message of the service for blobs, in and out: one piece, and some room for what goes with it.
+pub const BULK_MESSAGE_BYTES_MAX: usize = PIECE_BYTES_MAX as usize + (64 << 10);
+const _: () = assert!(MANIFEST_BYTES_MAX < CONTROL_MESSAGE_BYTES_MAX, "a manifest fits in one message");
 /// Largest message that carries a dataset's manifest or a list of anything.
 pub const LARGE_MESSAGE_BYTES_MAX: usize = DATASET_MANIFEST_BYTES_MAX + (64 << 10);
 

@@ -12,7 +12,7 @@ use hatchery_coordinator::{
     Ground, StoreQueue,
     store::{Event, SqliteStore, Store, StoreError},
 };
-use hatchery_proto::transport::{Listener, Network};
+use hatchery_net::transport::{Listener, Network};
 use hatchery_scheduler::{Change, Cluster};
 use tokio::{task::JoinHandle, time::sleep};
 

@@ -18,7 +18,7 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     trainer::{AttemptOrder, Calibration, TrainerCommand},
 };
-use hatchery_proto::transport::{Listener, Network};
+use hatchery_net::transport::{Listener, Network};
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, io, net::SocketAddr};
 
-use hatchery_proto::transport::{ConnectError, Connection, Listener, Network};
+use hatchery_net::transport::{ConnectError, Connection, Listener, Network};
 use turmoil::net::{TcpListener, TcpStream};
 
 /// The way through the simulated network.

@@ -24,10 +24,8 @@ use hatchery_common::{
     },
     tls::{Credentials, JoinString},
 };
-use hatchery_proto::{
-    client::{CallError, FleetClient, TokenCall},
-    transfer::BlobClient,
-};
+use hatchery_net::{Connect, transfer::BlobClient};
+use hatchery_proto::client::{CallError, FleetClient, TokenCall};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     task::JoinSet,

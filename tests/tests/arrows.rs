@@ -8,14 +8,18 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
     ("hatchery-swarm", &["hatchery-common"]),
-    ("hatchery-proto", &["hatchery-common", "hatchery-swarm"]),
+    ("hatchery-proto", &["hatchery-common"]),
+    ("hatchery-net", &["hatchery-common", "hatchery-proto", "hatchery-swarm"]),
     ("hatchery-bdh", &["hatchery-common"]),
-    ("hatchery-coordinator", &["hatchery-common", "hatchery-proto", "hatchery-scheduler", "hatchery-swarm"]),
-    ("hatchery-agent", &["hatchery-bdh", "hatchery-common", "hatchery-proto"]),
+    (
+        "hatchery-coordinator",
+        &["hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-scheduler", "hatchery-swarm"],
+    ),
+    ("hatchery-agent", &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto"]),
     ("hatchery-trainer", &["hatchery-bdh", "hatchery-common", "hatchery-trainer-shim"]),
     ("hatchery-trainer-shim", &[]),
     (
@@ -26,6 +30,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "hatchery-common",
             "hatchery-coordinator",
             "hatchery-docs",
+            "hatchery-net",
             "hatchery-proto",
         ],
     ),
@@ -35,12 +40,16 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "hatchery-agent",
             "hatchery-common",
             "hatchery-coordinator",
+            "hatchery-net",
             "hatchery-proto",
             "hatchery-scheduler",
         ],
     ),
     ("hatchery-tests", &["hatchery-common"]),
-    ("hatchery-fuzz", &["hatchery-bdh", "hatchery-common", "hatchery-proto", "hatchery-swarm"]),
+    (
+        "hatchery-fuzz",
+        &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-swarm"],
+    ),
     ("hatchery-docs", &["hatchery-common"]),
     ("xtask", &["hatchery-docs"]),
 ];
@@ -53,6 +62,7 @@ const KEPT_OUT: [(&str, &[&str]); 7] = [
         "prost",
         &[
             "hatchery-proto",
+            "hatchery-net",
             "hatchery-coordinator",
             "hatchery-agent",
             "hatchery-cli",
@@ -64,6 +74,7 @@ const KEPT_OUT: [(&str, &[&str]); 7] = [
         "tokio",
         &[
             "hatchery-proto",
+            "hatchery-net",
             "hatchery-coordinator",
             "hatchery-agent",
             "hatchery-cli",

@@ -21,7 +21,8 @@ use hatchery_common::{
     time::BootTime,
     trainer::{AttemptOrder, Ending, FailureCause, Progress, TrainerCommand, TrainerEvent, Validation},
 };
-use hatchery_proto::{client::CallError, swarm::RateLimit};
+use hatchery_net::RateLimit;
+use hatchery_proto::client::CallError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;

@@ -23,7 +23,8 @@ use hatchery_common::{
     session::AssignedAttempt,
     trainer::Metrics,
 };
-use hatchery_proto::{client::CallError, disk::blocking, transfer::TransferError};
+use hatchery_net::{blocking, transfer::TransferError};
+use hatchery_proto::client::CallError;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::{

@@ -24,7 +24,7 @@ use hatchery_common::{
     time::BootTime,
     trainer::{Ending, FailureCause},
 };
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 

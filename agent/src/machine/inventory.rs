@@ -7,7 +7,7 @@ use hatchery_common::{
     node::{Inventory, NodeDevice, TrainerState},
     trainer::{DoctorReport, TrainerDevice},
 };
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use rustix::fs::statvfs;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 

@@ -1,6 +1,6 @@
 //! The node among others: large blobs come from whoever has pieces of them, and go to whoever wants some.
 //!
-//! What is fetched and served is `hatchery_proto::swarm`'s; here it is tied to the session: the coordinator is told what is
+//! What is fetched and served is `hatchery_net::swarm`'s; here it is tied to the session: the coordinator is told what is
 //! here and what is wanted, and its plans are passed on. Without a session, the plans that came before go on.
 
 mod server;
@@ -15,7 +15,10 @@ use hatchery_common::{
     swarm::{PeerReach, SWARM_BLOBS_MAX, SwarmReport, Trouble},
     tls::Credentials,
 };
-use hatchery_proto::swarm::{Exchange, PeerService, RateLimit, Shares};
+use hatchery_net::{
+    RateLimit,
+    swarm::{Exchange, PeerService, Shares},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},

@@ -10,11 +10,11 @@ use hatchery_common::{
     swarm::PeerReach,
     tls::{self, Credentials},
 };
-use hatchery_proto::{
-    services,
+use hatchery_net::{
     swarm::PeerService,
     transport::{TlsIncoming, server_builder},
 };
+use hatchery_proto::services;
 use tokio::{net::lookup_host, sync::watch, time::timeout};
 
 use super::PeerSettings;

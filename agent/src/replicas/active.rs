@@ -12,7 +12,7 @@ use hatchery_common::{
     id::{CheckpointId, JobId},
     time::BootTime,
 };
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use tokio::sync::oneshot;
 
 /// The file in the agent's folder.

@@ -14,7 +14,7 @@ use hatchery_common::{
     durable::{self, FileError},
     id::{BlobId, DatasetId},
 };
-use hatchery_proto::{disk::blocking, swarm::RateLimit};
+use hatchery_net::{RateLimit, blocking};
 
 use super::{
     error::{CorpusError, FetchError},

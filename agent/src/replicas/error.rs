@@ -1,7 +1,8 @@
 //! Why a checkpoint or a dataset cannot be had, and whether trying again helps.
 
 use hatchery_common::{blob::BlobError, durable::FileError, field::FieldError, trainer::FailureCause};
-use hatchery_proto::{client::CallError, swarm::FetchError as SwarmError, transfer::TransferError};
+use hatchery_net::{swarm::FetchError as SwarmError, transfer::TransferError};
+use hatchery_proto::client::CallError;
 
 use super::store::CheckpointStoreError;
 

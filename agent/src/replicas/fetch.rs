@@ -10,9 +10,9 @@ use hatchery_common::{
     checkpoint::{CheckpointManifest, ReplicaForm},
     id::{BlobId, CheckpointId},
 };
-use hatchery_proto::{
-    disk::blocking,
-    swarm::{FetchError as SwarmError, RateLimit, SWARM_SIZE_BYTES_MIN},
+use hatchery_net::{
+    RateLimit, blocking,
+    swarm::{FetchError as SwarmError, SWARM_SIZE_BYTES_MIN},
 };
 
 use super::{error::FetchError, keyed_locks::KeyedLocks, store::CheckpointStore};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hatchery_common::{checkpoint::ReplicaForm, id::CheckpointId, session::ReplicaState};
-use hatchery_proto::{client::CallError, swarm::RateLimit};
+use hatchery_net::RateLimit;
+use hatchery_proto::client::CallError;
 use tokio::sync::mpsc;
 
 use super::{fetch::Fetcher, models::Models, repair, self_test::SelfTester};

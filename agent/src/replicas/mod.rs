@@ -34,7 +34,7 @@ use hatchery_common::{
     session::{Assignment, REPLICAS_MAX, ReplicaReport, ReplicaState},
     time::BootTime,
 };
-use hatchery_proto::{disk::blocking, swarm::RateLimit};
+use hatchery_net::{RateLimit, blocking};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 

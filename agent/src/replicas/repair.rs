@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use hatchery_common::{blob::BlobError, id::CheckpointId};
-use hatchery_proto::{disk::blocking, transfer::TransferError};
+use hatchery_net::{blocking, transfer::TransferError};
 use tokio::{sync::watch, time::Instant};
 
 use super::fetch::Fetcher;

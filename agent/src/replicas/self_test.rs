@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use hatchery_bdh::{Engine, Model, SamplingParams, Session, Window};
 use hatchery_common::self_test::{SELF_TEST_BYTES, SELF_TEST_PROMPT, SelfTest};
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use tokio::sync::Semaphore;
 
 /// By how much the logarithm of a probability may differ between machines, which round otherwise.

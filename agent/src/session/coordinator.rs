@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use hatchery_proto::{client::AgentsClient, transfer::BlobClient};
+use hatchery_net::transfer::BlobClient;
+use hatchery_proto::client::AgentsClient;
 use tokio::sync::watch;
 
 use super::backoff::Backoff;

@@ -13,11 +13,8 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     tls::{Credentials, validity},
 };
-use hatchery_proto::{
-    client::{AgentsClient, CallError},
-    transfer::BlobClient,
-    transport::Network,
-};
+use hatchery_net::{Connect, transfer::BlobClient, transport::Network};
+use hatchery_proto::client::{AgentsClient, CallError};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,

@@ -23,10 +23,12 @@ use hatchery_common::{
     },
     tls::{Authority, Credentials, Identity, Role, install_provider, server_config},
 };
-use hatchery_proto::{
-    convert, services,
+use hatchery_net::{
     transfer::BlobService,
     transport::{TlsIncoming, server_builder},
+};
+use hatchery_proto::{
+    convert, services,
     v1::{self, agents_server::Agents},
 };
 use tokio::{

@@ -16,7 +16,7 @@ use hatchery_agent::{
     trainer::{answerer::AnswererProcess, stderr_log::StderrLog, tool::TrainerToolError},
 };
 use hatchery_common::{device::Device, node::Inventory, trainer::Calibration};
-use hatchery_proto::transport::Network;
+use hatchery_net::transport::Network;
 
 #[derive(Clone, Debug, Default)]
 pub struct Owner(Arc<AtomicBool>);

@@ -1,7 +1,7 @@
 //! `login`, `token`, `certificate`: who may do what.
 
 use hatchery_common::{access::Scope, durable, id::Name, recipe::Labels, tls::JoinString};
-use hatchery_proto::client::{AgentsClient, TokenCall};
+use hatchery_proto::client::TokenCall;
 use serde_json::json;
 
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) async fn login(args: LoginArgs, home: &Home, output: Output) -> Outco
         Some(name) => Name::new("--name", &name).map_err(Failure::usage)?,
         None => Name::from_lossy(&std::env::var("USER").unwrap_or_else(|_| "operator".to_owned())),
     };
-    let (credentials, name, _) = AgentsClient::join(&join, &name, &Labels::default()).await?;
+    let (credentials, name, _) = hatchery_net::join(&join, &name, &Labels::default()).await?;
     durable::create_folder(&home.client()).map_err(Failure::failed)?;
     credentials.save(&home.client()).map_err(Failure::failed)?;
     output.print(&json!({ "name": name, "addresses": credentials.addresses }), |_| {

@@ -15,6 +15,7 @@ use hatchery_common::{
     tls::{Credentials, KeyHash},
 };
 use hatchery_coordinator::{CoordinatorSettings, Ready};
+use hatchery_net::Connect;
 use hatchery_proto::client::{FleetClient, TokenCall};
 use tokio::{signal::unix, sync::oneshot};
 use tokio_util::sync::CancellationToken;

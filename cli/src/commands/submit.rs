@@ -9,7 +9,8 @@ use hatchery_common::{
     time::Timestamp,
     view::{CheckpointView, JobView},
 };
-use hatchery_proto::{client::FleetClient, transfer};
+use hatchery_net::{Connect, transfer::BlobClient};
+use hatchery_proto::client::FleetClient;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{checkpoints::parse_selector, grid, jobs, placement, watch};
@@ -279,12 +280,12 @@ async fn upload(
     let name = name.clone();
     let (files, total_bytes) = (scan.files.len(), scan.corpus_bytes());
     let hashed =
-        tokio::task::spawn_blocking(move || transfer::hash_scan(&scan, &name, |bytes| progress.inc(bytes)))
+        tokio::task::spawn_blocking(move || dataset::hash_scan(&scan, &name, |bytes| progress.inc(bytes)))
             .await;
     let (manifest, sources): (DatasetManifest, _) =
         hashed.map_err(Failure::failed)?.map_err(Failure::usage)?;
     bar.finish_and_clear();
-    let bulk = transfer::BlobClient::connect(&home.credentials()?).await?;
+    let bulk = BlobClient::connect(&home.credentials()?).await?;
     let bar = self::bar(output, manifest.corpus_bytes(), "sending");
     let sent = bulk.put_files(&sources, |bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();

@@ -6,12 +6,8 @@ use std::{
     path::PathBuf,
 };
 
-use hatchery_common::{
-    blob::PieceManifest,
-    dataset::{DatasetError, DatasetFile, DatasetManifest, Scan, SourceFile},
-    field::FieldError,
-    id::Name,
-};
+use super::{DatasetError, DatasetFile, DatasetManifest, Scan, SourceFile};
+use crate::{blob::PieceManifest, field::FieldError, id::Name};
 
 /// Why files cannot become a dataset.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +20,8 @@ pub enum HashError {
     Manifest(#[from] FieldError),
 }
 
-/// Reads every file once, and gives the dataset's manifest and what [`BlobClient::put_files`](super::BlobClient::put_files)
-/// needs. `on_bytes` hears how many more bytes were read. This waits for the disk: call it off a runtime's threads.
+/// Reads every file once, and gives the dataset's manifest and the files with their pieces, as they are sent.
+/// `on_bytes` hears how many more bytes were read. This waits for the disk: call it off a runtime's threads.
 pub fn hash_scan(
     scan: &Scan,
     name: &Name,

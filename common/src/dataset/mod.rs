@@ -3,9 +3,11 @@
 //! The corpus is the files' bytes in the order of their paths (compared byte by byte), joined by [`SEPARATOR`]. A
 //! dataset of one file is that file's bytes and nothing else.
 
+mod hash;
 mod manifest;
 mod scan;
 
+pub use hash::{HashError, hash_scan};
 pub use manifest::{DatasetFile, DatasetManifest};
 pub use scan::{DatasetError, Scan, SourceFile, scan};
 

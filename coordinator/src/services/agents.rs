@@ -10,7 +10,8 @@ use hatchery_common::{
     self_test::SelfTest,
     tls::{Identity, JoinSecret, Role},
 };
-use hatchery_proto::{convert, transport::Peer, v1};
+use hatchery_net::transport::Peer;
+use hatchery_proto::{convert, v1};
 use hatchery_scheduler::{Certificate, Outcome, Rejected, Request as Change};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

@@ -8,11 +8,8 @@ use hatchery_common::{
     recipe::Labels,
     tls::{Authority, Credentials, Identity, JoinString, Role, client_config, client_config_pinned},
 };
-use hatchery_proto::{
-    DESCRIPTORS,
-    client::AgentsClient,
-    transport::{Profile, connect},
-};
+use hatchery_net::transport::{Profile, connect};
+use hatchery_proto::DESCRIPTORS;
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -174,9 +171,9 @@ async fn a_stranger_is_known_by_its_key_before_a_word_is_said() {
     let mut string: JoinString = text.parse().unwrap();
     let good = string.addresses.clone();
     string.addresses = vec![impostor.address()];
-    let error = soon(AgentsClient::join(&string, &name("box"), &Labels::new())).await.unwrap_err();
+    let error = soon(hatchery_net::join(&string, &name("box"), &Labels::new())).await.unwrap_err();
     assert!(matches!(error, hatchery_proto::client::CallError::Denied(_)), "{error:?}");
     assert!(client_config_pinned(string.authority).is_ok());
     string.addresses = good;
-    soon(AgentsClient::join(&string, &name("box"), &Labels::new())).await.unwrap();
+    soon(hatchery_net::join(&string, &name("box"), &Labels::new())).await.unwrap();
 }

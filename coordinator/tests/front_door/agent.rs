@@ -20,10 +20,8 @@ use hatchery_common::{
     trainer::{Calibration, Ending, Metrics},
     view::JobView,
 };
-use hatchery_proto::{
-    client::{AgentsClient, Answers, CallError, TokenCall},
-    transfer::BlobClient,
-};
+use hatchery_net::{Connect, transfer::BlobClient};
+use hatchery_proto::client::{AgentsClient, Answers, CallError, TokenCall};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,7 +37,7 @@ pub(crate) async fn join(house: &House, scope: Scope, called: &str) -> (Credenti
     let (text, _) = soon(house.fleet().await.create_token(&token(scope))).await.unwrap();
     let string: JoinString = text.parse().unwrap();
     let (credentials, given, node) =
-        soon(AgentsClient::join(&string, &name(called), &Labels::new())).await.unwrap();
+        soon(hatchery_net::join(&string, &name(called), &Labels::new())).await.unwrap();
     assert_eq!(given, name(called));
     (credentials, node)
 }

@@ -283,7 +283,7 @@ async fn a_newer_session_ends_the_older_and_a_session_begins_with_hello() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_does_not_fit_is_told_by_field() {
-    use hatchery_proto::transport::{Profile, connect};
+    use hatchery_net::transport::{Profile, connect};
     let house = House::start().await;
     let agent = Agent::join(&house, "box").await;
     let config = agent.credentials.client_config().unwrap();

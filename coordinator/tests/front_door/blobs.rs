@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hatchery_common::blob::{BlobLimits, BlobStore};
-use hatchery_proto::transfer::BlobClient;
+use hatchery_net::{Connect, transfer::BlobClient};
 
 use crate::house::{House, soon};
 

@@ -7,7 +7,7 @@ use hatchery_common::{
     id::{BlobId, RequestId},
     recipe::RetainPolicy,
 };
-use hatchery_proto::transfer::BlobClient;
+use hatchery_net::{Connect, transfer::BlobClient};
 
 use crate::{
     agent::Agent,

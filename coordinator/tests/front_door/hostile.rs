@@ -11,12 +11,12 @@ use hatchery_common::{
     checkpoint::{CheckpointFile, CheckpointManifest, SERVING_FILE},
     id::Epoch,
 };
-use hatchery_proto::{
-    convert,
+use hatchery_net::{
+    Connect,
     transfer::BlobClient,
     transport::{Profile, connect},
-    v1,
 };
+use hatchery_proto::{convert, v1};
 use serde_json::{Value, json};
 use tonic::Code;
 

@@ -15,10 +15,8 @@ use hatchery_common::{
     view::JobView,
 };
 use hatchery_coordinator::{CoordinatorSettings, Ready, RunError, run};
-use hatchery_proto::{
-    client::{Answers, CallError, FleetClient},
-    transfer::BlobClient,
-};
+use hatchery_net::{Connect, transfer::BlobClient};
+use hatchery_proto::client::{Answers, CallError, FleetClient};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

@@ -22,7 +22,7 @@ fn spec_of(request: &mut v1::SubmitJobRequest, change: impl FnOnce(&mut v1::JobS
 
 /// A client without the checks of the house's own.
 async fn raw_fleet(house: &House) -> v1::fleet_client::FleetClient<Channel> {
-    use hatchery_proto::transport::{Profile, connect};
+    use hatchery_net::transport::{Profile, connect};
     let credentials = house.credentials();
     let config = credentials.client_config().unwrap();
     let channel = soon(connect(&credentials.addresses, config, Profile::Control)).await.unwrap();

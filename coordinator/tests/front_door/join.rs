@@ -6,6 +6,7 @@ use hatchery_common::{
     recipe::Labels,
     tls::{Identity, JoinString, Role},
 };
+use hatchery_net::Connect;
 use hatchery_proto::client::{AgentsClient, CallError, FleetClient};
 
 use crate::{
@@ -24,10 +25,10 @@ async fn a_join_string_is_good_once() {
     let string: JoinString = text.parse().unwrap();
     assert_eq!(string.addresses, [house.address()]);
     let labels = Labels::from([(name("os"), name("linux"))]);
-    let (credentials, given, node) = soon(AgentsClient::join(&string, &name("mine"), &labels)).await.unwrap();
+    let (credentials, given, node) = soon(hatchery_net::join(&string, &name("mine"), &labels)).await.unwrap();
     assert_eq!(given.as_str(), "attic", "the string's name comes first");
     assert_eq!(credentials.identity().unwrap().role, Role::Agent(node.unwrap()));
-    let error = soon(AgentsClient::join(&string, &name("again"), &labels)).await.unwrap_err();
+    let error = soon(hatchery_net::join(&string, &name("again"), &labels)).await.unwrap_err();
     assert!(
         matches!(&error, CallError::Denied(text) if text.contains("unknown, used or expired")),
         "{error:?}"
@@ -39,7 +40,7 @@ async fn a_join_string_is_good_once() {
     let (_, twin) = join(&house, Scope::Viewer, "eve").await;
     assert_eq!(twin, None);
     let second = soon(fleet.create_token(&wish)).await.unwrap().0.parse().unwrap();
-    let (_, given, _) = soon(AgentsClient::join(&second, &name("x"), &labels)).await.unwrap();
+    let (_, given, _) = soon(hatchery_net::join(&second, &name("x"), &labels)).await.unwrap();
     assert_eq!(given.as_str(), "attic-2", "names of nodes are unique");
     let mut short = token(Scope::Agent);
     short.valid = Some(std::time::Duration::from_secs(5));

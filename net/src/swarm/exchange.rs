@@ -16,8 +16,8 @@ use hatchery_common::{
 };
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{FetchError, RateLimit, Shares, fetch::Fetch, pool::Pool};
-use crate::{transfer::BlobClient, transport::Network};
+use super::{FetchError, Shares, fetch::Fetch, pool::Pool};
+use crate::{RateLimit, transfer::BlobClient, transport::Network};
 
 /// What a node fetches from others. Clones share it.
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use hatchery_common::{
     id::{BlobId, NodeId},
     swarm::{FetchPlan, PlannedParent, Trouble, Wait},
 };
+use hatchery_proto::v1::{self, to_parent};
 use hatchery_swarm::{Arrival, Random, Receiver, Step, ToParent};
 use tokio::{
     sync::{mpsc, watch},
@@ -23,17 +24,13 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    EVENTS_AHEAD, HOLDER_WITHIN, PIECE_WITHIN, PLAN_WITHIN, RateLimit, SLOT_WITHIN, Shares,
+    EVENTS_AHEAD, HOLDER_WITHIN, PIECE_WITHIN, PLAN_WITHIN, SLOT_WITHIN, Shares,
     parent::{self, Heard, Line, ParentNumber, named},
     pool::Pool,
     share::{Held, Share},
     wire,
 };
-use crate::{
-    disk::blocking,
-    transfer::BlobClient,
-    v1::{self, to_parent},
-};
+use crate::{RateLimit, blocking, transfer::BlobClient};
 
 /// How long the coordinator, or a parent, may take to give a manifest.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(5);

@@ -19,7 +19,6 @@ mod wire;
 
 use std::time::Duration;
 
-pub use crate::rate::RateLimit;
 pub use exchange::Exchange;
 pub use fetch::FetchError;
 pub use service::PeerService;

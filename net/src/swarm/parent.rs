@@ -7,6 +7,10 @@ use hatchery_common::{
     id::{BlobId, NodeId},
     swarm::PlannedParent,
 };
+use hatchery_proto::{
+    services::BULK_MESSAGE_BYTES_MAX,
+    v1::{self, peers_client::PeersClient, to_child, to_parent},
+};
 use hatchery_swarm::AskId;
 use tokio::{
     sync::mpsc,
@@ -16,14 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    HAVE_WITHIN, REDIAL_FIRST, REDIAL_LONGEST, RateLimit, TO_PARENT_AHEAD, pool::Pool, share::Held, squeeze,
-    wire,
+    HAVE_WITHIN, REDIAL_FIRST, REDIAL_LONGEST, TO_PARENT_AHEAD, pool::Pool, share::Held, squeeze, wire,
 };
-use crate::{
-    disk::blocking,
-    transport::BULK_MESSAGE_BYTES_MAX,
-    v1::{self, peers_client::PeersClient, to_child, to_parent},
-};
+use crate::{RateLimit, blocking};
 
 /// What is heard of a parent.
 #[derive(Debug)]

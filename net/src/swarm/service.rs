@@ -12,6 +12,10 @@ use hatchery_common::{
     swarm::COORDINATOR,
     tls::Role,
 };
+use hatchery_proto::{
+    services::invalid,
+    v1::{self, peers_server::Peers, to_child, to_parent},
+};
 use hatchery_swarm::AskId;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -26,13 +30,7 @@ use super::{
     share::{Child, Turn},
     wire,
 };
-use crate::{
-    disk::blocking,
-    services::invalid,
-    transfer::status_of,
-    transport::Peer,
-    v1::{self, peers_server::Peers, to_child, to_parent},
-};
+use crate::{blocking, transfer::status_of, transport::Peer};
 
 /// Serves pieces to the nodes of the fleet.
 #[derive(Clone, Debug)]

@@ -23,8 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{RateLimit, SENDS_AHEAD, squeeze::Squeezer};
-use crate::disk::blocking;
+use super::{SENDS_AHEAD, squeeze::Squeezer};
+use crate::{RateLimit, blocking};
 
 /// So many children must have had several pieces for the uplink to count as busy.
 const BUSY_CHILDREN: usize = 3;

@@ -1,9 +1,8 @@
 //! What a child and a parent say to one another, in the wire's messages.
 
 use hatchery_common::{blob::PieceSet, field::FieldError};
+use hatchery_proto::v1::{self, ask, to_child, to_parent};
 use hatchery_swarm::{AskId, ToParent, Wanted};
-
-use crate::v1::{self, ask, to_child, to_parent};
 
 /// A child's message in the wire's form.
 pub(super) fn to_parent(message: &ToParent) -> v1::ToParent {

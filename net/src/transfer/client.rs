@@ -1,17 +1,17 @@
 //! The client for blobs.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
-use hatchery_common::{id::BlobId, tls::Credentials};
+use hatchery_common::id::BlobId;
+use hatchery_proto::{
+    client::answer,
+    services::BULK_MESSAGE_BYTES_MAX,
+    v1::{HaveRequest, blobs_client},
+};
 use tonic::transport::Channel;
 
 use super::{HAVE_BLOBS_MAX, TransferError};
-use crate::{
-    client::{CallError, answer, open},
-    rate::RateLimit,
-    transport::{BULK_MESSAGE_BYTES_MAX, Network, Profile, Tcp},
-    v1::{HaveRequest, blobs_client},
-};
+use crate::{Connect, RateLimit, transport::Profile};
 
 /// Moves blobs, on a connection of its own. Cheap to clone; it finds the other side again by itself after the connection
 /// was lost.
@@ -25,28 +25,18 @@ pub struct BlobClient {
     limit: RateLimit,
 }
 
-impl BlobClient {
-    /// Connects; an error says why not.
-    pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
-        Self::connect_over(Arc::new(Tcp), credentials).await
-    }
+impl Connect for BlobClient {
+    const PROFILE: Profile = Profile::Bulk;
 
-    /// The same over another network than the system's.
-    pub async fn connect_over(
-        network: Arc<dyn Network>,
-        credentials: &Credentials,
-    ) -> Result<Self, CallError> {
-        Ok(Self::over(open(network, credentials, Profile::Bulk).await?))
-    }
-
-    /// Uses a connection of [`Profile::Bulk`] that stands.
-    pub fn over(channel: Channel) -> Self {
+    fn over(channel: Channel) -> Self {
         let client = blobs_client::BlobsClient::new(channel)
             .max_decoding_message_size(BULK_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(BULK_MESSAGE_BYTES_MAX);
         Self { client, limit: RateLimit::new(None) }
     }
+}
 
+impl BlobClient {
     /// The same connection, over which blobs are fetched no faster than this, all who share the limit together.
     #[must_use]
     pub fn limited_to(mut self, limit: RateLimit) -> Self {

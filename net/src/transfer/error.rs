@@ -6,9 +6,8 @@ use hatchery_common::{
     blob::{BlobError, ManifestError},
     durable::FileError,
 };
+use hatchery_proto::client::CallError;
 use tonic::Status;
-
-use crate::client::CallError;
 
 /// What can go wrong with a transfer. What was transferred until then is kept.
 #[derive(Debug, thiserror::Error)]

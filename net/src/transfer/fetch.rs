@@ -6,22 +6,20 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use hatchery_common::{
     blob::{BlobError, BlobStore, PieceManifest},
     id::BlobId,
 };
-use prost::bytes::Bytes;
+use hatchery_proto::v1::{GetRequest, GetResponse, Piece, get_response};
 use tonic::Streaming;
 
 use super::{
     BlobClient, FETCHES_AT_ONCE, GATHERED_BYTES_MAX, TransferError,
     writing::{Step, Writing, range_bytes},
 };
-use crate::{
-    disk::blocking,
-    v1::{GetRequest, GetResponse, Piece, get_response},
-};
+use crate::blocking;
 
 /// Blobs of one piece that are made durable together.
 const GATHERED: usize = GATHERED_BYTES_MAX / hatchery_common::blob::PIECE_BYTES_MIN as usize;

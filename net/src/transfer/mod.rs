@@ -5,7 +5,6 @@
 //! Blobs of one piece are gathered and made durable together.
 
 mod client;
-mod dataset;
 mod error;
 mod fetch;
 mod receive;
@@ -14,7 +13,6 @@ mod service;
 mod writing;
 
 pub use client::BlobClient;
-pub use dataset::{HashError, hash_scan};
 pub use error::TransferError;
 pub(crate) use error::status_of;
 pub use service::BlobService;

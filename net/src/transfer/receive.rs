@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, mem};
 
+use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use hatchery_common::{
     blob::{BlobError, BlobLoan, BlobStore, PieceManifest},
@@ -9,7 +10,10 @@ use hatchery_common::{
     field::FieldError,
     id::BlobId,
 };
-use prost::bytes::Bytes;
+use hatchery_proto::{
+    services::invalid,
+    v1::{Piece, PieceRange, PutRequest, PutResponse, put_request},
+};
 use tokio::{sync::mpsc, time::timeout};
 use tonic::Status;
 
@@ -18,11 +22,7 @@ use super::{
     error::status_of,
     writing::{Step, Writing},
 };
-use crate::{
-    disk::blocking,
-    services::invalid,
-    v1::{Piece, PieceRange, PutRequest, PutResponse, put_request},
-};
+use crate::blocking;
 
 /// The state of one call.
 pub(super) struct Receiving {

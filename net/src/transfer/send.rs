@@ -13,15 +13,13 @@ use hatchery_common::{
     durable::FileError,
     id::BlobId,
 };
+use hatchery_proto::v1::{Piece, PieceRange, PutRequest, PutResponse, put_request};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{BlobClient, PIECES_AHEAD, TransferError, writing::range_bytes};
-use crate::{
-    disk::blocking,
-    v1::{Piece, PieceRange, PutRequest, PutResponse, put_request},
-};
+use crate::blocking;
 
 impl BlobClient {
     /// Makes sure that the other side has these blobs of `store`, and says how many bytes had to be moved. Blobs that

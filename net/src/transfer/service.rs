@@ -8,6 +8,13 @@ use hatchery_common::{
     field::FieldError,
     id::BlobId,
 };
+use hatchery_proto::{
+    services::invalid,
+    v1::{
+        GetRequest, GetResponse, HaveRequest, HaveResponse, Piece, PutRequest, PutResponse,
+        blobs_server::Blobs, get_response,
+    },
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -15,14 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     ANSWERS_AHEAD, GETS_MAX, HAVE_BLOBS_MAX, PIECES_AHEAD, PUTS_MAX, error::status_of, receive::Receiving,
 };
-use crate::{
-    disk::blocking,
-    services::invalid,
-    v1::{
-        GetRequest, GetResponse, HaveRequest, HaveResponse, Piece, PutRequest, PutResponse,
-        blobs_server::Blobs, get_response,
-    },
-};
+use crate::blocking;
 
 /// Serves a blob store. Who may call is for the layers around it.
 #[derive(Clone, Debug)]

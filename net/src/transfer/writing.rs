@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use hatchery_common::{
     blob::{BlobError, BlobStore, BlobWriter, PieceManifest},
     id::BlobId,
 };
-use prost::bytes::Bytes;
 use tokio::{runtime::Handle, time::Instant};
 
-use crate::disk::blocking;
+use crate::blocking;
 
 /// How long to wait for another writer of the same blob: one whose connection broke may be just about to let go.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(5);

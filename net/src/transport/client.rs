@@ -12,7 +12,7 @@ use hatchery_common::tls::SERVER_NAME;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -26,6 +26,8 @@ use tower::{ServiceExt, service_fn};
 use super::{
     BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, ConnectError, Connection,
     KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Network, Tcp,
+    error::tls_error,
+    hooked::{Hooked, ReadHook},
 };
 
 /// How long one address may take for connection and TLS, and the server for its first answer.
@@ -46,7 +48,7 @@ pub enum Profile {
 
 /// Connects to the first of `addresses` (`host:port`) that will do, and waits until the server has answered once, so that
 /// a certificate which it does not take shows here and not in the first call. The channel connects again by itself
-/// when it must; [`connect_error`](super::connect_error) reads why that failed out of a call's status.
+/// when it must; [`connect_error`](hatchery_proto::client::connect_error) reads why that failed out of a call's status.
 pub async fn connect(
     addresses: &[String],
     config: Arc<ClientConfig>,
@@ -158,7 +160,7 @@ struct Dialer {
 
 impl Dialer {
     /// The first address that will do, tried one after the other.
-    async fn dial(&self) -> Result<ClientStream, ConnectError> {
+    async fn dial(&self) -> Result<Hooked<TlsStream<Connection>, NoteWhy>, ConnectError> {
         let mut errors = Vec::new();
         for address in self.addresses.iter() {
             let dialed = timeout(CONNECT_TIMEOUT, self.dial_one(address)).await;
@@ -166,8 +168,8 @@ impl Dialer {
                 Err(ConnectError::TimedOut { address: address.clone(), timeout: CONNECT_TIMEOUT })
             }) {
                 Ok(stream) => {
-                    let (address, last) = (address.clone(), self.last.clone());
-                    return Ok(ClientStream { stream, address, last });
+                    let hook = NoteWhy { address: address.clone(), last: self.last.clone() };
+                    return Ok(Hooked::new(stream, hook));
                 }
                 Err(error) => errors.push(error),
             }
@@ -182,63 +184,27 @@ impl Dialer {
         self.tls
             .connect(self.server_name.clone(), connection)
             .await
-            .map_err(|error| ConnectError::of_tls(address, &error))
+            .map_err(|error| tls_error(address, &error))
     }
 }
 
-/// A connection that notes why the server ended it: in TLS 1.3 a refused certificate shows only with the first bytes read.
-struct ClientStream {
-    stream: TlsStream<Connection>,
+/// Notes why the server ended a connection: in TLS 1.3 a refused certificate shows only with the first bytes read.
+struct NoteWhy {
     address: String,
     last: Last,
 }
 
-impl ClientStream {
-    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &result {
-            self.last.set(ConnectError::of_tls(&self.address, error));
-        }
-        result
-    }
-}
-
-impl AsyncRead for ClientStream {
+impl<S: AsyncRead> ReadHook<S> for NoteWhy {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        &mut self,
+        stream: Pin<&mut S>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.note(result)
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let result = stream.poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &result {
+            self.last.set(tls_error(&self.address, error));
+        }
+        result
     }
 }

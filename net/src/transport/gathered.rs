@@ -13,9 +13,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+
+use super::hooked::{Hooked, ReadHook};
 
 /// As much is let gather: about what TLS puts into one record.
 const GATHERED_BYTES: f64 = 16.0 * 1024.0;
@@ -28,10 +30,18 @@ const MUCH_BYTES: u64 = 32 << 10;
 /// Over how long it is looked at how fast bytes come.
 const RATE_WINDOW: Duration = Duration::from_millis(50);
 
-/// A connection whose reads wait while what comes is slow; writes go their way.
+/// A connection whose reads wait while what comes is slow.
+pub(super) type Gathered<S> = Hooked<S, Pace>;
+
+/// A connection whose reads wait while what comes is slow.
+pub(super) fn gathered<S>(stream: S) -> Gathered<S> {
+    let window = Window { since: Instant::now(), bytes: 0, wait: None };
+    Hooked::new(stream, Pace { pause: None, is_paused: false, window })
+}
+
+/// When the next read may look.
 #[derive(Debug)]
-pub(super) struct Gathered<S> {
-    stream: S,
+pub(super) struct Pace {
     /// Looked at again only then.
     pause: Option<Pin<Box<Sleep>>>,
     is_paused: bool,
@@ -62,12 +72,7 @@ impl Window {
     }
 }
 
-impl<S> Gathered<S> {
-    pub(super) fn new(stream: S) -> Self {
-        let window = Window { since: Instant::now(), bytes: 0, wait: None };
-        Self { stream, pause: None, is_paused: false, window }
-    }
-
+impl Pace {
     /// All that was there has been read.
     fn drained(&mut self, now: Instant) {
         let Some(wait) = self.window.wait else { return };
@@ -79,9 +84,10 @@ impl<S> Gathered<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead> ReadHook<S> for Pace {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        &mut self,
+        stream: Pin<&mut S>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
@@ -92,7 +98,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
             self.is_paused = false;
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(stream.poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
         let now = Instant::now();
         self.window.count(read, now);
@@ -100,36 +106,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
             self.drained(now);
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -151,7 +127,7 @@ mod tests {
                 sleep(every).await;
             }
         });
-        let (mut near, mut buffer) = (Gathered::new(near), vec![0; 32 << 10]);
+        let (mut near, mut buffer) = (gathered(near), vec![0; 32 << 10]);
         let (mut reads, mut read) = (0, 0);
         loop {
             match near.read(&mut buffer).await.unwrap() {
@@ -177,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_alone_after_much_is_not_waited_for_twice() {
         let (mut far, near) = duplex(1 << 20);
-        let mut near = Gathered::new(near);
+        let mut near = gathered(near);
         let mut buffer = vec![0; 32 << 10];
         for _ in 0..200 {
             far.write_all(&[7; 1448]).await.unwrap();

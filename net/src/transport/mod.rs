@@ -7,23 +7,16 @@
 mod client;
 mod error;
 mod gathered;
+mod hooked;
 mod network;
 mod server;
 
 use std::time::Duration;
 
-use hatchery_common::blob::{MANIFEST_BYTES_MAX, PIECE_BYTES_MAX};
-
 pub use client::{Profile, connect, connect_over, connect_to};
-pub use error::{ConnectError, connect_error};
+pub use hatchery_proto::client::ConnectError;
 pub use network::{Bytes, Connection, Listener, Network, Tcp};
 pub use server::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TlsConnection, TlsIncoming, server_builder};
-
-/// Largest message of the services for people and for agents, in and out; a piece manifest fits in.
-pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Largest message of the service for blobs, in and out: one piece, and some room for what goes with it.
-pub const BULK_MESSAGE_BYTES_MAX: usize = PIECE_BYTES_MAX as usize + (64 << 10);
-const _: () = assert!(MANIFEST_BYTES_MAX < CONTROL_MESSAGE_BYTES_MAX, "a manifest fits in one message");
 
 /// How often an idle or busy connection is asked whether the other side still lives, by either side.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);

@@ -8,7 +8,11 @@ use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
 };
 
-use super::{ConnectError, gathered::Gathered};
+use super::{
+    ConnectError,
+    error::dial_error,
+    gathered::{Gathered, gathered},
+};
 
 /// Idle time after which the system asks whether the other side still exists.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
@@ -83,8 +87,8 @@ impl Network for Tcp {
             }
         }
         let gone = || problem.unwrap_or_else(|| io::ErrorKind::NotFound.into());
-        let stream = connected.ok_or_else(|| ConnectError::of_dial(address, &gone()))?;
-        stream.set_nodelay(true).map_err(|error| ConnectError::of_dial(address, &error))?;
+        let stream = connected.ok_or_else(|| dial_error(address, &gone()))?;
+        stream.set_nodelay(true).map_err(|error| dial_error(address, &error))?;
         Ok(Box::new(buffered(stream)))
     }
 }
@@ -107,7 +111,7 @@ impl Listener for TcpListener {
 
 /// TLS reads 4 KiB at a time; this asks the system once for what has come by then.
 fn buffered(stream: TcpStream) -> BufReader<Gathered<TcpStream>> {
-    BufReader::with_capacity(READ_AHEAD_BYTES, Gathered::new(stream))
+    BufReader::with_capacity(READ_AHEAD_BYTES, gathered(stream))
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

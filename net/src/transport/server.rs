@@ -13,7 +13,7 @@ use futures::Stream;
 use hatchery_common::tls::Identity;
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     sync::{Semaphore, mpsc},
     task::{JoinHandle, JoinSet},
     time::timeout,
@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use super::{
     BULK_CONNECTION_WINDOW_BYTES, BULK_FRAME_BYTES_MAX, BULK_STREAM_WINDOW_BYTES, Connection,
     KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Listener,
+    hooked::{Hooked, ReadHook},
 };
 
 /// How long a handshake may take.
@@ -156,7 +157,7 @@ async fn shake_hands(
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.map(|certificate| Identity::of_certificate_der(certificate)).transpose();
     let identity = identity.map_err(|error| error.to_string())?;
-    Ok(TlsConnection { stream, peer: Peer { identity, remote } })
+    Ok(Hooked::new(stream, Peer { identity, remote }))
 }
 
 /// Hears the other side out for a moment: closing a socket with unread bytes resets it, and a reset may overtake the alert
@@ -172,56 +173,24 @@ async fn linger(mut stream: Connection) {
 }
 
 /// A connection after its handshake.
-#[derive(Debug)]
-pub struct TlsConnection {
-    stream: TlsStream<Connection>,
-    peer: Peer,
-}
+pub type TlsConnection = Hooked<TlsStream<Connection>, Peer>;
 
 impl Connected for TlsConnection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer.clone()
+        self.hook.clone()
     }
 }
 
-impl AsyncRead for TlsConnection {
+/// Reads are left alone.
+impl<S: AsyncRead> ReadHook<S> for Peer {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        &mut self,
+        stream: Pin<&mut S>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for TlsConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        stream.poll_read(context, buffer)
     }
 }

@@ -6,7 +6,7 @@ use hatchery_common::{
     id::{Name, NodeId},
     tls::{Authority, Credentials, Identity, KeyedCertificate, Role, install_provider, server_config},
 };
-use hatchery_proto::transport::{TlsIncoming, server_builder};
+use hatchery_net::transport::{TlsIncoming, server_builder};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::service::Routes;
 

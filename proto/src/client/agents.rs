@@ -1,7 +1,5 @@
 //! What agents ask for, and how anyone joins.
 
-use std::sync::Arc;
-
 use futures::{Stream, StreamExt};
 use hatchery_common::{
     checkpoint::CheckpointManifest,
@@ -11,15 +9,14 @@ use hatchery_common::{
     recipe::Labels,
     self_test::SelfTest,
     session::{AgentMessage, CoordinatorMessage},
-    tls::{CertificateRequest, Credentials, JoinString, KeyHash, client_config_pinned},
+    tls::{CertificateRequest, Credentials, JoinString, KeyHash},
 };
 use tonic::transport::Channel;
 
-use super::{Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, id, open, read};
+use super::{Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, id, read};
 use crate::{
     convert::{checkpoint_manifest, checkpoint_manifest_bytes, dataset_manifest, wire_labels},
-    services::LARGE_MESSAGE_BYTES_MAX,
-    transport::{CONTROL_MESSAGE_BYTES_MAX, Network, Profile, Tcp, connect_over},
+    services::{CONTROL_MESSAGE_BYTES_MAX, LARGE_MESSAGE_BYTES_MAX},
     v1::{self, agents_client},
 };
 
@@ -28,26 +25,23 @@ use crate::{
 pub struct AgentsClient(agents_client::AgentsClient<Channel>);
 
 impl AgentsClient {
-    /// Uses up a join string. The private key is made here and stays here; the coordinator is checked against the
-    /// string before anything is said to it. `name` is a wish, granted where the string has no name of its own. Gives
-    /// the credentials to keep, the name given and, for an agent, its node id.
-    pub async fn join(
-        join: &JoinString,
-        name: &Name,
-        labels: &Labels,
-    ) -> Result<(Credentials, Name, Option<NodeId>), CallError> {
-        Self::join_over(Arc::new(Tcp), join, name, labels).await
+    /// Over a connection to the coordinator.
+    pub fn over(channel: Channel) -> Self {
+        let client = agents_client::AgentsClient::new(channel)
+            .max_decoding_message_size(LARGE_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        Self(client)
     }
 
-    /// The same over another network than the system's.
-    pub async fn join_over(
-        network: Arc<dyn Network>,
+    /// Uses up a join string, over a connection that was checked against it. The private key is made here and stays here.
+    /// `name` is a wish, granted where the string has no name of its own. Gives the credentials to keep, the name given
+    /// and, for an agent, its node id.
+    pub async fn join(
+        &self,
         join: &JoinString,
         name: &Name,
         labels: &Labels,
     ) -> Result<(Credentials, Name, Option<NodeId>), CallError> {
-        let config = client_config_pinned(join.authority).map_err(CallError::failed)?;
-        let client = Self::new(connect_over(network, &join.addresses, config, Profile::Control).await?);
         let own = CertificateRequest::generate().map_err(CallError::failed)?;
         let request = v1::JoinRequest {
             secret: join.secret.as_bytes().to_vec(),
@@ -55,7 +49,7 @@ impl AgentsClient {
             name: name.to_string(),
             labels: wire_labels(labels.clone()),
         };
-        let response = answer(client.calls().join(request)).await?;
+        let response = answer(self.calls().join(request)).await?;
         let authority = KeyHash::of_certificate_pem(&response.authority_pem).map_err(CallError::failed)?;
         if authority != join.authority {
             let problem = "is of another authority than the join string names";
@@ -66,26 +60,6 @@ impl AgentsClient {
         let name = Name::new("name", &response.name).map_err(CallError::unusable)?;
         let node = response.node.as_deref().map(|node| id("node", node)).transpose()?;
         Ok((credentials, name, node))
-    }
-
-    /// Connects; an error says why not.
-    pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
-        Self::connect_over(Arc::new(Tcp), credentials).await
-    }
-
-    /// The same over another network than the system's.
-    pub async fn connect_over(
-        network: Arc<dyn Network>,
-        credentials: &Credentials,
-    ) -> Result<Self, CallError> {
-        Ok(Self::new(open(network, credentials, Profile::Control).await?))
-    }
-
-    fn new(channel: Channel) -> Self {
-        let client = agents_client::AgentsClient::new(channel)
-            .max_decoding_message_size(LARGE_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-        Self(client)
     }
 
     fn calls(&self) -> agents_client::AgentsClient<Channel> {

@@ -1,9 +1,6 @@
 //! Why a connection did not come about, in words that say what to do.
 
-use std::{error::Error, io, time::Duration};
-
-use hatchery_common::tls::WrongAuthority;
-use rustls::{AlertDescription, CertificateError};
+use std::{error::Error, time::Duration};
 
 /// Why a connection did not come about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,73 +95,9 @@ impl ConnectError {
             _ => false,
         }
     }
-
-    /// Takes the failure of a TCP connection.
-    pub(super) fn of_dial(address: &str, error: &io::Error) -> Self {
-        let address = address.to_owned();
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::NobodyListens { address },
-            _ => Self::Unreachable { address, problem: error.to_string() },
-        }
-    }
-
-    /// Takes the failure of a TLS handshake, or of the first words after it.
-    pub(super) fn of_tls(address: &str, error: &io::Error) -> Self {
-        let address = address.to_owned();
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls {
-            Some(rustls::Error::InvalidCertificate(certificate)) => {
-                Self::WrongAuthority { address, problem: certificate_problem(certificate) }
-            }
-            Some(rustls::Error::AlertReceived(alert)) if is_about_certificate(*alert) => {
-                Self::CertificateRefused { address, problem: format!("{alert:?}") }
-            }
-            Some(error) => Self::Protocol { address, problem: error.to_string() },
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let problem = "it closed the connection during the TLS handshake".to_owned();
-                Self::Protocol { address, problem }
-            }
-            None => Self::Unreachable { address, problem: error.to_string() },
-        }
-    }
 }
 
-fn certificate_problem(error: &CertificateError) -> String {
-    match error {
-        CertificateError::Other(other) => match other.0.downcast_ref::<WrongAuthority>() {
-            Some(wrong) => wrong.to_string(),
-            None => other.to_string(),
-        },
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is of another authority than ours".to_owned()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "its certificate is not valid yet; is this machine's clock right?".to_owned()
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "its certificate has expired; is this machine's clock right?".to_owned()
-        }
-        other => format!("its certificate does not fit ({other})"),
-    }
-}
-
-/// Whether a server says by `alert` that it does not take the client's certificate.
-pub(super) fn is_about_certificate(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
-        AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::CertificateRequired
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError
-    )
-}
-
-/// Why a call on a channel from [`connect`](super::connect) failed, where the reason is that its connection was lost and
+/// Why a call failed, where the reason is that its connection was lost and
 /// could not be made again.
 pub fn connect_error(status: &tonic::Status) -> Option<ConnectError> {
     let mut error = status.source();

@@ -5,7 +5,7 @@ use std::{error::Error as _, fmt};
 use hatchery_common::field::FieldError;
 use tonic::{Code, Status};
 
-use crate::transport::{ConnectError, connect_error};
+use super::{ConnectError, connect_error};
 
 /// Why a call failed. Shown, it is a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

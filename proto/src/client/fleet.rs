@@ -1,6 +1,6 @@
 //! What people ask for.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use hatchery_common::{
     access::Scope,
@@ -10,7 +10,6 @@ use hatchery_common::{
     node::NodeMode,
     recipe::{JobSpec, Labels, NodeSelector, Priority},
     time::Timestamp,
-    tls::Credentials,
     view::{
         CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, PlacementView,
         RolloutView, StatusView, WithdrawnView,
@@ -18,13 +17,10 @@ use hatchery_common::{
 };
 use tonic::transport::Channel;
 
-use super::{
-    Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, answers, id, open, part, parts, read,
-};
+use super::{Answers, CallError, LARGE_CALL_TIMEOUT, answer, answer_within, answers, id, part, parts, read};
 use crate::{
     convert::{dataset_manifest_bytes, scope_number, wire_labels},
     services::LARGE_MESSAGE_BYTES_MAX,
-    transport::{Network, Profile, Tcp},
     v1::{self, fleet_client},
 };
 
@@ -76,21 +72,12 @@ pub struct TokenCall {
 pub struct FleetClient(fleet_client::FleetClient<Channel>);
 
 impl FleetClient {
-    /// Connects; an error says why not.
-    pub async fn connect(credentials: &Credentials) -> Result<Self, CallError> {
-        Self::connect_over(Arc::new(Tcp), credentials).await
-    }
-
-    /// The same over another network than the system's.
-    pub async fn connect_over(
-        network: Arc<dyn Network>,
-        credentials: &Credentials,
-    ) -> Result<Self, CallError> {
-        let channel = open(network, credentials, Profile::Control).await?;
+    /// Over a connection to the coordinator.
+    pub fn over(channel: Channel) -> Self {
         let client = fleet_client::FleetClient::new(channel)
             .max_decoding_message_size(LARGE_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(LARGE_MESSAGE_BYTES_MAX);
-        Ok(Self(client))
+        Self(client)
     }
 
     fn calls(&self) -> fleet_client::FleetClient<Channel> {

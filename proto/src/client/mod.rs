@@ -1,22 +1,22 @@
 //! Typed clients: domain types in, domain types out, errors that a person can use.
 //!
-//! A client is cheap to clone and finds its coordinator again by itself after the connection was lost; a call made
-//! meanwhile fails with [`CallError::Unreachable`]. Calls with one answer have a time limit; streams go on as long as they
-//! go on.
+//! A client is made over a channel that stands and is cheap to clone. The channel connects again by itself after the
+//! connection was lost; a call made meanwhile fails with [`CallError::Unreachable`]. Calls with one answer have a time
+//! limit; streams go on as long as they go on.
 
 mod agents;
+mod connect_error;
 mod error;
 mod fleet;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
-use hatchery_common::{field::FieldError, tls::Credentials};
-use tonic::{Response, Status, Streaming, transport::Channel};
-
-use crate::transport::{Network, Profile, connect_over};
+use hatchery_common::field::FieldError;
+use tonic::{Response, Status, Streaming};
 
 pub use agents::AgentsClient;
+pub use connect_error::{ConnectError, connect_error};
 pub use error::CallError;
 pub use fleet::{FleetClient, GenerateCall, PushCall, TokenCall};
 
@@ -28,20 +28,8 @@ pub const LARGE_CALL_TIMEOUT: Duration = Duration::from_mins(3);
 /// The answers of a stream, until it ends or fails.
 pub type Answers<T> = BoxStream<'static, Result<T, CallError>>;
 
-/// A connection with these credentials.
-pub(crate) async fn open(
-    network: Arc<dyn Network>,
-    credentials: &Credentials,
-    profile: Profile,
-) -> Result<Channel, CallError> {
-    let config = credentials.client_config().map_err(CallError::failed)?;
-    Ok(connect_over(network, &credentials.addresses, config, profile).await?)
-}
-
-/// Waits for a call's one answer.
-pub(crate) async fn answer<T>(
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, CallError> {
+/// Waits for a call's one answer, for [`CALL_TIMEOUT`] at most.
+pub async fn answer<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, CallError> {
     answer_within(CALL_TIMEOUT, call).await
 }
 

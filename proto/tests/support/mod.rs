@@ -3,5 +3,3 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may stop the test")]
 
 pub(crate) mod arbitrary;
-pub(crate) mod proxy;
-pub(crate) mod server;

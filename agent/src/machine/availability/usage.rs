@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hatchery_proto::disk::blocking;
+use hatchery_net::blocking;
 use tokio::{process::Command, time::timeout};
 
 use super::{AvailabilitySettings, load::LoadMeter};
