@@ -17,7 +17,7 @@ use hatchery_scheduler::Cluster;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::house::House;
+use crate::api::context::House;
 
 /// How often it looks, at most.
 const LOOK_EVERY_MAX: Duration = Duration::from_mins(1);

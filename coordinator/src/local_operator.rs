@@ -13,9 +13,8 @@ use hatchery_common::{
 use hatchery_scheduler::{Cluster, Outcome, Request};
 
 use crate::{
-    house,
-    mailbox::{Mailbox, RequestError},
-    refusal::Refusal,
+    api::{context, error::Refusal},
+    core::handle::{Mailbox, RequestError},
 };
 
 /// Where credentials of another fleet go when they are in the way.
@@ -110,8 +109,8 @@ async fn issue(
     let Outcome::Joined { certificate } = mailbox.request(join).await.map_err(enter)? else {
         return Err(CredentialsError::Enter("the answer was another".to_owned()));
     };
-    let identity =
-        house::identity(&certificate).map_err(|error: Refusal| CredentialsError::Enter(error.to_string()))?;
+    let identity = context::identity(&certificate)
+        .map_err(|error: Refusal| CredentialsError::Enter(error.to_string()))?;
     let certificate = authority.issue_client_with_key(&identity)?;
     Ok(Credentials::new(addresses, authority.certificate_pem(), certificate))
 }

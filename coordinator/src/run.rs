@@ -30,23 +30,20 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    access::AccessLayer,
     addresses,
     admin::{AUTHORITY_FOLDER, AdminError, BLOBS_FOLDER, DATABASE_FILE, UNFINISHED_FOLDER},
+    api::{AgentsService, FleetService, authorization::AccessLayer, context::House},
     collect,
-    event_loop::{EventLoop, LoopError},
-    generate::Answers,
-    ground::{Ground, Machine},
-    house::House,
+    core::{
+        event_loop::{EventLoop, LoopError},
+        handle::Event,
+        store_thread::{self, StoreCalls},
+    },
     local_operator::{self, CredentialsError},
-    logs::Logs,
-    mailbox::Event,
-    services::{AgentsService, FleetService},
-    sessions::Sessions,
+    platform::{Ground, Machine},
+    sessions::{generations::Answers, logs::Logs, session::Sessions, tracking::Tracking},
     settings::Settings,
     store::StoreError,
-    store_thread::{self, StoreCalls},
-    tracking::Tracking,
 };
 
 /// Calls under way have so long to finish when the coordinator stops.

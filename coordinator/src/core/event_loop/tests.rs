@@ -25,9 +25,11 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{EventLoop, LoopError};
 use crate::{
-    mailbox::{Event, Mailbox, RequestError, SessionNumber},
+    core::{
+        handle::{Event, Mailbox, RequestError, SessionNumber},
+        store_thread,
+    },
     store::{self, SqliteStore, Store, StoreError},
-    store_thread,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]

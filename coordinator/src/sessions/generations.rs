@@ -15,10 +15,9 @@ use hatchery_scheduler::{Cluster, Job, active};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    describe::node_name,
-    mailbox::{SessionNumber, Snapshot},
-    sessions::Outbox,
-    view::{replica, replicas},
+    core::handle::{SessionNumber, Snapshot},
+    sessions::session::Outbox,
+    views::{event::node_name, replica, replicas},
 };
 
 /// Answers on their way at one time.

@@ -13,9 +13,8 @@ use hatchery_common::{
 use hatchery_scheduler::{Cluster, Job, Node, Rollout, active};
 
 use crate::{
-    describe::selected,
-    mailbox::Snapshot,
-    view::{job_name, replicas},
+    core::handle::Snapshot,
+    views::{event::selected, job_name, replicas},
 };
 
 /// Most sets of nodes from which a rollout was taken back that are told one by one.

@@ -10,7 +10,7 @@ use hatchery_common::{
 use hatchery_scheduler::{Cluster, InLine, Observed, Outcome, Rejected, Request, Wait};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::observations::Observations;
+use crate::core::observations::Observations;
 
 /// Something that happened. The event loop handles one after the other and nothing else.
 #[derive(Debug)]

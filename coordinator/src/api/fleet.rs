@@ -14,7 +14,7 @@ use hatchery_common::{
     session::AnswerPart,
     time::{BootTime, Timestamp},
     tls::{JoinSecret, JoinString},
-    view::NodeView,
+    views::NodeView,
 };
 use hatchery_proto::{convert, v1};
 use hatchery_scheduler::{Node, Outcome, Request as Change};
@@ -22,16 +22,17 @@ use tonic::{Request, Response, Status};
 
 use super::Answers;
 use crate::{
-    access::Caller,
+    api::{
+        authorization::Caller,
+        context::House,
+        error::Refusal,
+        lookup::{self, Asked},
+        watch,
+    },
     collect,
-    describe::node_name,
-    generate::{self, Answer, GenerateError},
-    house::House,
-    lookup::{self, Asked},
-    mailbox::Snapshot,
-    placement,
-    refusal::Refusal,
-    rollouts, view, watch,
+    core::handle::Snapshot,
+    sessions::generations::{self, Answer, GenerateError},
+    views::{self, event::node_name, placement, rollouts},
 };
 
 /// How long a join string is good, in seconds: least, most, and unless told otherwise.
@@ -50,7 +51,7 @@ impl FleetService {
 
     fn node_view(&self, snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView {
         let name = |node| Name::from_lossy(&node_name(&snapshot.cluster, node));
-        view::node(snapshot, node, self.house.tracking.standing(node.id, name), now)
+        views::node(snapshot, node, self.house.tracking.standing(node.id, name), now)
     }
 
     async fn change(&self, change: Change) -> Result<Outcome, Refusal> {
@@ -60,7 +61,7 @@ impl FleetService {
     fn job(&self, id: JobId) -> Result<v1::Job, Refusal> {
         let snapshot = self.snapshot();
         let job = lookup::job(&snapshot.cluster, &id.to_string())?;
-        Ok(view::job(&snapshot, job).into())
+        Ok(views::job(&snapshot, job).into())
     }
 
     fn job_id(&self, given: &str) -> Result<JobId, Refusal> {
@@ -70,9 +71,9 @@ impl FleetService {
     fn checkpoint(&self, id: CheckpointId) -> Result<v1::Checkpoint, Refusal> {
         let snapshot = self.snapshot();
         let id = lookup::checkpoint(&snapshot.cluster, &id.to_string())?;
-        Ok(view::checkpoint(
+        Ok(views::checkpoint(
             &snapshot,
-            &view::Places::of(&snapshot.cluster),
+            &views::Places::of(&snapshot.cluster),
             id,
             &snapshot.cluster.checkpoints[&id],
         )
@@ -87,7 +88,7 @@ impl FleetService {
         let given = request.node.as_deref().map(|node| lookup::node(cluster, node)).transpose()?;
         let active = match asked {
             Asked::Checkpoint(_) => None,
-            Asked::Job(job) => generate::choose_active(&snapshot, job, given),
+            Asked::Job(job) => generations::choose_active(&snapshot, job, given),
         };
         let checkpoint = match active {
             Some((_, checkpoint)) => checkpoint,
@@ -101,7 +102,7 @@ impl FleetService {
         order.check()?;
         let node = match active {
             Some((node, _)) => node,
-            None => generate::choose(&snapshot, checkpoint, given)?,
+            None => generations::choose(&snapshot, checkpoint, given)?,
         };
         let name = node_name(cluster, node);
         let outbox = self.house.sessions.outbox(node);
@@ -135,7 +136,7 @@ impl v1::fleet_server::Fleet for FleetService {
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
         let blobs = collect::view(&self.house);
-        Ok(Response::new(view::status(&self.snapshot(), self.house.started_at, blobs).into()))
+        Ok(Response::new(views::status(&self.snapshot(), self.house.started_at, blobs).into()))
     }
 
     async fn create_dataset(
@@ -146,7 +147,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = manifest.id();
         self.house.check_blobs(manifest.files().iter().map(|file| (file.blob, file.size_bytes)))?;
         self.change(Change::RegisterDataset { manifest }).await?;
-        let dataset = self.snapshot().cluster.datasets.get(&id).map(|dataset| view::dataset(dataset).into());
+        let dataset = self.snapshot().cluster.datasets.get(&id).map(|dataset| views::dataset(dataset).into());
         Ok(Response::new(v1::CreateDatasetResponse { dataset }))
     }
 
@@ -157,7 +158,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let snapshot = self.snapshot();
         let mut datasets: Vec<_> = snapshot.cluster.datasets.values().collect();
         datasets.sort_by_key(|dataset| std::cmp::Reverse(dataset.registered_at));
-        let datasets = datasets.into_iter().map(|dataset| view::dataset(dataset).into()).collect();
+        let datasets = datasets.into_iter().map(|dataset| views::dataset(dataset).into()).collect();
         Ok(Response::new(v1::ListDatasetsResponse { datasets }))
     }
 
@@ -198,7 +199,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let jobs = snapshot.cluster.jobs.values().filter(|job| all || !job.phase.is_terminal());
         let mut jobs: Vec<_> = jobs.collect();
         jobs.sort_by_key(|job| std::cmp::Reverse((job.submitted_at, job.id)));
-        let jobs = jobs.into_iter().map(|job| view::job(&snapshot, job).into()).collect();
+        let jobs = jobs.into_iter().map(|job| views::job(&snapshot, job).into()).collect();
         Ok(Response::new(v1::ListJobsResponse { jobs }))
     }
 
@@ -381,10 +382,10 @@ impl v1::fleet_server::Fleet for FleetService {
         let mut checkpoints: Vec<_> =
             wanted.filter(|(_, one)| job.is_none_or(|job| one.manifest.job == job)).collect();
         checkpoints.sort_by_key(|(_, one)| std::cmp::Reverse((one.committed_at, one.manifest.step)));
-        let places = view::Places::of(&snapshot.cluster);
+        let places = views::Places::of(&snapshot.cluster);
         let checkpoints = checkpoints
             .into_iter()
-            .map(|(id, one)| view::checkpoint(&snapshot, &places, *id, one).into())
+            .map(|(id, one)| views::checkpoint(&snapshot, &places, *id, one).into())
             .collect();
         Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
     }
@@ -516,7 +517,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let snapshot = self.snapshot();
         let mut certificates: Vec<_> = snapshot.cluster.certificates.values().collect();
         certificates.sort_by_key(|one| std::cmp::Reverse((one.issued_at, one.id)));
-        let certificates = certificates.into_iter().map(|one| view::certificate(one).into()).collect();
+        let certificates = certificates.into_iter().map(|one| views::certificate(one).into()).collect();
         Ok(Response::new(v1::ListCertificatesResponse { certificates }))
     }
 
@@ -527,7 +528,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let given = request.into_inner().certificate;
         let id = lookup::certificate(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
         self.change(Change::RevokeCertificate { certificate: id }).await?;
-        let certificate = view::certificate(&self.snapshot().cluster.certificates[&id]);
+        let certificate = views::certificate(&self.snapshot().cluster.certificates[&id]);
         Ok(Response::new(v1::RevokeCertificateResponse { certificate: Some(certificate.into()) }))
     }
 }

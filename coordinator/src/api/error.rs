@@ -4,7 +4,11 @@ use hatchery_common::field::FieldError;
 use hatchery_scheduler::Rejected;
 use tonic::{Code, Status};
 
-use crate::{generate::GenerateError, lookup::LookupError, mailbox::RequestError, store_thread::Stopped};
+use crate::{
+    api::lookup::LookupError,
+    core::{handle::RequestError, store_thread::Stopped},
+    sessions::generations::GenerateError,
+};
 
 /// What a caller asked for before it is even put to the event loop.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,9 @@
 //! What people are shown, built from a snapshot.
 
+pub(crate) mod event;
+pub(crate) mod placement;
+pub(crate) mod rollouts;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hatchery_common::{
@@ -18,7 +22,7 @@ use hatchery_scheduler::{
     ObservedNode, Rough, Wait, active, assignment, desired_nodes,
 };
 
-use crate::{describe::node_name, mailbox::Snapshot};
+use crate::{core::handle::Snapshot, views::event::node_name};
 
 /// Most waiting jobs shown with a node.
 const WAITING_SHOWN_MAX: usize = 1000;

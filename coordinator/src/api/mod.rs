@@ -1,7 +1,12 @@
 //! The services: each call is read, put to the event loop or answered from the snapshot, and written.
 
 mod agents;
+pub(crate) mod authorization;
+pub(crate) mod context;
+pub(crate) mod error;
 mod fleet;
+mod lookup;
+mod watch;
 
 use std::pin::Pin;
 

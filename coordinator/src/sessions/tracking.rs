@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{addresses::join, mailbox::SessionNumber};
+use crate::{addresses::join, core::handle::SessionNumber};
 
 /// How often the coordinator's own blobs and link are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -5,19 +5,17 @@ use std::{collections::VecDeque, sync::Arc};
 use futures::{Stream, stream};
 use hatchery_common::{
     id::{Epoch, JobId},
-    view::{EventView, JobView},
+    views::{EventView, JobView},
 };
 use hatchery_net::blocking;
 use tokio::sync::watch::error::RecvError;
 use tonic::Status;
 
 use crate::{
-    describe,
-    house::House,
-    logs::{AttemptLog, Logs},
-    refusal::Refusal,
+    api::{context::House, error::Refusal},
+    sessions::logs::{AttemptLog, Logs},
     store::Event,
-    view,
+    views::{self, event},
 };
 
 /// Events read from the store at one time.
@@ -38,7 +36,7 @@ pub(crate) fn job(house: &House, id: JobId) -> impl Stream<Item = Result<(JobVie
         }
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let job = snapshot.cluster.jobs.get(&id).map(|job| view::job(&snapshot, job));
+            let job = snapshot.cluster.jobs.get(&id).map(|job| views::job(&snapshot, job));
             let job = job.ok_or_else(|| Status::not_found(format!("there is no job {id} any more")))?;
             if last.as_ref() != Some(&job) {
                 return Ok(Some(((job.clone(), snapshot.cluster.last_event), (snapshots, Some(job)))));
@@ -62,7 +60,7 @@ pub(crate) fn events(
         loop {
             while let Some(event) = page.pop_front() {
                 if job.is_none_or(|job| event.change.job() == Some(job)) {
-                    let view = describe::event(&house.mailbox.snapshot().cluster, &event);
+                    let view = event::event(&house.mailbox.snapshot().cluster, &event);
                     return Ok(Some((view, (house, last_event, after, page))));
                 }
             }

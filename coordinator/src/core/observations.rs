@@ -11,7 +11,7 @@ use hatchery_common::{
 };
 use hatchery_scheduler::{Change, InLine, Lease, Observed};
 
-use crate::twin::Evolve;
+use crate::core::double_buffer::Evolve;
 
 /// So many jobs' last attempts are remembered; of more, the oldest are forgotten.
 const LAST_ATTEMPTS_MAX: usize = 10_000;

@@ -12,8 +12,9 @@ use hatchery_common::{
 use hatchery_scheduler::Certificate;
 
 use crate::{
-    generate::Answers, logs::Logs, mailbox::Mailbox, refusal::Refusal, sessions::Sessions,
-    store_thread::StoreCalls, tracking::Tracking,
+    api::error::Refusal,
+    core::{handle::Mailbox, store_thread::StoreCalls},
+    sessions::{generations::Answers, logs::Logs, session::Sessions, tracking::Tracking},
 };
 
 /// What the services share.

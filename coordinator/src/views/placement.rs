@@ -5,16 +5,16 @@ use hatchery_common::{
     id::{JobId, Name, RequestId},
     recipe::JobSpec,
     time::{BootTime, Timestamp},
-    view::PlacementView,
+    views::PlacementView,
 };
 use hatchery_scheduler::{Cluster, Now, Observed, Rejected, Request, decide, explain, plan};
 
-use crate::{mailbox::Snapshot, view};
+use crate::{core::handle::Snapshot, views};
 
 /// Of a job of the fleet.
 pub(crate) fn of_job(snapshot: &Snapshot, job: JobId) -> PlacementView {
     let candidates = explain(&snapshot.cluster, snapshot.observed(), now(), job);
-    view::placement(candidates, snapshot.waits.get(&job))
+    views::placement(candidates, snapshot.waits.get(&job))
 }
 
 /// Of a job that nobody has submitted: what would be if `submitter` did. Refused for what a submission is refused for.
@@ -33,7 +33,7 @@ pub(crate) fn of_spec(
     }
     let observed: &Observed = snapshot.observed();
     let wait = plan(&cluster, observed, now).waits.remove(&job);
-    Ok(view::placement(explain(&cluster, observed, now, job), wait.as_ref()))
+    Ok(views::placement(explain(&cluster, observed, now, job), wait.as_ref()))
 }
 
 fn now() -> Now {

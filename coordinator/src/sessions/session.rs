@@ -25,9 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
-    house::House,
-    mailbox::{Event, RequestError, SessionNumber},
-    refusal::Refusal,
+    api::{context::House, error::Refusal},
+    core::handle::{Event, RequestError, SessionNumber},
 };
 
 /// A new session must say hello within this time.

@@ -29,11 +29,13 @@ use tokio::{
 };
 
 use crate::{
-    mailbox::{Event, Mailbox, RequestError, SessionNumber, Snapshot},
-    observations::{Observations, Sighting},
+    core::{
+        double_buffer::{Evolve, Twin},
+        handle::{Event, Mailbox, RequestError, SessionNumber, Snapshot},
+        observations::{Observations, Sighting},
+        store_thread::{Stopped, StoreCalls},
+    },
     store::StoreError,
-    store_thread::{Stopped, StoreCalls},
-    twin::{Evolve, Twin},
 };
 
 /// Events waiting for the loop; who has more waits for room.

@@ -9,8 +9,8 @@ use hatchery_net::{
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
+    core::store_thread::{self, StoreQueue},
     store::{SqliteStore, StoreError},
-    store_thread::{self, StoreQueue},
 };
 
 /// What a coordinator stands on.

@@ -19,11 +19,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Answers;
 use crate::{
-    access::Caller,
-    house::{self, House},
-    mailbox::RequestError,
-    refusal::Refusal,
-    sessions,
+    api::{
+        authorization::Caller,
+        context::{self, House},
+        error::Refusal,
+    },
+    core::handle::RequestError,
+    sessions::session,
 };
 
 /// The service for agents.
@@ -43,7 +45,7 @@ impl AgentsService {
             .map_err(|error| FieldError::new("certificate_request_pem", error))?;
         match self.house.mailbox.request(request).await? {
             Outcome::Joined { certificate } => {
-                let identity = house::identity(&certificate)?;
+                let identity = context::identity(&certificate)?;
                 let pem = self.house.authority.issue_client(&identity, request_pem)?;
                 Ok((certificate, pem))
             }
@@ -106,9 +108,9 @@ impl v1::agents_server::Agents for AgentsService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let node = Caller::node_of(&request)?;
         let remote = request.extensions().get::<Peer>().map(|peer| peer.remote.ip());
-        let (outbound, messages) = mpsc::channel(sessions::OUTBOUND_MAX);
+        let (outbound, messages) = mpsc::channel(session::OUTBOUND_MAX);
         let house = Arc::clone(&self.house);
-        tokio::spawn(sessions::serve(house, node, remote, request.into_inner(), outbound));
+        tokio::spawn(session::serve(house, node, remote, request.into_inner(), outbound));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 

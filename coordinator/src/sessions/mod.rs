@@ -1,0 +1,6 @@
+//! What is kept up with each connected agent: its session, and all that travels over it.
+
+pub(crate) mod generations;
+pub(crate) mod logs;
+pub(crate) mod session;
+pub(crate) mod tracking;
