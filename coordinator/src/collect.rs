@@ -17,7 +17,7 @@ use hatchery_scheduler::Cluster;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::context::House;
+use crate::api::context::Context;
 
 /// How often it looks, at most.
 const LOOK_EVERY_MAX: Duration = Duration::from_mins(1);
@@ -34,26 +34,26 @@ pub(crate) fn referenced(cluster: &Cluster) -> HashSet<BlobId> {
 }
 
 /// What the store holds, and how much of it nothing names.
-pub(crate) fn view(house: &House) -> BlobsView {
-    let referenced = referenced(&house.mailbox.snapshot().cluster);
-    let blobs = house.blobs.list();
-    let unfinished = house.blobs.partials();
+pub(crate) fn view(context: &Context) -> BlobsView {
+    let referenced = referenced(&context.event_loop.snapshot().cluster);
+    let blobs = context.blobs.list();
+    let unfinished = context.blobs.partials();
     let unreferenced = blobs.iter().filter(|blob| !referenced.contains(&blob.id));
     BlobsView {
         count: blobs.len() as u64,
-        bytes: house.blobs.used_bytes(),
+        bytes: context.blobs.used_bytes(),
         unreferenced_bytes: unreferenced.map(|blob| blob.size_bytes).sum(),
         unfinished_bytes: unfinished.iter().map(|blob| blob.size_bytes).sum(),
-        bytes_max: house.blob_bytes_max,
-        disk_free_bytes: house.blobs.free_bytes().ok(),
+        bytes_max: context.blob_bytes_max,
+        disk_free_bytes: context.blobs.free_bytes().ok(),
     }
 }
 
 /// Collects until `stopping`.
-pub(crate) async fn run(house: Arc<House>, grace: Duration, stopping: CancellationToken) {
+pub(crate) async fn run(context: Arc<Context>, grace: Duration, stopping: CancellationToken) {
     let mut look = interval((grace / LOOKS_PER_GRACE).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut collector = Collector { house, grace, unnamed_since: HashMap::new() };
+    let mut collector = Collector { context, grace, unnamed_since: HashMap::new() };
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -68,7 +68,7 @@ pub(crate) async fn run(house: Arc<House>, grace: Duration, stopping: Cancellati
 }
 
 struct Collector {
-    house: Arc<House>,
+    context: Arc<Context>,
     grace: Duration,
     /// Since when nothing has named a blob, as far as was seen.
     unnamed_since: HashMap<BlobId, BootTime>,
@@ -77,8 +77,8 @@ struct Collector {
 impl Collector {
     fn collect(&mut self, now: BootTime) {
         // The blobs first: one that comes after it is not looked at, one that was named before it is seen to be.
-        let blobs = self.house.blobs.list();
-        let referenced = referenced(&self.house.mailbox.snapshot().cluster);
+        let blobs = self.context.blobs.list();
+        let referenced = referenced(&self.context.event_loop.snapshot().cluster);
         let unnamed: HashMap<BlobId, BlobInfo> = blobs
             .into_iter()
             .filter(|blob| !referenced.contains(&blob.id))
@@ -86,7 +86,7 @@ impl Collector {
             .collect();
         self.unnamed_since.retain(|id, _| unnamed.contains_key(id));
         let Some(idle_since) = now.0.checked_sub(self.grace.as_millis() as u64).map(BootTime) else { return };
-        let broken_off = self.house.blobs.discard_idle_partials(idle_since);
+        let broken_off = self.context.blobs.discard_idle_partials(idle_since);
         if !broken_off.is_empty() {
             let bytes: u64 = broken_off.iter().map(|blob| blob.size_bytes).sum();
             tracing::info!(count = broken_off.len(), bytes, "uploads that broke off are given up");
@@ -97,7 +97,7 @@ impl Collector {
             if now.since(since) < self.grace {
                 continue;
             }
-            match self.house.blobs.remove_idle(id, idle_since) {
+            match self.context.blobs.remove_idle(id, idle_since) {
                 Ok(true) => {
                     self.unnamed_since.remove(&id);
                     count += 1;

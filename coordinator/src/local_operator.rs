@@ -13,8 +13,8 @@ use hatchery_common::{
 use hatchery_scheduler::{Cluster, Outcome, Request};
 
 use crate::{
-    api::{context, error::Refusal},
-    core::handle::{Mailbox, RequestError},
+    api::{authorization::identity, error::ApiError},
+    core::handle::{LoopHandle, RequestError},
 };
 
 /// Where credentials of another fleet go when they are in the way.
@@ -41,11 +41,11 @@ pub(crate) async fn provide(
     folder: &Path,
     address: SocketAddr,
     authority: &Authority,
-    mailbox: &Mailbox,
+    event_loop: &LoopHandle,
 ) -> Result<(), CredentialsError> {
     durable::create_folder(folder)?;
     let addresses = vec![address.to_string()];
-    let snapshot = mailbox.snapshot();
+    let snapshot = event_loop.snapshot();
     if let Some(mut credentials) = usable(folder, authority, &snapshot.cluster)? {
         if credentials.addresses != addresses {
             credentials.addresses = addresses;
@@ -54,7 +54,7 @@ pub(crate) async fn provide(
         return Ok(());
     }
     drop(snapshot);
-    let credentials = issue(addresses, authority, mailbox).await?;
+    let credentials = issue(addresses, authority, event_loop).await?;
     credentials.save(folder)?;
     tracing::info!(file = %folder.join(CREDENTIALS_FILE).display(), "the local operator has credentials");
     Ok(())
@@ -90,7 +90,7 @@ fn usable(
 async fn issue(
     addresses: Vec<String>,
     authority: &Authority,
-    mailbox: &Mailbox,
+    event_loop: &LoopHandle,
 ) -> Result<Credentials, CredentialsError> {
     let secret = JoinSecret::random().digest();
     let name = local_name();
@@ -103,14 +103,14 @@ async fn issue(
         by: name.clone(),
         expires_at: Timestamp::now() + TOKEN_VALID,
     };
-    mailbox.request(token).await.map_err(enter)?;
+    event_loop.request(token).await.map_err(enter)?;
     let (certificate, node) = (CertificateId::random(), NodeId::random());
     let join = Request::Join { secret, certificate, node, name, labels: Labels::new() };
-    let Outcome::Joined { certificate } = mailbox.request(join).await.map_err(enter)? else {
+    let Outcome::Joined { certificate } = event_loop.request(join).await.map_err(enter)? else {
         return Err(CredentialsError::Enter("the answer was another".to_owned()));
     };
-    let identity = context::identity(&certificate)
-        .map_err(|error: Refusal| CredentialsError::Enter(error.to_string()))?;
+    let identity =
+        identity(&certificate).map_err(|error: ApiError| CredentialsError::Enter(error.to_string()))?;
     let certificate = authority.issue_client_with_key(&identity)?;
     Ok(Credentials::new(addresses, authority.certificate_pem(), certificate))
 }

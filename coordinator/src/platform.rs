@@ -1,4 +1,4 @@
-//! What a coordinator stands on: this machine, or what a simulation puts in its place.
+//! The platform under a coordinator: this host, or what a simulation puts in its place.
 
 use std::{fmt::Debug, io, net::SocketAddr, path::Path, sync::Arc};
 
@@ -13,9 +13,9 @@ use crate::{
     store::{SqliteStore, StoreError},
 };
 
-/// What a coordinator stands on.
+/// What a coordinator runs on.
 #[tonic::async_trait]
-pub trait Ground: Debug + Send + Sync {
+pub trait Platform: Debug + Send + Sync {
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>>;
 
     /// The way to nodes that serve one another: whether they can be dialled is tried from here.
@@ -25,12 +25,12 @@ pub trait Ground: Debug + Send + Sync {
     async fn open_store(&self, path: &Path, queue: StoreQueue) -> Result<JoinHandle<()>, StoreError>;
 }
 
-/// This machine: TCP, and SQLite on a thread of its own.
+/// This host: TCP, and SQLite on a thread of its own.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Machine;
+pub struct Host;
 
 #[tonic::async_trait]
-impl Ground for Machine {
+impl Platform for Host {
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(TcpListener::bind(address).await?))
     }

@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     addresses,
     admin::{AUTHORITY_FOLDER, AdminError, BLOBS_FOLDER, DATABASE_FILE, UNFINISHED_FOLDER},
-    api::{AgentsService, FleetService, authorization::AccessLayer, context::House},
+    api::{AgentsService, FleetService, authorization::AccessLayer, context::Context},
     collect,
     core::{
         event_loop::{EventLoop, LoopError},
@@ -40,8 +40,8 @@ use crate::{
         store_thread::{self, StoreCalls},
     },
     local_operator::{self, CredentialsError},
-    platform::{Ground, Machine},
-    sessions::{generations::Answers, logs::Logs, session::Sessions, tracking::Tracking},
+    platform::{Host, Platform},
+    sessions::{generations::Generations, logs::Logs, registry::Sessions, tracking::Tracking},
     settings::Settings,
     store::StoreError,
 };
@@ -110,12 +110,12 @@ pub async fn run(
     shutdown: CancellationToken,
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
-    run_on(&Machine, settings, shutdown, on_ready).await
+    run_on(&Host, settings, shutdown, on_ready).await
 }
 
-/// The same on another ground than this machine.
+/// The same on a given platform.
 pub async fn run_on(
-    ground: &dyn Ground,
+    platform: &dyn Platform,
     settings: Settings,
     shutdown: CancellationToken,
     on_ready: oneshot::Sender<Ready>,
@@ -127,8 +127,8 @@ pub async fn run_on(
         return Err(AdminError::Unfinished { folder: settings.state }.into());
     }
     let (store, queue) = store_thread::channel();
-    let answering = ground.open_store(&settings.state.join(DATABASE_FILE), queue).await?;
-    let ended = serve(ground, &settings, &store, shutdown, on_ready).await;
+    let answering = platform.open_store(&settings.state.join(DATABASE_FILE), queue).await?;
+    let ended = serve(platform, &settings, &store, shutdown, on_ready).await;
     store.close().await;
     answering.await?;
     tracing::info!("stopped");
@@ -136,14 +136,14 @@ pub async fn run_on(
 }
 
 async fn serve(
-    ground: &dyn Ground,
+    platform: &dyn Platform,
     settings: &Settings,
     store: &StoreCalls,
     shutdown: CancellationToken,
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
-    let (event_loop, mailbox) = EventLoop::load(store.clone(), settings.lease, settings.policy).await?;
-    for violation in violations(&mailbox.snapshot().cluster) {
+    let (event_loop, handle) = EventLoop::load(store.clone(), settings.lease, settings.policy).await?;
+    for violation in violations(&handle.snapshot().cluster) {
         tracing::error!(%violation, "the state breaks a rule");
     }
     let authority = Authority::create_or_load(&settings.state.join(AUTHORITY_FOLDER))?;
@@ -152,34 +152,35 @@ async fn serve(
     let folder = settings.state.join(BLOBS_FOLDER);
     let blobs = blocking(move || BlobStore::open(&folder, limits)).await?;
     let failed = |source| RunError::Listen { address: settings.listen, source };
-    let listener = ground.listen(settings.listen).await.map_err(failed)?;
+    let listener = platform.listen(settings.listen).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
 
     let mut event_loop = tokio::spawn(event_loop.run());
-    local_operator::provide(&settings.client, addresses::local(bound), &authority, &mailbox).await?;
+    local_operator::provide(&settings.client, addresses::local(bound), &authority, &handle).await?;
     let addresses = addresses::advertised(bound, &settings.advertise);
     let upload_max = settings.upload_bytes_per_sec_max;
     let shares = Shares::new(blobs.clone(), RateLimit::new((upload_max > 0).then_some(upload_max)));
     let hosts = addresses::hosts(&addresses);
-    let tracking = Arc::new(Tracking::new(blobs.clone(), shares.clone(), ground.network(), hosts));
+    let tracking = Arc::new(Tracking::new(blobs.clone(), shares.clone(), platform.network(), hosts));
     let _tracking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&tracking).keep_up()));
-    let house = Arc::new(House {
-        mailbox: mailbox.clone(),
+    let context = Arc::new(Context {
+        event_loop: handle.clone(),
         store: store.clone(),
         blobs,
         blob_bytes_max: settings.blob_bytes_max,
         logs: Logs::new(settings.state.join("logs"), settings.log_bytes_max),
         sessions: Sessions::default(),
         tracking,
-        answers: Answers::default(),
+        generations: Generations::default(),
         authority,
         addresses,
         report_every: settings.report_every,
         started_at: Timestamp::now(),
     });
     let stopping = CancellationToken::new();
-    let collecting = tokio::spawn(collect::run(Arc::clone(&house), settings.collect_grace, stopping.clone()));
-    let mut server = start_server(house, shares, listener, stopping.clone()).await?;
+    let collecting =
+        tokio::spawn(collect::run(Arc::clone(&context), settings.collect_grace, stopping.clone()));
+    let mut server = start_server(context, shares, listener, stopping.clone()).await?;
     tracing::info!(address = %bound, state = %settings.state.display(), "ready");
     // Nobody need be waiting for it.
     drop(on_ready.send(Ready { address: bound, client: settings.client.clone() }));
@@ -190,7 +191,7 @@ async fn serve(
         ended = &mut server => Err(end_of(ended)),
     };
     // The loop may have ended already.
-    let _ended = mailbox.send(Event::Stopping).await;
+    let _ended = handle.send(Event::Stopping).await;
     stopping.cancel();
     if !server.is_finished() && timeout(STOP_WITHIN, &mut server).await.is_err() {
         tracing::warn!("some calls did not finish in {} s and are cut off", STOP_WITHIN.as_secs());
@@ -198,7 +199,7 @@ async fn serve(
     }
     collecting.await?;
     // If it cannot be sent, the loop has ended already, and the select above has its reason.
-    if mailbox.send(Event::Shutdown).await.is_ok() {
+    if handle.send(Event::Shutdown).await.is_ok() {
         event_loop.await??;
     }
     ended
@@ -214,16 +215,16 @@ fn end_of<E: Into<RunError>>(ended: Result<Result<(), E>, JoinError>) -> RunErro
 }
 
 async fn start_server(
-    house: Arc<House>,
+    context: Arc<Context>,
     shares: Shares,
     listener: Box<dyn Listener>,
     stopping: CancellationToken,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, RunError> {
-    let certificate = house.authority.issue_server(&addresses::hosts(&house.addresses))?;
-    let config = tls::server_config(&certificate, house.authority.certificate_pem())?;
-    let fleet = services::fleet(FleetService { house: Arc::clone(&house) });
-    let agents = services::agents(AgentsService { house: Arc::clone(&house) });
-    let blobs = services::blobs(BlobService::new(house.blobs.clone()));
+    let certificate = context.authority.issue_server(&addresses::hosts(&context.addresses))?;
+    let config = tls::server_config(&certificate, context.authority.certificate_pem())?;
+    let fleet = services::fleet(FleetService { context: Arc::clone(&context) });
+    let agents = services::agents(AgentsService { context: Arc::clone(&context) });
+    let blobs = services::blobs(BlobService::new(context.blobs.clone()));
     let peers = services::peers(PeerService::new(shares));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<FleetServer<FleetService>>().await;
@@ -236,7 +237,7 @@ async fn start_server(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let built = |error: tonic_reflection::server::Error| RunError::Built(error.to_string());
-    let gate = AccessLayer { mailbox: house.mailbox.clone(), stopping: stopping.clone() };
+    let gate = AccessLayer { event_loop: context.event_loop.clone(), stopping: stopping.clone() };
     let server = server_builder()
         .layer(gate)
         .add_service(fleet)

@@ -1,4 +1,4 @@
-//! What the coordinator stands on: the simulated network, and a real store whose disk is slow, full, or loses answers.
+//! The coordinator's platform: the simulated network, and a real store whose disk is slow, full, or loses answers.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use hatchery_coordinator::{
-    Ground, StoreQueue,
+    Platform, StoreQueue,
     store::{Event, SqliteStore, Store, StoreError},
 };
 use hatchery_net::transport::{Listener, Network};
@@ -34,15 +34,15 @@ pub(crate) struct Disk {
     pub(crate) broken: bool,
 }
 
-/// What the coordinator stands on.
+/// The coordinator's platform.
 #[derive(Clone, Debug)]
-pub(crate) struct CoordinatorGround {
+pub(crate) struct CoordinatorPlatform {
     pub(crate) disk: Arc<Mutex<Disk>>,
     pub(crate) history: Arc<Mutex<History>>,
 }
 
 #[tonic::async_trait]
-impl Ground for CoordinatorGround {
+impl Platform for CoordinatorPlatform {
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(Door::open(address).await?))
     }
@@ -52,11 +52,11 @@ impl Ground for CoordinatorGround {
     }
 
     async fn open_store(&self, path: &Path, mut queue: StoreQueue) -> Result<JoinHandle<()>, StoreError> {
-        let ground = self.clone();
-        let mut store = FaultyStore { inner: SqliteStore::open(path)?, path: path.to_owned(), ground };
+        let platform = self.clone();
+        let mut store = FaultyStore { inner: SqliteStore::open(path)?, path: path.to_owned(), platform };
         Ok(tokio::spawn(async move {
             while let Some(call) = queue.next().await {
-                let delay = lock(&store.ground.disk).delay;
+                let delay = lock(&store.platform.disk).delay;
                 if !delay.is_zero() {
                     sleep(delay).await;
                 }
@@ -71,7 +71,7 @@ impl Ground for CoordinatorGround {
 struct FaultyStore {
     inner: SqliteStore,
     path: PathBuf,
-    ground: CoordinatorGround,
+    platform: CoordinatorPlatform,
 }
 
 impl Store for FaultyStore {
@@ -83,16 +83,16 @@ impl Store for FaultyStore {
         let fails = |make: fn(PathBuf, rusqlite::Error) -> StoreError| {
             Err(make(self.path.clone(), rusqlite::Error::InvalidQuery))
         };
-        let mut disk = lock(&self.ground.disk);
+        let mut disk = lock(&self.platform.disk);
         if disk.full {
-            lock(&self.ground.history).note(format_args!("commit: full"));
+            lock(&self.platform.history).note(format_args!("commit: full"));
             return fails(|path, source| StoreError::Full { path, source });
         }
         if let Err(error) = self.inner.commit(changes) {
-            lock(&self.ground.history).note(format_args!("commit: {error}"));
+            lock(&self.platform.history).note(format_args!("commit: {error}"));
             return Err(error);
         }
-        lock(&self.ground.history).committed(changes);
+        lock(&self.platform.history).committed(changes);
         if disk.broken {
             disk.broken = false;
             return fails(|path, source| StoreError::Io { path, source });

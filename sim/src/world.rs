@@ -22,7 +22,7 @@ use turmoil::Sim;
 
 use crate::{
     check, clock,
-    coordinator::{CoordinatorGround, Disk},
+    coordinator::{CoordinatorPlatform, Disk},
     entropy,
     history::{History, lock},
     machine::Machine,
@@ -143,11 +143,12 @@ impl World {
     }
 
     fn add_hosts(&self, seed: u64, sim: &mut Sim<'_>) {
-        let ground = CoordinatorGround { disk: Arc::clone(&self.disk), history: Arc::clone(&self.history) };
+        let platform =
+            CoordinatorPlatform { disk: Arc::clone(&self.disk), history: Arc::clone(&self.history) };
         let (home, stop) = (self.folder.clone(), Arc::clone(&self.stops[COORDINATOR]));
         sim.host(host(COORDINATOR), move || {
-            let (ground, home, stop) = (ground.clone(), home.clone(), Arc::clone(&stop));
-            async move { Ok(run_coordinator(ground, home, stop).await?) }
+            let (platform, home, stop) = (platform.clone(), home.clone(), Arc::clone(&stop));
+            async move { Ok(run_coordinator(platform, home, stop).await?) }
         });
         let joins = Arc::new(Mutex::new(std::array::from_fn(|_| None)));
         for machine in &self.machines {
@@ -255,7 +256,7 @@ fn coordinator_ip(sim: &Sim<'_>) -> IpAddr {
 }
 
 /// The coordinator, started again whenever it ends, as a service manager does.
-async fn run_coordinator(ground: CoordinatorGround, home: PathBuf, stop: Stop) -> Result<()> {
+async fn run_coordinator(platform: CoordinatorPlatform, home: PathBuf, stop: Stop) -> Result<()> {
     clock::enter(COORDINATOR);
     loop {
         let shutdown = CancellationToken::new();
@@ -268,8 +269,8 @@ async fn run_coordinator(ground: CoordinatorGround, home: PathBuf, stop: Stop) -
             ..CoordinatorSettings::default()
         };
         let (on_ready, _) = oneshot::channel();
-        let ended = hatchery_coordinator::run_on(&ground, settings.check(&home)?, shutdown, on_ready).await;
-        lock(&ground.history).note(format_args!("the coordinator has ended: {}", outcome(ended)));
+        let ended = hatchery_coordinator::run_on(&platform, settings.check(&home)?, shutdown, on_ready).await;
+        lock(&platform.history).note(format_args!("the coordinator has ended: {}", outcome(ended)));
         sleep(STARTS_AGAIN_AFTER).await;
     }
 }

@@ -15,8 +15,9 @@ mod restore;
 pub use backup::{BackupOptions, BackupSummary, backup};
 pub use error::AdminError;
 pub use fsck::{Finding, FindingKind, FindingState, FsckReport, fsck};
+pub use parts::UNFINISHED_FOLDER;
 pub(crate) use parts::{AUTHORITY_FOLDER, BLOBS_FOLDER, DATABASE_FILE};
-pub use restore::{RestoreSummary, UNFINISHED_FOLDER, restore};
+pub use restore::{RestoreSummary, restore};
 
 /// Who is told how far a long work is, and may end it.
 pub trait Watcher {

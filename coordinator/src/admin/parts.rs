@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, path::Path};
 use hatchery_common::id::BlobId;
 use hatchery_scheduler::Cluster;
 
-use super::{AdminError, restore::UNFINISHED_FOLDER};
+use super::AdminError;
 
 /// The database's file in a state folder, and its name in a backup.
 pub(crate) const DATABASE_FILE: &str = "hatchery.db";
 pub(crate) const AUTHORITY_FOLDER: &str = "authority";
 /// The folder of blobs.
 pub(crate) const BLOBS_FOLDER: &str = "blobs";
+/// Where a whole state is while it is moved into place. While it is there, the folder around it is not whole.
+pub const UNFINISHED_FOLDER: &str = "restoring";
 
 /// Checks that `folder` holds a whole state.
 pub(super) fn check_state(folder: &Path) -> Result<(), AdminError> {

@@ -16,6 +16,7 @@ use hatchery_common::{
     blob::{BlobLimits, BlobStore},
     digest::Hasher,
     durable::{self, FileError, FolderLock},
+    faults,
     id::{BlobId, Epoch},
     time::Timestamp,
     tls::Authority,
@@ -27,17 +28,12 @@ use super::{
     AdminError, Watcher, advance,
     archive::{Entry, Reader, name_of},
     manifest::{BlobPart, FORMAT, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, Part},
-    parts::{AUTHORITY_FOLDER, BLOBS_FOLDER, DATABASE_FILE, named_blobs},
+    parts::{AUTHORITY_FOLDER, BLOBS_FOLDER, DATABASE_FILE, UNFINISHED_FOLDER, named_blobs},
 };
-use crate::{
-    fault,
-    store::{SqliteStore, Store},
-};
+use crate::store::{SqliteStore, Store};
 
 /// Where a state is made whole.
 pub(super) const STAGING_FOLDER: &str = ".restoring";
-/// Where a whole state is while it is moved into place. While it is there, the folder around it is not whole.
-pub const UNFINISHED_FOLDER: &str = "restoring";
 /// What was there before, put aside: this and the time of the restore.
 const ASIDE_PREFIX: &str = "before-restore-";
 const LOCK_FILE: &str = "lock";
@@ -102,7 +98,7 @@ pub fn restore(
     })?;
     watcher.phase("moving it into place", None);
     clear(&unfinished)?;
-    fault::admin_step();
+    faults::strikes("admin::step");
     durable::rename(&staging, &unfinished)?;
     if !old.is_empty() {
         let aside = folder.join(format!("{ASIDE_PREFIX}{}", Timestamp::now().0));
@@ -111,10 +107,10 @@ pub fn restore(
         summary.put_aside = Some(aside);
     }
     move_all(&names(&unfinished)?, &unfinished, folder)?;
-    fault::admin_step();
+    faults::strikes("admin::step");
     clear(&unfinished)?;
     durable::sync_folder(folder)?;
-    fault::admin_step();
+    faults::strikes("admin::step");
     folder.clone_into(&mut summary.folder);
     Ok(summary)
 }
@@ -147,7 +143,7 @@ fn clear(folder: &Path) -> Result<(), FileError> {
 
 fn move_all(names: &[String], from: &Path, to: &Path) -> Result<(), FileError> {
     names.iter().try_for_each(|name| {
-        fault::admin_step();
+        faults::strikes("admin::step");
         durable::rename(&from.join(name), &to.join(name))
     })
 }

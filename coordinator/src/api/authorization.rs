@@ -11,7 +11,7 @@ use std::{
 use hatchery_common::{
     access::Scope,
     id::{CertificateId, Name, NodeId},
-    tls::Role,
+    tls::{Identity, Role},
 };
 use hatchery_net::transport::Peer;
 use hatchery_scheduler::{Certificate, Cluster};
@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, codegen::Bytes};
 use tower::{Layer, Service};
 
-use crate::core::handle::{Mailbox, Snapshot};
+use crate::{
+    api::error::ApiError,
+    core::handle::{LoopHandle, Snapshot},
+};
 
 /// Who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +145,7 @@ fn good_certificate(cluster: &Cluster, id: CertificateId) -> Result<&Certificate
 /// The gate, as a layer around all services.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLayer {
-    pub(crate) mailbox: Mailbox,
+    pub(crate) event_loop: LoopHandle,
     /// Cancelled when open streams are to end.
     pub(crate) stopping: CancellationToken,
 }
@@ -162,7 +165,7 @@ impl AccessLayer {
             return Ok(None);
         }
         let identity = peer.and_then(|peer| peer.identity.as_ref()).ok_or_else(no_certificate)?;
-        let snapshot = self.mailbox.snapshot();
+        let snapshot = self.event_loop.snapshot();
         let certificate = good_certificate(&snapshot.cluster, identity.certificate)?;
         let same = match &identity.role {
             Role::Agent(node) => certificate.scope == Scope::Agent && certificate.node == Some(*node),
@@ -188,8 +191,8 @@ impl AccessLayer {
 
     /// Ends when nothing more may be sent to the bearer of `certificate`, and says why.
     fn cut_off(&self, certificate: Option<CertificateId>) -> impl Future<Output = Status> + Send + use<> {
-        let (stopping, snapshots) = (self.stopping.clone(), self.mailbox.snapshots.clone());
-        let last_event = self.mailbox.last_event.clone();
+        let (stopping, snapshots) = (self.stopping.clone(), self.event_loop.snapshots.clone());
+        let last_event = self.event_loop.last_event.clone();
         async move {
             tokio::select! {
                 status = revoked(certificate, snapshots, last_event) => status,
@@ -312,4 +315,15 @@ impl http_body::Body for Guarded {
     fn is_end_stream(&self) -> bool {
         self.ended || self.body.is_end_stream()
     }
+}
+
+/// What a certificate says of its holder.
+pub(crate) fn identity(certificate: &Certificate) -> Result<Identity, ApiError> {
+    let role = match (&certificate.scope, certificate.node) {
+        (Scope::Agent, Some(node)) => Role::Agent(node),
+        (Scope::Operator, _) => Role::Operator(certificate.name.clone()),
+        (Scope::Viewer, _) => Role::Viewer(certificate.name.clone()),
+        (Scope::Agent, None) => return Err(ApiError::Internal("an agent without a node".to_owned())),
+    };
+    Ok(Identity { role, certificate: certificate.id })
 }

@@ -1,26 +1,18 @@
-//! What the services share.
+//! The parts of a coordinator that its services and sessions share.
 
 use std::{sync::Arc, time::Duration};
 
-use hatchery_common::{
-    access::Scope,
-    blob::BlobStore,
-    id::BlobId,
-    time::Timestamp,
-    tls::{Authority, Identity, Role, TlsError},
-};
-use hatchery_scheduler::Certificate;
+use hatchery_common::{blob::BlobStore, id::BlobId, time::Timestamp, tls::Authority};
 
 use crate::{
-    api::error::Refusal,
-    core::{handle::Mailbox, store_thread::StoreCalls},
-    sessions::{generations::Answers, logs::Logs, session::Sessions, tracking::Tracking},
+    api::error::ApiError,
+    core::{handle::LoopHandle, store_thread::StoreCalls},
+    sessions::{generations::Generations, logs::Logs, registry::Sessions, tracking::Tracking},
 };
 
-/// What the services share.
 #[derive(Debug)]
-pub(crate) struct House {
-    pub(crate) mailbox: Mailbox,
+pub(crate) struct Context {
+    pub(crate) event_loop: LoopHandle,
     pub(crate) store: StoreCalls,
     pub(crate) blobs: BlobStore,
     /// Most bytes of blobs, for people.
@@ -28,7 +20,7 @@ pub(crate) struct House {
     pub(crate) logs: Logs,
     pub(crate) sessions: Sessions,
     pub(crate) tracking: Arc<Tracking>,
-    pub(crate) answers: Answers,
+    pub(crate) generations: Generations,
     pub(crate) authority: Authority,
     /// Where others reach this coordinator, for join strings.
     pub(crate) addresses: Vec<String>,
@@ -36,9 +28,9 @@ pub(crate) struct House {
     pub(crate) started_at: Timestamp,
 }
 
-impl House {
+impl Context {
     /// Checks that blobs are here, each with the size that is said of it.
-    pub(crate) fn check_blobs(&self, named: impl Iterator<Item = (BlobId, u64)>) -> Result<(), Refusal> {
+    pub(crate) fn check_blobs(&self, named: impl Iterator<Item = (BlobId, u64)>) -> Result<(), ApiError> {
         let (mut count, mut missing, mut first) = (0, 0, None);
         for (blob, size_bytes) in named {
             count += 1;
@@ -48,25 +40,8 @@ impl House {
             }
         }
         match first {
-            Some(first) => Err(Refusal::BlobsMissing { missing, count, first: first.to_string() }),
+            Some(first) => Err(ApiError::BlobsMissing { missing, count, first: first.to_string() }),
             None => Ok(()),
         }
-    }
-}
-
-/// What a certificate says of its holder.
-pub(crate) fn identity(certificate: &Certificate) -> Result<Identity, Refusal> {
-    let role = match (&certificate.scope, certificate.node) {
-        (Scope::Agent, Some(node)) => Role::Agent(node),
-        (Scope::Operator, _) => Role::Operator(certificate.name.clone()),
-        (Scope::Viewer, _) => Role::Viewer(certificate.name.clone()),
-        (Scope::Agent, None) => return Err(Refusal::Internal("an agent without a node".to_owned())),
-    };
-    Ok(Identity { role, certificate: certificate.id })
-}
-
-impl From<TlsError> for Refusal {
-    fn from(error: TlsError) -> Self {
-        Self::Internal(error.to_string())
     }
 }

@@ -1,6 +1,6 @@
-//! How a refusal is told over the wire: one place, so that the same cause always has the same code.
+//! Why a call fails, and its gRPC status: in one place, so that the same cause always has the same code.
 
-use hatchery_common::field::FieldError;
+use hatchery_common::{field::FieldError, tls::TlsError};
 use hatchery_scheduler::Rejected;
 use tonic::{Code, Status};
 
@@ -10,9 +10,9 @@ use crate::{
     sessions::generations::GenerateError,
 };
 
-/// What a caller asked for before it is even put to the event loop.
+/// Why a call fails.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum ApiError {
     /// A field is wrong.
     #[error(transparent)]
     Field(#[from] FieldError),
@@ -38,37 +38,43 @@ pub(crate) enum Refusal {
     Stopped(#[from] Stopped),
 }
 
-impl From<Rejected> for Refusal {
+impl From<Rejected> for ApiError {
     fn from(rejected: Rejected) -> Self {
         Self::Request(rejected.into())
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
-        let code = match &refusal {
-            Refusal::Field(_) => Code::InvalidArgument,
-            Refusal::Lookup(error) => match error {
+impl From<TlsError> for ApiError {
+    fn from(error: TlsError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let code = match &error {
+            ApiError::Field(_) => Code::InvalidArgument,
+            ApiError::Lookup(error) => match error {
                 LookupError::NotFound { .. } => Code::NotFound,
                 LookupError::Ambiguous { .. } => Code::InvalidArgument,
             },
-            Refusal::Request(error) => match error {
+            ApiError::Request(error) => match error {
                 RequestError::Rejected(rejected) => code_of(rejected),
                 RequestError::DiskFull(_) => Code::ResourceExhausted,
                 RequestError::NotDurable(_) => Code::Internal,
                 RequestError::Stopping => Code::Unavailable,
             },
-            Refusal::Generate(error) => match error {
+            ApiError::Generate(error) => match error {
                 GenerateError::NotReady { .. } => Code::FailedPrecondition,
                 GenerateError::TooMany | GenerateError::Unread => Code::ResourceExhausted,
                 GenerateError::NodeLeft { .. } | GenerateError::Silent { .. } => Code::Unavailable,
                 GenerateError::Failed { .. } | GenerateError::OrderBroken { .. } => Code::Internal,
             },
-            Refusal::BlobsMissing { .. } => Code::FailedPrecondition,
-            Refusal::Internal(_) => Code::Internal,
-            Refusal::Stopped(_) => Code::Unavailable,
+            ApiError::BlobsMissing { .. } => Code::FailedPrecondition,
+            ApiError::Internal(_) => Code::Internal,
+            ApiError::Stopped(_) => Code::Unavailable,
         };
-        Self::new(code, refusal.to_string())
+        Self::new(code, error.to_string())
     }
 }
 

@@ -14,24 +14,24 @@ use hatchery_common::{
     session::AnswerPart,
     time::{BootTime, Timestamp},
     tls::{JoinSecret, JoinString},
-    views::NodeView,
+    view::NodeView,
 };
 use hatchery_proto::{convert, v1};
 use hatchery_scheduler::{Node, Outcome, Request as Change};
 use tonic::{Request, Response, Status};
 
-use super::Answers;
+use super::ResponseStream;
 use crate::{
     api::{
         authorization::Caller,
-        context::House,
-        error::Refusal,
+        context::Context,
+        error::ApiError,
         lookup::{self, Asked},
-        watch,
+        routing, watch,
     },
     collect,
     core::handle::Snapshot,
-    sessions::generations::{self, Answer, GenerateError},
+    sessions::generations::{GenerateError, Generation},
     views::{self, event::node_name, placement, rollouts},
 };
 
@@ -41,34 +41,34 @@ const TOKEN_SECS: (u64, u64, u64) = (60, 30 * 86_400, 86_400);
 /// The service for people.
 #[derive(Clone, Debug)]
 pub(crate) struct FleetService {
-    pub(crate) house: Arc<House>,
+    pub(crate) context: Arc<Context>,
 }
 
 impl FleetService {
     fn snapshot(&self) -> Arc<Snapshot> {
-        self.house.mailbox.snapshot()
+        self.context.event_loop.snapshot()
     }
 
     fn node_view(&self, snapshot: &Snapshot, node: &Node, now: BootTime) -> NodeView {
         let name = |node| Name::from_lossy(&node_name(&snapshot.cluster, node));
-        views::node(snapshot, node, self.house.tracking.standing(node.id, name), now)
+        views::node(snapshot, node, self.context.tracking.standing(node.id, name), now)
     }
 
-    async fn change(&self, change: Change) -> Result<Outcome, Refusal> {
-        Ok(self.house.mailbox.request(change).await?)
+    async fn change(&self, change: Change) -> Result<Outcome, ApiError> {
+        Ok(self.context.event_loop.request(change).await?)
     }
 
-    fn job(&self, id: JobId) -> Result<v1::Job, Refusal> {
+    fn job(&self, id: JobId) -> Result<v1::Job, ApiError> {
         let snapshot = self.snapshot();
         let job = lookup::job(&snapshot.cluster, &id.to_string())?;
         Ok(views::job(&snapshot, job).into())
     }
 
-    fn job_id(&self, given: &str) -> Result<JobId, Refusal> {
+    fn job_id(&self, given: &str) -> Result<JobId, ApiError> {
         Ok(lookup::job(&self.snapshot().cluster, given)?.id)
     }
 
-    fn checkpoint(&self, id: CheckpointId) -> Result<v1::Checkpoint, Refusal> {
+    fn checkpoint(&self, id: CheckpointId) -> Result<v1::Checkpoint, ApiError> {
         let snapshot = self.snapshot();
         let id = lookup::checkpoint(&snapshot.cluster, &id.to_string())?;
         Ok(views::checkpoint(
@@ -81,14 +81,14 @@ impl FleetService {
     }
 
     /// Finds a node that answers, and asks it.
-    async fn ask(&self, request: v1::GenerateRequest) -> Result<(GenerationPart, Answer), Refusal> {
+    async fn ask(&self, request: v1::GenerateRequest) -> Result<(GenerationPart, Generation), ApiError> {
         let snapshot = self.snapshot();
         let cluster = &snapshot.cluster;
         let asked = lookup::asked(cluster, &request.checkpoint)?;
         let given = request.node.as_deref().map(|node| lookup::node(cluster, node)).transpose()?;
         let active = match asked {
             Asked::Checkpoint(_) => None,
-            Asked::Job(job) => generations::choose_active(&snapshot, job, given),
+            Asked::Job(job) => routing::choose_active(&snapshot, job, given),
         };
         let checkpoint = match active {
             Some((_, checkpoint)) => checkpoint,
@@ -102,18 +102,18 @@ impl FleetService {
         order.check()?;
         let node = match active {
             Some((node, _)) => node,
-            None => generations::choose(&snapshot, checkpoint, given)?,
+            None => routing::choose(&snapshot, checkpoint, given)?,
         };
         let name = node_name(cluster, node);
-        let outbox = self.house.sessions.outbox(node);
+        let outbox = self.context.sessions.outbox(node);
         let outbox = outbox.ok_or_else(|| GenerateError::NodeLeft { node: name.clone() })?;
-        let answer = self.house.answers.ask(outbox, name.clone(), order).await?;
+        let answer = self.context.generations.ask(outbox, name.clone(), order).await?;
         Ok((GenerationPart::Chosen { node, node_name: Name::from_lossy(&name), checkpoint }, answer))
     }
 }
 
 /// The parts of an answer up to its end.
-fn parts(answer: Answer) -> impl futures::Stream<Item = Result<GenerationPart, GenerateError>> {
+fn parts(answer: Generation) -> impl futures::Stream<Item = Result<GenerationPart, GenerateError>> {
     stream::try_unfold(Some(answer), |answer| async move {
         let Some(mut answer) = answer else { return Ok(None) };
         Ok(match answer.next().await? {
@@ -124,7 +124,7 @@ fn parts(answer: Answer) -> impl futures::Stream<Item = Result<GenerationPart, G
     })
 }
 
-fn needed<W, D: TryFrom<W, Error = FieldError>>(field: &str, part: Option<W>) -> Result<D, Refusal> {
+fn needed<W, D: TryFrom<W, Error = FieldError>>(field: &str, part: Option<W>) -> Result<D, ApiError> {
     let part = part.ok_or_else(|| FieldError::new(field, "is missing"))?;
     Ok(D::try_from(part).map_err(|error| error.within(field))?)
 }
@@ -135,17 +135,17 @@ impl v1::fleet_server::Fleet for FleetService {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let blobs = collect::view(&self.house);
-        Ok(Response::new(views::status(&self.snapshot(), self.house.started_at, blobs).into()))
+        let blobs = collect::view(&self.context);
+        Ok(Response::new(views::status(&self.snapshot(), self.context.started_at, blobs).into()))
     }
 
     async fn create_dataset(
         &self,
         request: Request<v1::CreateDatasetRequest>,
     ) -> Result<Response<v1::CreateDatasetResponse>, Status> {
-        let manifest = convert::dataset_manifest(&request.into_inner().manifest).map_err(Refusal::Field)?;
+        let manifest = convert::dataset_manifest(&request.into_inner().manifest).map_err(ApiError::Field)?;
         let id = manifest.id();
-        self.house.check_blobs(manifest.files().iter().map(|file| (file.blob, file.size_bytes)))?;
+        self.context.check_blobs(manifest.files().iter().map(|file| (file.blob, file.size_bytes)))?;
         self.change(Change::RegisterDataset { manifest }).await?;
         let dataset = self.snapshot().cluster.datasets.get(&id).map(|dataset| views::dataset(dataset).into());
         Ok(Response::new(v1::CreateDatasetResponse { dataset }))
@@ -171,7 +171,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let id: RequestId = request
             .request_id
             .parse()
-            .map_err(|error: FieldError| Refusal::from(FieldError::new("request_id", error.problem)))?;
+            .map_err(|error: FieldError| ApiError::from(FieldError::new("request_id", error.problem)))?;
         let id = if faults::strikes("mutant::request_deduplication") { RequestId::random() } else { id };
         let spec: JobSpec = needed("spec", request.spec)?;
         let body = serde_json::to_vec(&spec).map_err(|error| Status::internal(error.to_string()))?;
@@ -211,14 +211,14 @@ impl v1::fleet_server::Fleet for FleetService {
         Ok(Response::new(v1::GetJobResponse { job: Some(self.job(id)?) }))
     }
 
-    type WatchJobStream = Answers<v1::WatchJobResponse>;
+    type WatchJobStream = ResponseStream<v1::WatchJobResponse>;
 
     async fn watch_job(
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let id = self.job_id(&request.into_inner().job)?;
-        let jobs = watch::job(&self.house, id)
+        let jobs = watch::job(&self.context, id)
             .map_ok(|(job, event_number)| v1::WatchJobResponse { job: Some(job.into()), event_number });
         Ok(Response::new(jobs.boxed()))
     }
@@ -269,7 +269,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::SetJobPriorityResponse>, Status> {
         let by = Caller::of(&request)?.name;
         let request = request.into_inner();
-        let priority = convert::priority(request.priority).map_err(Refusal::Field)?;
+        let priority = convert::priority(request.priority).map_err(ApiError::Field)?;
         let job = self.job_id(&request.job)?;
         self.change(Change::SetPriority { job, priority, by }).await?;
         Ok(Response::new(v1::SetJobPriorityResponse { job: Some(self.job(job)?) }))
@@ -281,21 +281,21 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::ExplainPlacementResponse>, Status> {
         let submitter = Caller::of(&request)?.name;
         let what = request.into_inner().what;
-        let what = what.ok_or_else(|| Refusal::Field(FieldError::new("what", "give a job or a spec")))?;
+        let what = what.ok_or_else(|| ApiError::Field(FieldError::new("what", "give a job or a spec")))?;
         let snapshot = self.snapshot();
         let placement = match what {
             v1::explain_placement_request::What::Job(job) => {
-                placement::of_job(&snapshot, lookup::job(&snapshot.cluster, &job).map_err(Refusal::from)?.id)
+                placement::of_job(&snapshot, lookup::job(&snapshot.cluster, &job).map_err(ApiError::from)?.id)
             }
             v1::explain_placement_request::What::Spec(spec) => {
                 let spec: JobSpec = needed("spec", Some(spec))?;
-                placement::of_spec(&snapshot, spec, submitter).map_err(Refusal::from)?
+                placement::of_spec(&snapshot, spec, submitter).map_err(ApiError::from)?
             }
         };
         Ok(Response::new(placement.into()))
     }
 
-    type ReadLogsStream = Answers<v1::ReadLogsResponse>;
+    type ReadLogsStream = ResponseStream<v1::ReadLogsResponse>;
 
     async fn read_logs(
         &self,
@@ -303,12 +303,12 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
         let request = request.into_inner();
         let job = self.job_id(&request.job)?;
-        let lines = watch::logs(&self.house, job, request.follow)
+        let lines = watch::logs(&self.context, job, request.follow)
             .map_ok(|(epoch, text)| v1::ReadLogsResponse { epoch: epoch.0, text });
         Ok(Response::new(lines.boxed()))
     }
 
-    type WatchEventsStream = Answers<v1::WatchEventsResponse>;
+    type WatchEventsStream = ResponseStream<v1::WatchEventsResponse>;
 
     async fn watch_events(
         &self,
@@ -316,7 +316,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let request = request.into_inner();
         let job = request.job.as_deref().map(|job| self.job_id(job)).transpose()?;
-        let events = watch::events(&self.house, request.after, request.follow, job)
+        let events = watch::events(&self.context, request.after, request.follow, job)
             .map_ok(|event| v1::WatchEventsResponse { event: Some(event.into()) });
         Ok(Response::new(events.boxed()))
     }
@@ -337,7 +337,7 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::GetNodeRequest>,
     ) -> Result<Response<v1::GetNodeResponse>, Status> {
         let snapshot = self.snapshot();
-        let id = lookup::node(&snapshot.cluster, &request.into_inner().node).map_err(Refusal::from)?;
+        let id = lookup::node(&snapshot.cluster, &request.into_inner().node).map_err(ApiError::from)?;
         let node = self.node_view(&snapshot, &snapshot.cluster.nodes[&id], BootTime::now());
         Ok(Response::new(v1::GetNodeResponse { node: Some(node.into()) }))
     }
@@ -348,12 +348,12 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::SetNodeModeResponse>, Status> {
         let by = Caller::of(&request)?.name;
         let request = request.into_inner();
-        let mode = request.mode.parse().map_err(Refusal::Field)?;
-        let node = lookup::node(&self.snapshot().cluster, &request.node).map_err(Refusal::from)?;
+        let mode = request.mode.parse().map_err(ApiError::Field)?;
+        let node = lookup::node(&self.snapshot().cluster, &request.node).map_err(ApiError::from)?;
         self.change(Change::SetNodeMode { node, mode, by }).await?;
         if mode == NodeMode::Open {
             // Whoever opens it has looked at it: what it sent wrong before is forgiven.
-            self.house.tracking.trust(node);
+            self.context.tracking.trust(node);
         }
         let snapshot = self.snapshot();
         let shown = snapshot.cluster.nodes.get(&node);
@@ -367,7 +367,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let given = request.into_inner().node;
         let snapshot = self.snapshot();
-        let node = lookup::node(&snapshot.cluster, &given).map_err(Refusal::from)?;
+        let node = lookup::node(&snapshot.cluster, &given).map_err(ApiError::from)?;
         self.change(Change::RemoveNode { node, lease: snapshot.observed().lease }).await?;
         Ok(Response::new(v1::RemoveNodeResponse {}))
     }
@@ -395,7 +395,7 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
         let given = request.into_inner().checkpoint;
-        let id = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        let id = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(ApiError::from)?;
         Ok(Response::new(v1::GetCheckpointResponse { checkpoint: Some(self.checkpoint(id)?) }))
     }
 
@@ -406,7 +406,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let by = Caller::of(&request)?.name;
         let request = request.into_inner();
         let given = request.checkpoint;
-        let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &given).map_err(ApiError::from)?;
         let to: NodeSelector = needed("to", request.to)?;
         let rollout = RolloutId::random();
         let (activate, bytes_per_sec_max) = (request.activate, request.bytes_per_sec_max);
@@ -424,7 +424,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let by = Caller::of(&request)?.name;
         let v1::WithdrawRolloutRequest { which, from } = request.into_inner();
         let from: NodeSelector = needed("from", from)?;
-        let missing = || Refusal::Field(FieldError::new("which", "give a job or a rollout"));
+        let missing = || ApiError::Field(FieldError::new("which", "give a job or a rollout"));
         let which = which.ok_or_else(missing)?;
         let before = self.snapshot();
         let withdraw = match which {
@@ -432,7 +432,7 @@ impl v1::fleet_server::Fleet for FleetService {
                 Change::RollBack { job: self.job_id(&job)?, from: from.clone(), by }
             }
             v1::withdraw_rollout_request::Which::Rollout(given) => {
-                let rollout = lookup::rollout(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+                let rollout = lookup::rollout(&self.snapshot().cluster, &given).map_err(ApiError::from)?;
                 Change::Withdraw { rollout, from: from.clone(), by }
             }
         };
@@ -464,7 +464,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::PinCheckpointResponse>, Status> {
         let by = Caller::of(&request)?.name;
         let v1::PinCheckpointRequest { checkpoint, is_pinned } = request.into_inner();
-        let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &checkpoint).map_err(Refusal::from)?;
+        let checkpoint = lookup::checkpoint(&self.snapshot().cluster, &checkpoint).map_err(ApiError::from)?;
         let before = v1::Checkpoint { is_pinned, ..self.checkpoint(checkpoint)? };
         self.change(Change::Pin { checkpoint, is_pinned, by }).await?;
         // One that only its pin kept is gone by now.
@@ -472,7 +472,7 @@ impl v1::fleet_server::Fleet for FleetService {
         Ok(Response::new(v1::PinCheckpointResponse { checkpoint: Some(checkpoint) }))
     }
 
-    type GenerateStream = Answers<v1::GenerateResponse>;
+    type GenerateStream = ResponseStream<v1::GenerateResponse>;
 
     async fn generate(
         &self,
@@ -480,7 +480,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let (chosen, answer) = self.ask(request.into_inner()).await?;
         let parts = stream::iter([Ok(chosen)]).chain(parts(answer));
-        let parts = parts.map_ok(Into::into).map_err(|error| Status::from(Refusal::from(error)));
+        let parts = parts.map_ok(Into::into).map_err(|error| Status::from(ApiError::from(error)));
         Ok(Response::new(parts.boxed()))
     }
 
@@ -499,13 +499,13 @@ impl v1::fleet_server::Fleet for FleetService {
             let valid = Duration::from_secs(check_range("valid_secs", secs, least, most)?);
             Ok((scope, name, labels, valid))
         };
-        let (scope, name, labels, valid) = read().map_err(Refusal::Field)?;
+        let (scope, name, labels, valid) = read().map_err(ApiError::Field)?;
         let secret = JoinSecret::random();
         let expires_at = Timestamp::now() + valid;
         let digest = secret.digest();
         self.change(Change::CreateToken { secret: digest, scope, name, labels, by, expires_at }).await?;
-        let authority = self.house.authority.key_hash();
-        let addresses = self.house.addresses.clone();
+        let authority = self.context.authority.key_hash();
+        let addresses = self.context.addresses.clone();
         let join_string = JoinString { addresses, authority, secret, scope }.to_string();
         Ok(Response::new(v1::CreateTokenResponse { join_string, expires_at_ms: expires_at.0 }))
     }
@@ -526,7 +526,7 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::RevokeCertificateRequest>,
     ) -> Result<Response<v1::RevokeCertificateResponse>, Status> {
         let given = request.into_inner().certificate;
-        let id = lookup::certificate(&self.snapshot().cluster, &given).map_err(Refusal::from)?;
+        let id = lookup::certificate(&self.snapshot().cluster, &given).map_err(ApiError::from)?;
         self.change(Change::RevokeCertificate { certificate: id }).await?;
         let certificate = views::certificate(&self.snapshot().cluster.certificates[&id]);
         Ok(Response::new(v1::RevokeCertificateResponse { certificate: Some(certificate.into()) }))

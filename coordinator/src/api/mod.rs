@@ -6,6 +6,7 @@ pub(crate) mod context;
 pub(crate) mod error;
 mod fleet;
 mod lookup;
+mod routing;
 mod watch;
 
 use std::pin::Pin;
@@ -16,5 +17,5 @@ use tonic::Status;
 pub(crate) use agents::AgentsService;
 pub(crate) use fleet::FleetService;
 
-/// A stream of answers.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The responses of a streaming call.
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -5,14 +5,14 @@ use std::{collections::VecDeque, sync::Arc};
 use futures::{Stream, stream};
 use hatchery_common::{
     id::{Epoch, JobId},
-    views::{EventView, JobView},
+    view::{EventView, JobView},
 };
 use hatchery_net::blocking;
 use tokio::sync::watch::error::RecvError;
 use tonic::Status;
 
 use crate::{
-    api::{context::House, error::Refusal},
+    api::{context::Context, error::ApiError},
     sessions::logs::{AttemptLog, Logs},
     store::Event,
     views::{self, event},
@@ -28,8 +28,11 @@ fn stopping(_: RecvError) -> Status {
 }
 
 /// A job as it is now and whenever it has changed, with the number of the last event, until it has ended.
-pub(crate) fn job(house: &House, id: JobId) -> impl Stream<Item = Result<(JobView, u64), Status>> + use<> {
-    let snapshots = house.mailbox.snapshots.clone();
+pub(crate) fn job(
+    context: &Context,
+    id: JobId,
+) -> impl Stream<Item = Result<(JobView, u64), Status>> + use<> {
+    let snapshots = context.event_loop.snapshots.clone();
     stream::try_unfold((snapshots, None::<JobView>), move |(mut snapshots, last)| async move {
         if last.as_ref().is_some_and(JobView::is_terminal) {
             return Ok(None);
@@ -49,26 +52,26 @@ pub(crate) fn job(house: &House, id: JobId) -> impl Stream<Item = Result<(JobVie
 
 /// The history after event number `after`, of one job if asked; with `follow` it never ends.
 pub(crate) fn events(
-    house: &Arc<House>,
+    context: &Arc<Context>,
     after: u64,
     follow: bool,
     job: Option<JobId>,
 ) -> impl Stream<Item = Result<EventView, Status>> + use<> {
-    let last_event = house.mailbox.last_event.clone();
-    let start = (Arc::clone(house), last_event, after, VecDeque::<Event>::new());
-    stream::try_unfold(start, move |(house, mut last_event, mut after, mut page)| async move {
+    let last_event = context.event_loop.last_event.clone();
+    let start = (Arc::clone(context), last_event, after, VecDeque::<Event>::new());
+    stream::try_unfold(start, move |(context, mut last_event, mut after, mut page)| async move {
         loop {
             while let Some(event) = page.pop_front() {
                 if job.is_none_or(|job| event.change.job() == Some(job)) {
-                    let view = event::event(&house.mailbox.snapshot().cluster, &event);
-                    return Ok(Some((view, (house, last_event, after, page))));
+                    let view = event::event(&context.event_loop.snapshot().cluster, &event);
+                    return Ok(Some((view, (context, last_event, after, page))));
                 }
             }
             // Nothing is told before it is shown: the store may be ahead by one commit.
             let shown = *last_event.borrow_and_update();
             if after < shown {
                 let limit = EVENTS_PAGE.min((shown - after) as usize);
-                let events = house.store.events(after, limit).await.map_err(Refusal::from)?;
+                let events = context.store.events(after, limit).await.map_err(ApiError::from)?;
                 page = events.map_err(|error| Status::internal(error.to_string()))?.into();
                 after = page.back().map_or(shown, |event| event.seq);
             } else if follow {
@@ -82,25 +85,25 @@ pub(crate) fn events(
 
 /// What a job's attempts wrote, in whole lines; with `follow` until the job has ended.
 pub(crate) fn logs(
-    house: &Arc<House>,
+    context: &Arc<Context>,
     job: JobId,
     follow: bool,
 ) -> impl Stream<Item = Result<(Epoch, Vec<u8>), Status>> + use<> {
-    let house = Arc::clone(house);
-    let (writes, last_event) = (house.logs.writes(), house.mailbox.last_event.clone());
-    let start = (house, writes, last_event, Place::default());
-    stream::try_unfold(start, move |(house, mut writes, mut last_event, place)| async move {
+    let context = Arc::clone(context);
+    let (writes, last_event) = (context.logs.writes(), context.event_loop.last_event.clone());
+    let start = (context, writes, last_event, Place::default());
+    stream::try_unfold(start, move |(context, mut writes, mut last_event, place)| async move {
         loop {
             writes.mark_unchanged();
             last_event.mark_unchanged();
-            let snapshot = house.mailbox.snapshot();
+            let snapshot = context.event_loop.snapshot();
             let goes_on =
                 follow && snapshot.cluster.jobs.get(&job).is_some_and(|job| !job.phase.is_terminal());
             drop(snapshot);
-            let (logs, from) = (house.logs.clone(), place.clone());
+            let (logs, from) = (context.logs.clone(), place.clone());
             let read = blocking(move || from.read(&logs, job, !goes_on)).await;
             if let Some((epoch, text, place)) = read.map_err(|error| Status::internal(error.to_string()))? {
-                return Ok(Some(((epoch, text), (house, writes, last_event, place))));
+                return Ok(Some(((epoch, text), (context, writes, last_event, place))));
             }
             if !goes_on {
                 return Ok(None);

@@ -3,15 +3,25 @@
 
 use std::{mem, sync::Arc};
 
+use hatchery_scheduler::{Change, Cluster};
+
 /// A state that moves by steps, the same step always the same way.
 pub(crate) trait Evolve: Clone {
     type Step;
     fn evolve(&mut self, step: &Self::Step);
 }
 
+impl Evolve for Cluster {
+    type Step = Change;
+
+    fn evolve(&mut self, change: &Change) {
+        Self::evolve(self, change);
+    }
+}
+
 /// A state as it is shown, and as it will be once the steps since are accepted.
 #[derive(Debug)]
-pub(crate) struct Twin<T: Evolve> {
+pub(crate) struct DoubleBuffer<T: Evolve> {
     shown: Arc<T>,
     /// What was shown before, and the steps that lead from it to `shown`.
     spare: Option<(Arc<T>, Vec<T::Step>)>,
@@ -20,7 +30,7 @@ pub(crate) struct Twin<T: Evolve> {
     steps: Vec<T::Step>,
 }
 
-impl<T: Evolve> Twin<T> {
+impl<T: Evolve> DoubleBuffer<T> {
     /// Shows `state`.
     pub(crate) fn new(state: T) -> Self {
         Self { shown: Arc::new(state), spare: None, draft: None, steps: Vec::new() }
@@ -97,24 +107,24 @@ mod tests {
 
     #[test]
     fn what_is_shown_moves_only_when_accepted_whoever_reads() {
-        let mut twin = Twin::new(Sum(vec![]));
+        let mut buffer = DoubleBuffer::new(Sum(vec![]));
         let mut readers = Vec::new();
         for round in 0..20 {
-            twin.step(round);
-            twin.step(round + 100);
-            assert_eq!(twin.shown().0.len(), 2 * round as usize);
-            let steps = twin.take_steps();
-            twin.accept(steps);
-            assert_eq!(twin.shown().0.len(), 2 * round as usize + 2);
+            buffer.step(round);
+            buffer.step(round + 100);
+            assert_eq!(buffer.shown().0.len(), 2 * round as usize);
+            let steps = buffer.take_steps();
+            buffer.accept(steps);
+            assert_eq!(buffer.shown().0.len(), 2 * round as usize + 2);
             if round % 3 == 0 {
-                readers.push(Arc::clone(twin.shown()));
+                readers.push(Arc::clone(buffer.shown()));
             }
         }
         assert_eq!(readers[1].0, [0, 100, 1, 101, 2, 102, 3, 103]);
         let expected: Vec<u32> = (0..20).flat_map(|round| [round, round + 100]).collect();
-        assert_eq!(twin.shown().0, expected);
-        twin.step(7);
-        twin.reset(Sum(vec![1]));
-        assert_eq!(twin.draft(), &Sum(vec![1]));
+        assert_eq!(buffer.shown().0, expected);
+        buffer.step(7);
+        buffer.reset(Sum(vec![1]));
+        assert_eq!(buffer.draft(), &Sum(vec![1]));
     }
 }

@@ -20,8 +20,8 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
 };
 use hatchery_scheduler::{
-    Change, Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide,
-    forget_rollouts, limits::ROLLOUTS_KEPT, plan, retire,
+    Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide, forget_rollouts,
+    limits::ROLLOUTS_KEPT, plan, retire,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -30,8 +30,8 @@ use tokio::{
 
 use crate::{
     core::{
-        double_buffer::{Evolve, Twin},
-        handle::{Event, Mailbox, RequestError, SessionNumber, Snapshot},
+        double_buffer::{DoubleBuffer, Evolve},
+        handle::{Event, LoopHandle, RequestError, SessionNumber, Snapshot},
         observations::{Observations, Sighting},
         store_thread::{Stopped, StoreCalls},
     },
@@ -72,22 +72,14 @@ impl From<Stopped> for LoopError {
     }
 }
 
-impl Evolve for Cluster {
-    type Step = Change;
-
-    fn evolve(&mut self, change: &Change) {
-        Self::evolve(self, change);
-    }
-}
-
 type Reply = oneshot::Sender<Result<Outcome, RequestError>>;
 
 /// The loop's own state.
 pub(crate) struct EventLoop {
     events: mpsc::Receiver<Event>,
     store: StoreCalls,
-    cluster: Twin<Cluster>,
-    observations: Twin<Observations>,
+    cluster: DoubleBuffer<Cluster>,
+    observations: DoubleBuffer<Observations>,
     waits: Arc<BTreeMap<JobId, Wait>>,
     queues: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
     /// The newest session of each node.
@@ -107,7 +99,7 @@ impl EventLoop {
         store: StoreCalls,
         lease: Duration,
         policy: Policy,
-    ) -> Result<(Self, Mailbox), LoopError> {
+    ) -> Result<(Self, LoopHandle), LoopError> {
         let cluster = store.load().await??;
         let observed = Observed { policy, ..Observed::new(BootTime::now(), lease) };
         let mut heard = Observations::new(observed);
@@ -119,7 +111,7 @@ impl EventLoop {
         }
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (last_event, last_event_shown) = watch::channel(cluster.last_event);
-        let (cluster, observations) = (Twin::new(cluster), Twin::new(heard));
+        let (cluster, observations) = (DoubleBuffer::new(cluster), DoubleBuffer::new(heard));
         let (waits, queues) = (Arc::new(BTreeMap::new()), Arc::new(BTreeMap::new()));
         let snapshot = Snapshot {
             cluster: Arc::clone(cluster.shown()),
@@ -142,7 +134,7 @@ impl EventLoop {
             snapshots,
             last_event,
         };
-        Ok((this, Mailbox { events: sender, snapshots: shown, last_event: last_event_shown }))
+        Ok((this, LoopHandle { events: sender, snapshots: shown, last_event: last_event_shown }))
     }
 
     /// Handles events until [`Event::Shutdown`], then those that are queued still.

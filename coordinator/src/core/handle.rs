@@ -84,14 +84,14 @@ impl Snapshot {
 
 /// A way to reach the event loop.
 #[derive(Clone, Debug)]
-pub(crate) struct Mailbox {
+pub(crate) struct LoopHandle {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The number of the last durable event; changes only with it.
     pub(crate) last_event: watch::Receiver<u64>,
 }
 
-impl Mailbox {
+impl LoopHandle {
     /// Wants something changed; the answer comes when it is durable.
     pub(crate) async fn request(&self, request: Request) -> Result<Outcome, RequestError> {
         let (reply, answer) = oneshot::channel();

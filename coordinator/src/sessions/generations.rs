@@ -1,4 +1,4 @@
-//! Asking models: which node answers, the way of an order to it, and of its answer back to the caller.
+//! Generations under way: the path of an order to its node, and of the answer back to the caller.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,26 +8,19 @@ use std::{
 
 use hatchery_common::{
     generate::GenerationOrder,
-    id::{CheckpointId, NodeId, RequestId},
-    session::{AnswerPart, CoordinatorMessage, ReplicaState},
+    id::RequestId,
+    session::{AnswerPart, CoordinatorMessage},
 };
-use hatchery_scheduler::{Cluster, Job, active};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{
-    core::handle::{SessionNumber, Snapshot},
-    sessions::session::Outbox,
-    views::{event::node_name, replica, replicas},
-};
+use crate::{core::handle::SessionNumber, sessions::registry::Outbox};
 
-/// Answers on their way at one time.
-const ANSWERS_MAX: usize = 256;
+/// Generations under way at one time.
+const GENERATIONS_MAX: usize = 256;
 /// A node may be silent for so long between two parts of an answer; the first may take loading a model.
 const SILENCE_MAX: Duration = Duration::from_mins(2);
 /// Parts of one answer that its caller has not read yet.
 const PARTS_UNREAD_MAX: usize = 1024;
-/// Nodes that an error lists.
-const NODES_LISTED_MAX: usize = 8;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +34,7 @@ pub(crate) enum GenerateError {
         states: String,
     },
     /// Too much is asked at one time.
-    #[error("{ANSWERS_MAX} answers are on their way already; try again when some have ended")]
+    #[error("{GENERATIONS_MAX} answers are on their way already; try again when some have ended")]
     TooMany,
     /// The node's session ended.
     #[error("node {node} left before its answer was complete; ask again")]
@@ -64,81 +57,9 @@ pub(crate) enum GenerateError {
     Unread,
 }
 
-/// The node to ask for a job, and the checkpoint that is active of it there; none where no checkpoint of it is. Nodes that
-/// are where they should be come first, then as in [`choose`].
-pub(crate) fn choose_active(
-    snapshot: &Snapshot,
-    job: &Job,
-    given: Option<NodeId>,
-) -> Option<(NodeId, CheckpointId)> {
-    let cluster = &snapshot.cluster;
-    let is_own = |id: CheckpointId| {
-        cluster.checkpoints.get(&id).is_some_and(|checkpoint| checkpoint.manifest.job == job.id)
-            || cluster.retired.get(&id).is_some_and(|retired| retired.job == job.id)
-    };
-    let nodes = cluster.nodes.values().filter(|node| given.is_none_or(|given| node.id == given));
-    let answering = nodes.flat_map(|node| {
-        let wished = active(cluster, node).get(&job.id).copied();
-        replicas(snapshot, node.id).filter_map(move |replica| {
-            let ReplicaState::Ready { self_test_ms } = replica.state else { return None };
-            let answers = replica.active && is_own(replica.checkpoint);
-            let is_behind = wished != Some(replica.checkpoint);
-            answers.then_some((node.id, replica.checkpoint, is_behind, self_test_ms))
-        })
-    });
-    let key = |one: &(NodeId, CheckpointId, bool, f64)| (one.2, trains(cluster, one.0));
-    let best = answering.min_by(|a, b| key(a).cmp(&key(b)).then(a.3.total_cmp(&b.3)));
-    best.map(|(node, checkpoint, ..)| (node, checkpoint))
-}
-
-fn trains(cluster: &Cluster, node: NodeId) -> bool {
-    cluster.jobs.values().any(|job| job.lease.as_ref().is_some_and(|lease| lease.node == node))
-}
-
-/// The node to ask: the one given, or of those that hold the checkpoint one that does not train, and of these the one
-/// whose self-test was fastest.
-pub(crate) fn choose(
-    snapshot: &Snapshot,
-    checkpoint: CheckpointId,
-    given: Option<NodeId>,
-) -> Result<NodeId, GenerateError> {
-    let cluster = &snapshot.cluster;
-    let candidates = cluster.nodes.keys().filter(|node| given.is_none_or(|given| **node == given));
-    let ready = candidates.clone().filter_map(|node| match replica(snapshot, *node, checkpoint) {
-        Some(ReplicaState::Ready { self_test_ms }) => Some((*node, trains(cluster, *node), *self_test_ms)),
-        _ => None,
-    });
-    let best = ready.min_by(|a, b| a.1.cmp(&b.1).then(a.2.total_cmp(&b.2)));
-    best.map(|(node, ..)| node).ok_or_else(|| {
-        let mut states: Vec<String> = candidates
-            .take(NODES_LISTED_MAX)
-            .map(|node| state_in_words(snapshot, *node, checkpoint))
-            .collect();
-        if states.is_empty() {
-            states.push("no node has joined yet".to_owned());
-        }
-        let place = given.map_or("any connected node".to_owned(), |node| node_name(cluster, node));
-        GenerateError::NotReady { checkpoint: checkpoint.short(), place, states: states.join(", ") }
-    })
-}
-
-fn state_in_words(snapshot: &Snapshot, node: NodeId, checkpoint: CheckpointId) -> String {
-    let name = node_name(&snapshot.cluster, node);
-    let connected = snapshot.observed().nodes.get(&node).is_some_and(|node| node.connected);
-    match replica(snapshot, node, checkpoint) {
-        None if !connected => format!("{name} is not connected"),
-        None => format!("{name} does not hold it"),
-        Some(ReplicaState::Ready { .. }) => format!("{name} holds it"),
-        Some(ReplicaState::Fetching { done_bytes, total_bytes }) => {
-            format!("{name} has {done_bytes} of {total_bytes} bytes")
-        }
-        Some(ReplicaState::Failed { why }) => format!("{name} failed: {why}"),
-    }
-}
-
-/// The answers on their way.
+/// The generations under way.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Answers {
+pub(crate) struct Generations {
     waiting: Arc<Mutex<BTreeMap<RequestId, Waiting>>>,
 }
 
@@ -165,32 +86,32 @@ impl Waiting {
     }
 }
 
-/// An answer on its way. Dropping it before its end tells the node to stop.
+/// A generation under way. Dropping it before its end tells the node to stop.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Generation {
     request: RequestId,
     node_name: String,
     parts: mpsc::Receiver<Part>,
     /// Whether the node has said its last word.
     has_ended: bool,
     outbox: Outbox,
-    answers: Answers,
+    generations: Generations,
 }
 
-impl Answers {
+impl Generations {
     /// Sends an order over a session.
     pub(crate) async fn ask(
         &self,
         outbox: Outbox,
         node_name: String,
         order: GenerationOrder,
-    ) -> Result<Answer, GenerateError> {
+    ) -> Result<Generation, GenerateError> {
         let request = RequestId::random();
         let (parts, unread) = mpsc::channel(PARTS_UNREAD_MAX + 1);
         let end = parts.clone().try_reserve_owned().expect("a new channel has room");
         {
             let mut waiting = self.lock();
-            if waiting.len() >= ANSWERS_MAX {
+            if waiting.len() >= GENERATIONS_MAX {
                 return Err(GenerateError::TooMany);
             }
             let (session, bytes_left) = (outbox.session, order.max_bytes as usize);
@@ -199,10 +120,16 @@ impl Answers {
         }
         let order = CoordinatorMessage::Generation { request, order };
         let left = GenerateError::NodeLeft { node: node_name.clone() };
-        let answer =
-            Answer { request, node_name, parts: unread, has_ended: false, outbox, answers: self.clone() };
-        answer.outbox.messages.send(order).await.map_err(|_| left)?;
-        Ok(answer)
+        let generation = Generation {
+            request,
+            node_name,
+            parts: unread,
+            has_ended: false,
+            outbox,
+            generations: self.clone(),
+        };
+        generation.outbox.messages.send(order).await.map_err(|_| left)?;
+        Ok(generation)
     }
 
     /// Passes on what came over `session`, and never waits. What nobody waits for, or what breaks the order's limits or
@@ -234,7 +161,7 @@ impl Answers {
     }
 }
 
-impl Answer {
+impl Generation {
     /// The next part: bytes, or the figures at the end.
     pub(crate) async fn next(&mut self) -> Result<AnswerPart, GenerateError> {
         let node = || self.node_name.clone();
@@ -251,9 +178,9 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for Generation {
     fn drop(&mut self) {
-        self.answers.lock().remove(&self.request);
+        self.generations.lock().remove(&self.request);
         if !self.has_ended {
             let message = CoordinatorMessage::GenerationCancelled { request: self.request };
             // If the session has no room for it, the node makes a few bytes that nobody reads.

@@ -2,5 +2,6 @@
 
 pub(crate) mod generations;
 pub(crate) mod logs;
+pub(crate) mod registry;
 pub(crate) mod session;
 pub(crate) mod tracking;

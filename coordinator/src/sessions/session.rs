@@ -1,12 +1,6 @@
-//! Agents' sessions: desired state goes out whenever it changed, what is observed comes in.
+//! One agent's session: desired state goes out whenever it changed, what is observed comes in.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -25,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
-    api::{context::House, error::Refusal},
+    api::{context::Context, error::ApiError},
     core::handle::{Event, RequestError, SessionNumber},
 };
 
@@ -33,81 +27,21 @@ use crate::{
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// How often a session's reports of blobs are heard.
 const SWARM_REPORT_SPACING: Duration = Duration::from_millis(20);
-/// Orders waiting to go out over one session.
-const ORDERS_MAX: usize = 64;
 /// Messages on their way out over one session; an agent that does not read them is not listened to either.
 pub(crate) const OUTBOUND_MAX: usize = 32;
-
-/// The sessions that are open, at most one for each node.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions {
-    open: Mutex<Registry>,
-}
-
-#[derive(Debug, Default)]
-struct Registry {
-    last_number: u64,
-    open: BTreeMap<NodeId, Open>,
-}
-
-#[derive(Debug)]
-struct Open {
-    outbox: Outbox,
-    superseded: CancellationToken,
-}
-
-/// A way to send over an open session.
-#[derive(Clone, Debug)]
-pub(crate) struct Outbox {
-    pub(crate) session: SessionNumber,
-    pub(crate) messages: mpsc::Sender<CoordinatorMessage>,
-}
-
-impl Sessions {
-    /// Opens a session and ends the node's older one.
-    fn open(&self, node: NodeId) -> (SessionNumber, mpsc::Receiver<CoordinatorMessage>, CancellationToken) {
-        let mut registry = self.lock();
-        registry.last_number += 1;
-        let session = SessionNumber(registry.last_number);
-        let (messages, orders) = mpsc::channel(ORDERS_MAX);
-        let superseded = CancellationToken::new();
-        let open = Open { outbox: Outbox { session, messages }, superseded: superseded.clone() };
-        if let Some(older) = registry.open.insert(node, open) {
-            older.superseded.cancel();
-        }
-        (session, orders, superseded)
-    }
-
-    fn close(&self, node: NodeId, session: SessionNumber) {
-        let mut registry = self.lock();
-        if registry.open.get(&node).is_some_and(|open| open.outbox.session == session) {
-            registry.open.remove(&node);
-        }
-    }
-
-    /// A way to send to `node`, if its session is open.
-    pub(crate) fn outbox(&self, node: NodeId) -> Option<Outbox> {
-        self.lock().open.get(&node).map(|open| open.outbox.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        // Nothing panics while it is held; were it so, the map is whole all the same.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 type Outbound = mpsc::Sender<Result<SessionResponse, Status>>;
 
 /// Serves one session of `node` to its end.
 pub(crate) async fn serve(
-    house: Arc<House>,
+    context: Arc<Context>,
     node: NodeId,
     remote: Option<IpAddr>,
     mut inbound: Streaming<SessionRequest>,
     outbound: Outbound,
 ) {
-    let ended = match hello(&house, node, &mut inbound).await {
-        Ok(()) => Session::open(&house, node, remote, inbound, outbound.clone()).serve().await,
+    let ended = match hello(&context, node, &mut inbound).await {
+        Ok(()) => Session::open(&context, node, remote, inbound, outbound.clone()).serve().await,
         Err(status) => Err(status),
     };
     if let Err(status) = ended {
@@ -118,31 +52,35 @@ pub(crate) async fn serve(
 }
 
 /// Takes the first message.
-async fn hello(house: &House, node: NodeId, inbound: &mut Streaming<SessionRequest>) -> Result<(), Status> {
+async fn hello(
+    context: &Context,
+    node: NodeId,
+    inbound: &mut Streaming<SessionRequest>,
+) -> Result<(), Status> {
     let message = timeout(HELLO_WITHIN, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("a session begins with Hello, and none came"))??;
     match message.map(read).transpose()? {
         Some(AgentMessage::Hello(inventory)) => {
-            take_inventory(house, Request::Inventory { node, inventory }).await
+            take_inventory(context, Request::Inventory { node, inventory }).await
         }
         _ => Err(Status::invalid_argument("message: a session begins with Hello")),
     }
 }
 
 fn read(message: SessionRequest) -> Result<AgentMessage, Status> {
-    AgentMessage::try_from(message).map_err(|error| Refusal::from(error).into())
+    AgentMessage::try_from(message).map_err(|error| ApiError::from(error).into())
 }
 
 /// A full disk is no reason to lose a node: its inventory is taken when it comes again.
-async fn take_inventory(house: &House, request: Request) -> Result<(), Status> {
-    match house.mailbox.request(request).await {
+async fn take_inventory(context: &Context, request: Request) -> Result<(), Status> {
+    match context.event_loop.request(request).await {
         Ok(_) => Ok(()),
         Err(error @ (RequestError::DiskFull(_) | RequestError::NotDurable(_))) => {
             tracing::warn!(%error, "an inventory was not kept");
             Ok(())
         }
-        Err(error) => Err(Refusal::from(error).into()),
+        Err(error) => Err(ApiError::from(error).into()),
     }
 }
 
@@ -158,7 +96,7 @@ fn revoked_agents(cluster: &Cluster) -> Revoked {
 }
 
 struct Session<'a> {
-    house: &'a House,
+    context: &'a Context,
     node: NodeId,
     number: SessionNumber,
     inbound: Streaming<SessionRequest>,
@@ -180,17 +118,17 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn open(
-        house: &'a House,
+        context: &'a Context,
         node: NodeId,
         remote: Option<IpAddr>,
         inbound: Streaming<SessionRequest>,
         outbound: Outbound,
     ) -> Self {
-        let (number, orders, superseded) = house.sessions.open(node);
-        let last_event = house.mailbox.last_event.clone();
-        let plans_due = house.tracking.session_opened(node, number);
+        let (number, orders, superseded) = context.sessions.open(node);
+        let last_event = context.event_loop.last_event.clone();
+        let plans_due = context.tracking.session_opened(node, number);
         Self {
-            house,
+            context,
             node,
             number,
             inbound,
@@ -215,28 +153,28 @@ impl<'a> Session<'a> {
             () = superseded.cancelled() => Err(Status::aborted("a newer session of this node has taken over")),
             () = outbound.closed() => Ok(()),
         };
-        self.house.sessions.close(node, session);
-        self.house.tracking.session_closed(node, session);
-        self.house.answers.session_closed(session);
+        self.context.sessions.close(node, session);
+        self.context.tracking.session_closed(node, session);
+        self.context.generations.session_closed(session);
         tracing::info!(%node, "session closed");
         // When the event loop has gone there is nobody left to tell.
-        drop(self.house.mailbox.send(Event::SessionClosed { node, session }).await);
+        drop(self.context.event_loop.send(Event::SessionClosed { node, session }).await);
         ended
     }
 
     async fn drive(&mut self) -> Result<(), Status> {
-        self.house
-            .mailbox
+        self.context
+            .event_loop
             .send(Event::SessionOpened { node: self.node, session: self.number })
             .await
-            .map_err(Refusal::from)?;
-        let snapshot = self.house.mailbox.snapshot();
+            .map_err(ApiError::from)?;
+        let snapshot = self.context.event_loop.snapshot();
         let node = snapshot.cluster.nodes.get(&self.node);
         let name = node
             .map(|node| node.name.clone())
             .ok_or_else(|| Status::unauthenticated("this node was removed"))?;
         drop(snapshot);
-        self.send(CoordinatorMessage::Welcome { name, report_every: self.house.report_every }).await?;
+        self.send(CoordinatorMessage::Welcome { name, report_every: self.context.report_every }).await?;
         self.push_assignment().await?;
         loop {
             let flow = tokio::select! {
@@ -256,7 +194,7 @@ impl<'a> Session<'a> {
                     ControlFlow::Continue(())
                 }
                 () = self.plans_due.notified() => {
-                    for plan in self.house.tracking.due(self.node, self.number) {
+                    for plan in self.context.tracking.due(self.node, self.number) {
                         self.send(CoordinatorMessage::FetchPlan(plan)).await?;
                     }
                     ControlFlow::Continue(())
@@ -274,25 +212,25 @@ impl<'a> Session<'a> {
             AgentMessage::Hello(_) => return Err(Status::invalid_argument("message: Hello comes once")),
             AgentMessage::Report(report) => {
                 let sequence = report.sequence;
-                self.house.mailbox.report(node, self.number, report).await.map_err(Refusal::from)?;
+                self.context.event_loop.report(node, self.number, report).await.map_err(ApiError::from)?;
                 self.send(CoordinatorMessage::ReportReceived { sequence }).await?;
             }
             AgentMessage::Inventory(inventory) => {
-                take_inventory(self.house, Request::Inventory { node, inventory }).await?;
+                take_inventory(self.context, Request::Inventory { node, inventory }).await?;
             }
             AgentMessage::LogLines { job, epoch, offset, text } => {
                 self.keep_log(job, epoch, offset, text).await;
             }
             AgentMessage::Generation { request, part } => {
-                self.house.answers.pass_on(self.number, request, part);
+                self.context.generations.pass_on(self.number, request, part);
             }
             AgentMessage::Swarm(report) => {
                 // One that says too much is heard more slowly, its own heartbeats included.
                 sleep_until(self.next_swarm_report).await;
                 self.next_swarm_report = Instant::now() + SWARM_REPORT_SPACING;
-                self.house.tracking.report(node, self.remote, report);
+                self.context.tracking.report(node, self.remote, report);
             }
-            AgentMessage::PeerTrouble { blob, trouble } => self.house.tracking.trouble(blob, node, trouble),
+            AgentMessage::PeerTrouble { blob, trouble } => self.context.tracking.trouble(blob, node, trouble),
             AgentMessage::Goodbye => {
                 self.goodbye().await?;
                 return Ok(ControlFlow::Break(()));
@@ -304,21 +242,21 @@ impl<'a> Session<'a> {
     /// First the session is closed, so that what its leases held does not go back to it.
     async fn goodbye(&self) -> Result<(), Status> {
         let (node, session) = (self.node, self.number);
-        let mailbox = &self.house.mailbox;
-        mailbox.send(Event::SessionClosed { node, session }).await.map_err(Refusal::from)?;
-        mailbox.request(Request::Goodbye { node }).await.map_err(Refusal::from)?;
+        let event_loop = &self.context.event_loop;
+        event_loop.send(Event::SessionClosed { node, session }).await.map_err(ApiError::from)?;
+        event_loop.request(Request::Goodbye { node }).await.map_err(ApiError::from)?;
         Ok(())
     }
 
     /// Keeps what an attempt of this node wrote. Logs are for people: a disk that does not take them stops nothing.
     async fn keep_log(&self, job: JobId, epoch: Epoch, offset: u64, text: Vec<u8>) {
         let node = self.node;
-        let snapshot = self.house.mailbox.snapshot();
+        let snapshot = self.context.event_loop.snapshot();
         let leased = snapshot.cluster.jobs.get(&job).is_some_and(|job| {
             job.epoch == epoch && job.lease.as_ref().is_some_and(|lease| lease.node == node)
         });
         drop(snapshot);
-        let logs = self.house.logs.clone();
+        let logs = self.context.logs.clone();
         let write = move || {
             if leased || logs.has(job, epoch, node) {
                 logs.append(job, epoch, node, offset, &text)
@@ -334,7 +272,7 @@ impl<'a> Session<'a> {
     /// Sends the node's assignment, if it is not what the agent has already.
     async fn push_assignment(&mut self) -> Result<(), Status> {
         self.last_event.mark_unchanged();
-        let snapshot = self.house.mailbox.snapshot();
+        let snapshot = self.context.event_loop.snapshot();
         let now = assignment(&snapshot.cluster, self.node, snapshot.observed().lease);
         let revoked = revoked_agents(&snapshot.cluster);
         drop(snapshot);

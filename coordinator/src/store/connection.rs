@@ -9,7 +9,6 @@ use hatchery_common::faults;
 use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::FallibleIterator};
 
 use super::StoreError;
-use crate::fault;
 
 /// The formats, oldest first; format N is what the first N scripts make.
 const MIGRATIONS: [&str; 4] = [
@@ -94,7 +93,7 @@ impl Database {
     fn configure(&self, bytes_max: u64) -> rusqlite::Result<()> {
         let connection = &self.connection;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
-        fault::store_statement();
+        faults::strikes("store::statement");
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
         // Where fsync alone leaves bytes in the drive's cache (macOS), ask for more; elsewhere these do nothing.
@@ -111,10 +110,10 @@ impl Database {
             self.transaction(|| {
                 let mut statements = Batch::new(&self.connection, script);
                 while let Some(mut statement) = statements.next().map_err(|source| self.error(source))? {
-                    fault::store_statement();
+                    faults::strikes("store::statement");
                     statement.execute([]).map_err(|source| self.error(source))?;
                 }
-                fault::store_statement();
+                faults::strikes("store::statement");
                 self.connection
                     .pragma_update(None, "user_version", becomes)
                     .map_err(|source| self.error(source))
@@ -139,13 +138,13 @@ impl Database {
             // The first error is the one to tell; SQLite undoes what is left when the connection closes.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
-        fault::store_statement();
+        faults::strikes("store::statement");
         result
     }
 
     /// Runs one statement that writes; how many rows it touched.
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
-        fault::store_statement();
+        faults::strikes("store::statement");
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))

@@ -10,6 +10,7 @@ use std::{
 
 use hatchery_common::{
     durable::{self, FileError},
+    faults,
     time::Timestamp,
 };
 use hatchery_scheduler::{Change, Cluster};
@@ -21,7 +22,6 @@ use super::{
     connection::Database,
     read, write,
 };
-use crate::fault;
 
 /// Events read and made anew at a time.
 const EVENTS_AT_ONCE: i64 = 1000;
@@ -64,13 +64,13 @@ impl Examination {
             let why = io::Error::other("SQLite could not take it into the database");
             return Err(FileError::new("do without", &log, why));
         }
-        fault::admin_step();
+        faults::strikes("admin::step");
         fs::hard_link(path, kept).map_err(|error| FileError::new("keep a copy of", path, error))?;
         let file = fs::File::open(rebuilt).map_err(|error| FileError::new("open", rebuilt, error))?;
         durable::sync_file(&file, rebuilt)?;
-        fault::admin_step();
+        faults::strikes("admin::step");
         durable::rename(rebuilt, path)?;
-        fault::admin_step();
+        faults::strikes("admin::step");
         Ok(())
     }
 }

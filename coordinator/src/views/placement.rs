@@ -5,7 +5,7 @@ use hatchery_common::{
     id::{JobId, Name, RequestId},
     recipe::JobSpec,
     time::{BootTime, Timestamp},
-    views::PlacementView,
+    view::PlacementView,
 };
 use hatchery_scheduler::{Cluster, Now, Observed, Rejected, Request, decide, explain, plan};
 

@@ -26,7 +26,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{EventLoop, LoopError};
 use crate::{
     core::{
-        handle::{Event, Mailbox, RequestError, SessionNumber},
+        handle::{Event, LoopHandle, RequestError, SessionNumber},
         store_thread,
     },
     store::{self, SqliteStore, Store, StoreError},
@@ -95,7 +95,7 @@ impl Store for Faulty {
 
 struct Fixture {
     control: Arc<Control>,
-    mailbox: Mailbox,
+    handle: LoopHandle,
     task: JoinHandle<Result<(), LoopError>>,
     _folder: tempfile::TempDir,
 }
@@ -112,12 +112,12 @@ impl Fixture {
         let (calls, queue) = store_thread::channel();
         let faulty = Faulty { inner, control: Arc::clone(&control) };
         std::thread::spawn(move || store_thread::answer_all(faulty, queue));
-        let (event_loop, mailbox) = EventLoop::load(calls, lease, Policy::default()).await.unwrap();
-        Self { control, mailbox, task: tokio::spawn(event_loop.run()), _folder: folder }
+        let (event_loop, handle) = EventLoop::load(calls, lease, Policy::default()).await.unwrap();
+        Self { control, handle, task: tokio::spawn(event_loop.run()), _folder: folder }
     }
 
     fn tokens(&self) -> usize {
-        self.mailbox.snapshot().cluster.tokens.len()
+        self.handle.snapshot().cluster.tokens.len()
     }
 }
 
@@ -145,13 +145,13 @@ fn join(secret: &str) -> Request {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_in_words_and_nothing_is_lost_or_shown() {
     let fixture = Fixture::start().await;
-    fixture.mailbox.request(token("before")).await.unwrap();
+    fixture.handle.request(token("before")).await.unwrap();
     fixture.control.fail_next(Fault::Full);
-    let error = fixture.mailbox.request(token("full")).await.unwrap_err();
+    let error = fixture.handle.request(token("full")).await.unwrap_err();
     assert!(matches!(error, RequestError::DiskFull(_)), "{error:?}");
     assert!(error.to_string().contains("disk is full"), "{error}");
     assert_eq!(fixture.tokens(), 1);
-    fixture.mailbox.request(token("full")).await.unwrap();
+    fixture.handle.request(token("full")).await.unwrap();
     assert_eq!(fixture.tokens(), 2);
 }
 
@@ -159,10 +159,10 @@ async fn a_full_disk_refuses_in_words_and_nothing_is_lost_or_shown() {
 async fn what_was_committed_though_reported_failed_is_known_afterwards() {
     let fixture = Fixture::start().await;
     fixture.control.fail_next(Fault::AnswerLost);
-    let error = fixture.mailbox.request(token("lost")).await.unwrap_err();
+    let error = fixture.handle.request(token("lost")).await.unwrap_err();
     assert!(matches!(error, RequestError::NotDurable(_)), "{error:?}");
     assert_eq!(fixture.tokens(), 1, "the state is what the store says it is");
-    let joined = fixture.mailbox.request(join("lost")).await.unwrap();
+    let joined = fixture.handle.request(join("lost")).await.unwrap();
     assert!(matches!(joined, Outcome::Joined { .. }));
 }
 
@@ -170,17 +170,17 @@ async fn what_was_committed_though_reported_failed_is_known_afterwards() {
 async fn a_broken_disk_ends_the_loop() {
     let fixture = Fixture::start().await;
     fixture.control.fail_next(Fault::Broken);
-    fixture.mailbox.request(token("one")).await.unwrap_err();
+    fixture.handle.request(token("one")).await.unwrap_err();
     let ended = fixture.task.await.unwrap().unwrap_err();
     assert!(matches!(ended, LoopError::Store(StoreError::Io { .. })), "{ended:?}");
-    let error = fixture.mailbox.request(token("two")).await.unwrap_err();
+    let error = fixture.handle.request(token("two")).await.unwrap_err();
     assert!(matches!(error, RequestError::Stopping), "{error:?}");
 }
 
 /// A node with a session, and a job that it has the lease of.
-async fn leased_job(mailbox: &Mailbox) -> JobId {
-    mailbox.request(token("node")).await.unwrap();
-    let Outcome::Joined { certificate } = mailbox.request(join("node")).await.unwrap() else { panic!() };
+async fn leased_job(handle: &LoopHandle) -> JobId {
+    handle.request(token("node")).await.unwrap();
+    let Outcome::Joined { certificate } = handle.request(join("node")).await.unwrap() else { panic!() };
     let node = certificate.node.unwrap();
     let device = NodeDevice {
         device: Device::CPU,
@@ -197,16 +197,16 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
         devices: vec![device],
         ..Inventory::default()
     };
-    mailbox.request(Request::Inventory { node, inventory: Box::new(inventory) }).await.unwrap();
-    mailbox.send(Event::SessionOpened { node, session: SessionNumber(1) }).await.unwrap();
+    handle.request(Request::Inventory { node, inventory: Box::new(inventory) }).await.unwrap();
+    handle.send(Event::SessionOpened { node, session: SessionNumber(1) }).await.unwrap();
     let (taken, receipt) = oneshot::channel();
     let report = Box::default();
-    mailbox.send(Event::Report { node, session: SessionNumber(1), report, taken }).await.unwrap();
+    handle.send(Event::Report { node, session: SessionNumber(1), report, taken }).await.unwrap();
     receipt.await.unwrap();
     let file = DatasetFile { path: "a".into(), blob: BlobId(Digest::of(b"a")), size_bytes: 1 << 20 };
     let manifest = DatasetManifest::new(Name::from_lossy("a"), vec![file]).unwrap();
     let dataset = manifest.id();
-    mailbox.request(Request::RegisterDataset { manifest }).await.unwrap();
+    handle.request(Request::RegisterDataset { manifest }).await.unwrap();
     let spec = JobSpec {
         name: Name::from_lossy("a"),
         dataset,
@@ -226,7 +226,7 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
         spec: Box::new(spec),
         submitter: Name::from_lossy("ada"),
     };
-    mailbox.request(submit).await.unwrap();
+    handle.request(submit).await.unwrap();
     job
 }
 
@@ -234,25 +234,25 @@ async fn leased_job(mailbox: &Mailbox) -> JobId {
 async fn a_disk_that_hangs_costs_nobody_a_lease() {
     const LEASE: Duration = Duration::from_secs(1);
     let fixture = Fixture::start_with(LEASE).await;
-    let job = leased_job(&fixture.mailbox).await;
-    let epoch_and_phase = |mailbox: &Mailbox| {
-        let job = &mailbox.snapshot().cluster.jobs[&job];
+    let job = leased_job(&fixture.handle).await;
+    let epoch_and_phase = |handle: &LoopHandle| {
+        let job = &handle.snapshot().cluster.jobs[&job];
         (job.epoch, job.phase.clone())
     };
-    assert_eq!(epoch_and_phase(&fixture.mailbox), (Epoch(1), JobPhase::Running));
+    assert_eq!(epoch_and_phase(&fixture.handle), (Epoch(1), JobPhase::Running));
 
     fixture.control.hold(true);
-    let mailbox = fixture.mailbox.clone();
-    let hanging = tokio::spawn(async move { mailbox.request(token("hanging")).await });
+    let handle = fixture.handle.clone();
+    let hanging = tokio::spawn(async move { handle.request(token("hanging")).await });
     // No event is awaited here: it is time that has to pass.
     tokio::time::sleep(LEASE * 3).await;
     fixture.control.hold(false);
     hanging.await.unwrap().unwrap();
-    fixture.mailbox.request(token("after")).await.unwrap();
-    assert_eq!(epoch_and_phase(&fixture.mailbox), (Epoch(1), JobPhase::Running), "its reports had no ear");
+    fixture.handle.request(token("after")).await.unwrap();
+    assert_eq!(epoch_and_phase(&fixture.handle), (Epoch(1), JobPhase::Running), "its reports had no ear");
 
     // Heard by an ear that works, the same silence ends the lease.
-    let mut snapshots = fixture.mailbox.snapshots.clone();
+    let mut snapshots = fixture.handle.snapshots.clone();
     let over = snapshots.wait_for(|shown| shown.cluster.jobs[&job].phase == JobPhase::Queued);
     drop(tokio::time::timeout(LEASE * 20, over).await.unwrap().unwrap());
 }
@@ -261,16 +261,16 @@ async fn a_disk_that_hangs_costs_nobody_a_lease() {
 async fn dialling_without_a_report_keeps_no_lease() {
     const LEASE: Duration = Duration::from_secs(1);
     let fixture = Fixture::start_with(LEASE).await;
-    let job = leased_job(&fixture.mailbox).await;
-    let node = fixture.mailbox.snapshot().cluster.jobs[&job].lease.as_ref().unwrap().node;
-    let mut snapshots = fixture.mailbox.snapshots.clone();
+    let job = leased_job(&fixture.handle).await;
+    let node = fixture.handle.snapshot().cluster.jobs[&job].lease.as_ref().unwrap().node;
+    let mut snapshots = fixture.handle.snapshots.clone();
     let over = snapshots.wait_for(|shown| shown.cluster.jobs[&job].phase == JobPhase::Queued);
     let dial = async {
         let mut every = tokio::time::interval(LEASE / 10);
         for number in 2.. {
             every.tick().await;
             let session = SessionNumber(number);
-            fixture.mailbox.send(Event::SessionOpened { node, session }).await.unwrap();
+            fixture.handle.send(Event::SessionOpened { node, session }).await.unwrap();
         }
     };
     tokio::select! {
@@ -289,7 +289,7 @@ async fn requests_that_arrive_together_share_a_commit_and_are_shown_only_then() 
         for number in 0..REQUESTS {
             let (reply, answer) = oneshot::channel();
             let request = Box::new(token(&number.to_string()));
-            fixture.mailbox.send(Event::Request { request, reply }).await.unwrap();
+            fixture.handle.send(Event::Request { request, reply }).await.unwrap();
             answers.push(answer);
         }
         answers
@@ -302,6 +302,6 @@ async fn requests_that_arrive_together_share_a_commit_and_are_shown_only_then() 
     assert_eq!(fixture.tokens(), REQUESTS);
     let commits = *fixture.control.commits.lock().unwrap();
     assert!(commits <= 4, "{commits} commits");
-    fixture.mailbox.send(Event::Shutdown).await.unwrap();
+    fixture.handle.send(Event::Shutdown).await.unwrap();
     fixture.task.await.unwrap().unwrap();
 }
