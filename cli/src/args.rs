@@ -18,33 +18,33 @@ pub(crate) use rollouts::{CheckpointsArgs, PinCommand, PushArgs, RollbackArgs, R
 
 use crate::{human::parse_duration, output::Output};
 
-const ABOUT: &str = "Train BDH language models on the machines you own, and find every checkpoint on every one of \
-                     them, answering.";
+const ABOUT: &str =
+    "Train BDH language models on your own machines, and query every checkpoint on any of them.";
 
 const AFTER_HELP: &str = "\
 First steps:
-  hatchery up                                   a coordinator and an agent on this machine
+  hatchery up                                   start a coordinator and an agent here
   hatchery submit --preset tiny --data notes/   train on a folder of text
-  hatchery watch latest                         see it learn
-  hatchery generate --prompt 'The ' latest      ask the newest checkpoint
-  hatchery token create                         a join string for the next machine
+  hatchery watch latest                         follow its progress
+  hatchery generate --prompt 'The ' latest      prompt the newest checkpoint
+  hatchery token create                         create a join string for another machine
 
 Exit codes:
-  0 done   1 failed   2 wrong usage   3 no coordinator answers   4 not found   5 refused   130 Ctrl-C
+  0 success   1 failure   2 wrong usage   3 no coordinator answers   4 not found   5 refused   130 Ctrl-C
 
-Bars are drawn in a terminal only. Elsewhere, and where NO_COLOR is set, progress comes as lines.";
+Progress bars appear only in a terminal. Elsewhere, or with NO_COLOR set, progress is printed as lines.";
 
 /// The `hatchery` command.
 #[derive(Debug, Parser)]
 #[command(name = "hatchery", version, about = ABOUT, after_help = AFTER_HELP, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// How to print results.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t, env = "HATCHERY_OUTPUT")]
     pub(crate) output: Output,
-    /// The folder that holds this machine's state [default: ~/.hatchery].
+    /// State folder of this machine [default: ~/.hatchery].
     #[arg(long, global = true, value_name = "DIR", env = "HATCHERY_HOME")]
     pub(crate) home: Option<PathBuf>,
-    /// Address of the coordinator, in place of the saved one.
+    /// Coordinator address; overrides the saved one.
     #[arg(long, global = true, value_name = "HOST:PORT", env = "HATCHERY_COORDINATOR")]
     pub(crate) coordinator: Option<String>,
     /// What to do.
@@ -57,74 +57,74 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a coordinator and an agent on this machine, in one process.
     Up(UpArgs),
-    /// Run the coordinator: the one server that schedules and keeps the records.
+    /// Run the coordinator: the server that schedules jobs and keeps all records.
     Coordinator(CoordinatorArgs),
-    /// Make this machine an agent: it trains, holds checkpoints and answers.
+    /// Run an agent: this machine trains jobs, stores checkpoints and answers prompts.
     Agent(AgentArgs),
-    /// Make this terminal a client of a coordinator elsewhere.
+    /// Connect this terminal to a coordinator on another machine.
     Login(LoginArgs),
-    /// Join strings for machines and people.
+    /// Create join strings for machines and people.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Certificates that were given out.
+    /// List or revoke certificates.
     #[command(subcommand)]
     Certificate(CertificateCommand),
     /// Submit a training job.
     Submit(Box<SubmitArgs>),
     /// List jobs.
     Jobs(JobsArgs),
-    /// Show one job: how it stands, why it waits and where it may go, what failed; or give it another priority.
+    /// Show one job: its state, placement and failures; or change its priority.
     Job(OneJobArgs),
     /// Follow a job until it ends.
     Watch(JobArgs),
-    /// Show what a job's trainers wrote.
+    /// Show the logs of a job's trainers.
     Logs(LogsArgs),
-    /// Stop a job for good, through a checkpoint if it runs.
+    /// Stop a job for good; a running job writes a checkpoint first.
     Cancel(JobOrGroupArgs),
-    /// Stop a job, through a checkpoint if it runs, until `hatchery resume`.
+    /// Stop a job until `hatchery resume`; a running job writes a checkpoint first.
     Pause(JobOrGroupArgs),
-    /// Let a paused job wait for a device again.
+    /// Put a paused job back in the queue.
     Resume(JobOrGroupArgs),
-    /// Send a running job back to the queue, through a checkpoint.
+    /// Put a running job back in the queue; it writes a checkpoint first.
     Requeue(JobOrGroupArgs),
     /// List nodes.
     Nodes,
-    /// Show one node; close it to new work, drain it, open it again, or take it out of the fleet.
+    /// Show one node; or cordon, drain, reopen or remove it.
     Node(NodeArgs),
     /// List datasets.
     Datasets,
-    /// List checkpoints and where they are.
+    /// List checkpoints and the nodes that hold them; or pin one.
     Checkpoints(CheckpointsArgs),
-    /// Put a checkpoint on nodes, and let it answer there for its job.
+    /// Roll out a checkpoint to nodes, and activate it there if asked.
     Push(PushArgs),
-    /// Take back the newest rollout that activated a checkpoint of a job.
+    /// Undo the newest rollout that activated a checkpoint of a job.
     Rollback(RollbackArgs),
-    /// List rollouts: which checkpoint is to be where, by whose wish, and how far that is.
+    /// List rollouts: checkpoint, target nodes, author and progress.
     Rollouts(RolloutsArgs),
-    /// Ask a checkpoint for text, on any node or on all.
+    /// Generate text from a checkpoint, on one node or on all.
     Generate(GenerateArgs),
-    /// Make a checkpoint folder out of a file of the public PyTorch code; needs no coordinator.
+    /// Convert a checkpoint of the public PyTorch code; needs no coordinator.
     Import(ImportArgs),
-    /// Show the fleet's history.
+    /// Show the fleet's event history.
     Events(EventsArgs),
     /// Show the coordinator's state.
     Status,
-    /// Back up a coordinator's state, restore it, check it; on its own machine.
+    /// Back up, restore or check a coordinator's state, on the coordinator's machine.
     #[command(subcommand)]
     Admin(AdminCommand),
     /// Show versions.
     Version,
-    /// Print a completion script for a shell.
+    /// Print a shell completion script.
     Completions(CompletionsArgs),
 }
 
 /// `hatchery up`.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// Address to listen on; others can reach it only if it is not a loopback address.
+    /// Listen address; other machines need one that is not loopback [default: 127.0.0.1:4747].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
-    /// Address that other machines are told, if it differs; may be repeated.
+    /// Address under which other machines reach this one [default: detected]; may be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
     /// Name of this node [default: the machine's own].
@@ -136,18 +136,20 @@ pub(crate) struct UpArgs {
 
 /// When a machine's devices are the fleet's.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "When this machine trains; else it stops within seconds, through a checkpoint")]
+#[command(
+    next_help_heading = "When this machine may train; otherwise training stops within seconds, after a checkpoint"
+)]
 pub(crate) struct AvailabilityArgs {
-    /// Only in these hours, by its own clock: 'mon-fri 19:00-07:00, sat-sun' [default: always].
+    /// Train only during these hours, in local time: 'mon-fri 19:00-07:00, sat-sun' [default: always].
     #[arg(long, value_name = "HOURS")]
     pub(crate) hours: Option<String>,
-    /// Not while it runs on its battery.
+    /// Train only on mains power, never on battery.
     #[arg(long)]
     pub(crate) mains_power_only: bool,
-    /// Only while other programs use at most this part of all cores, such as 0.3.
+    /// Train only while other programs use at most this share of all cores, such as 0.3 [default: no limit].
     #[arg(long, value_name = "SHARE")]
     pub(crate) load_max: Option<f64>,
-    /// Only while nobody has touched keyboard or mouse for so many seconds, such as 300.
+    /// Train only after this many seconds without keyboard or mouse input, such as 300 [default: no limit].
     #[arg(long, value_name = "SECS")]
     pub(crate) owner_idle_secs_min: Option<u32>,
 }
@@ -155,16 +157,16 @@ pub(crate) struct AvailabilityArgs {
 /// `hatchery coordinator`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Settings come from, weakest first: defaults, the file, HATCHERY_COORDINATOR__KEY in the environment, flags.
+Later sources override earlier ones: defaults, settings file, environment (HATCHERY_COORDINATOR__KEY), flags.
 Example: HATCHERY_COORDINATOR__LEASE_SECS=30 hatchery coordinator --print-config")]
 pub(crate) struct CoordinatorArgs {
-    /// Address to listen on.
+    /// /// Listen address [default: 127.0.0.1:4747].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
-    /// Address that other machines are told; may be repeated.
+    /// Address under which other machines reach this one [default: detected]; may be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
-    /// Seconds after a node's last report until its jobs are given away.
+    /// Seconds after a node's last report until its jobs move to other nodes [default: 15].
     #[arg(long, value_name = "SECS")]
     pub(crate) lease_secs: Option<u64>,
     /// Settings file, TOML [default: coordinator.toml in the home folder, if it is there].
@@ -178,21 +180,21 @@ pub(crate) struct CoordinatorArgs {
 /// `hatchery agent`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-On the coordinator's own machine no join string is needed. Elsewhere, once:
+The coordinator's own machine needs no join string. On any other machine, join once:
   hatchery agent --join 'hatchery-join-...'
-After that, plain `hatchery agent` starts it again. Settings come from, weakest first: defaults, the file,
-HATCHERY_AGENT__KEY in the environment, flags.")]
+From then on, plain `hatchery agent` is enough. Later sources override earlier ones: defaults, settings
+file, environment (HATCHERY_AGENT__KEY), flags.")]
 pub(crate) struct AgentArgs {
-    /// Join string from `hatchery token create`; used once.
+    /// Join string from `hatchery token create`; needed only the first time.
     #[arg(long, value_name = "STRING")]
     pub(crate) join: Option<String>,
-    /// Name of this node [default: the machine's own]; counts when it joins.
+    /// Name of this node [default: host name]; takes effect on joining.
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Label of this node, such as room=attic; may be repeated; counts when it joins.
+    /// Label of this node, such as room=attic; takes effect on joining; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) labels: Vec<(Name, Name)>,
-    /// The trainer [default: hatchery-trainer beside this program].
+    /// Trainer program [default: hatchery-trainer next to this program].
     #[arg(long, value_name = "FILE", env = "HATCHERY_TRAINER")]
     pub(crate) trainer: Option<PathBuf>,
     #[command(flatten)]
@@ -211,7 +213,7 @@ pub(crate) struct LoginArgs {
     /// Join string from `hatchery token create --scope operator`.
     #[arg(value_name = "JOIN STRING")]
     pub(crate) join: String,
-    /// Your name, as it will stand beside what you do [default: the account's].
+    /// Your name in the fleet's records [default: $USER].
     #[arg(long)]
     pub(crate) name: Option<String>,
 }
@@ -219,23 +221,23 @@ pub(crate) struct LoginArgs {
 /// `hatchery token`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a one-time join string for a machine, or for a person's terminal.
+    /// Create a one-time join string for a machine or for a person's terminal.
     Create(TokenCreateArgs),
 }
 
 /// `hatchery token create`.
 #[derive(Debug, Args)]
 pub(crate) struct TokenCreateArgs {
-    /// What its bearer may do.
+    /// Permissions: `agent` joins as a node, `operator` may do everything, `viewer` may only look.
     #[arg(long, default_value = "agent", value_name = "agent|operator|viewer")]
     pub(crate) scope: Scope,
-    /// Name for the node or the person, in place of their own wish.
+    /// Name of the node or person; overrides the name they choose.
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Label for the node; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) labels: Vec<(Name, Name)>,
-    /// How long it can be used: 90s, 15m, 24h, 7d.
+    /// Lifetime of the join string: 90s, 15m, 24h, 7d.
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
     pub(crate) valid: Duration,
 }
@@ -243,9 +245,9 @@ pub(crate) struct TokenCreateArgs {
 /// `hatchery certificate`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertificateCommand {
-    /// List them.
+    /// /// List certificates.
     List,
-    /// Revoke one: its bearer is refused from now on.
+    /// Revoke a certificate; its holder is refused from then on.
     Revoke {
         /// Id or unique prefix, from `hatchery certificate list`.
         certificate: String,
@@ -264,7 +266,7 @@ Examples:
   hatchery submit --data notes/ --grid train.lr=1e-3,3e-4 --grid model.n_layer=4,6
   hatchery submit --data notes/ --preset seed --dry-run
 
-A recipe file holds the same things:
+The same as a recipe file:
   preset = \"seed\"
   data = [\"notes/\"]
   [train]
@@ -273,79 +275,80 @@ A recipe file holds the same things:
   [devices]
   kinds = [\"cuda\"]")]
 pub(crate) struct SubmitArgs {
-    /// Recipe file, TOML.
+    /// /// Recipe file in TOML.
     pub(crate) recipe: Option<PathBuf>,
     /// Start from a preset: tiny, seed.
     #[arg(long)]
     pub(crate) preset: Option<String>,
-    /// A file or folder of text; may be repeated.
+    /// Text file or folder to train on; may be repeated.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Vec<PathBuf>,
-    /// Take only files of a folder that match this glob; may be repeated.
+    /// Of a folder, use only the files that match this glob; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
-    /// Train on a dataset that the coordinator has already.
+    /// Train on a dataset that is already on the coordinator: id, unique prefix or name.
     #[arg(long, value_name = "ID", conflicts_with_all = ["data", "include"])]
     pub(crate) dataset: Option<String>,
-    /// Go on from this checkpoint, optimizer and all, by its own recipe and on its own data; give more steps, such as --set
-    /// train.steps=9000. The learning rate is from here on that of a run meant so long from the start.
+    /// Continue from this checkpoint with its optimizer state, recipe and data. Raise the number of steps, such as
+    /// --set train.steps=9000; the learning rate follows the schedule of the longer run.
     #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["recipe", "preset", "data", "include", "dataset"])]
     pub(crate) from: Option<String>,
-    /// Begin at step 0 with the weights of this checkpoint and a fresh optimizer, on the data given, or else on its own.
+    /// Start at step 0 with the weights of this checkpoint and a fresh optimizer, on the given data or else on the
+    /// checkpoint's dataset.
     #[arg(long, value_name = "CHECKPOINT", conflicts_with = "from")]
     pub(crate) fine_tune: Option<String>,
-    /// Set one key of the recipe, such as train.steps=500; may be repeated.
+    /// Set a recipe key, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Name of the job.
+    /// /// Name of the job [default: after the recipe, the data or the preset].
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Kind of device that will do: cuda, mps, cpu; may be repeated.
+    /// Allowed kind of device: cuda, mps, cpu [default: any]; may be repeated.
     #[arg(long, value_name = "KIND")]
     pub(crate) device: Vec<DeviceKind>,
-    /// Name of a node that will do; may be repeated.
+    /// Name of an allowed node [default: any]; may be repeated.
     #[arg(long)]
     pub(crate) node: Vec<Name>,
-    /// Label that the node must carry; may be repeated.
+    /// Required node label; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) labels: Vec<(Name, Name)>,
-    /// Nodes that get the checkpoints: all, none, or labels such as room=attic,disk=large.
+    /// Nodes that receive the checkpoints: all, none, or labels such as room=attic,disk=large [default: all].
     #[arg(long, value_name = "NODES")]
     pub(crate) replicate_to: Option<String>,
-    /// Which checkpoints they get.
+    /// Checkpoints to replicate [default: each].
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) replicate_which: Option<WhichArg>,
-    /// In which numbers nodes that only answer get the weights.
+    /// Precision of the weights sent to other nodes [default: f32].
     #[arg(long, value_enum, value_name = "NUMBERS")]
     pub(crate) replicate_weights: Option<WeightsArg>,
-    /// Name this request, with a UUID of your own: the same again gives the same job, however often it is sent.
+    /// UUID of this request; repeating it returns the same job instead of submitting another.
     #[arg(long, value_name = "UUID", conflicts_with = "grid")]
     pub(crate) request_id: Option<RequestId>,
-    /// Name of a node that will not do; may be repeated.
+    /// Name of an excluded node; may be repeated.
     #[arg(long, value_name = "NODE")]
     pub(crate) exclude: Vec<Name>,
-    /// The least memory of the device, in MiB [default: estimated from model and batch].
+    /// Minimum device memory in MiB [default: estimated from model and batch].
     #[arg(long, value_name = "MIB")]
     pub(crate) memory_min: Option<u64>,
-    /// 0 to 100; jobs of higher priority go first, and may push others off their device, through a checkpoint [default: 50].
+    /// Priority from 0 to 100. Higher goes first and may preempt running jobs, after a checkpoint [default: 50].
     #[arg(long, value_name = "N", value_parser = parse_priority)]
     pub(crate) priority: Option<Priority>,
-    /// Start only when this job has completed: id, unique prefix, name, or `latest`; may be repeated.
+    /// Start only after this job has completed: id, unique prefix, name, or `latest`; may be repeated.
     #[arg(long, value_name = "JOB")]
     pub(crate) after: Vec<String>,
-    /// When it should have ended, from now: 90m, 12h, 2d; it goes before others once it would be late.
+    /// Time from now by which the job should end: 90m, 12h, 2d. It goes ahead of others once it would be late.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Name of the group that it is watched, cancelled and ranked with.
+    /// Group of the job; a group is watched, cancelled and ranked together.
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<Name>,
-    /// Submit a job for each value, such as train.lr=1e-3,3e-4; repeated: for each combination. They are one group.
+    /// Submit one job per value, such as train.lr=1e-3,3e-4, all in one group; if repeated, one per combination.
     #[arg(long, value_name = "KEY=V1,V2")]
     pub(crate) grid: Vec<String>,
-    /// Submit nothing; show every device with when the job would start and end there, and which it would get.
+    /// Submit nothing; show the expected start and end on each device, and the device it would get.
     #[arg(long, conflicts_with_all = ["wait", "grid"])]
     pub(crate) dry_run: bool,
-    /// Stay until the job has ended, or all of the group; Ctrl-C leaves it running.
+    /// Wait until the job, or its whole group, has ended; Ctrl-C leaves it running.
     #[arg(long)]
     pub(crate) wait: bool,
 }
@@ -353,20 +356,20 @@ pub(crate) struct SubmitArgs {
 /// Which checkpoints are replicated.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum WhichArg {
-    /// Each one.
+    /// /// Every checkpoint.
     Each,
-    /// Only the newest.
+    /// /// Only the newest checkpoint.
     Last,
-    /// Only the one of the lowest validation loss.
+    /// Only the checkpoint with the lowest validation loss.
     Best,
 }
 
 /// In which numbers weights are replicated.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum WeightsArg {
-    /// As they were trained, and the rest of the checkpoint with them: any node can go on from it at once.
+    /// The full checkpoint, as trained: any node can resume from it at once.
     F32,
-    /// Rounded, and nothing else: a sixth of the bytes. A node that is to go on from it gets all of it first.
+    /// Rounded weights only, a sixth of the bytes: a node fetches the full checkpoint before it resumes from it.
     Bf16,
 }
 
@@ -392,13 +395,13 @@ impl From<WhichArg> for ReplicateWhich {
 /// `hatchery jobs`.
 #[derive(Debug, Args)]
 pub(crate) struct JobsArgs {
-    /// Only those that have not ended.
+    /// Only jobs that have not ended.
     #[arg(long)]
     pub(crate) active: bool,
-    /// Only those of this group, the best validation loss first.
+    /// Only jobs of this group, best validation loss first.
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<Name>,
-    /// Stay until all of the group have ended.
+    /// Wait until all jobs of the group have ended.
     #[arg(long, requires = "group")]
     pub(crate) wait: bool,
 }
@@ -409,10 +412,10 @@ pub(crate) struct OneJobArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest")]
     pub(crate) job: String,
-    /// Show every device with when the job would start and end there, and why it is or is not chosen.
+    /// Show the expected start and end on each device, and why it is chosen or not.
     #[arg(long)]
     pub(crate) why: bool,
-    /// Give it this priority, 0 to 100.
+    /// Change the priority, 0 to 100.
     #[arg(long, value_name = "N", value_parser = parse_priority, conflicts_with = "why")]
     pub(crate) priority: Option<Priority>,
 }
@@ -423,7 +426,7 @@ pub(crate) struct JobOrGroupArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest")]
     pub(crate) job: String,
-    /// All jobs of this group that have not ended.
+    /// /// Apply to all jobs of this group that have not ended.
     #[arg(long, value_name = "NAME", conflicts_with = "job")]
     pub(crate) group: Option<Name>,
 }
@@ -442,7 +445,7 @@ pub(crate) struct LogsArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest")]
     pub(crate) job: String,
-    /// Go on until the job has ended.
+    /// Follow the log until the job has ended.
     #[arg(short, long)]
     pub(crate) follow: bool,
 }
@@ -452,16 +455,16 @@ pub(crate) struct LogsArgs {
 pub(crate) struct NodeArgs {
     /// Id, unique prefix, or name.
     pub(crate) node: String,
-    /// Give it no new work; what runs goes on.
+    /// Start no new jobs on the node; running jobs continue.
     #[arg(long, group = "change")]
     pub(crate) cordon: bool,
-    /// Give it no new work, and send what runs elsewhere, each job through a checkpoint.
+    /// Start no new jobs on the node, and move running jobs elsewhere after a checkpoint.
     #[arg(long, group = "change")]
     pub(crate) drain: bool,
-    /// Give it work again.
+    /// Start jobs on the node again.
     #[arg(long, group = "change")]
     pub(crate) open: bool,
-    /// Take it out of the fleet: its certificates are revoked, its jobs go elsewhere.
+    /// Remove the node from the fleet: its certificates are revoked and its jobs move elsewhere.
     #[arg(long, group = "change")]
     pub(crate) remove: bool,
 }
@@ -475,49 +478,49 @@ Examples:
   hatchery generate my-job --prompt 'Q: why?' --top-p 0.9 --repetition-penalty 1.2 --stop $'\\n' --stop 'Q:'
   hatchery generate latest --prompt 'The ' --greedy --all-nodes
 
-Text is shown as it is made, character by character; bytes that are no UTF-8 become \u{fffd}. --output json gives the exact bytes.")]
+Text is streamed as it is generated; bytes that are not UTF-8 appear as \u{fffd}. --output json gives the exact bytes.")]
 pub(crate) struct GenerateArgs {
-    /// Checkpoint id, unique prefix, a job (what is active of it on the node that answers), JOB:latest, JOB:best, `latest`, or
-    /// `best` (of the newest one's job).
+    /// Checkpoint: id, unique prefix, JOB (its active checkpoint on the answering node), JOB:latest, JOB:best,
+    /// `latest`, or `best` (of the newest checkpoint's job).
     #[arg(default_value = "latest", conflicts_with = "checkpoint_flag")]
     pub(crate) checkpoint: String,
-    /// The same, as an option.
+    /// The checkpoint, as an option.
     #[arg(long = "checkpoint", value_name = "ID", id = "checkpoint_flag")]
     pub(crate) checkpoint_flag: Option<String>,
-    /// The text before; `-` reads it from stdin.
+    /// Prompt; `-` reads it from stdin.
     #[arg(short, long, default_value = "\n", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// Ask this node.
+    /// /// Node that answers [default: chosen by the coordinator].
     #[arg(long, conflicts_with = "all_nodes")]
     pub(crate) node: Option<String>,
-    /// Ask every node that holds it, one after the other; of a job its newest checkpoint.
+    /// Ask every node that holds the checkpoint, one after another; JOB means its newest checkpoint.
     #[arg(long)]
     pub(crate) all_nodes: bool,
-    /// Most new bytes.
+    /// /// Maximum number of new bytes.
     #[arg(short = 'n', long, default_value_t = 200)]
     pub(crate) max_bytes: u32,
-    /// Below 1: more likely text; above 1: wilder [default: 1].
+    /// Sampling temperature: lower is more predictable, higher more varied [default: 1].
     #[arg(short, long, value_name = "X")]
     pub(crate) temperature: Option<f64>,
-    /// Choose among the likeliest so many.
+    /// Sample from the K likeliest bytes only [default: all].
     #[arg(short = 'k', long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
-    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    /// Sample from the likeliest bytes that together reach this probability, above 0 to 1 [default: all].
     #[arg(long, value_name = "P")]
     pub(crate) top_p: Option<f64>,
-    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    /// Sample from bytes with at least this share of the top byte's probability, 0 to 1 [default: all].
     #[arg(long, value_name = "P")]
     pub(crate) min_p: Option<f64>,
-    /// Make bytes less likely that are among the last 64: above 1 [default: 1, which changes nothing].
+    /// Penalty for bytes that are among the last 64, 1 or more [default: 1, no penalty].
     #[arg(long, value_name = "X")]
     pub(crate) repetition_penalty: Option<f64>,
-    /// End before this text; may be repeated.
+    /// Stop before this text; may be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// The same seed gives the same text.
+    /// Random seed; the same seed gives the same text [default: 0].
     #[arg(short, long)]
     pub(crate) seed: Option<u64>,
-    /// Always the likeliest byte.
+    /// Always pick the likeliest byte.
     #[arg(short, long)]
     pub(crate) greedy: bool,
 }
@@ -525,9 +528,9 @@ pub(crate) struct GenerateArgs {
 /// `hatchery import`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads what torch.save of torch 1.6 or later wrote, {model, config, step} or a state dict alone, and a state dict in \
-safetensors, by itself or with a config.json beside it. Nothing that is in the file is run: a file that names anything \
-but tensors and a BDHConfig is refused.
+Reads files of torch.save, torch 1.6 or later, with {model, config, step} or a bare state dict; and state dicts in \
+safetensors, with or without a config.json next to them. No code in the file is run: a file that names anything but \
+tensors and a BDHConfig is refused.
 
 Examples:
   hatchery import bdh_step_3000.pt --out imported
@@ -536,16 +539,16 @@ Examples:
 pub(crate) struct ImportArgs {
     /// A .pt or .safetensors file.
     pub(crate) file: PathBuf,
-    /// The checkpoint folder to write; it must be new, or empty.
+    /// Checkpoint folder to write; must be new or empty.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    /// Number of layers, if the file does not record it; the weights cannot tell, as all layers share them.
     #[arg(long, value_name = "N")]
     pub(crate) n_layer: Option<u32>,
-    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    /// Dropout in training, if the file does not record it [default: 0.1, as published].
     #[arg(long, value_name = "SHARE")]
     pub(crate) dropout: Option<f64>,
-    /// The block in bytes that it was trained on: answers then look back no further than that.
+    /// Training block in bytes; answers look back no further [default: as recorded in the file, else unlimited].
     #[arg(long, value_name = "BYTES")]
     pub(crate) block: Option<u32>,
 }
@@ -556,10 +559,10 @@ pub(crate) struct EventsArgs {
     /// Only events after this number.
     #[arg(long, default_value_t = 0)]
     pub(crate) after: u64,
-    /// Go on as they happen.
+    /// Follow new events as they happen.
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only those of this job.
+    /// Only events of this job.
     #[arg(long)]
     pub(crate) job: Option<String>,
 }
@@ -567,7 +570,7 @@ pub(crate) struct EventsArgs {
 /// `hatchery completions`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// For which shell.
+    /// Shell to complete for.
     pub(crate) shell: clap_complete::Shell,
 }
 

@@ -7,7 +7,7 @@ use hatchery_proto::client::CallError;
 /// The exit codes, as `hatchery --help` lists them. 2, for wrong usage, is also clap's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// It was tried and did not work out.
+    /// The operation failed.
     Failed = 1,
     /// The command line, a recipe or a setting is wrong.
     Usage = 2,

@@ -48,8 +48,9 @@ impl Home {
             Failure::new(
                 Code::Unreachable,
                 format!(
-                    "{error}\nthis machine knows no coordinator yet: start one here with `hatchery up`, or use one \
-                     elsewhere with `hatchery login 'JOIN STRING'` (made there by `hatchery token create --scope operator`)"
+                    "{error}\nno coordinator is known on this machine: start one with `hatchery up`, or \
+                     connect to one elsewhere with `hatchery login 'JOIN STRING'` (from `hatchery token \
+                     create --scope operator` there)"
                 ),
             )
         })?;

@@ -14,7 +14,7 @@ pub(crate) enum Output {
     /// Tables and sentences for people.
     #[default]
     Text,
-    /// JSON with stable field names; streams print one value on each line.
+    /// JSON with stable field names; streams print one value per line.
     Json,
 }
 

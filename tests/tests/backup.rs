@@ -46,10 +46,10 @@ fn a_job_goes_on_to_its_end_after_a_restore() {
     let to = state.display().to_string();
     let restored = fleet.run(&["admin", "restore", &file, "--to", &to]);
     assert_eq!(restored.code, 0, "{restored:?}");
-    assert!(restored.stdout.contains("1 were running in the backup and are over"), "{}", restored.stdout);
+    assert!(restored.stdout.contains("1 were running in the backup and have ended"), "{}", restored.stdout);
     assert_eq!(fleet.run(&["admin", "restore", &file, "--to", &to]).code, 5, "the folder is not empty now");
     let check = fleet.run(&["admin", "fsck"]);
-    assert!(check.code == 0 && check.stdout.contains("nothing found"), "{check:?}");
+    assert!(check.code == 0 && check.stdout.contains("no problems found"), "{check:?}");
     // The attempt of before the backup comes to its end now. Its lease is over, but the backup knows whose it was, and what it
     // made is further than all else.
     fs::write(&gate, "").expect("the folder is there");
@@ -89,13 +89,13 @@ fn a_check_says_what_a_person_has_to_do() {
     for said in ["STATE", "repairable", "blobs/partial/put-half", "--repair removes it"] {
         assert!(found.stdout.contains(said), "{said}: {}", found.stdout);
     }
-    assert!(found.stderr.contains("--repair would put right 1 finding"), "{}", found.stderr);
+    assert!(found.stderr.contains("--repair would fix 1 problem"), "{}", found.stderr);
     let repaired = fleet.json(&["admin", "fsck", "--repair"]);
     assert_eq!(repaired["findings"][0]["state"], "repaired", "{repaired:#}");
     fs::remove_file(state.join("authority/authority.key.pem")).expect("the key is there");
     let open = fleet.run(&["admin", "fsck", "--repair"]);
     assert_eq!(open.code, 1, "{open:?}");
-    assert!(open.stdout.contains("open") && open.stderr.contains("left for a person"), "{open:?}");
+    assert!(open.stdout.contains("open") && open.stderr.contains("need manual repair"), "{open:?}");
     let nothing = fleet.run(&["admin", "backup", "b.tar", "--state", "nowhere"]);
     assert_eq!(nothing.code, 4, "{nothing:?}");
 }

@@ -87,7 +87,7 @@ fn a_node_that_sends_wrong_bytes_is_found_out_and_shown() {
     });
     assert!(suspected.iter().all(|by| by == "ada" || by == "bob"), "{suspected:?}");
     let shown = fleet.run(&["node", "eve"]).stdout;
-    assert!(shown.contains("it sent wrong bytes to"), "{shown}");
+    assert!(shown.contains("it sent corrupt data to"), "{shown}");
     fleet.json(&["node", "eve", "--open"]);
     assert_eq!(peers(&fleet, "eve")["suspected_by"], Value::Array(Vec::new()), "it is forgiven");
 }

@@ -67,7 +67,7 @@ fn a_checkpoint_is_pushed_activated_and_taken_back() {
     let back = fleet.run(&["rollback", "first", "--to", "ada"]);
     assert_eq!(back.code, 0, "{back:?}");
     assert!(
-        back.stdout.contains(&format!("ada: checkpoint {} is to answer for first", &newest[..12])),
+        back.stdout.contains(&format!("ada: checkpoint {} becomes active for first", &newest[..12])),
         "{back:?}"
     );
     fleet.wait_for(&["checkpoints", "first"], "the newest active again", everywhere);
@@ -89,7 +89,7 @@ fn a_checkpoint_is_pushed_activated_and_taken_back() {
     let mut waiting = push();
     waiting.wait_for_stderr("not connected: bob");
     assert_eq!(fleet.run(&["rollback", "first", "--to", "bob"]).code, 0);
-    waiting.wait_for_stderr("bob: the rollout was taken back there");
+    waiting.wait_for_stderr("bob: the rollout was undone there");
     assert_eq!(waiting.wait().code(), Some(1));
     let mut waiting = push();
     waiting.wait_for_stderr("not connected: bob");

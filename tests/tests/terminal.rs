@@ -8,7 +8,8 @@ use rustix::process::Signal;
 fn check_farewell(fleet: &Fleet, said: &str) {
     let id = fleet.json(&["rollouts"])[0]["id"].as_str().unwrap()[..8].to_owned();
     let farewell = format!(
-        "the rollout goes on; see it with `hatchery rollouts`, take it back with `hatchery rollback --rollout {id}`"
+        "the rollout continues; see it with `hatchery rollouts`, undo it with `hatchery rollback --rollout \
+         {id}`"
     );
     assert!(said.split_whitespace().collect::<Vec<_>>().join(" ").contains(&farewell), "{said}");
 }
@@ -72,7 +73,10 @@ fn a_rollout_is_typed_watched_left_and_taken_back() {
     for _ in 0..4 {
         let back = typed(&["rollback", "first"]);
         assert_eq!(back.code, 0, "{back:?}");
-        assert!(back.stdout.contains(&format!("took back checkpoint {id} (step 10) of first")), "{back:?}");
+        assert!(
+            back.stdout.contains(&format!("undid the rollout of checkpoint {id} (step 10) of first")),
+            "{back:?}"
+        );
     }
     let back = typed(&["rollback", "first"]);
     assert!(back.stdout.contains("(step 20) of first"), "{back:?}");

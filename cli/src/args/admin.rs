@@ -7,42 +7,41 @@ use clap::{Args, Subcommand};
 /// `hatchery admin`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
-    /// Write a backup of the coordinator's state into one file, whether it runs or not.
+    /// Back up the coordinator's state to one file; the coordinator may keep running.
     Backup(BackupArgs),
-    /// Make a state folder out of a backup; its coordinator must not run.
+    /// Restore a backup into a state folder; its coordinator must not be running.
     Restore(RestoreArgs),
-    /// Check everything in a state folder, and repair what can be proved; its coordinator must not run.
+    /// Check a state folder, and repair it where the repair is certain; its coordinator must not be running.
     Fsck(FsckArgs),
 }
 
 /// `hatchery admin backup`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Run it on the coordinator's own machine, as the account that the coordinator runs as. It reads the
-state folder and asks nothing of the coordinator, which may run and goes on meanwhile: the backup
-holds the state of one instant. The authority's key is in it and never goes over the network: the
-file is 0600, and whoever has it can be anyone in the fleet, so keep it as you would keep that key.
+Run it on the coordinator's machine, under the coordinator's account. It reads the state folder
+directly; the coordinator may keep running, and the backup holds the state at one instant. It contains
+the authority's private key, which never crosses the network. The file has mode 0600; whoever holds it
+can impersonate anyone in the fleet, so guard it like the key itself.
 
-In it: the database (jobs, nodes, checkpoints' manifests, digests of join strings, certificates, the
-history), the authority, and with --with-blobs the datasets and checkpoints themselves. Not in it:
-logs, settings, this terminal's credentials. Without the blobs, nodes bring back those of the
-checkpoints that they hold once they connect, and a dataset comes back with the next
-`hatchery submit --data` of the same files.
+Included: the database (jobs, nodes, checkpoint manifests, digests of join strings, certificates,
+history), the authority and, with --with-blobs, datasets and checkpoints. Excluded: logs, settings and
+this terminal's credentials. Without blobs, nodes upload the checkpoints they hold once they connect,
+and a dataset returns with the next `hatchery submit --data` of the same files.
 
-The file is a plain tar file. It appears under its name once it is whole and on the disk.
+The backup is a plain tar file. It appears under its name only once it is complete and on disk.
 
 Examples:
   hatchery admin backup /backups/hatchery-$(date +%F).tar
   hatchery admin backup everything.tar --with-blobs
-  tar xOf everything.tar manifest.json               # what is in it
-  head -c -2048 everything.tar | b3sum               # must be what `tar xOf everything.tar seal` says")]
+  tar xOf everything.tar manifest.json               # its contents
+  head -c -2048 everything.tar | b3sum               # must equal `tar xOf everything.tar seal`")]
 pub(crate) struct BackupArgs {
-    /// The file to write; it must not be there.
+    /// Backup file to write; must not exist.
     pub(crate) file: PathBuf,
-    /// Datasets and checkpoints, too; each is checked while it is copied.
+    /// Include datasets and checkpoints; each is verified while it is copied.
     #[arg(long)]
     pub(crate) with_blobs: bool,
-    /// The state folder [default: that of the coordinator's settings on this machine].
+    /// State folder [default: from the coordinator's settings on this machine].
     #[arg(long, value_name = "FOLDER")]
     pub(crate) state: Option<PathBuf>,
 }
@@ -50,31 +49,29 @@ pub(crate) struct BackupArgs {
 /// `hatchery admin restore`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every byte of the backup is checked before anything is put in place; a damaged file is refused and
-changes nothing. First see to it that the old coordinator is gone for good: two with the same
-authority would both be believed.
+Every byte of the backup is verified before anything changes; a damaged file is refused. First make sure
+that the old coordinator never starts again: the fleet would trust both, as they share an authority.
 
-A coordinator started on the folder has the jobs, nodes, checkpoints and certificates of the backup,
-and agents connect with the certificates that they have, if it is reached at the address that they
-know. What happened after the backup is not known any more:
-  attempts     all end, and jobs that have not ended go on from their last checkpoint in the backup,
-               under numbers above any that was ever given: whoever works under an older one is refused
-  jobs         that were submitted later are not there: submit them again
-  checkpoints  that were made later are dropped by the nodes a minute after they connect
-  nodes        that joined later are refused: join them again
-  revoked      certificates and used join strings of later are good again: see `certificate list`
+The restored coordinator has the jobs, nodes, checkpoints and certificates of the backup. Agents connect
+with their existing certificates if they find it at its old address. Everything after the backup is lost:
+  attempts     end; jobs that have not ended resume from their last checkpoint in the backup, under
+               new attempt numbers: trainers of older attempts are refused
+  jobs         submitted later are gone: submit them again
+  checkpoints  made later are dropped by the nodes a minute after they connect
+  nodes        joined later are refused: join them again
+  certificates revoked later, and join strings used later, are valid again: see `certificate list`
 
 Examples:
   hatchery admin restore /backups/hatchery-2026-11-26.tar --to ~/.hatchery/coordinator
   hatchery admin restore everything.tar --to /srv/hatchery
   HATCHERY_COORDINATOR__STATE=/srv/hatchery hatchery coordinator")]
 pub(crate) struct RestoreArgs {
-    /// A file that `hatchery admin backup` wrote.
+    /// Backup file, from `hatchery admin backup`.
     pub(crate) file: PathBuf,
-    /// The state folder to make: new, or empty.
+    /// State folder to create; must be new or empty.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: PathBuf,
-    /// Take a folder that is not empty; what is there is put aside within it and kept.
+    /// Accept a folder that is not empty; its contents are kept in a subfolder.
     #[arg(long)]
     pub(crate) replace: bool,
 }
@@ -82,22 +79,21 @@ pub(crate) struct RestoreArgs {
 /// `hatchery admin fsck`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is looked at: the database (SQLite's own checks; every table against what the history makes of
-it; the rules that always hold), the authority, every blob (each byte read and hashed) against the
-records, and files left behind.
+Checks the database (SQLite's own checks, every table against the history, all invariants), the
+authority, every byte of every blob against the records, and leftover files.
 
-What --repair does, and nothing else:
-  tables that differ      are made anew from the history, if that is whole; the old file is kept beside
-  a damaged blob          is moved into quarantine, so that it can come again
-  a lost certificate      of the authority is made again from its key
+Repairs made by --repair:
+  tables that differ      are rebuilt from the history, if it is intact; the old file is kept
+  damaged blobs           are moved to quarantine, so that they can be fetched again
+  a lost certificate      of the authority is issued again from its key
   temporary files         are removed
 
-Ends with 1 if anything is left that is wrong.")]
+Exits with 1 if problems remain.")]
 pub(crate) struct FsckArgs {
-    /// Put right what can be put right.
+    /// Repair problems, as listed below.
     #[arg(long)]
     pub(crate) repair: bool,
-    /// The state folder [default: that of the coordinator's settings on this machine].
+    /// State folder [default: from the coordinator's settings on this machine].
     #[arg(long, value_name = "FOLDER")]
     pub(crate) state: Option<PathBuf>,
 }

@@ -9,14 +9,14 @@ use crate::human::parse_rate;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Everything is kept, unless a job's recipe says otherwise:
+Every checkpoint is kept, unless the job's recipe limits them:
   [retain]
-  last = 3        # of its checkpoints the newest so many
-  every = 1000    # and each whose step is a multiple of this
-The newest and the best are kept in any case, and so is what is pinned, named by a rollout in force, or needed by a job."
+  last = 3        # the newest checkpoints
+  every = 1000    # and each checkpoint whose step is a multiple of this
+Always kept: the newest, the best, pinned ones, those in a current rollout, and those that a job needs."
 )]
 pub(crate) struct CheckpointsArgs {
-    /// Only those of this job.
+    /// Only checkpoints of this job.
     pub(crate) job: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Option<PinCommand>,
@@ -25,14 +25,14 @@ pub(crate) struct CheckpointsArgs {
 /// `hatchery checkpoints pin` and `unpin`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PinCommand {
-    /// Keep one whatever its job's recipe says.
+    /// Keep a checkpoint, whatever its job's recipe says.
     Pin {
         /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`.
         checkpoint: String,
     },
-    /// Keep one only as its job's recipe says.
+    /// Keep a checkpoint only as long as its job's recipe says.
     Unpin {
-        /// The same.
+        /// /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`.
         checkpoint: String,
     },
 }
@@ -40,17 +40,17 @@ pub(crate) enum PinCommand {
 /// `hatchery rollback`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What was active before the rollout answers again on its nodes: what an older rollout activated there, else what the job's
-own policy puts there. Nothing is moved for that, as it is still there. The same push again undoes it. The last 32
-activations on the same nodes can be taken back one after the other; older ones are superseded for good.")]
+The previously active checkpoint answers again on these nodes: that of an older rollout, else that of the job's own
+policy. It is still there, so nothing is transferred. Repeat the push to undo the rollback. The last 32 activations on
+the same nodes can be rolled back one after another; older ones cannot.")]
 pub(crate) struct RollbackArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest", conflicts_with = "rollout")]
     pub(crate) job: String,
-    /// Nodes on which it is taken back: all, names separated by commas, or labels such as room=attic.
+    /// Nodes to roll back: all, names separated by commas, or labels such as room=attic.
     #[arg(long, default_value = "all", value_name = "NODES")]
     pub(crate) to: String,
-    /// Take this rollout back, whatever it is: an id from `hatchery rollouts`.
+    /// Undo this rollout, active or not: id from `hatchery rollouts`.
     #[arg(long, value_name = "ID")]
     pub(crate) rollout: Option<String>,
 }
@@ -58,10 +58,10 @@ pub(crate) struct RollbackArgs {
 /// `hatchery rollouts`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-TO is where it is to be, READY on how many of these nodes it is there and tested, ACTIVE where it answers for its job. A row
-by `policy` is what the job's own recipe puts on nodes. Of those that were taken back each job's newest 32 are remembered.")]
+TO lists the target nodes. READY counts the nodes where the checkpoint is stored and tested, ACTIVE those where it
+answers for its job. Rows by `policy` come from the job's recipe. The newest 32 undone rollouts of each job are kept.")]
 pub(crate) struct RolloutsArgs {
-    /// Those that were taken back as well.
+    /// Include undone rollouts.
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -69,9 +69,9 @@ pub(crate) struct RolloutsArgs {
 /// `hatchery push`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each node fetches it, verifies it, and tests it by a short answer, which must be that of the node that made it. With
---activate it then answers there for its job, from one moment to the next; until then, and if the test fails, what was
-active before does so. With --wait the exit code is 0 only if all nodes got there.
+Each node fetches the checkpoint, verifies it, and checks that it gives the same short answer as on the node that
+trained it. With --activate it then answers for its job, without a gap; until then, and if the check fails, the
+previously active checkpoint does. With --wait the exit code is 0 only if all nodes succeed.
 
 Examples:
   hatchery push my-job:best --activate --wait
@@ -81,16 +81,16 @@ pub(crate) struct PushArgs {
     /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`, or `best` (of the newest one's job).
     #[arg(default_value = "latest")]
     pub(crate) checkpoint: String,
-    /// Nodes that get it: all, names separated by commas, or labels such as room=attic.
+    /// Target nodes: all, names separated by commas, or labels such as room=attic.
     #[arg(long, default_value = "all", value_name = "NODES")]
     pub(crate) to: String,
-    /// Let it answer there for its job, once it has passed its self-test.
+    /// Activate it: it answers for its job on a node once it has passed the self-test there.
     #[arg(long)]
     pub(crate) activate: bool,
-    /// Stay until every node has it, or cannot have it.
+    /// Wait until every target node is done or has failed.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How fast each node may fetch it: 500kB/s, 5MB/s; at least 1kB/s.
+    /// Download limit of each node, such as 500kB/s or 5MB/s; at least 1kB/s.
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) limit_rate: Option<u64>,
 }

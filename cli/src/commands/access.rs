@@ -22,8 +22,8 @@ pub(crate) async fn login(args: LoginArgs, home: &Home, output: Output) -> Outco
     let join = parse_join_string(&args.join)?;
     if join.scope == Scope::Agent {
         return Err(Failure::usage(
-            "this join string is for a machine: use it with `hatchery agent --join`, or make one for a person with \
-             `hatchery token create --scope operator`",
+            "this join string is for a machine: use it with `hatchery agent --join`, or create one for a \
+             person with `hatchery token create --scope operator`",
         ));
     }
     let name = match args.name {
@@ -56,7 +56,9 @@ pub(crate) async fn token(command: TokenCommand, home: &Home, output: Output) ->
     let value = json!({
         "join_string": join_string, "scope": scope, "expires_at": expires_at, "command": command,
     });
-    output.print(&value, |_| format!("# works once, until {expires_at}; type it there:\n{command}"))
+    output.print(&value, |_| {
+        format!("# valid once, until {expires_at}; run it on the other machine:\n{command}")
+    })
 }
 
 /// `hatchery certificate`.

@@ -47,7 +47,7 @@ async fn backup(args: BackupArgs, home: &Home, output: Output) -> Outcome {
         eprintln!("not in the backup: {lost}");
     }
     if summary.blobs_missing > summary.lost.len() as u64 && options.with_blobs {
-        eprintln!("not in the backup: {} blobs in all; see `hatchery admin fsck`", summary.blobs_missing);
+        eprintln!("not in the backup: {} blobs in total; see `hatchery admin fsck`", summary.blobs_missing);
     }
     output.print(&summary, |summary| {
         let BackupSummary { jobs, nodes, checkpoints, blobs, .. } = summary;
@@ -75,18 +75,18 @@ async fn restore(args: RestoreArgs, home: &Home, output: Output) -> Outcome {
         let missing = match blobs_missing {
             0 => String::new(),
             count => {
-                format!("; {count} more are named: nodes bring back those of checkpoints that they hold")
+                format!("; {count} missing: nodes upload those of the checkpoints they hold")
             }
         };
         facts(&[
             ("folder", Some(summary.folder.display().to_string())),
-            ("made", Some(format!("{} ({})", summary.made_at, human::ago(summary.made_at)))),
+            ("created", Some(format!("{} ({})", summary.made_at, human::ago(summary.made_at)))),
             ("events", Some(summary.last_event.to_string())),
             ("holds", Some(format!("{jobs} jobs, {nodes} nodes, {checkpoints} checkpoints"))),
-            ("attempts", Some(format!("{leases_ended} were running in the backup and are over"))),
+            ("attempts", Some(format!("{leases_ended} were running in the backup and have ended"))),
             ("blobs", Some(format!("{}{missing}", summary.blobs))),
-            ("put aside", summary.put_aside.as_ref().map(|aside| aside.display().to_string())),
-            ("start it", Some(start)),
+            ("set aside", summary.put_aside.as_ref().map(|aside| aside.display().to_string())),
+            ("start with", Some(start)),
         ])
     })
 }
@@ -101,10 +101,10 @@ async fn fsck(args: FsckArgs, home: &Home, output: Output) -> Outcome {
     let count = |state| report.findings.iter().filter(|finding| finding.state == state).count();
     let (open, repairable) = (count(FindingState::Open), count(FindingState::Repairable));
     Err(Failure::failed(match (open, repairable) {
-        (open, 0) => format!("{open} findings are left for a person to put right"),
-        (0, repairable) => format!("--repair would put right {repairable} findings"),
+        (open, 0) => format!("{open} problems need manual repair"),
+        (0, repairable) => format!("--repair would fix {repairable} problems"),
         (open, repairable) => {
-            format!("--repair would put right {repairable} findings; {open} are left for a person")
+            format!("--repair would fix {repairable} problems; {open} need manual repair")
         }
     }))
 }
@@ -112,14 +112,14 @@ async fn fsck(args: FsckArgs, home: &Home, output: Output) -> Outcome {
 /// What was looked at, and what was found.
 fn findings(report: &FsckReport) -> String {
     let looked = format!(
-        "{} events and {} blobs ({}) of {}",
+        "checked {} events and {} blobs ({}) in {}",
         report.last_event,
         report.blobs,
         human::bytes(report.blob_bytes),
         report.folder.display()
     );
     if report.findings.is_empty() {
-        return format!("{looked}: nothing found");
+        return format!("{looked}: no problems found");
     }
     let shown = |subject: &str| {
         let is_digest = subject.len() == DIGEST_LEN && subject.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -131,11 +131,11 @@ fn findings(report: &FsckReport) -> String {
     };
     let more = match report.findings_left_out {
         0 => String::new(),
-        count => format!("\nand {count} more like these"),
+        count => format!("\nand {count} more"),
     };
     format!(
         "{looked}\n\n{}{more}",
-        table(&["state", "what", "problem", "done, or to do"], report.findings.iter().map(row))
+        table(&["state", "what", "problem", "remedy"], report.findings.iter().map(row))
     )
 }
 

@@ -29,7 +29,7 @@ async fn pin(checkpoint: &str, is_pinned: bool, home: &Home, output: Output) -> 
     output.print(&checkpoint, |checkpoint| {
         let (id, step, job) = (checkpoint.id.short(), checkpoint.manifest.step, &checkpoint.job_name);
         let what =
-            if is_pinned { "is kept until it is unpinned" } else { "is kept as its job's policy says" };
+            if is_pinned { "is kept until it is unpinned" } else { "is kept as its job's recipe says" };
         format!("checkpoint {id} (step {step} of {job}) {what}")
     })
 }

@@ -48,7 +48,9 @@ pub(super) async fn run(control: Control, args: JobOrGroupArgs, home: &Home, out
 fn told(job: &JobView) -> String {
     let id = job.id.short();
     match (job.phase.as_str(), &job.why) {
-        ("cancelling", _) => format!("job {id} writes a checkpoint and stops; see `hatchery watch {id}`"),
+        ("cancelling", _) => {
+            format!("job {id} stops after a checkpoint; follow it with `hatchery watch {id}`")
+        }
         ("running" | "queued", Some(why)) => format!("job {id} is {why}"),
         (phase, _) => format!("job {id} is {phase}"),
     }

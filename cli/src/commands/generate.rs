@@ -139,7 +139,7 @@ async fn ask(
             }
         }
     }
-    Err(Failure::failed("the answer broke off; the node may have gone away: try again"))
+    Err(Failure::failed("the answer was cut off; the node may have disconnected: try again"))
 }
 
 fn figures(answer: &Answer) -> String {

@@ -9,7 +9,7 @@ const POINTS_MAX: usize = 1000;
 pub(super) fn points(axes: &[String]) -> Result<Vec<Vec<String>>, String> {
     let mut points = vec![Vec::new()];
     for axis in axes {
-        let example = "a grid is written key=value,value such as train.lr=1e-3,3e-4";
+        let example = "write a grid as key=value,value, such as train.lr=1e-3,3e-4";
         let (key, values) = axis.split_once('=').ok_or_else(|| format!("`{axis}`: {example}"))?;
         let values: Vec<&str> = values.split(',').map(str::trim).collect();
         if values.iter().any(|value| value.is_empty()) {

@@ -46,7 +46,7 @@ pub(crate) fn import(args: &ImportArgs, output: Output) -> Outcome {
                 "block",
                 Some(
                     made.trained_block
-                        .map_or("not known; --block says it".to_owned(), |block| block.to_string()),
+                        .map_or("not known; set it with --block".to_owned(), |block| block.to_string()),
                 ),
             ),
         ])

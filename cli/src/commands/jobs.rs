@@ -76,7 +76,7 @@ pub(crate) async fn of_group(fleet: &FleetClient, group: &Name) -> Result<Vec<Jo
     let mut jobs = fleet.jobs(true).await?;
     jobs.retain(|job| job.spec.queue.group.as_ref() == Some(group));
     if jobs.is_empty() {
-        return Err(Failure::new(Code::NotFound, format!("no job is of group {group}")));
+        return Err(Failure::new(Code::NotFound, format!("no job is in group {group}")));
     }
     let rank = |job: &JobView| best_validation(job).unwrap_or(f64::INFINITY);
     jobs.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then(a.submitted_at.cmp(&b.submitted_at)));
@@ -147,10 +147,10 @@ pub(crate) fn validation_loss(job: &JobView) -> Option<f64> {
 
 fn begins_with(start: StartFrom) -> String {
     let share = match start.how {
-        StartHow::Continue => "all",
-        StartHow::FineTune => "the weights",
+        StartHow::Continue => "",
+        StartHow::FineTune => "the weights of ",
     };
-    format!("{share} of checkpoint {}", start.checkpoint.short())
+    format!("{share}checkpoint {}", start.checkpoint.short())
 }
 
 /// A validation's loss by position in the window: `1: 3.210, 2: 2.801, 3-4: 2.650`.
@@ -178,7 +178,7 @@ fn describe(job: &JobView) -> String {
         ("phase", Some(job.phase.clone())),
         ("why", job.why.clone()),
         ("activity", job.activity.clone()),
-        ("where", at(&job.node)),
+        ("placement", at(&job.node)),
         ("running on", job.running_on.clone()),
         ("steps", Some(steps(job))),
         (
@@ -196,11 +196,11 @@ fn describe(job: &JobView) -> String {
         ("power", job.progress.and_then(|p| p.power_watts).map(|watts| format!("{watts:.0} W"))),
         ("GPU", job.progress.and_then(|p| p.gpu).map(human::gpu).filter(|text| !text.is_empty())),
         ("checkpoint", job.checkpoint.map(|id| format!("{} at step {}", id.short(), job.checkpoint_step))),
-        ("best", job.best.map(|id| format!("{}; {}:best names it", id.short(), job.spec.name))),
+        ("best", job.best.map(|id| format!("{}, also called {}:best", id.short(), job.spec.name))),
         (
             "model",
             Some(format!(
-                "{} layers, width {}, {} heads, {} neurons each: {} parameters",
+                "{} layers, width {}, {} heads, {} neurons per head: {} parameters",
                 model.layers(),
                 model.width(),
                 model.heads(),
@@ -211,14 +211,14 @@ fn describe(job: &JobView) -> String {
         (
             "recipe",
             Some(format!(
-                "batch {}, block {}, lr {}, decay {}, seed {}",
+                "batch {}, block {}, lr {}, weight decay {}, seed {}",
                 train.batch, train.block, train.lr, train.weight_decay, train.seed
             )),
         ),
         ("priority", (!job.spec.queue.is_default()).then(|| job.spec.queue.priority.get().to_string())),
         ("group", job.spec.queue.group.as_ref().map(ToString::to_string)),
         ("deadline", job.spec.queue.deadline.map(|at| at.to_string())),
-        ("begins with", job.spec.start_from.map(begins_with)),
+        ("starts from", job.spec.start_from.map(begins_with)),
         ("dataset", Some(job.spec.dataset.short())),
         ("submitted", Some(format!("{} by {}", job.submitted_at, job.submitter))),
         ("started", job.started_at.map(|at| at.to_string())),

@@ -92,7 +92,7 @@ async fn status(home: &Home, output: Output) -> Outcome {
         facts(&[
             ("version", Some(status.version.clone())),
             ("started", Some(human::ago(status.started_at))),
-            ("nodes", Some(format!("{} connected of {}", status.nodes_connected, status.nodes))),
+            ("nodes", Some(format!("{} of {} connected", status.nodes_connected, status.nodes))),
             ("jobs", Some(format!("{} running, {} waiting", status.jobs_running, status.jobs_queued))),
             ("events", Some(status.last_event.to_string())),
             ("blobs", Some(blobs(&status.blobs))),
@@ -102,18 +102,18 @@ async fn status(home: &Home, output: Output) -> Outcome {
 
 /// What the coordinator keeps, and how much of it is about to go.
 fn blobs(blobs: &BlobsView) -> String {
-    let mut text = format!("{} in {}", human::bytes(blobs.bytes), blobs.count);
+    let mut text = format!("{} in {} blobs", human::bytes(blobs.bytes), blobs.count);
     if let Some(bytes_max) = blobs.bytes_max {
-        text += &format!(", of at most {}", human::bytes(bytes_max));
+        text += &format!(", limit {}", human::bytes(bytes_max));
     }
     if let Some(free) = blobs.disk_free_bytes {
         text += &format!("; {} free on the disk", human::bytes(free));
     }
     if blobs.unreferenced_bytes > 0 {
-        text += &format!("; {} that nothing names will go", human::bytes(blobs.unreferenced_bytes));
+        text += &format!("; {} unreferenced, to be deleted", human::bytes(blobs.unreferenced_bytes));
     }
     if blobs.unfinished_bytes > 0 {
-        text += &format!("; {} of unfinished uploads", human::bytes(blobs.unfinished_bytes));
+        text += &format!("; {} in unfinished uploads", human::bytes(blobs.unfinished_bytes));
     }
     text
 }

@@ -110,7 +110,7 @@ pub(crate) async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome
     if args.remove {
         fleet.remove_node(&args.node).await?;
         return output.print(&node, |node| {
-            format!("node {} is out of the fleet; its certificates are revoked", node.name)
+            format!("node {} is removed from the fleet; its certificates are revoked", node.name)
         });
     }
     let mode = match (args.cordon, args.drain, args.open) {
@@ -124,11 +124,14 @@ pub(crate) async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome
         let running = node.running.len();
         let name = &node.name;
         match node.mode {
-            NodeMode::Open => format!("node {name} is given work again"),
-            NodeMode::Cordoned => format!("node {name} gets no new work; {running} running there go on"),
+            NodeMode::Open => format!("node {name} accepts jobs again"),
+            NodeMode::Cordoned => {
+                format!("node {name} accepts no new jobs; running jobs that continue: {running}")
+            }
             NodeMode::Draining => {
                 format!(
-                    "node {name} gets no new work; {running} running there go elsewhere, through checkpoints"
+                    "node {name} accepts no new jobs; running jobs that move elsewhere after a checkpoint: \
+                     {running}"
                 )
             }
         }
@@ -138,9 +141,9 @@ pub(crate) async fn show(args: NodeArgs, home: &Home, output: Output) -> Outcome
 /// How it stands among the nodes that fetch blobs from one another.
 fn peers(peers: &PeersView) -> String {
     let mut parts = vec![match peers.addresses.first() {
-        Some(address) if peers.can_be_dialled => format!("serves others at {address}"),
-        Some(address) => format!("serves nobody: the coordinator cannot reach {address}"),
-        None => "serves nobody".to_owned(),
+        Some(address) if peers.can_be_dialled => format!("serves peers at {address}"),
+        Some(address) => format!("serves no peers: the coordinator cannot reach {address}"),
+        None => "serves no peers".to_owned(),
     }];
     parts.push(format!("{} sent", human::bytes(peers.sent_bytes)));
     parts.push(format!("{} received", human::bytes(peers.received_bytes)));
@@ -157,10 +160,11 @@ fn suspicion(node: &NodeView) -> Option<String> {
     let (by, name) = (by.join(", "), &node.name);
     Some(if peers.is_barred {
         format!(
-            "it sent wrong bytes to {by}: nobody fetches from it; look at its disk and memory, then `hatchery node {name} --open`"
+            "it sent corrupt data to {by}; no node fetches from it any more: check its disk and memory, \
+             then run `hatchery node {name} --open`"
         )
     } else {
-        format!("it sent wrong bytes to {by}, which fetches from others now")
+        format!("it sent corrupt data to {by}, which now fetches from other peers")
     })
 }
 
@@ -194,7 +198,7 @@ fn describe(node: &NodeView) -> String {
         ),
         ("agent", Some(inventory.agent_version.clone())),
         ("trainer", Some(trainer)),
-        ("checkpoints", Some(format!("{} ready of {}", node.replicas_ready, node.replicas_wanted))),
+        ("checkpoints", Some(format!("{} of {} ready", node.replicas_ready, node.replicas_wanted))),
         ("peers", node.peers.as_ref().map(peers)),
         ("joined", Some(node.joined_at.to_string())),
     ]);
@@ -210,7 +214,7 @@ fn describe(node: &NodeView) -> String {
         parts.extend(device.power_watts_max.map(|watts| format!("up to {watts:.0} W")));
         parts.extend(device.calibration.as_ref().map(|calibration| {
             format!(
-                "{} steps/s of tiny, {:.1} GFLOP/s",
+                "{} steps/s on tiny, {:.1} GFLOP/s",
                 human::speed(calibration.steps_per_sec),
                 calibration.flops_per_sec / 1e9
             )
@@ -243,7 +247,7 @@ fn describe(node: &NodeView) -> String {
     for waiting in &node.waiting {
         let start = human::duration(std::time::Duration::from_millis(waiting.start_in_ms));
         text += &format!(
-            "\nwaiting      {} ({}) for {}, to start in {start}",
+            "\nwaiting      {} ({}) for {}, starts in {start}",
             waiting.job_name,
             waiting.job.short(),
             waiting.device

@@ -10,9 +10,9 @@ use crate::{human, output::table};
 pub(super) fn show(placement: &PlacementView) -> String {
     let why = placement.why.as_ref().map(|why| format!("{why}\n\n")).unwrap_or_default();
     if placement.candidates.is_empty() {
-        return why + "there is no device that could be a place for it";
+        return why + "the fleet has no device for this job";
     }
-    let headings = ["node", "device", ">steps/s", "known", ">start in", ">end in", "verdict"];
+    let headings = ["node", "device", ">steps/s", "source", ">start in", ">end in", "verdict"];
     why + &table(&headings, placement.candidates.iter().map(row))
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn push(args: PushArgs, home: &Home, output: Output) -> Outcome
     let selected = fleet.nodes().await?.into_iter().filter(|node| to.selects(node.id, &node.labels));
     let nodes: BTreeMap<NodeId, String> = selected.map(|node| (node.id, node.name.to_string())).collect();
     if nodes.is_empty() {
-        eprintln!("no node of the fleet is among `{}` now; one that is later gets it then", args.to);
+        eprintln!("no node matches `{}` now; nodes that match later will get the checkpoint", args.to);
     }
     if args.wait {
         checkpoint = Waiting::new(rollout, nodes, args.activate, output).wait(&fleet, &checkpoint).await?;
@@ -104,8 +104,8 @@ impl Waiting {
             _ = tokio::signal::ctrl_c() => Err(Failure::new(
                 Code::Interrupted,
                 format!(
-                    "the rollout goes on; see it with `hatchery rollouts`, \
-                     take it back with `hatchery rollback --rollout {}`",
+                    "the rollout continues; see it with `hatchery rollouts`, undo it with `hatchery \
+                     rollback --rollout {}`",
                     self.rollout.short()
                 ),
             )),
@@ -123,7 +123,7 @@ impl Waiting {
         loop {
             let checkpoint = fleet.checkpoint(&pushed.id.to_string()).await.map_err(|error| match error {
                 CallError::NotFound(_) => Failure::failed(format!(
-                    "checkpoint {} is kept no longer: the rollout was taken back",
+                    "checkpoint {} is no longer kept: the rollout was undone",
                     pushed.id.short()
                 )),
                 other => other.into(),
@@ -150,7 +150,8 @@ impl Waiting {
                 }
                 let verb = if self.activate { "active" } else { "ready" };
                 return Err(Failure::failed(format!(
-                    "checkpoint {} is not {verb} on {} of {} nodes; what answered there before does so still\n  {}",
+                    "checkpoint {} is not {verb} on {} of {} nodes; there, the previous checkpoint still \
+                     answers\n  {}",
                     pushed.id.short(),
                     failed.len(),
                     stages.len(),
@@ -166,16 +167,16 @@ impl Waiting {
             return Stage::Failed("it has left the fleet".to_owned());
         };
         let Some(replica) = replica(&seen.checkpoint, id) else {
-            return Stage::Failed("the rollout was taken back there".to_owned());
+            return Stage::Failed("the rollout was undone there".to_owned());
         };
         if self.activate && !replica.to_be_active {
-            let why = "the rollout was taken back there, or a newer one has taken its place";
+            let why = "the rollout was undone there, or superseded by a newer one";
             return Stage::Failed(why.to_owned());
         }
         match &replica.state {
             Some(ReplicaState::Ready { .. }) if !self.activate || replica.active => Stage::Done,
             Some(ReplicaState::Failed { why }) if !self.failed_before.contains_key(&id) => {
-                Stage::Failed(format!("{why}; it goes on trying"))
+                Stage::Failed(format!("{why}; it will retry"))
             }
             _ if *node != NodeState::Connected => Stage::Away,
             _ => Stage::Going,
@@ -306,15 +307,16 @@ pub(crate) async fn rollback(args: RollbackArgs, home: &Home, output: Output) ->
 fn now_active(withdrawn: &WithdrawnView) -> String {
     let WithdrawnView { rollout, active } = withdrawn;
     let mut text = format!(
-        "took back checkpoint {} (step {}) of {}",
+        "undid the rollout of checkpoint {} (step {}) of {}",
         rollout.checkpoint.short(),
         rollout.step,
         rollout.job_name
     );
     for node in active {
-        let now =
-            node.checkpoint.map_or_else(|| "nothing".to_owned(), |id| format!("checkpoint {}", id.short()));
-        text += &format!("\n{}: {now} is to answer for {}", node.node_name, rollout.job_name);
+        let now = node
+            .checkpoint
+            .map_or_else(|| "no checkpoint".to_owned(), |id| format!("checkpoint {}", id.short()));
+        text += &format!("\n{}: {now} becomes active for {}", node.node_name, rollout.job_name);
     }
     text
 }
@@ -345,9 +347,9 @@ pub(crate) async fn list(args: RolloutsArgs, home: &Home, output: Output) -> Out
 fn row(rollout: &RolloutView) -> Vec<String> {
     let of_all = |count: u32| format!("{count}/{}", rollout.nodes);
     let mut notes = Vec::new();
-    notes.extend((!rollout.activate).then(|| "held only".to_owned()));
+    notes.extend((!rollout.activate).then(|| "not activated".to_owned()));
     notes.extend(rollout.bytes_per_sec_max.map(|rate| format!("at most {}/s", human::bytes(rate))));
-    notes.extend(rollout.withdrawn_at.map(|at| format!("taken back {}", human::ago(at))));
+    notes.extend(rollout.withdrawn_at.map(|at| format!("undone {}", human::ago(at))));
     vec![
         rollout.id.map_or_else(|| "-".to_owned(), |id| id.short()),
         rollout.checkpoint.short(),

@@ -41,8 +41,8 @@ pub(crate) async fn coordinator(args: CoordinatorArgs, home: &Home, output: Outp
     let greeting = async {
         if let Ok(ready) = ready.await {
             eprintln!(
-                "coordinator ready at {}\n  a machine joins with the line from:  hatchery token create\n  \
-                 this terminal can use it now:        hatchery nodes",
+                "coordinator ready at {}\n  add a machine:         hatchery token create\n  from this \
+                 terminal:    hatchery nodes",
                 ready.address
             );
         }
@@ -215,7 +215,7 @@ async fn agent_credentials(
             && KeyHash::of_certificate_pem(&credentials.authority_pem)
                 .is_ok_and(|hash| hash == join.authority)
         {
-            eprintln!("joined already; to join anew, remove {}", settings.state.display());
+            eprintln!("already joined; to join again, delete {}", settings.state.display());
             return Ok(credentials);
         }
         let joined = hatchery_agent::join(&join, settings).await.map_err(join_failure)?;
@@ -228,8 +228,8 @@ async fn agent_credentials(
     let Ok(operator) = home.credentials() else {
         return Err(Failure::new(
             Code::Refused,
-            "this machine has not joined a fleet: on the coordinator's machine type `hatchery token create`, then here \
-             `hatchery agent --join 'STRING'`; or start both here with `hatchery up`",
+            "this machine has not joined a fleet: run `hatchery token create` on the coordinator's \
+             machine, then `hatchery agent --join 'STRING'` here; or start both here with `hatchery up`",
         ));
     };
     let call = TokenCall { scope: Scope::Agent, name: None, labels: Labels::default(), valid: None };
@@ -265,7 +265,7 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
         }
         token.cancel();
         // Whoever read it may be gone, which is no reason to run on.
-        let _unread = writeln!(io::stderr(), "stopping; once more to stop at once");
+        let _unread = writeln!(io::stderr(), "stopping; press Ctrl-C again to stop at once");
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

@@ -54,7 +54,7 @@ pub(crate) async fn submit(args: SubmitArgs, home: &Home, output: Output) -> Out
             if let Some(why) = &job.why {
                 text += &format!("\n{why}");
             }
-            text + &format!("\nsee it with: hatchery watch {}", job.id.short())
+            text + &format!("\nfollow it with: hatchery watch {}", job.id.short())
         });
     }
     if output == Output::Text {
@@ -95,7 +95,7 @@ async fn submit_grid(
         for job in jobs {
             text += &format!("\n  {}  {}", job.id.short(), job.spec.name);
         }
-        text + &format!("\nrank them with: hatchery jobs --group {group}")
+        text + &format!("\ncompare them with: hatchery jobs --group {group}")
     })
 }
 
@@ -224,7 +224,7 @@ fn recipe(args: &SubmitArgs, text: &str, settings: &[String]) -> Result<Recipe, 
         recipe.replicate.weights = weights.into();
     }
     if matches!(&recipe.replicate.to, NodeSelector::Labels(labels) if labels.is_empty()) {
-        return Err(Failure::usage("replicate.to: name at least one label"));
+        return Err(Failure::usage("replicate.to: needs at least one label"));
     }
     Ok(recipe)
 }
@@ -259,11 +259,12 @@ async fn find_dataset(fleet: &FleetClient, wanted: &str) -> Result<DatasetId, Fa
         1 => found.into_iter().next().ok_or_else(|| Failure::failed("the dataset is gone")),
         0 => Err(Failure::new(
             Code::NotFound,
-            format!("there is no dataset {wanted}; `hatchery datasets` lists them"),
+            format!("there is no dataset {wanted}; see `hatchery datasets`"),
         )),
-        count => {
-            Err(Failure::new(Code::NotFound, format!("{wanted} fits {count} datasets; give more of the id")))
-        }
+        count => Err(Failure::new(
+            Code::NotFound,
+            format!("{wanted} matches {count} datasets; give more of the id"),
+        )),
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn watch(fleet: &FleetClient, job: &str, output: Output) -> Out
         outcome = follow(fleet, job, &mut screen) => outcome,
         _ = tokio::signal::ctrl_c() => Err(Failure::new(
             Code::Interrupted,
-            format!("the job goes on; see it with `hatchery watch {}`, stop it with `hatchery cancel`", &job[..8]),
+            format!("the job continues; follow it with `hatchery watch {}`, stop it with `hatchery cancel`", &job[..8]),
         )),
     };
     screen.bar.finish_and_clear();
@@ -69,7 +69,7 @@ async fn follow(fleet: &FleetClient, job: &str, screen: &mut Screen) -> Result<J
         match follow_once(fleet, job, screen, &mut reconnects).await {
             Err(failure) if failure.code == Code::Unreachable && reconnects < RECONNECTS_MAX => {
                 if reconnects == 0 {
-                    screen.say("the coordinator does not answer; the job goes on, trying again");
+                    screen.say("the coordinator does not answer; the job continues; retrying");
                 }
                 reconnects += 1;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -99,7 +99,7 @@ async fn follow_once(
                         ended = Some((view, Instant::now()));
                     }
                 }
-                None => return Err(Failure::new(Code::Unreachable, "the coordinator went away")),
+                None => return Err(Failure::new(Code::Unreachable, "the connection to the coordinator was lost")),
             },
             _ = replicas.tick() => {
                 let checkpoints = fleet.checkpoints(Some(job)).await?;
@@ -177,7 +177,7 @@ impl Screen {
             .map(|(node, device)| format!("attempt {}: {device} of {node}", view.epoch));
         if view.phase == "running" && place != self.place {
             let from = if view.checkpoint_step > 0 {
-                format!(", going on from step {}", view.checkpoint_step)
+                format!(", resuming from step {}", view.checkpoint_step)
             } else {
                 String::new()
             };
