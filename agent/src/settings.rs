@@ -28,45 +28,45 @@ const GENERATIONS_AT_ONCE_MAX: u32 = 64;
 /// Most threads of a trainer on the processor.
 const CPU_THREADS_MAX: u32 = 4096;
 
-/// How an agent is set up. Every key has a default.
+/// /// Settings of an agent. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentSettings {
-    /// The folder of everything that the agent keeps: credentials, blobs, checkpoints, corpora, attempts.
+    /// State folder: credentials, blobs, checkpoints, corpora and attempts.
     pub state: PathBuf,
-    /// The name wished for when it joins; none: the host name.
+    /// Node name requested on joining; unset: the host name.
     pub name: Option<Name>,
-    /// Labels given when it joins, beside those of the join token.
+    /// Labels set on joining, in addition to those of the join string.
     pub labels: Labels,
-    /// The trainer; none: `HATCHERY_TRAINER`, else `hatchery-trainer` beside this program.
+    /// Trainer program; unset: `HATCHERY_TRAINER`, else `hatchery-trainer` next to this program.
     pub trainer: Option<PathBuf>,
-    /// Whether each device's speed is measured, once, by a short run.
+    /// Whether to measure each device's speed once, by a short run.
     pub calibrate: bool,
-    /// What stays free of the file system, in bytes: below it nothing is fetched and no checkpoint is taken over.
+    /// Disk space that stays free, in bytes; below it nothing is fetched and no checkpoint is accepted.
     pub free_disk_bytes_min: u64,
-    /// Most bytes of blobs that are kept here, and so of checkpoints; 0: what the disk holds. When little of it is left, what
-    /// nobody wishes here goes at once.
+    /// Maximum total size of blobs, and so of checkpoints, in bytes; 0: the disk's size. When space runs low,
+    /// unwanted blobs are removed at once.
     pub blob_bytes_max: u64,
-    /// Most bytes of an attempt's checkpoints that wait here while the coordinator is away: beyond it older ones give way
-    /// to newer ones.
+    /// Maximum size in bytes of an attempt's checkpoints that wait for the coordinator; beyond it newer ones replace
+    /// older ones.
     pub undelivered_bytes_max: u64,
-    /// For how many seconds trainers go on while the coordinator's machine says that no coordinator runs there; 0: no
-    /// longer than their lease. While the machine says nothing, trainers stop within their lease in any case.
+    /// Seconds for which trainers continue while the coordinator's machine reports that no coordinator runs; 0: until
+    /// their lease ends. If that machine does not answer at all, trainers stop when their lease ends.
     pub outage_secs_max: u64,
-    /// Models kept loaded between answers.
+    /// /// Number of models kept loaded between answers; 1 to 64.
     pub models_loaded_max: u32,
-    /// Answers that the processor makes at the same time; more wait in a queue.
+    /// Number of answers that the processor generates at once; more wait in a queue.
     pub generations_at_once: u32,
-    /// Whether a process on an NVIDIA GPU makes answers too, many at the same time, whenever the processor has too many to
-    /// make and nothing trains there.
+    /// Whether an NVIDIA GPU also generates answers, many at once, when the processor has too many and no job trains
+    /// on the GPU.
     pub answer_on_gpu: bool,
-    /// Trainers that the processor runs at once; 0: one for each eight cores, if there is memory for it.
+    /// Number of trainers on the processor; 0: one per eight cores, memory permitting.
     pub cpu_trainers: u32,
-    /// Threads of a trainer on the processor; 0: as many as there are cores, divided by the trainers.
+    /// Threads per trainer on the processor; 0: all cores, divided among the trainers.
     pub cpu_threads: u32,
-    /// How blobs are exchanged with other nodes.
+    /// Exchange of blobs with other nodes.
     pub peers: PeerSettings,
-    /// When the machine's devices are the fleet's, and when its owner's.
+    /// When this machine may train.
     pub availability: AvailabilitySettings,
 }
 

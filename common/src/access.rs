@@ -42,9 +42,8 @@ impl FromStr for Scope {
     type Err = FieldError;
 
     fn from_str(text: &str) -> Result<Self, FieldError> {
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.name() == text)
-            .ok_or_else(|| FieldError::new("scope", format!("`{text}` is none of agent, operator, viewer")))
+        Self::ALL.into_iter().find(|scope| scope.name() == text).ok_or_else(|| {
+            FieldError::new("scope", format!("`{text}` is not one of agent, operator, viewer"))
+        })
     }
 }

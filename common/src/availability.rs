@@ -50,7 +50,7 @@ impl fmt::Display for AwayReason {
         f.write_str(match self {
             Self::OutsideHours => "outside its hours",
             Self::OwnerActive => "its owner is using it",
-            Self::OnBattery => "it runs on its battery",
+            Self::OnBattery => "on battery power",
             Self::OthersBusy => "other programs need it",
         })
     }
@@ -62,7 +62,7 @@ impl std::str::FromStr for AwayReason {
     fn from_str(word: &str) -> Result<Self, FieldError> {
         let found = Self::ALL.into_iter().find(|reason| reason.name() == word);
         let names = Self::ALL.map(Self::name).join(", ");
-        found.ok_or_else(|| FieldError::new("reason", format!("`{word}` is none of {names}")))
+        found.ok_or_else(|| FieldError::new("reason", format!("`{word}` is not one of {names}")))
     }
 }
 
@@ -130,6 +130,6 @@ mod tests {
             assert_eq!(reason.name().parse::<AwayReason>(), Ok(reason));
         }
         let problem = "bored".parse::<AwayReason>().unwrap_err().problem;
-        assert_eq!(problem, "`bored` is none of outside_hours, owner_active, on_battery, others_busy");
+        assert_eq!(problem, "`bored` is not one of outside_hours, owner_active, on_battery, others_busy");
     }
 }

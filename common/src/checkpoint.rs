@@ -135,7 +135,7 @@ impl CheckpointManifest {
             let names = Self::FILES.join(", ");
             return Err(FieldError::new(
                 "files",
-                format!("must be exactly {names}, with or without {SERVING_FILE} last"),
+                format!("must be exactly {names}, optionally followed by {SERVING_FILE}"),
             ));
         }
         for file in &self.files {

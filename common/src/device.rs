@@ -55,7 +55,7 @@ impl FromStr for DeviceKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.name() == text)
-            .ok_or_else(|| FieldError::new("device", format!("`{text}` is none of cuda, mps, cpu")))
+            .ok_or_else(|| FieldError::new("device", format!("`{text}` is not one of cuda, mps, cpu")))
     }
 }
 
@@ -112,7 +112,7 @@ impl FromStr for Device {
         };
         match (kind.parse::<DeviceKind>(), index) {
             (Ok(kind), Some(index)) if index <= kind.index_max() => Ok(Self { kind, index }),
-            _ => Err(FieldError::new("device", format!("`{text}` is none of cuda:N, mps, cpu, cpu:N"))),
+            _ => Err(FieldError::new("device", format!("`{text}` is not one of cuda:N, mps, cpu, cpu:N"))),
         }
     }
 }

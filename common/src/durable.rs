@@ -67,7 +67,7 @@ impl<T> Context<T> for io::Result<T> {
 /// A point between two steps at which tests may fail the write.
 fn fault(point: &str, path: &Path) -> Result<(), FileError> {
     if faults::strikes(point) {
-        return Err(FileError::new("write", path, io::Error::other("fault asked for")));
+        return Err(FileError::new("write", path, io::Error::other("injected fault")));
     }
     Ok(())
 }
@@ -155,7 +155,7 @@ pub fn create_folder(path: &Path) -> Result<(), FileError> {
     create_folder(parent)?;
     match DirBuilder::new().mode(MODE_FOLDER).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        other => other.context("make the folder", path),
+        other => other.context("create the folder", path),
     }?;
     sync_folder(parent)
 }
@@ -167,7 +167,7 @@ pub fn read_limited(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
         .and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
         .context("read", path)?;
     if bytes.len() as u64 > bytes_max {
-        let reason = format!("it has more than {bytes_max} bytes");
+        let reason = format!("it is larger than {bytes_max} bytes");
         return Err(FileError::new("read", path, io::Error::new(io::ErrorKind::FileTooLarge, reason)));
     }
     Ok(bytes)

@@ -63,7 +63,7 @@ pub fn check_keys(given: &toml::Table, known: &toml::Table) -> Result<(), FieldE
                 Some(near) => format!("; did you mean `{near}`?"),
                 None => {
                     format!(
-                        "; known here: {}",
+                        "; known keys: {}",
                         known.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
                     )
                 }

@@ -174,7 +174,8 @@ impl Name {
             return Err(FieldError::new(
                 field,
                 format!(
-                    "{text:?} may hold only letters, digits, `.`, `_` and `-`, and starts with a letter or digit"
+                    "{text:?} may contain only letters, digits, `.`, `_` and `-`, and must start with a \
+                     letter or digit"
                 ),
             ));
         }

@@ -10,17 +10,17 @@ use crate::field::{FieldError, check_range};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RawModelConfig {
-    /// Layers; all share one set of weights.
+    /// /// Number of layers; all share one set of weights.
     pub n_layer: u32,
-    /// D, the width of the residual stream.
+    /// Width of the residual stream (D).
     pub n_embd: u32,
-    /// Share of gated activations dropped in training, 0 to below 1.
+    /// Dropout of gated activations in training, from 0 to below 1.
     pub dropout: f64,
-    /// H, the heads.
+    /// Number of heads (H).
     pub n_head: u32,
     /// Neurons in all heads together, as a multiple of D.
     pub mlp_internal_dim_multiplier: u32,
-    /// Tokens; 256 for bytes.
+    /// /// Vocabulary size; 256 for bytes.
     pub vocab_size: u32,
 }
 
@@ -75,8 +75,8 @@ impl ModelConfig {
             return Err(FieldError::new(
                 "mlp_internal_dim_multiplier",
                 format!(
-                    "gives n_embd * multiplier / n_head = {neurons} neurons per head, which must be even because \
-                     rotary positions turn them in pairs"
+                    "gives n_embd * multiplier / n_head = {neurons} neurons per head, which must be even \
+                     because rotary embeddings work on pairs"
                 ),
             ));
         }

@@ -53,7 +53,7 @@ pub enum TrainerState {
 
 impl Default for TrainerState {
     fn default() -> Self {
-        Self::Missing { why: "the agent has not looked yet".to_owned() }
+        Self::Missing { why: "the agent has not checked yet".to_owned() }
     }
 }
 
@@ -107,6 +107,8 @@ impl std::str::FromStr for NodeMode {
 
     fn from_str(word: &str) -> Result<Self, FieldError> {
         let found = Self::ALL.into_iter().find(|mode| mode.name() == word);
-        found.ok_or_else(|| FieldError::new("mode", format!("`{word}` is none of open, cordoned, draining")))
+        found.ok_or_else(|| {
+            FieldError::new("mode", format!("`{word}` is not one of open, cordoned, draining"))
+        })
     }
 }

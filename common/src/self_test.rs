@@ -40,7 +40,7 @@ impl SelfTest {
         }
         match &self.serving {
             Some(serving) if serving.serving.is_some() => {
-                Err(FieldError::new("serving.serving", "must not be there"))
+                Err(FieldError::new("serving.serving", "must be absent"))
             }
             Some(serving) => serving.check().map_err(|error| error.within("serving")),
             None => Ok(()),

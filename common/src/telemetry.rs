@@ -45,7 +45,7 @@ impl FromStr for LogFormat {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(FieldError::new("log_format", format!("`{text}` is none of text, json"))),
+            _ => Err(FieldError::new("log_format", format!("`{text}` is not one of text, json"))),
         }
     }
 }
@@ -53,7 +53,8 @@ impl FromStr for LogFormat {
 /// The filter cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the log filter `{filter}` ({FILTER_VARIABLE} or flag) is wrong: {problem}; `info` or `hatchery_agent=debug,warn` would be right"
+    "invalid log filter `{filter}` ({FILTER_VARIABLE} or flag): {problem}; examples: `info`, \
+     `hatchery_agent=debug,warn`"
 )]
 pub struct TelemetryError {
     filter: String,

@@ -164,7 +164,7 @@ impl Slowdown {
             Self::Heat => "heat",
             Self::PowerLimit => "its power limit",
             Self::PowerSupply => "the power supply",
-            Self::Protection => "its own protection",
+            Self::Protection => "hardware protection",
         }
     }
 }
@@ -237,7 +237,7 @@ impl Metrics {
     pub fn early_stop_reason(&self) -> Option<String> {
         let (validations, best) = self.early_stop.zip(self.best)?;
         Some(format!(
-            "no gain in {validations} validation{} since the best, {:.4} at step {}",
+            "no improvement in {validations} validation{} since the best, {:.4} at step {}",
             if validations == 1 { "" } else { "s" },
             best.loss,
             best.step

@@ -30,7 +30,7 @@ fn every_step_may_fail() {
     for step in STEPS {
         durable::write_atomically(&path, b"old").unwrap();
         let error = with_fault(step, || durable::write_atomically(&path, b"new")).unwrap_err();
-        assert!(error.to_string().contains("fault asked for"), "{error}");
+        assert!(error.to_string().contains("injected fault"), "{error}");
         let expected = if step == "durable::before_folder_sync" { "new" } else { "old" };
         assert_eq!(fs::read_to_string(&path).unwrap(), expected, "{step}");
         assert_eq!(names(folder.path()), ["file"], "{step}");

@@ -26,7 +26,7 @@ impl Write for Shared {
 #[test]
 fn lines_are_json_with_the_role_and_the_first_start_holds() {
     let wrong = Telemetry::new("agent").filter(Some("a=b=c".into())).init().unwrap_err();
-    assert!(wrong.to_string().starts_with("the log filter `a=b=c`"), "{wrong}");
+    assert!(wrong.to_string().starts_with("invalid log filter `a=b=c`"), "{wrong}");
     assert!("xml".parse::<LogFormat>().is_err());
 
     let (first, second) = (Shared::default(), Shared::default());

@@ -116,7 +116,7 @@ fn credentials_are_one_secret_file() {
     let foreign = authority.issue_client_with_key(&operator("bob")).unwrap();
     Credentials { key_pem: foreign.key_pem, ..credentials }.save(folder.path()).unwrap();
     let error = Credentials::load(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("TLS refuses the client certificate"), "{error}");
+    assert!(error.contains("TLS rejects the client certificate"), "{error}");
 }
 
 #[test]

@@ -29,30 +29,31 @@ const ADVERTISE_MAX: usize = 8;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CoordinatorSettings {
-    /// Address and port to listen on: `127.0.0.1:4747` for this machine alone, `0.0.0.0:4747` for all.
+    /// Listen address: `127.0.0.1:4747` for this machine only, `0.0.0.0:4747` for every network.
     pub listen: String,
-    /// How other machines reach this one: `host` or `host:port`. They go into join strings. Empty: found out.
+    /// Addresses under which other machines reach this one, `host` or `host:port`; join strings carry them. Empty:
+    /// detected.
     pub advertise: Vec<String>,
-    /// The folder that holds everything; unset: `coordinator` in Hatchery's home.
+    /// State folder; unset: `coordinator` in Hatchery's home.
     pub state: Option<PathBuf>,
-    /// The folder that gets the local operator's credentials; unset: `client` in Hatchery's home.
+    /// Folder for the local operator's credentials; unset: `client` in Hatchery's home.
     pub client: Option<PathBuf>,
-    /// A node not heard from for so long loses its attempts; 2 to 3600.
+    /// Seconds without a report after which a node loses its attempts; 2 to 3600.
     pub lease_secs: u64,
-    /// How often agents report, in milliseconds; unset: a fifth of the lease.
+    /// Interval of agents' reports in milliseconds; unset: a fifth of the lease.
     pub report_every_ms: Option<u64>,
-    /// So much of the disk is kept free: blobs that would take it are refused.
+    /// Disk space that stays free, in bytes; blobs that would use it are refused.
     pub disk_free_bytes_min: u64,
-    /// Most bytes of blobs; 0 or unset: what the disk holds.
+    /// Maximum total size of blobs in bytes; 0 or unset: the disk's size.
     pub blob_bytes_max: Option<u64>,
-    /// Most bytes a second that this machine sends to nodes that fetch blobs; 0: as many as the link takes.
+    /// Maximum upload rate to nodes in bytes per second; 0: unlimited.
     pub upload_bytes_per_sec_max: u64,
-    /// Blobs that no checkpoint and no dataset names are removed when nobody has read, brought or asked for them for so many
-    /// seconds. What is put is to be committed within that time.
+    /// Seconds after its last use until a blob that no checkpoint or dataset references is removed; uploads must be
+    /// committed within this time.
     pub collect_grace_secs: u64,
-    /// Most bytes kept of what one attempt wrote to stderr; the newest are kept. 256 KiB to 1 GiB.
+    /// Maximum log size per attempt in bytes, 256 KiB to 1 GiB; the newest output is kept.
     pub log_bytes_max: u64,
-    /// Most jobs of one person that run at once; unset: as many as there are devices.
+    /// Maximum number of running jobs per person; unset: unlimited.
     pub running_per_submitter_max: Option<usize>,
 }
 
@@ -84,8 +85,9 @@ impl CoordinatorSettings {
                 format!("`{}` is not IP:PORT, such as 127.0.0.1:{PORT} or 0.0.0.0:{PORT}", self.listen),
             )
         })?;
-        check_range("advertise", self.advertise.len(), 0, ADVERTISE_MAX)
-            .map_err(|error| FieldError::new(error.field, format!("its length {}", error.problem)))?;
+        check_range("advertise", self.advertise.len(), 0, ADVERTISE_MAX).map_err(|error| {
+            FieldError::new(error.field, format!("the number of addresses {}", error.problem))
+        })?;
         let advertise =
             self.advertise.iter().map(|text| Advertised::parse(text)).collect::<Result<_, _>>()?;
         check_range("lease_secs", self.lease_secs, LEASE_SECS.0, LEASE_SECS.1)?;
@@ -133,7 +135,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The folder that holds everything.
+    /// /// The state folder.
     pub fn state(&self) -> &Path {
         &self.state
     }

@@ -82,11 +82,15 @@ async fn a_put_that_makes_no_sense_is_refused_and_leaves_nothing() {
     let cases = [
         (vec![piece(0, &small)], Code::InvalidArgument, "before any manifest"),
         (vec![Part::Manifest(b"HPM1 or so".to_vec())], Code::InvalidArgument, "not a piece manifest"),
-        (vec![Part::Manifest(huge)], Code::InvalidArgument, "the blob would have"),
-        (vec![manifest_part(&small), piece(0, &[0; 1000])], Code::InvalidArgument, "not what its hash says"),
+        (vec![Part::Manifest(huge)], Code::InvalidArgument, "the blob has"),
+        (vec![manifest_part(&small), piece(0, &[0; 1000])], Code::InvalidArgument, "does not match its hash"),
         (vec![manifest_part(&small), piece(1, &small)], Code::InvalidArgument, "piece 1 does not exist"),
-        (vec![manifest_part(&large), piece(2, &[0; PIECE])], Code::InvalidArgument, "not what its hash says"),
-        (vec![manifest_part(&large), piece(0, &large)], Code::InvalidArgument, "not what its hash says"),
+        (
+            vec![manifest_part(&large), piece(2, &[0; PIECE])],
+            Code::InvalidArgument,
+            "does not match its hash",
+        ),
+        (vec![manifest_part(&large), piece(0, &large)], Code::InvalidArgument, "does not match its hash"),
         (vec![manifest_part(&large), piece(9, &small)], Code::InvalidArgument, "piece 9 does not exist"),
         (
             vec![manifest_part(&large), piece(0, &vec![0; 2 * BULK_MESSAGE_BYTES_MAX])],
@@ -158,7 +162,7 @@ async fn questions_that_make_no_sense_are_answered_with_what_is_wrong() {
     };
     let unknown = PieceManifest::of_bytes(b"unknown").id();
     for (status, code, said) in [
-        (get(unknown.to_string(), 0, None).await, Code::NotFound, "is not here"),
+        (get(unknown.to_string(), 0, None).await, Code::NotFound, "is not in the store"),
         (get("../../etc/passwd".into(), 0, None).await, Code::InvalidArgument, "blob: `../../etc/passwd`"),
         (get(id.to_string(), 4, None).await, Code::OutOfRange, "it has 3"),
         (get(id.to_string(), 2, Some(1)).await, Code::OutOfRange, "it has 3"),
@@ -224,15 +228,15 @@ async fn a_fetch_believes_nothing() {
         (&small, vec![manifest(&large)], "with the manifest of"),
         (&small, vec![get_response::Part::Manifest(vec![0; 99])], "not a piece manifest"),
         (&small, vec![manifest(&small)], "ended before piece 0"),
-        (&small, vec![manifest(&small), piece(0, &[0; 1000])], "not what its hash says"),
-        (&small, vec![manifest(&small), piece(0, &large)], "not what its hash says"),
+        (&small, vec![manifest(&small), piece(0, &[0; 1000])], "does not match its hash"),
+        (&small, vec![manifest(&small), piece(0, &large)], "does not match its hash"),
         (&large, vec![manifest(&large), piece(1, &large[..PIECE])], "piece 1 came instead of piece 0"),
         (&large, vec![manifest(&large), piece(0, &large[..PIECE])], "ended before piece 1"),
         (&large, vec![manifest(&large), manifest(&large)], "a second manifest"),
         (
             &large,
             vec![manifest(&large), piece(0, &large[..PIECE]), piece(1, &[7; PIECE])],
-            "not what its hash says",
+            "does not match its hash",
         ),
     ];
     for (wanted, parts, said) in cases {

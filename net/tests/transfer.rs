@@ -269,7 +269,7 @@ async fn damage_on_the_other_side_is_not_passed_on() {
     fs::write(&path, damaged).unwrap();
     let error = fixture.client.fetch(id, &here, |_| {}).await.unwrap_err();
     assert!(matches!(error, TransferError::Call(CallError::Failed(_))), "{error:?}");
-    assert!(error.to_string().contains("was damaged on this disk"), "{error}");
+    assert!(error.to_string().contains("is damaged on this disk"), "{error}");
     assert!(!here.has(id) && !fixture.there.has(id));
     let error = fixture.client.fetch(id, &here, |_| {}).await.unwrap_err();
     assert!(matches!(error, TransferError::Call(CallError::NotFound(_))), "{error:?}");

@@ -172,7 +172,7 @@ fn errors_name_the_field_by_its_path() {
             error_of::<Assignment, v1::Assignment>(assignment(), |assignment| {
                 assignment.attempts[0].device = "gpu".into();
             }),
-            "attempts.0.device: `gpu` is none of cuda:N, mps, cpu",
+            "attempts.0.device: `gpu` is not one of cuda:N, mps, cpu",
         ),
         (
             error_of::<AgentMessage, v1::SessionRequest>(AgentMessage::Goodbye, |request| {
@@ -404,7 +404,7 @@ fn a_self_test_has_one_of_the_weights_for_serving_and_no_more() {
     assert!(SelfTest::try_from(self_test.clone()).is_ok());
     let nested = v1::SelfTest { serving: Some(Box::new(self_test.clone())), ..self_test.clone() };
     let error = SelfTest::try_from(nested).unwrap_err().to_string();
-    assert_eq!(error, "serving.serving: must not be there");
+    assert_eq!(error, "serving.serving: must be absent");
     let short = v1::SelfTest { answer: vec![1], ..lone };
     self_test.serving = Some(Box::new(short));
     assert_eq!(SelfTest::try_from(self_test).unwrap_err().field, "serving.answer");

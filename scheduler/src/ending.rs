@@ -102,7 +102,7 @@ fn verdict(cluster: &Cluster, job: &Job, lease: &Lease, cause: FailureCause, tol
         FailureCause::BadInput => failed("the input cannot be used"),
         // Once more from the last checkpoint, which was good: a device may have miscounted.
         FailureCause::NotANumber if before(cause).count() == 0 => None,
-        FailureCause::NotANumber => failed("the loss is not a number, twice"),
+        FailureCause::NotANumber => failed("the loss was not a number, twice"),
         FailureCause::OutOfMemory => {
             let kind = lease.device.kind;
             let times = 1 + before(cause).filter(|failure| failure.device.kind == kind).count();
@@ -110,9 +110,7 @@ fn verdict(cluster: &Cluster, job: &Job, lease: &Lease, cause: FailureCause, tol
             if may_shrink || times < OUT_OF_MEMORY_MAX {
                 return None;
             }
-            failed(&format!(
-                "{times} attempts ran out of memory on {kind}; make the batch or the model smaller"
-            ))
+            failed(&format!("{times} attempts ran out of memory on {kind}; use a smaller batch or model"))
         }
         FailureCause::Crashed => {
             let crashes = 1 + before(cause).count();
@@ -151,8 +149,8 @@ fn is_overtaken(cluster: &Cluster, job: &Job) -> bool {
 
 fn never_came(job: &Job) -> String {
     format!(
-        "the attempt did all its steps, but its last checkpoint never came: the newest is of step {} of {}; look at \
-         the disk and the connection of its node",
+        "the attempt did all its steps, but its last checkpoint never came: the newest checkpoint is of \
+         step {} of {}; look at the disk and the connection of its node",
         job.checkpoint_step,
         job.spec.train.raw().steps
     )

@@ -94,16 +94,16 @@ impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Runs => f.write_str("runs here"),
-            Self::Chosen => f.write_str("chosen: it ends first here"),
+            Self::Chosen => f.write_str("chosen: it ends earliest here"),
             Self::EndsLater { by } => write!(f, "would end {} later", crate::wait::Rough(*by)),
-            Self::BetterForOthers => f.write_str("taken by others, which gain more by it"),
-            Self::Possible => f.write_str("could run here, once it waits for a device"),
-            Self::Unwished => f.write_str("not what the job wishes for"),
+            Self::BetterForOthers => f.write_str("assigned to jobs that gain more from it"),
+            Self::Possible => f.write_str("possible once the job is in the queue"),
+            Self::Unwished => f.write_str("outside the job's wishes"),
             Self::Excluded => f.write_str("excluded"),
             Self::TooLittleMemory { least_bytes } => {
                 write!(f, "too little memory: it needs at least {} MiB", least_bytes.div_ceil(1 << 20))
             }
-            Self::Cordoned => f.write_str("closed to new work"),
+            Self::Cordoned => f.write_str("closed to new jobs"),
             Self::NodeAway { away } => write!(f, "away: {away}"),
             Self::NotConnected => f.write_str("not connected"),
         }

@@ -269,7 +269,7 @@ fn end_doomed<'a>(cluster: &'a Cluster, queue: &mut Vec<&Job>, now: Now, plan: &
             lost.map(|(lost, phase)| (job.id, lost, phase.name()))
         });
         let Some((job, lost, phase)) = lost else { return phases };
-        let why = format!("it comes after {} ({}), which is {phase}", lost.spec.name, lost.id.short());
+        let why = format!("it was to start after {} ({}), which is {phase}", lost.spec.name, lost.id.short());
         let phase = JobPhase::Failed { why };
         plan.changes.push(Change::JobEnded { job, phase: phase.clone(), at: now.wall });
         phases.ended.insert(job, phase);

@@ -196,7 +196,7 @@ pub enum Rejected {
         id: String,
     },
     /// The request id was used with another body: I2.
-    #[error("request {request} was already used for job {job} with another body; draw a new request id")]
+    #[error("request id {request} was already used for job {job} with different contents; use a new one")]
     RequestReused {
         request: RequestId,
         /// The job it made.
@@ -204,7 +204,7 @@ pub enum Rejected {
     },
     /// The epoch is not the job's current one, or the node does not hold its lease: I3.
     #[error(
-        "job {job}: epoch {given} on this node has no lease (the current epoch is {current}); its work is not used"
+        "job {job}: epoch {given} on this node has no lease (current epoch: {current}); its work is discarded"
     )]
     Fenced { job: JobId, given: Epoch, current: Epoch },
     /// The job has ended.
@@ -215,23 +215,23 @@ pub enum Rejected {
     WrongPhase {
         job: JobId,
         phase: &'static str,
-        /// What was asked: `paused`, `resumed`, `sent back to the queue`.
+        /// What was asked: `paused`, `resumed`, `requeued`.
         action: &'static str,
     },
     /// Nobody has activated a checkpoint of the job.
     #[error(
-        "there is no rollout of {job} to roll back: its own policy says which checkpoint is active; \
-         `hatchery push CHECKPOINT --activate` chooses another"
+        "{job} has no rollout to roll back: its policy chooses the active checkpoint; choose another with \
+         `hatchery push CHECKPOINT --activate`"
     )]
     NothingActivated { job: Name },
     /// The token is unknown, used or expired. Which one is not said to a stranger.
-    #[error("this join string is unknown, used or expired; make a new one with `hatchery token create`")]
+    #[error("this join string is unknown, used or expired; create a new one with `hatchery token create`")]
     BadToken,
     /// The certificate is revoked or unknown.
     #[error("this certificate is revoked or unknown; join again with a new join string")]
     BadCertificate,
     /// A limit of the fleet.
-    #[error("the fleet already has {limit} {what}, which is the limit")]
+    #[error("the fleet already has {limit} {what}, the limit")]
     Full {
         /// `nodes`, `jobs waiting`, `join tokens`.
         what: &'static str,

@@ -24,7 +24,7 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: it does not hold that {}", self.subject, self.rule)
+        write!(f, "{} breaks an invariant: {}", self.subject, self.rule)
     }
 }
 
@@ -33,7 +33,7 @@ pub fn violations(cluster: &Cluster) -> Vec<Violation> {
     let mut found = Found(Vec::new());
     for (id, job) in &cluster.jobs {
         let subject = || format!("job {id}");
-        found.check(job.id == *id, subject, "it is filed under its own id");
+        found.check(job.id == *id, subject, "it is stored under its own id");
         job_phase(job, &mut |holds, rule| found.check(holds, subject, rule));
         job_references(cluster, job, &mut |holds, rule| found.check(holds, subject, rule));
     }
@@ -60,8 +60,8 @@ fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
     check(job.lease.is_some() == leased, "a job has a lease exactly while it runs or is being cancelled");
     check(job.ended_at.is_some() == job.phase.is_terminal(), "a job has an end exactly in a terminal phase");
     // A job that never had a lease has an epoch all the same when the fleet was restored from a backup.
-    check(job.started_at.is_none() || job.epoch > Epoch(0), "a job that has a start had a lease");
-    check(job.started_at.is_some() || job.lease.is_none(), "a job that has a lease has a start");
+    check(job.started_at.is_none() || job.epoch > Epoch(0), "a started job has had a lease");
+    check(job.started_at.is_some() || job.lease.is_none(), "a job with a lease has started");
     check(
         job.hand_over.is_none() || job.phase == JobPhase::Running,
         "only a running job hands its device over",
@@ -84,34 +84,34 @@ fn job_phase(job: &Job, check: &mut impl FnMut(bool, &'static str)) {
 }
 
 fn job_references(cluster: &Cluster, job: &Job, check: &mut impl FnMut(bool, &'static str)) {
-    check(cluster.datasets.contains_key(&job.spec.dataset), "a job's dataset is there");
+    check(cluster.datasets.contains_key(&job.spec.dataset), "a job's dataset exists");
     let own = |id| cluster.checkpoints.get(&id).filter(|checkpoint| checkpoint.manifest.job == job.id);
     match job.checkpoint {
         None => check(job.checkpoint_step == 0, "a job without a checkpoint has no step committed"),
         Some(id) => {
             let step = own(id).map(|checkpoint| checkpoint.manifest.step);
-            check(step == Some(job.checkpoint_step), "a job's checkpoint is its own and of the step it says");
+            check(
+                step == Some(job.checkpoint_step),
+                "a job's checkpoint is its own and of the recorded step",
+            );
         }
     }
     check(job.checkpoint_step <= job.spec.train.raw().steps, "no checkpoint is beyond the last step");
     let begins_with = job.spec.start_from.filter(|_| !job.phase.is_terminal());
     check(
         begins_with.is_none_or(|start| cluster.checkpoints.contains_key(&start.checkpoint)),
-        "what a job that has not ended begins with is kept",
+        "the checkpoint that an unfinished job starts from is kept",
     );
-    check(
-        job.best == cluster.best_checkpoint(job.id),
-        "a job's best checkpoint is the one of the lowest loss",
-    );
+    check(job.best == cluster.best_checkpoint(job.id), "a job's best checkpoint has the lowest loss");
     if let Some(lease) = &job.lease {
         check(cluster.nodes.contains_key(&lease.node), "a lease's node is in the fleet");
         check(
             lease.resume_from.is_none_or(|id| own(id).is_some() || is_start(job, id)),
-            "an attempt goes on from a checkpoint of its job, or begins with what its job begins with",
+            "an attempt resumes from a checkpoint of its job, or starts from the job's starting checkpoint",
         );
         check(
             lease.resume_from.is_none_or(|id| cluster.checkpoints.contains_key(&id)),
-            "what an attempt goes on from is kept",
+            "the checkpoint that an attempt resumes from is kept",
         );
     }
 }
@@ -128,7 +128,7 @@ fn devices(cluster: &Cluster, found: &mut Found) {
         found.check(
             free,
             || format!("{} of node {}", lease.device, lease.node),
-            "a device has one attempt at most",
+            "a device has at most one attempt",
         );
     }
 }
@@ -139,11 +139,11 @@ fn requests(cluster: &Cluster, found: &mut Found) {
     for (request, (_, job)) in &cluster.requests {
         match makers.get_mut(job) {
             Some(count) => *count += 1,
-            None => found.check(false, || format!("request {request}"), "the job that it made is there"),
+            None => found.check(false, || format!("request {request}"), "the job that it created exists"),
         }
     }
     for (job, count) in makers {
-        found.check(count == 1, || format!("job {job}"), "exactly one request made it");
+        found.check(count == 1, || format!("job {job}"), "exactly one request created it");
     }
 }
 
@@ -153,41 +153,41 @@ fn checkpoints(cluster: &Cluster, found: &mut Found) {
     for (id, checkpoint) in &cluster.checkpoints {
         let manifest = &checkpoint.manifest;
         let subject = || format!("checkpoint {id}");
-        found.check(manifest.id() == *id, subject, "it is filed under the digest of its manifest");
+        found.check(manifest.id() == *id, subject, "it is stored under the digest of its manifest");
         let job = cluster.jobs.get(&manifest.job);
-        found.check(job.is_some(), subject, "its job is there");
+        found.check(job.is_some(), subject, "its job exists");
         let known = |parent| {
             cluster.checkpoints.get(&parent).is_some_and(|p| p.manifest.job == manifest.job)
                 || cluster.retired.get(&parent).is_some_and(|p| p.job == manifest.job)
                 || job.is_some_and(|job| is_start(job, parent))
         };
-        let rule = "its parent is a checkpoint of the same job, or what that began with";
+        let rule = "its parent is a checkpoint of the same job, or the job's starting checkpoint";
         found.check(manifest.parent.is_none_or(known), subject, rule);
         let (newest, epoch) =
             job.map_or((manifest.step, manifest.epoch), |job| (job.checkpoint_step, job.epoch));
-        found.check(manifest.step <= newest, subject, "no checkpoint is further than the job's own");
+        found.check(manifest.step <= newest, subject, "no checkpoint is ahead of the job's newest");
         found.check(manifest.epoch <= epoch, subject, "its epoch is not ahead of the job's");
         by_job.entry(manifest.job).or_default().push((manifest.step, manifest.epoch, checkpoint.late));
     }
     for id in cluster.retired.keys() {
         let is_kept = cluster.checkpoints.contains_key(id);
-        found.check(!is_kept, || format!("checkpoint {id}"), "what is retired is not kept");
+        found.check(!is_kept, || format!("checkpoint {id}"), "a retired checkpoint is not kept");
     }
     for (job, mut line) in by_job {
         line.sort_unstable();
         found.check(
             line.is_sorted_by(|a, b| a.0 < b.0),
             || format!("job {job}"),
-            "each of its checkpoints is further than the one before",
+            "each of its checkpoints is ahead of the one before",
         );
         line.retain(|(_, _, late)| !late);
-        let rule = "its checkpoints grow by step and by epoch together, late ones left out";
+        let rule = "its checkpoints are ordered by step and by epoch alike, late ones excepted";
         found.check(line.is_sorted_by(|a, b| a.1 <= b.1), || format!("job {job}"), rule);
     }
     for (id, rollout) in &cluster.rollouts {
         let is_over = rollout.withdrawn_at.is_some() && cluster.retired.contains_key(&rollout.checkpoint);
         let there = cluster.checkpoints.contains_key(&rollout.checkpoint) || is_over;
-        found.check(there && rollout.id == *id, || format!("rollout {id}"), "its checkpoint is there");
+        found.check(there && rollout.id == *id, || format!("rollout {id}"), "its checkpoint exists");
     }
 }
 
@@ -196,7 +196,7 @@ fn members(cluster: &Cluster, found: &mut Found) {
     let mut names: BTreeMap<&Name, NodeId> = BTreeMap::new();
     for (id, node) in &cluster.nodes {
         let unique = names.insert(&node.name, *id).is_none();
-        found.check(unique && node.id == *id, || format!("node {id}"), "its name is its own");
+        found.check(unique && node.id == *id, || format!("node {id}"), "its name is unique");
     }
     for (id, certificate) in &cluster.certificates {
         let subject = || format!("certificate {id}");
@@ -204,9 +204,13 @@ fn members(cluster: &Cluster, found: &mut Found) {
         found.check(of_node && certificate.id == *id, subject, "it names a node exactly for an agent");
         let live = certificate.revoked_at.is_none();
         let there = certificate.node.is_none_or(|node| cluster.nodes.contains_key(&node));
-        found.check(there || !live, subject, "it is revoked when its node is gone");
+        found.check(there || !live, subject, "it is revoked once its node is removed");
     }
     for (id, dataset) in &cluster.datasets {
-        found.check(dataset.manifest.id() == *id, || format!("dataset {id}"), "it is filed under its own id");
+        found.check(
+            dataset.manifest.id() == *id,
+            || format!("dataset {id}"),
+            "it is stored under its own id",
+        );
     }
 }

@@ -173,10 +173,10 @@ impl fmt::Display for Wait {
         f.write_str("waiting: ")?;
         match self {
             Self::NoNodes => {
-                f.write_str("no node has joined yet; `hatchery token create` makes a join string for one")
+                f.write_str("no node has joined yet; create a join string with `hatchery token create`")
             }
             Self::NoSuchDevice { wishes, fleet } => {
-                write!(f, "no node has {}; there is {fleet}", Wished(wishes))
+                write!(f, "no node has {}; the fleet has {fleet}", Wished(wishes))
             }
             Self::NodeNotConnected { nodes } => {
                 let verb = if nodes.len() == 1 { "is" } else { "are" };
@@ -184,28 +184,29 @@ impl fmt::Display for Wait {
             }
             Self::TooLittleMemory { least_bytes, most_bytes } => write!(
                 f,
-                "it needs at least {} MiB of memory, and no device that would do has more than {} MiB",
+                "it needs at least {} MiB of memory, and the largest suitable device has {} MiB",
                 least_bytes.div_ceil(1 << 20),
                 most_bytes >> 20
             ),
             Self::NodeCordoned { nodes } => {
                 let verb = if nodes.len() == 1 { "is" } else { "are" };
-                write!(f, "{}, which could run this, {verb} closed to new work", listed(nodes, "and"))?;
-                f.write_str("; `hatchery node NAME --open` changes that")
+                write!(f, "{}, which could run this, {verb} closed to new jobs", listed(nodes, "and"))?;
+                f.write_str("; reopen with `hatchery node NAME --open`")
             }
             Self::NodeAway { nodes } => match &nodes[..] {
                 [AwayNode { name, away }] => write!(f, "{name}, which could run this, is away: {away}"),
                 nodes => write!(f, "of the nodes that could run this, {}", listed(nodes, "and")),
             },
-            Self::After { jobs } => write!(f, "it comes after {}", listed(jobs, "and")),
+            Self::After { jobs } => write!(f, "it starts after {}", listed(jobs, "and")),
             Self::SubmitterAtLimit { submitter, limit } => {
-                write!(f, "{submitter} has {limit} running already, as many as one person may have")
+                write!(f, "{submitter} has reached the limit of running jobs per person, {limit}")
             }
             Self::NodeUnknown { node, given, instead } => {
                 let given = Rough(*given);
                 write!(
                     f,
-                    "{node} has not come back since the coordinator started and has {given} more to do so"
+                    "{node} has not reconnected since the coordinator started and has another {given} to \
+                     do so"
                 )?;
                 write_instead(f, instead.as_ref())
             }
@@ -215,11 +216,11 @@ impl fmt::Display for Wait {
             }
             Self::Behind { jobs, device, node, about, instead } => {
                 let noun = if *jobs == 1 { "job" } else { "jobs" };
-                write!(f, "behind {jobs} {noun} for {device} of {node}, which is taken{}", More(*about))?;
+                write!(f, "behind {jobs} {noun} for {device} of {node}, which is busy{}", More(*about))?;
                 write_instead(f, instead.as_ref())
             }
             Self::BackingOff { about, because } => {
-                write!(f, "tries again in {}", Rough(*about))?;
+                write!(f, "retries in {}", Rough(*about))?;
                 because.as_ref().map_or(Ok(()), |because| write!(f, ", because {because}"))
             }
         }
@@ -237,7 +238,7 @@ impl fmt::Display for Because {
             FailureCause::Crashed => "crashed",
             FailureCause::OutOfMemory => "ran out of memory",
             FailureCause::BadInput => "could not use its input",
-            FailureCause::NotANumber => "lost its numbers",
+            FailureCause::NotANumber => "diverged (not a number)",
             FailureCause::Unavailable => "could not use libtorch or the device",
             FailureCause::Storage => "could not write to disk",
         };
@@ -297,12 +298,12 @@ fn listed<T: fmt::Display>(items: &[T], last: &str) -> String {
     }
 }
 
-/// ` for about 3 min more`, or nothing.
+/// ` for about another 3 min`, or nothing.
 struct More(Option<Duration>);
 
 impl fmt::Display for More {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |about| write!(f, " for about {} more", Rough(about)))
+        self.0.map_or(Ok(()), |about| write!(f, "  for about another {}", Rough(about)))
     }
 }
 

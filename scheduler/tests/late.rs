@@ -87,7 +87,10 @@ fn an_attempt_that_is_close_behind_goes_on() {
     let changes = world.plan().changes;
     assert!(!changes.iter().any(|change| matches!(change, Change::HandOverRequested { .. })), "{changes:?}");
     assert!(bring(&mut world, other, job, 2, 110).is_err(), "that is behind the newest");
-    assert_eq!(offer(&mut world, other, job, 2, 110), (Some("the newest is of step 125".into()), 0));
+    assert_eq!(
+        offer(&mut world, other, job, 2, 110),
+        (Some("the newest checkpoint is of step 125".into()), 0)
+    );
     bring(&mut world, other, job, 2, 200).unwrap();
     assert_eq!(world.job(job).checkpoint_step, 200);
 }
@@ -109,7 +112,10 @@ fn a_restart_takes_no_attempt_for_one_that_is_behind() {
 fn what_is_no_further_is_dropped_with_a_line_in_the_history() {
     let (mut world, job, silent, other) = taken_over();
     bring(&mut world, other, job, 2, 250).unwrap();
-    assert_eq!(offer(&mut world, silent, job, 1, 200), (Some("the newest is of step 250".into()), 1));
+    assert_eq!(
+        offer(&mut world, silent, job, 1, 200),
+        (Some("the newest checkpoint is of step 250".into()), 1)
+    );
     assert!(bring(&mut world, silent, job, 1, 200).is_err());
     let last = world.batches.iter().flatten().last().unwrap();
     let declined =

@@ -306,7 +306,7 @@ fn a_drained_node_empties_and_a_cordoned_one_keeps_what_it_has() {
     let wait = world.plan().waits[&only].clone();
     assert_eq!(
         wait.to_string(),
-        "waiting: gpu-a, which could run this, is closed to new work; `hatchery node NAME --open` changes that"
+        "waiting: gpu-a, which could run this, is closed to new jobs; reopen with `hatchery node NAME --open`"
     );
     set(&mut world, gpu, NodeMode::Open);
     world.plan();
@@ -351,7 +351,7 @@ fn one_person_has_no_more_running_than_allowed() {
     assert!(node_of(&world, first).is_some() && node_of(&world, other).is_some());
     assert_eq!(
         plan.waits[&second].to_string(),
-        "waiting: ann has 1 running already, as many as one person may have"
+        "waiting: ann has reached the limit of running jobs per person, 1"
     );
 }
 
@@ -362,7 +362,7 @@ fn a_job_comes_after_others_and_fails_with_them() {
     let second = world.submit_as("ann", 1000, |spec| spec.queue.after = vec![first]);
     let third = world.submit_as("ann", 1000, |spec| spec.queue.after = vec![second]);
     let plan = world.plan();
-    assert_eq!(plan.waits[&second].to_string(), "waiting: it comes after run");
+    assert_eq!(plan.waits[&second].to_string(), "waiting: it starts after run");
     commit(&mut world, first, 1000);
     end(&mut world, first, Ending::Completed);
     world.plan();

@@ -149,7 +149,7 @@ fn what_was_taken_back_takes_no_room_from_new_rollouts() {
     world.cluster.rollouts.retain(|id, _| *id == rollout);
     fill(&mut world, None);
     let error = decide(&world.cluster, push, world.now).unwrap_err().to_string();
-    assert!(error.contains("rollouts in force"), "{error}");
+    assert!(error.contains("current rollouts"), "{error}");
 }
 
 #[test]

@@ -100,7 +100,11 @@ fn an_attempt_whose_last_checkpoint_never_came_is_tried_again() {
     end(&mut world, job, Ending::Completed).unwrap();
     let [failure] = &world.job(job).failures[..] else { panic!("{:?}", world.job(job).failures) };
     assert_eq!((&world.job(job).phase, failure.cause), (&JobPhase::Queued, FailureCause::Storage));
-    assert!(failure.message.contains("never came: the newest is of step 100 of 300"), "{}", failure.message);
+    assert!(
+        failure.message.contains("never arrived: the newest checkpoint is of step 100 of 300"),
+        "{}",
+        failure.message
+    );
     retry(&mut world, job);
     commit(&mut world, job, 300).unwrap();
     end(&mut world, job, Ending::Completed).unwrap();
@@ -340,7 +344,7 @@ fn a_submission_is_checked_against_its_dataset() {
         submitter: name("ann"),
     };
     let error = world.ask(submit(spec(&small, 10))).unwrap_err().to_string();
-    assert!(error.starts_with("data: the corpus has 20 bytes: 18 to train on and 2"), "{error}");
+    assert!(error.starts_with("data: the corpus has 20 bytes: 18 for training and 2"), "{error}");
     let error = world.ask(submit(spec(&dataset(5000), 10))).unwrap_err().to_string();
     assert!(error.starts_with("dataset: there is no dataset "), "{error}");
 }
@@ -364,7 +368,7 @@ fn the_queue_is_bounded() {
         submitter: name("ann"),
     };
     let error = hatchery_scheduler::decide(&world.cluster, request, world.now).unwrap_err();
-    assert_eq!(error.to_string(), "the fleet already has 10000 jobs waiting, which is the limit");
+    assert_eq!(error.to_string(), "the fleet already has 10000 jobs waiting, the limit");
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn with_no_nodes() {
     let job = world.submit(10, DeviceWishes::default());
     assert_eq!(
         sentence(&mut world, job),
-        "waiting: no node has joined yet; `hatchery token create` makes a join string for one"
+        "waiting: no node has joined yet; create a join string with `hatchery token create`"
     );
 }
 
@@ -65,8 +65,8 @@ fn with_no_such_device() {
     let job = world.submit(10, wishes);
     assert_eq!(
         sentence(&mut world, job),
-        "waiting: no node has cuda on gpu-a or gpu-b with room=attic; there is arm-c, which cannot train (libtorch is \
-         not installed; run `cargo xtask setup`); mac with mps and cpu"
+        "waiting: no node has cuda on gpu-a or gpu-b with room=attic; the fleet has arm-c, which cannot \
+         train (libtorch is not installed; run `cargo xtask setup`); mac with mps and cpu"
     );
     let mut world = World::new();
     for number in 0..10 {
@@ -75,7 +75,9 @@ fn with_no_such_device() {
     let job = world.submit(10, DeviceWishes::default());
     let text = sentence(&mut world, job);
     assert!(
-        text.starts_with("waiting: no node has a device that can train; there is n0 without devices; n1"),
+        text.starts_with(
+            "waiting: no node has a device that can train; the fleet has n0 without devices; n1"
+        ),
         "{text}"
     );
     assert!(text.ends_with("n7 without devices; 2 more nodes"), "{text}");
@@ -146,8 +148,8 @@ fn after_a_restart() {
     let job = world.submit(600, DeviceWishes::default());
     assert_eq!(
         sentence(&mut world, job),
-        "waiting: gpu-a has not come back since the coordinator started and has 12 s more to do so; starting on cpu of \
-         cpu-b now would finish 9 min later"
+        "waiting: gpu-a has not reconnected since the coordinator started and has another 12 s to do so; \
+         starting on cpu of cpu-b now would finish 9 min later"
     );
     world.advance(Duration::from_secs(12));
     world.hear(cpu);
@@ -173,23 +175,25 @@ fn for_a_busy_device() {
     let job = world.submit(2_933, DeviceWishes::default());
     assert_eq!(
         sentence(&mut world, job),
-        "waiting: cuda:0 of gpu-a is busy for about 3 min more; starting on cpu of cpu-b now would finish 41 min later"
+        "waiting: cuda:0 of gpu-a is busy for about another 3 min; starting on cpu of cpu-b now would \
+         finish 41 min later"
     );
     let next = world.submit(10_000, cuda());
     let last = world.submit(10_000, cuda());
     assert_eq!(
         sentence(&mut world, next),
-        "waiting: behind 1 job for cuda:0 of gpu-a, which is taken for about 8 min more"
+        "waiting: behind 1 job for cuda:0 of gpu-a, which is busy for about another 8 min"
     );
     assert_eq!(
         sentence(&mut world, last),
-        "waiting: behind 2 jobs for cuda:0 of gpu-a, which is taken for about 25 min more"
+        "waiting: behind 2 jobs for cuda:0 of gpu-a, which is busy for about another 25 min"
     );
     world.observed.nodes.get_mut(&gpu).unwrap().report.attempts = vec![report(98_200, 0.0001)];
-    assert_eq!(sentence(&mut world, next), "waiting: cuda:0 of gpu-a is busy for about 208 d 8 h more");
+    assert_eq!(sentence(&mut world, next), "waiting: cuda:0 of gpu-a is busy for about another 208 d 8 h");
     world.ask(Request::Cancel { job: first, by: name("ann") }).unwrap();
     assert!(
-        sentence(&mut world, next).contains("is busy for about 10 s more") || world.job(job).lease.is_none()
+        sentence(&mut world, next).contains("is busy for about another 10 s")
+            || world.job(job).lease.is_none()
     );
 }
 
@@ -216,5 +220,5 @@ fn while_it_backs_off() {
     let ending = Ending::Failed { cause: FailureCause::Crashed, message: "signal 11".into() };
     let epoch = world.job(job).epoch;
     world.ask(Request::AttemptEnded { node, job, epoch, ending, last_output: String::new() }).unwrap();
-    assert_eq!(sentence(&mut world, job), "waiting: tries again in 2 s, because attempt 1 crashed on gpu-a");
+    assert_eq!(sentence(&mut world, job), "waiting: retries in 2 s, because attempt 1 crashed on gpu-a");
 }

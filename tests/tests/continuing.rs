@@ -44,6 +44,6 @@ fn a_job_goes_on_from_another_ones_checkpoint_or_is_fine_tuned_from_it() {
     assert_eq!((&tuned["step"], &tuned["parent"]), (&Value::from(5), &parent["id"]));
 
     let refused = fleet.run(&["submit", "--from", "first"]);
-    assert!(refused.code == 5 && refused.stderr.contains("40 steps done already"), "{refused:?}");
+    assert!(refused.code == 5 && refused.stderr.contains("it has 40 steps already"), "{refused:?}");
     assert_eq!(fleet.run(&["submit", "--from", "nothing"]).code, 4);
 }

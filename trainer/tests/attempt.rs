@@ -228,7 +228,7 @@ fn interrupted_or_not_the_log_is_the_same_and_so_is_every_byte_of_the_checkpoint
     }
     let cursor = read_cursor(&whole).unwrap();
     assert!(cursor.step < 400 && cursor.metrics.early_stop == Some(4), "{:?}", cursor.metrics);
-    assert!(cursor.metrics.early_stop_reason().unwrap().contains("no gain in 4 validations"));
+    assert!(cursor.metrics.early_stop_reason().unwrap().contains("no improvement in 4 validations"));
 }
 
 #[test]

@@ -12,21 +12,21 @@ use serde::{Deserialize, Serialize};
 /// Most nodes that may fetch from this one at once.
 const CHILDREN_MAX: u32 = 64;
 
-/// How a node exchanges blobs with others.
+/// /// Exchange of blobs with other nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PeerSettings {
-    /// Whether large blobs are fetched from other nodes, and served to them; if not, all come from the coordinator.
+    /// Whether to exchange large blobs with other nodes; otherwise all come from the coordinator.
     pub enabled: bool,
-    /// Address and port on which this node serves others; port 0 takes any free one. `[::]` is all addresses, of IPv4 too.
+    /// Listen address for other nodes; port 0: any free port. `[::]` includes IPv4.
     pub listen: String,
-    /// How others reach this machine: `host`, or `host:port` where the port is another one. Empty: found out.
+    /// Addresses under which others reach this machine, `host` or, with another port, `host:port`. Empty: detected.
     pub advertise: Vec<String>,
-    /// Most nodes that fetch from this one at once; 0: the coordinator decides.
+    /// Maximum number of nodes that fetch from this one at once; 0: chosen by the coordinator.
     pub children_max: u32,
-    /// Most bytes a second that are sent to others; 0: as many as the link takes.
+    /// Maximum upload rate to other nodes in bytes per second; 0: unlimited.
     pub upload_bytes_per_sec_max: u64,
-    /// The same while a trainer runs here, which should not notice it.
+    /// Maximum upload rate while a job trains here, in bytes per second; 0: no separate limit.
     pub upload_bytes_per_sec_max_while_training: u64,
 }
 
@@ -48,8 +48,9 @@ impl PeerSettings {
     pub fn check(&self) -> Result<(), FieldError> {
         self.address()?;
         check_range("children_max", self.children_max, 0, CHILDREN_MAX)?;
-        check_range("advertise", self.advertise.len(), 0, PEER_ADDRESSES_MAX)
-            .map_err(|error| FieldError::new(error.field, format!("its length {}", error.problem)))?;
+        check_range("advertise", self.advertise.len(), 0, PEER_ADDRESSES_MAX).map_err(|error| {
+            FieldError::new(error.field, format!("the number of addresses {}", error.problem))
+        })?;
         self.advertised(1).iter().try_for_each(|address| check_address("advertise", address))
     }
 

@@ -40,7 +40,7 @@ fn partial_beside(folder: &Path) -> PathBuf {
 }
 
 fn fill(imported: &Imported, folder: &Path) -> Result<(), FileError> {
-    fs::create_dir(folder).map_err(|source| FileError::new("make the folder", folder, source))?;
+    fs::create_dir(folder).map_err(|source| FileError::new("create the folder", folder, source))?;
     write_file(&folder.join(CONFIG_FILE), |out| {
         serde_json::to_writer_pretty(&mut *out, imported.config())?;
         out.write_all(b"\n")

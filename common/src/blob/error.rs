@@ -8,19 +8,19 @@ use crate::{blob::ManifestError, durable::FileError, id::BlobId};
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The store has no such blob.
-    #[error("blob {id} is not here")]
+    #[error("blob {id} is not in the store")]
     NotFound {
         /// The blob asked for.
         id: BlobId,
     },
     /// The store has the blob already; there is nothing to transfer.
-    #[error("blob {id} is here already")]
+    #[error("blob {id} is already in the store")]
     Present {
         /// The blob.
         id: BlobId,
     },
     /// Another writer is at work on the blob.
-    #[error("blob {id} is being written already")]
+    #[error("blob {id} is already being written")]
     Busy {
         /// The blob.
         id: BlobId,
@@ -34,7 +34,7 @@ pub enum BlobError {
         problem: ManifestError,
     },
     /// What stood on the disk has changed. It is out of the store now; fetch it again.
-    #[error("blob {id} was damaged on this disk ({problem}); moved to {}", quarantine.display())]
+    #[error("blob {id} is damaged on this disk ({problem}); moved to {}", quarantine.display())]
     Corrupt {
         /// The blob.
         id: BlobId,
@@ -44,7 +44,7 @@ pub enum BlobError {
         quarantine: PathBuf,
     },
     /// Pieces are missing still.
-    #[error("blob {id} still lacks {missing} of its {count} pieces")]
+    #[error("blob {id} lacks {missing} of its {count} pieces")]
     Incomplete {
         /// The blob.
         id: BlobId,
@@ -55,8 +55,8 @@ pub enum BlobError {
     },
     /// The disk is full, or would be fuller than is allowed.
     #[error(
-        "the disk of {} is too full: {needed_bytes} bytes needed, {free_bytes} free, of which {free_bytes_min} must stay free; \
-         free some space, or lower the watermark",
+        "the disk of {} is too full: {needed_bytes} bytes needed, {free_bytes} free, of which \
+         {free_bytes_min} must stay free; free some space, or lower that limit",
         folder.display()
     )]
     Full {
@@ -70,7 +70,7 @@ pub enum BlobError {
         free_bytes_min: u64,
     },
     /// The store would grow beyond its quota.
-    #[error("the store {} may hold {quota_bytes} bytes, holds {used_bytes}, and {needed_bytes} more were to come", folder.display())]
+    #[error("the store {} is full: it holds {used_bytes} of {quota_bytes} bytes and needs {needed_bytes} more", folder.display())]
     Quota {
         /// The store's folder.
         folder: PathBuf,

@@ -101,7 +101,7 @@ impl BlobFolder {
                 Ok((file, Ok(manifest))) => (file, manifest),
                 Ok((_, Err(problem))) => return Ok(Err(BlobFault::Damaged(problem))),
                 Err(error) if error.is_missing() && place.data.exists() => {
-                    return Ok(Err(BlobFault::Damaged("its manifest is gone".to_owned())));
+                    return Ok(Err(BlobFault::Damaged("its manifest is missing".to_owned())));
                 }
                 Err(error) if error.is_missing() => return Ok(Err(BlobFault::Missing)),
                 Err(error) => return unreadable(error),

@@ -50,7 +50,7 @@ pub enum ManifestError {
     #[error("not a piece manifest: it does not start with a header of version 1")]
     Header,
     /// The blob would be too large.
-    #[error("the blob would have {size_bytes} bytes; the most is {BLOB_BYTES_MAX}")]
+    #[error("the blob has {size_bytes} bytes; the limit is {BLOB_BYTES_MAX}")]
     TooLarge {
         /// The size that the header names.
         size_bytes: u64,
@@ -84,7 +84,7 @@ pub enum ManifestError {
         count: u32,
     },
     /// The bytes are not those of the piece.
-    #[error("piece {index} is not what its hash says ({found} bytes of {expected})")]
+    #[error("piece {index} does not match its hash ({found} of {expected} bytes)")]
     WrongPiece {
         /// The piece.
         index: u32,
@@ -142,9 +142,7 @@ impl PieceManifest {
             sink(piece)?;
         }
         if reader.read(&mut buffer[..1])? != 0 {
-            return Err(io::Error::other(format!(
-                "it has grown beyond {size_bytes} bytes while it was read"
-            )));
+            return Err(io::Error::other(format!("it grew beyond {size_bytes} bytes while it was read")));
         }
         Ok(manifest)
     }
@@ -292,7 +290,7 @@ mod tests {
             assert!(PieceManifest::of_reader(&[0_u8; 10][..], claimed).is_err());
         }
         let refused = PieceManifest::of_reader(io::empty(), BLOB_BYTES_MAX + 1).unwrap_err();
-        assert!(refused.to_string().contains("the most is 274877906944"), "{refused}");
+        assert!(refused.to_string().contains("the limit is 274877906944"), "{refused}");
     }
 
     proptest! {

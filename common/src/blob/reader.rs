@@ -34,7 +34,7 @@ impl BlobStore {
             }
             Ok((_, stamp, Err(problem))) => Err(self.quarantine(id, Some(stamp), problem)),
             Err(error) if FileError::is_missing(&error) && self.has(id) => {
-                Err(self.quarantine(id, None, "its file is gone".to_owned()))
+                Err(self.quarantine(id, None, "its file is missing".to_owned()))
             }
             Err(error) if error.is_missing() => Err(BlobError::NotFound { id }),
             Err(error) => Err(error.into()),

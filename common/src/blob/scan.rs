@@ -21,7 +21,7 @@ impl BlobStore {
                 InShard::Blob(id) => self.scan_blob(id)?,
                 InShard::Pieces => {}
                 InShard::Leftover => layout::remove_file(&shard.join(name))?,
-                InShard::Stranger => warn!(path = %shard.join(name).display(), "not a blob; left alone"),
+                InShard::Stranger => warn!(path = %shard.join(name).display(), "not a blob; ignored"),
             }
         }
         Ok(())

@@ -307,7 +307,7 @@ impl BlobStore {
                 Err(error) => return error.into(),
             }
         };
-        warn!(blob = %id, problem, "damaged on this disk");
+        warn!(blob = %id, problem, "blob damaged on disk; moved to quarantine");
         BlobError::Corrupt { id, problem, quarantine }
     }
 

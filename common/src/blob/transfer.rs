@@ -109,7 +109,7 @@ impl BlobStore {
         // The manifest last: as long as it is there, the next start knows the rest as this transfer's.
         for path in [&place.data, &place.have, &place.pieces] {
             if let Err(error) = layout::remove_file(path) {
-                warn!(%error, "a leftover stays until the next start");
+                warn!(%error, "cannot remove a leftover file; it stays until the next start");
             }
         }
     }

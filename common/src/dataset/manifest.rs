@@ -48,7 +48,7 @@ impl DatasetManifest {
         for (index, file) in files.iter().enumerate() {
             check_path(&file.path)?;
             if index > 0 && files[index - 1].path == file.path {
-                return Err(FieldError::new("files", format!("{:?} is there twice", file.path)));
+                return Err(FieldError::new("files", format!("{:?} is listed twice", file.path)));
             }
             corpus_bytes =
                 corpus_bytes.saturating_add(file.size_bytes).saturating_add(SEPARATOR.len() as u64);

@@ -16,7 +16,7 @@ use crate::recipe::DataSpec;
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// No path was given.
-    #[error("no data: name a file or a folder")]
+    #[error("no data: give a file or a folder")]
     NoPaths,
     /// Reading failed.
     #[error("cannot read {}: {source}", path.display())]
@@ -27,10 +27,10 @@ pub enum DatasetError {
         source: io::Error,
     },
     /// The corpus cannot be written down.
-    #[error("cannot write the corpus: {0}; it needs as much room as its files")]
+    #[error("cannot write the corpus: {0}; it needs as much disk space as its files")]
     Write(io::Error),
     /// A path leads upwards.
-    #[error("{}: a path with `..` is refused; name the folder itself", .0.display())]
+    #[error("{}: a path with `..` is refused; give the folder itself", .0.display())]
     UpwardPath(PathBuf),
     /// A link leads out of its folder.
     #[error("{}: this link leads out of the folder, to {}; copy the file in or leave it out", link.display(), target.display())]
@@ -47,7 +47,7 @@ pub enum DatasetError {
     #[error("{}: the name is not valid UTF-8; rename the file", .0.display())]
     NotUnicode(PathBuf),
     /// A glob is wrong.
-    #[error("the glob `{glob}` is wrong: {problem}")]
+    #[error("invalid glob `{glob}`: {problem}")]
     Glob {
         /// As given.
         glob: String,
@@ -63,7 +63,7 @@ pub enum DatasetError {
         globbed: bool,
     },
     /// Two paths give the same name.
-    #[error("two files would both be called {0:?} in the dataset; give their common folder instead")]
+    #[error("two files would have the name {0:?} in the dataset; give their common folder instead")]
     SameName(String),
     /// Over a limit.
     #[error("the corpus has {have} {what}, more than the limit of {limit}")]
@@ -76,7 +76,7 @@ pub enum DatasetError {
         limit: u64,
     },
     /// It changed while it was read.
-    #[error("{}: had {expected} bytes when it was listed and {found} when it was read; try again when it is still", path.display())]
+    #[error("{}: the size changed from {expected} to {found} bytes while it was read; try again once the file no longer changes", path.display())]
     Changed {
         /// The file.
         path: PathBuf,

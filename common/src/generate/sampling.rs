@@ -61,7 +61,7 @@ impl SamplingParams {
             return Err(FieldError::new(
                 "temperature",
                 format!(
-                    "must be above 0 and at most {}, not {}; for the likeliest byte each time choose greedy",
+                    "must be above 0 and at most {}, not {}; use greedy to always pick the likeliest byte",
                     Self::TEMPERATURE_MAX,
                     raw.temperature
                 ),
@@ -84,7 +84,7 @@ impl SamplingParams {
             return Err(FieldError::new(
                 "repetition_penalty",
                 format!(
-                    "must be from 1, which changes nothing, to {}, not {}",
+                    "must be from 1 (no penalty) to {}, not {}",
                     Self::REPETITION_PENALTY_MAX,
                     raw.repetition_penalty
                 ),

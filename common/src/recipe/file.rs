@@ -18,7 +18,7 @@ pub enum RecipeError {
     #[error("the recipe is not valid TOML: {0}")]
     Syntax(String),
     /// A key is unknown, or a value is wrong.
-    #[error("the recipe is wrong at {0}")]
+    #[error("invalid recipe: {0}")]
     Field(#[from] FieldError),
 }
 
@@ -80,7 +80,7 @@ impl Preset {
     }
 }
 
-/// Which files make the corpus.
+/// /// The files of the corpus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSpec {
@@ -146,7 +146,7 @@ impl Recipe {
     pub fn parse(preset: Option<&str>, text: &str, settings: &[String]) -> Result<Self, RecipeError> {
         if text.len() > Self::TEXT_BYTES_MAX {
             return Err(RecipeError::Syntax(format!(
-                "it has {} bytes, more than the limit of {}",
+                "it has {} bytes; the limit is {}",
                 text.len(),
                 Self::TEXT_BYTES_MAX
             )));
@@ -166,7 +166,7 @@ impl Recipe {
             (Some(name), _) => Preset::parse(name)?,
             (None, Some(toml::Value::String(name))) => Preset::parse(name)?,
             (None, None) => Preset::Tiny,
-            (None, Some(_)) => return Err(FieldError::new("preset", "must be text").into()),
+            (None, Some(_)) => return Err(FieldError::new("preset", "must be a string").into()),
         };
         let mut merged =
             table_of(&RecipeText { model: preset.model(), train: preset.train(), ..RecipeText::default() });
@@ -270,7 +270,7 @@ fn known_keys() -> toml::Table {
 fn apply_setting(table: &mut toml::Table, setting: &str) -> Result<(), RecipeError> {
     let (path, value) = setting
         .split_once('=')
-        .ok_or_else(|| FieldError::new(setting, "a setting is written key=value, such as train.steps=500"))?;
+        .ok_or_else(|| FieldError::new(setting, "must be key=value, such as train.steps=500"))?;
     let (path, value) = (path.trim(), value.trim());
     let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
         .ok()
@@ -283,7 +283,7 @@ fn apply_setting(table: &mut toml::Table, setting: &str) -> Result<(), RecipeErr
             .entry(parent)
             .or_insert_with(|| toml::Table::new().into())
             .as_table_mut()
-            .ok_or_else(|| FieldError::new(path, format!("`{parent}` holds a value, not keys")))?;
+            .ok_or_else(|| FieldError::new(path, format!("`{parent}` is a value, not a table")))?;
     }
     table.insert(key.to_owned(), value);
     Ok(())
@@ -338,7 +338,7 @@ mod tests {
     fn wrong_recipes_say_where_and_what() {
         assert_eq!(
             error("[train]\nstpes = 5", &[]),
-            "the recipe is wrong at train.stpes: unknown key; did you mean `steps`?"
+            "invalid recipe: train.stpes: unknown key; did you mean `steps`?"
         );
         for (setting, expected) in [
             ("train.steps=many", "train.steps"),
@@ -353,7 +353,7 @@ mod tests {
             ("replicate.weight=bf16", "did you mean `weights`?"),
             ("retain.last=0", "retain.last"),
             ("retain.lst=1", "did you mean `last`?"),
-            ("train", "a setting is written key=value"),
+            ("train", "must be key=value"),
         ] {
             let message = error("", &[setting]);
             assert!(message.contains(expected), "{setting}: {message}");

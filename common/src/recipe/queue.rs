@@ -52,15 +52,15 @@ impl From<Priority> for u8 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueueWishes {
-    /// Urgency, 0 to 100. A job of higher priority goes first, and may take the device of a lower one, through a checkpoint.
+    /// Priority from 0 to 100. Higher goes first and may preempt running jobs, after a checkpoint.
     pub priority: Priority,
-    /// The group with which the job is watched, cancelled and ranked.
+    /// Group of the job; a group is watched, cancelled and ranked together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Name>,
-    /// Ids of jobs that must complete before this one starts.
+    /// Jobs that must complete before this one starts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<JobId>,
-    /// The time by which the job should end. Once it would be late, it goes before others of its priority.
+    /// Time by which the job should end; it goes ahead of others of its priority once it would be late.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
 }

@@ -32,16 +32,17 @@ impl Precision {
     }
 }
 
-/// How the learning rate goes over a run, after its warm-up.
+/// /// Learning rate schedule after the warm-up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// Level to the end.
+    /// /// Constant.
     #[default]
     Constant,
     /// Half a cosine wave, down to `lr_min_share` at the last step.
     Cosine,
-    /// Warm-up, stable, decay: level until the last `decay_share` of the steps, then a straight line down to `lr_min_share`.
+    /// Warm-up, stable, decay: constant until the last `decay_share` of the steps, then linear down to
+    /// `lr_min_share`.
     Wsd,
 }
 
@@ -51,26 +52,26 @@ pub enum Schedule {
 pub struct RawTrainSpec {
     /// Optimizer steps.
     pub steps: u64,
-    /// Sequences in each step.
+    /// /// Sequences per step.
     pub batch: u32,
-    /// Tokens in each sequence.
+    /// /// Tokens per sequence.
     pub block: u32,
-    /// AdamW's highest learning rate.
+    /// AdamW's peak learning rate.
     pub lr: f64,
-    /// The course of the learning rate after the warm-up.
+    /// Learning rate schedule after the warm-up.
     pub schedule: Schedule,
-    /// Steps of the straight rise to `lr`; 0: no rise.
+    /// Steps of linear warm-up to `lr`; 0: none.
     pub warmup_steps: u64,
-    /// The last learning rate, as a share of `lr`; for `cosine` and `wsd`.
+    /// Final learning rate as a share of `lr`; for `cosine` and `wsd`.
     pub lr_min_share: f64,
-    /// The share of the steps, at the end, in which the learning rate falls; for `wsd`.
+    /// Share of the steps, at the end, in which the rate decays; for `wsd`.
     pub decay_share: f64,
-    /// The longest gradient, as a norm over all weights; a longer one is scaled down to it. 0: no limit.
+    /// Largest gradient norm over all weights; larger gradients are scaled down to it; 0: off.
     pub clip_norm: f64,
-    /// The parts in which the sequences of a step go through a GPU, one after the other; the result is the same but for
-    /// rounding. A CPU takes sequences one by one in any case.
+    /// Number of parts into which a GPU splits each batch; the result is the same up to rounding. A CPU always takes
+    /// sequences one by one.
     pub accumulate: u32,
-    /// AdamW's decoupled weight decay, on all weights.
+    /// AdamW's decoupled weight decay, applied to all weights.
     pub weight_decay: f64,
     /// AdamW's decay of the first moment.
     pub beta1: f64,
@@ -78,27 +79,27 @@ pub struct RawTrainSpec {
     pub beta2: f64,
     /// AdamW's term against division by zero.
     pub epsilon: f64,
-    /// The source of all randomness: start weights, batches and dropout follow from it and the step alone.
+    /// Seed of the initial weights, the batches and dropout.
     pub seed: u64,
-    /// Arithmetic of the passes.
+    /// Arithmetic of the forward and backward pass.
     pub precision: Precision,
-    /// Steps between checkpoints; the last step always makes one.
+    /// Steps between checkpoints; the last step always writes one.
     pub checkpoint_every: u64,
-    /// Steps between validations; the last step always makes one.
+    /// Steps between validations; the last step always validates.
     pub validate_every: u64,
-    /// Share of the corpus, at its end, that is held out for validation.
+    /// Share of the corpus, at its end, held out for validation.
     pub validation_share: f64,
-    /// The most windows of `block` bytes in a validation, from the start of the held-out part.
+    /// Maximum number of windows of `block` bytes per validation, from the start of the held-out part.
     pub validation_windows: u32,
-    /// Decay of the weights' running mean, which is validated and served in their place; 0: no running mean.
+    /// Decay of the moving average of the weights, which is then validated and served; 0: off.
     pub ema_decay: f64,
-    /// Validations in a row without a gain that end the run; 0: no early end.
+    /// Validations in a row without improvement that end the run early; 0: off.
     pub early_stop: u32,
-    /// The least fall of the validation loss, in nats per byte, that counts as a gain.
+    /// Smallest drop of the validation loss, in nats per byte, that counts as an improvement.
     pub early_stop_min_change: f64,
-    /// Whether each validation that is the best so far makes a checkpoint.
+    /// Whether each new best validation writes a checkpoint.
     pub checkpoint_best: bool,
-    /// Steps in each point of the training loss's curve; the point is their mean.
+    /// Steps averaged into one point of the training loss curve.
     pub log_every: u64,
 }
 
@@ -234,9 +235,9 @@ impl TrainSpec {
             return Err(FieldError::new(
                 "data",
                 format!(
-                    "the corpus has {corpus_bytes} bytes: {train_bytes} to train on and {validation_bytes} to \
-                     validate on, but each part needs at least block + 1 = {window}; give more text or a smaller \
-                     train.block"
+                    "the corpus has {corpus_bytes} bytes: {train_bytes} for training and \
+                     {validation_bytes} for validation, but each part needs at least block + 1 = {window}; \
+                     give more text or a smaller train.block"
                 ),
             ));
         }

@@ -12,20 +12,20 @@ use crate::{
 /// Labels that people put on nodes: `room = "attic"`.
 pub type Labels = BTreeMap<Name, Name>;
 
-/// Where a job may run. Empty lists and tables wish for nothing.
+/// Where a job may run. Empty lists and tables allow everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceWishes {
-    /// Allowed kinds of device; empty: all.
+    /// Allowed kinds of device; empty: any.
     pub kinds: Vec<DeviceKind>,
-    /// Allowed nodes, by name; empty: all.
+    /// Names of allowed nodes; empty: any.
     pub nodes: Vec<Name>,
-    /// Labels that the node must have, with these values.
+    /// Required node labels.
     pub labels: Labels,
-    /// Excluded nodes, by name.
+    /// Names of excluded nodes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Name>,
-    /// The device's least memory, in bytes; 0: estimated from model and batch.
+    /// Minimum device memory in bytes; 0: estimated from model and batch.
     #[serde(skip_serializing_if = "is_zero")]
     pub memory_bytes_min: u64,
 }
@@ -39,12 +39,12 @@ const fn is_zero(number: &u64) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeSelector {
-    /// Every node of the fleet, present and future.
+    /// Every node of the fleet, including those that join later.
     #[default]
     All,
     /// No node.
     None,
-    /// The nodes with all these labels.
+    /// The nodes that carry all these labels.
     Labels(Labels),
     /// These nodes.
     Nodes(Vec<NodeId>),
@@ -66,23 +66,24 @@ impl NodeSelector {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicateWhich {
-    /// All of them.
+    /// /// Every checkpoint.
     #[default]
     Each,
     /// Only the newest.
     Last,
-    /// Only the one with the lowest validation loss.
+    /// Only the checkpoint with the lowest validation loss.
     Best,
 }
 
-/// The precision of the weights on nodes that only answer.
+/// Precision of replicated weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicaWeights {
-    /// As trained. A replica is the whole checkpoint, and any node can continue the job from it at once.
+    /// As trained: a replica is the whole checkpoint, and any attempt can resume from it.
     #[default]
     F32,
-    /// Rounded to bf16, without the optimizer: about a sixth of the bytes. A node that continues the job fetches the rest first.
+    /// Only the weights, rounded to bf16: about a sixth of the bytes. An attempt that resumes there fetches the whole
+    /// checkpoint first.
     Bf16,
 }
 
@@ -93,28 +94,28 @@ impl ReplicaWeights {
     }
 }
 
-/// Where a job's checkpoints go by themselves, and how much of them.
+/// Automatic replication of a job's checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicaPolicy {
-    /// The nodes that get the checkpoints.
+    /// /// Nodes that receive the checkpoints.
     pub to: NodeSelector,
-    /// The checkpoints that they get.
+    /// /// Checkpoints to replicate.
     pub which: ReplicateWhich,
-    /// The precision on nodes that only answer, also for a checkpoint that a person pushes.
+    /// Precision of the weights; applies to pushed checkpoints, too.
     #[serde(skip_serializing_if = "ReplicaWeights::is_default")]
     pub weights: ReplicaWeights,
 }
 
-/// Which of a job's checkpoints are kept. The newest and the best are kept in any case, and so is what is pinned or
-/// needed: by a rollout, by a job that begins with it, by an attempt that goes on from it.
+/// Retention of a job's checkpoints. Always kept: the newest, the best, pinned ones, and those that a rollout, a job
+/// or an attempt needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetainPolicy {
-    /// The number of newest checkpoints to keep; not set: all.
+    /// Number of newest checkpoints to keep; unset: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<NonZeroU32>,
-    /// With `last`: keep also each checkpoint whose step is a multiple of this; 0: none.
+    /// Also keep each checkpoint whose step is a multiple of this; 0: none. Has no effect without `last`.
     pub every: u64,
 }
 

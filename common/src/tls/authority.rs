@@ -67,7 +67,7 @@ impl Authority {
             }
             (None, true) => {
                 let problem = format!(
-                    "{} is missing; restore it from a backup, or remove {} too and let every machine join again",
+                    "{} is missing; restore it from a backup, or delete {} too and join every machine again",
                     key_file.display(),
                     certificate_file.display()
                 );
@@ -109,7 +109,7 @@ impl Authority {
     pub fn issue_client(&self, identity: &Identity, request_pem: &str) -> Result<String, TlsError> {
         const WHAT: &str = "certificate request";
         if request_pem.len() > REQUEST_BYTES_MAX {
-            return Err(TlsError::unusable(WHAT, format!("it has more than {REQUEST_BYTES_MAX} bytes")));
+            return Err(TlsError::unusable(WHAT, format!("it is larger than {REQUEST_BYTES_MAX} bytes")));
         }
         let request = CertificateSigningRequestParams::from_pem(request_pem)
             .map_err(|error| TlsError::unusable(WHAT, error))?;

@@ -69,7 +69,7 @@ pub(super) fn check_key(certificate: &[u8], key: &KeyPair) -> Result<(), TlsErro
     if parse(certificate)?.public_key().raw == ours {
         Ok(())
     } else {
-        Err(TlsError::unusable("certificate", "it belongs to another key"))
+        Err(TlsError::unusable("certificate", "it belongs to another private key"))
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, TlsE
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, TlsError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok(_) => Err(TlsError::unusable("certificate", "bytes follow it")),
+        Ok(_) => Err(TlsError::unusable("certificate", "unexpected bytes follow it")),
         Err(error) => Err(TlsError::unusable("certificate", error)),
     }
 }

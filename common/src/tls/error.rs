@@ -9,7 +9,7 @@ pub enum TlsError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A certificate, key or request cannot be made.
-    #[error("cannot make the {what}: {source}")]
+    #[error("cannot create the {what}: {source}")]
     Make {
         /// What was to be made.
         what: &'static str,
@@ -25,7 +25,7 @@ pub enum TlsError {
         problem: String,
     },
     /// TLS refuses the material.
-    #[error("TLS refuses the {what}: {source}")]
+    #[error("TLS rejects the {what}: {source}")]
     Rustls {
         /// What was given.
         what: &'static str,

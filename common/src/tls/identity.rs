@@ -80,7 +80,8 @@ impl Identity {
             let identity = Self { role, certificate: certificate.parse().ok()? };
             (identity.to_uri() == uri).then_some(identity)
         };
-        parts().ok_or_else(|| TlsError::unusable("certificate", format!("`{uri}` names nobody here")))
+        parts()
+            .ok_or_else(|| TlsError::unusable("certificate", format!("`{uri}` is not a Hatchery identity")))
     }
 
     /// Reads whom a peer's certificate names. Whether the certificate is genuine is for TLS to check, before.
@@ -90,14 +91,14 @@ impl Identity {
         let names = certificate
             .subject_alternative_name()
             .map_err(|error| TlsError::unusable("certificate", error))?
-            .ok_or_else(|| unusable("it names nobody"))?;
+            .ok_or_else(|| unusable("it names no holder"))?;
         let mut uris = names.value.general_names.iter().filter_map(|name| match name {
             GeneralName::URI(uri) => Some(*uri),
             _ => None,
         });
         match (uris.next(), uris.next()) {
             (Some(uri), None) if !certificate.is_ca() => Self::from_uri(uri),
-            (Some(_), None) => Err(unusable("it is an authority's, and names nobody")),
+            (Some(_), None) => Err(unusable("it is an authority's certificate and names no holder")),
             _ => Err(unusable("it does not name exactly one holder")),
         }
     }

@@ -89,22 +89,23 @@ pub struct JoinString {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinStringError {
     /// It starts otherwise.
-    #[error("not a join string: it starts with `{PREFIX}`; `hatchery token create` prints one")]
+    #[error("not a join string: those start with `{PREFIX}`; create one with `hatchery token create`")]
     Prefix,
     /// It holds characters that no join string has.
     #[error(
-        "the join string holds `{character}`, which does not belong there; copy it whole, and nothing beside it"
+        "the join string contains `{character}`, which is not allowed; copy the whole string and nothing else"
     )]
     Character {
         /// The first such character.
         character: char,
     },
     /// Something is missing, or mistyped.
-    #[error("the join string is incomplete or mistyped (its checksum is wrong); copy it again, whole")]
+    #[error("the join string is incomplete or mistyped (wrong checksum); copy it again in full")]
     Checksum,
     /// It is of another version.
     #[error(
-        "the join string has version {found}, this program knows {VERSION}; use the same release as the coordinator"
+        "the join string has version {found}, but this program supports {VERSION}; use the coordinator's \
+         release"
     )]
     Version {
         /// Its version.
@@ -149,8 +150,7 @@ impl FromStr for JoinString {
         }
         match bytes.split_first() {
             Some((&VERSION, content)) => {
-                let join =
-                    parse(content).ok_or_else(|| FieldError::new("content", "its parts do not fit"))?;
+                let join = parse(content).ok_or_else(|| FieldError::new("content", "is malformed"))?;
                 join.check()?;
                 Ok(join)
             }

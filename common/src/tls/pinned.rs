@@ -16,7 +16,7 @@ use crate::tls::KeyHash;
 
 /// The server does not belong to the authority that was meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server belongs to {}, not to the expected authority {expected}", found.map_or("no authority that it names".to_owned(), |hash| format!("the authority {hash}")))]
+#[error("the server belongs to {}, not to the expected authority {expected}", found.map_or("an unknown authority".to_owned(), |hash| format!("the authority {hash}")))]
 pub struct WrongAuthority {
     /// The hash that the join string names.
     pub expected: KeyHash,
@@ -69,7 +69,7 @@ impl ServerCertVerifier for PinnedVerifier {
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         // Only TLS 1.3 is offered, so no server comes here.
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+        Err(Error::General("TLS 1.2 is not supported".to_owned()))
     }
 
     fn verify_tls13_signature(

@@ -262,7 +262,7 @@ impl Check<'_> {
         };
         let broken = violations(cluster);
         for violation in &broken {
-            let problem = format!("it does not hold that {}", violation.rule);
+            let problem = format!("broken invariant: {}", violation.rule);
             self.find(FindingKind::RuleBroken, FindingState::Open, &violation.subject, problem, &remedy);
         }
         if !found.is_faithful {

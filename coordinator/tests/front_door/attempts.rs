@@ -105,7 +105,7 @@ async fn the_best_checkpoint_has_a_name_and_an_early_end_is_a_completion_with_it
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
     let done = house.job_when(job.id, JobView::is_terminal).await;
     assert_eq!((done.phase.as_str(), done.checkpoint, done.best), ("completed", Some(last), Some(good)));
-    assert_eq!(done.why.as_deref(), Some("no gain in 1 validation since the best, 1.5000 at step 5"));
+    assert_eq!(done.why.as_deref(), Some("no improvement in 1 validation since the best, 1.5000 at step 5"));
 
     house.restart().await;
     let fleet = house.fleet().await;
@@ -189,7 +189,7 @@ async fn what_comes_late_counts_if_it_is_further() {
     assert_eq!(offer(&one, 1, 10).await, Ok(()), "it is taken already, and the same again is an answer");
     assert!(offer(&two, 1, 20).await.unwrap_err().contains("has no lease"), "that was another node's");
     one.commit(&job, &next.attempts[0], 20, None).await.unwrap();
-    assert_eq!(offer(&one, 1, 15).await, Err("the newest is of step 20".to_owned()));
+    assert_eq!(offer(&one, 1, 15).await, Err("the newest checkpoint is of step 20".to_owned()));
     let error = one.commit(&job, &old, 15, None).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("must be above 20")), "{error:?}");
 

@@ -163,7 +163,7 @@ impl TryFrom<v1::SelfTest> for SelfTest {
         // Not into the depth: what comes from outside may go on in itself.
         let serving = serving.map(|serving| {
             if serving.serving.is_some() {
-                return Err(FieldError::new("serving.serving", "must not be there"));
+                return Err(FieldError::new("serving.serving", "must be absent"));
             }
             Ok(Box::new(Self {
                 answer: serving.answer,

@@ -241,7 +241,7 @@ impl TryFrom<v1::Node> for NodeView {
             .ok_or_else(|| {
                 FieldError::new(
                     "state",
-                    format!("`{}` is none of connected, disconnected, unknown", node.state),
+                    format!("`{}` is not one of connected, disconnected, unknown", node.state),
                 )
             })?;
         Ok(Self {

@@ -27,10 +27,10 @@ pub(super) fn create_token(
     let now = token.created_at;
     check_labels("labels", &token.labels)?;
     if cluster.tokens.contains_key(&secret) {
-        return Err(FieldError::new("secret", "is there already; draw a new one").into());
+        return Err(FieldError::new("secret", "already exists; draw a new one").into());
     }
     if token.expires_at <= now {
-        return Err(FieldError::new("expires_at", format!("{} is past", token.expires_at)).into());
+        return Err(FieldError::new("expires_at", format!("{} is in the past", token.expires_at)).into());
     }
     let usable = cluster.tokens.values().filter(|token| is_usable(token, now)).count();
     check_room(usable, TOKENS_MAX, "join tokens")?;
@@ -58,7 +58,7 @@ pub(super) fn join(cluster: &Cluster, joiner: Joiner, at: Timestamp) -> Result<D
     let (name, node) = if token.scope == Scope::Agent {
         check_room(cluster.nodes.len(), NODES_MAX, "nodes")?;
         if cluster.nodes.contains_key(&node) {
-            return Err(FieldError::new("node", format!("{node} is there already; draw a new id")).into());
+            return Err(FieldError::new("node", format!("{node} already exists; draw a new id")).into());
         }
         labels.extend(token.labels.clone());
         check_labels("labels", &labels)?;
@@ -91,7 +91,7 @@ fn issue(
     certificate: Certificate,
 ) -> Result<Decision, Rejected> {
     if cluster.certificates.contains_key(&certificate.id) {
-        let problem = format!("{} is there already; draw a new id", certificate.id);
+        let problem = format!("{} already exists; draw a new id", certificate.id);
         return Err(FieldError::new("certificate", problem).into());
     }
     changes.push(Change::CertificateIssued { certificate: certificate.clone() });

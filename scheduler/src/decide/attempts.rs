@@ -73,7 +73,7 @@ pub(super) fn offer(
         Ok(_) if step > job.steps_done() && step <= job.spec.train.raw().steps => None,
         // An agent that missed the answer asks again: committing anew tells it what it missed.
         Ok(_) | Err(Rejected::AlreadyEnded { .. } | Rejected::Fenced { .. }) if taken() => None,
-        Ok(_) => Some(format!("the newest is of step {}", job.steps_done())),
+        Ok(_) => Some(format!("the newest checkpoint is of step {}", job.steps_done())),
         Err(error) => Some(error.to_string()),
     };
     let was_held = job.was_held(epoch, node);
@@ -125,7 +125,7 @@ fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -
     }
     if manifest.step <= job.steps_done() || manifest.step > train.steps {
         let problem = format!(
-            "must be above {}, the last checkpoint's, and at most {}, not {}",
+            "must be above {}, the last checkpoint's step, and at most {}, not {}",
             job.steps_done(),
             train.steps,
             manifest.step
@@ -140,7 +140,7 @@ fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -
         && job.spec.start_from.is_none_or(|start| start.checkpoint != parent)
         && !is_own(parent)
     {
-        return Err(FieldError::new("parent", format!("{parent} is no checkpoint of this job")));
+        return Err(FieldError::new("parent", format!("{parent} is not a checkpoint of this job")));
     }
     Ok(())
 }

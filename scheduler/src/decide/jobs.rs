@@ -48,7 +48,7 @@ pub(super) fn submit(cluster: &Cluster, new: Submission, at: Timestamp) -> Resul
     }
     check_spec(cluster, &new.spec)?;
     if cluster.jobs.contains_key(&new.job) {
-        return Err(FieldError::new("job", format!("{} is there already; draw a new id", new.job)).into());
+        return Err(FieldError::new("job", format!("{} already exists; draw a new id", new.job)).into());
     }
     let waiting = cluster.jobs.values().filter(|job| job.phase == JobPhase::Queued).count();
     check_room(waiting, JOBS_WAITING_MAX, "jobs waiting")?;
@@ -102,24 +102,25 @@ fn check_start(cluster: &Cluster, spec: &JobSpec, start: StartFrom) -> Result<()
         return if raw(&manifest.model) == raw(&spec.model) {
             Ok(())
         } else {
-            wrong("its model has another shape than the job's".to_owned())
+            wrong("its model differs in shape from the job's".to_owned())
         };
     }
     let train = spec.train.raw();
     if manifest.model != spec.model || manifest.dataset != spec.dataset {
         return wrong(
-            "only a run on the same dataset and model can continue; others can fine-tune".to_owned(),
+            "a job can continue it only with the same dataset and model; otherwise fine-tune".to_owned(),
         );
     }
     if manifest.step >= train.steps {
         return wrong(format!(
-            "it has {} steps done already; give a larger train.steps than {}",
+            "it has {} steps already; set train.steps above {}",
             manifest.step, train.steps
         ));
     }
     match manifest.metrics.early_stop {
         Some(validations) if (1..=validations).contains(&train.early_stop) => wrong(format!(
-            "its run ended early, after {validations} validations without a gain; give a larger train.early_stop, or 0"
+            "its run ended early, after {validations} validations without improvement; raise \
+             train.early_stop, or set it to 0"
         )),
         _ => Ok(()),
     }
@@ -163,7 +164,7 @@ pub(super) fn requeue(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> 
     match (&job.phase, &job.hand_over) {
         (JobPhase::Queued, _) | (JobPhase::Running, Some(_)) => Ok(Decision::done([])),
         (JobPhase::Running, None) => Ok(hand_over(id, HandOver::Requeue { by }, at)),
-        _ => Err(wrong_phase(job, "sent back to the queue")),
+        _ => Err(wrong_phase(job, "requeued")),
     }
 }
 

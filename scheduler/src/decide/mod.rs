@@ -128,7 +128,7 @@ fn check_count(field: &str, given: usize, limit: usize) -> Result<(), FieldError
     if given <= limit {
         Ok(())
     } else {
-        Err(FieldError::new(field, format!("names {given}, more than the limit of {limit}")))
+        Err(FieldError::new(field, format!("has {given} entries, more than the limit of {limit}")))
     }
 }
 

@@ -38,7 +38,7 @@ fn check_devices(devices: &[NodeDevice]) -> Result<(), FieldError> {
     check_count("devices", devices.len(), DEVICES_MAX)?;
     for (index, NodeDevice { device, calibration, .. }) in devices.iter().enumerate() {
         if devices[..index].iter().any(|other| other.device == *device) {
-            return Err(FieldError::new("devices", format!("{device} is there twice")));
+            return Err(FieldError::new("devices", format!("{device} is listed twice")));
         }
         if let Some(measured) = calibration
             && !(measured.steps_per_sec.is_finite() && measured.flops_per_sec.is_finite())

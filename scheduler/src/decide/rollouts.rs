@@ -23,7 +23,7 @@ pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, 
     checkpoint(cluster, rollout.checkpoint)?;
     check_rate(rollout.bytes_per_sec_max)?;
     check_nodes(cluster, "to", &rollout.to)?;
-    check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "rollouts in force")?;
+    check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "current rollouts")?;
     let newest = cluster.rollouts.values().map(|rollout| rollout.at).max();
     rollout.at = newest.map_or(rollout.at, |newest| rollout.at.max(Timestamp(newest.0.saturating_add(1))));
     Ok(Decision::done([Change::RolloutStarted { rollout }]))
@@ -42,7 +42,7 @@ pub(super) fn withdraw(
     check_nodes(cluster, "from", &from)?;
     let is_done = rollout.withdrawn_at.is_some() || rollout.not_on.contains(&from);
     if !is_done && from != NodeSelector::All {
-        check_room(rollout.not_on.len(), WITHDRAWALS_MAX, "withdrawals from some nodes of one rollout")?;
+        check_room(rollout.not_on.len(), WITHDRAWALS_MAX, "partial rollbacks of one rollout")?;
     }
     let newest = cluster.rollouts.values().filter_map(|rollout| rollout.withdrawn_at).max();
     let at = newest.map_or(at, |newest| at.max(Timestamp(newest.0.saturating_add(1))));
@@ -99,7 +99,7 @@ fn check_nodes(cluster: &Cluster, field: &str, selector: &NodeSelector) -> Resul
 fn check_rate(rate: Option<u64>) -> Result<(), FieldError> {
     match rate {
         Some(rate) if rate < RATE_BYTES_PER_SEC_MIN => {
-            let wrong = format!("must be at least {RATE_BYTES_PER_SEC_MIN} bytes a second, not {rate}");
+            let wrong = format!("must be at least {RATE_BYTES_PER_SEC_MIN} bytes per second, not {rate}");
             Err(FieldError::new("bytes_per_sec_max", wrong))
         }
         _ => Ok(()),

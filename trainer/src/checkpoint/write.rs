@@ -42,7 +42,7 @@ impl Writer {
     /// Writes into `parent`, which is made if it is not there.
     pub fn start(parent: &Path) -> Result<Self, CheckpointError> {
         fs::create_dir_all(parent)
-            .map_err(|source| CheckpointError::Write(FileError::new("make the folder", parent, source)))?;
+            .map_err(|source| CheckpointError::Write(FileError::new("create the folder", parent, source)))?;
         let parent = parent.to_owned();
         let (waiting, snapshots) = mpsc::sync_channel::<Snapshot>(WAITING_MAX);
         let (results, written) = mpsc::channel();
@@ -102,7 +102,7 @@ pub fn write(parent: &Path, snapshot: &Snapshot) -> Result<Written, CheckpointEr
 
 fn write_folder(folder: &Path, snapshot: &Snapshot) -> Result<(), FileError> {
     remove_folder(folder)?; // what a killed run left
-    fs::create_dir(folder).map_err(|source| FileError::new("make the folder", folder, source))?;
+    fs::create_dir(folder).map_err(|source| FileError::new("create the folder", folder, source))?;
     write_file(&folder.join(CONFIG_FILE), |out| write_json(out, &snapshot.config))?;
     write_file(&folder.join(MODEL_FILE), |out| snapshot.model.write_to(out))?;
     write_file(&folder.join(OPTIMIZER_FILE), |out| snapshot.optimizer.write_to(out))?;

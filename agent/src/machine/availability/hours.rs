@@ -93,7 +93,7 @@ impl From<Hours> for String {
 
 /// What is wrong with hours as they were written, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; right is `always`, or as in `mon-fri 19:00-07:00, sat-sun`, by the machine's own clock")]
+#[error("{problem}; write `always` or hours in local time such as `mon-fri 19:00-07:00, sat-sun`")]
 pub struct HoursError {
     problem: String,
 }
@@ -120,7 +120,7 @@ impl FromStr for Hours {
         }
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
         if parts.len() > PARTS_MAX {
-            return Err(wrong(format!("{} parts are more than {PARTS_MAX}", parts.len())));
+            return Err(wrong(format!("{} parts, more than the limit of {PARTS_MAX}", parts.len())));
         }
         let mut spans = Vec::new();
         for part in parts {
@@ -135,11 +135,11 @@ fn part_spans(part: &str) -> Result<Vec<Span>, HoursError> {
     let words: Vec<&str> = part.split_whitespace().collect();
     let is_time = |word: &str| word.starts_with(|first: char| first.is_ascii_digit());
     let (days, (start, length)) = match words[..] {
-        [] => return Err(wrong("there is nothing before, between or after a comma")),
+        [] => return Err(wrong("a comma has nothing before or after it")),
         [times] if is_time(times) => ((0..7).collect(), times_of(times)?),
         [days] => (days_of(days)?, (0, DAY_MINUTES)),
         [days, times] => (days_of(days)?, times_of(times)?),
-        [..] => return Err(wrong(format!("`{part}` is more than days and times"))),
+        [..] => return Err(wrong(format!("`{part}` must be days, times, or days and times"))),
     };
     Ok(days.into_iter().map(|day| Span { start: day * DAY_MINUTES + start, length }).collect())
 }
@@ -148,7 +148,9 @@ fn part_spans(part: &str) -> Result<Vec<Span>, HoursError> {
 fn days_of(word: &str) -> Result<Vec<u16>, HoursError> {
     let day = |name: &str| {
         let found = DAYS.iter().position(|day| *day == name);
-        found.map(|day| day as u16).ok_or_else(|| wrong(format!("`{name}` is none of {}", DAYS.join(", "))))
+        found
+            .map(|day| day as u16)
+            .ok_or_else(|| wrong(format!("`{name}` is not one of {}", DAYS.join(", "))))
     };
     match word.split_once('-') {
         None => Ok(vec![day(word)?]),
@@ -161,13 +163,13 @@ fn days_of(word: &str) -> Result<Vec<u16>, HoursError> {
 
 /// `19:00-07:00`: when it begins and for how long, in minutes. An end that is not after the beginning is the next day's.
 fn times_of(word: &str) -> Result<(u16, u16), HoursError> {
-    let (start, end) = word.split_once('-').ok_or_else(|| wrong(format!("`{word}` is no time to time")))?;
+    let (start, end) = word.split_once('-').ok_or_else(|| wrong(format!("`{word}` is not a time range")))?;
     let (start, end) = (time_of(start)?, time_of(end)?);
     if start == DAY_MINUTES {
-        return Err(wrong(format!("`{word}` begins at the day's end; write 00:00 and the day after")));
+        return Err(wrong(format!("`{word}` starts at the end of a day; write 00:00 and the next day")));
     }
     if start == end {
-        return Err(wrong(format!("`{word}` has no length; a whole day is written without times")));
+        return Err(wrong(format!("`{word}` has no length; for a whole day, leave out the times")));
     }
     Ok((start, if end > start { end - start } else { end + DAY_MINUTES - start }))
 }
@@ -181,7 +183,7 @@ fn time_of(word: &str) -> Result<u16, HoursError> {
         word.split_once(':').and_then(|(hour, minute)| Some((number(hour, 24)?, number(minute, 59)?)));
     match parts {
         Some((hour, minute)) if hour < 24 || minute == 0 => Ok(hour * 60 + minute),
-        _ => Err(wrong(format!("`{word}` is no time from 00:00 to 24:00"))),
+        _ => Err(wrong(format!("`{word}` is not a time from 00:00 to 24:00"))),
     }
 }
 
@@ -229,16 +231,19 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_what_would_be_right() {
         for (text, problem) in [
-            ("", "there is nothing before, between or after a comma"),
-            ("mon,", "there is nothing before, between or after a comma"),
-            ("mon-fry 8:00-9:00", "`fry` is none of mon, tue, wed, thu, fri, sat, sun"),
-            ("mon 8-9", "`8` is no time from 00:00 to 24:00"),
-            ("mon 8:00", "`8:00` is no time to time"),
-            ("24:30-08:00", "`24:30` is no time from 00:00 to 24:00"),
-            ("08:00-+9:00", "`+9:00` is no time from 00:00 to 24:00"),
-            ("24:00-08:00", "`24:00-08:00` begins at the day's end; write 00:00 and the day after"),
-            ("08:00-08:00", "`08:00-08:00` has no length; a whole day is written without times"),
-            ("mon 8:00-9:00 10:00-11:00", "`mon 8:00-9:00 10:00-11:00` is more than days and times"),
+            ("", "a comma has nothing before or after it"),
+            ("mon,", "a comma has nothing before or after it"),
+            ("mon-fry 8:00-9:00", "`fry` is not one of mon, tue, wed, thu, fri, sat, sun"),
+            ("mon 8-9", "`8` is not a time from 00:00 to 24:00"),
+            ("mon 8:00", "`8:00` is not a time range"),
+            ("24:30-08:00", "`24:30` is not a time from 00:00 to 24:00"),
+            ("08:00-+9:00", "`+9:00` is not a time from 00:00 to 24:00"),
+            ("24:00-08:00", "`24:00-08:00` starts at the end of a day; write 00:00 and the next day"),
+            ("08:00-08:00", "`08:00-08:00` has no length; for a whole day, leave out the times"),
+            (
+                "mon 8:00-9:00 10:00-11:00",
+                "`mon 8:00-9:00 10:00-11:00` must be days, times, or days and times",
+            ),
         ] {
             let error = text.parse::<Hours>().unwrap_err();
             assert_eq!(error, wrong(problem), "{text}");

@@ -31,18 +31,18 @@ const CALM_SHARE: f64 = 0.8;
 /// For so long it must have had mains power before it is back.
 const MAINS_FOR: Duration = Duration::from_secs(10);
 
-/// When the machine's devices are the fleet's: as its owner wishes. Nothing said: always.
+/// When this machine may train. All conditions must hold; without any: always.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AvailabilitySettings {
-    /// Only in these hours of the week, by the machine's own clock: `mon-fri 19:00-07:00, sat-sun`.
+    /// Hours of the week for training, in local time: `mon-fri 19:00-07:00, sat-sun`. Empty: always.
     pub hours: Hours,
-    /// Not while it runs on its battery.
+    /// Whether to train only on mains power.
     pub mains_power_only: bool,
-    /// Only while all other programs together use at most this part of its processor, of all cores: 0.01 to 1. What
-    /// trainers use does not count. None: whatever others use.
+    /// Largest share of all cores that other programs may use while the machine trains, 0.01 to 1; trainers do not
+    /// count. Unset: no limit.
     pub load_max: Option<f64>,
-    /// Only while its owner has touched no keyboard and no mouse for so many seconds, at least 10. None: always.
+    /// Seconds without keyboard or mouse input before the machine trains, at least 10. Unset: no limit.
     pub owner_idle_secs_min: Option<u32>,
 }
 
