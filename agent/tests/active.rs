@@ -96,7 +96,7 @@ async fn beyond_its_budget_a_node_takes_no_more_and_lets_go_of_what_nobody_wishe
     wish(&coordinator, &[first], first);
     coordinator.until("it holds the first", |notes| active(notes) == [first]).await;
     wish(&coordinator, &[first, second], first);
-    let refused = |notes: &Notes| failure(notes, second).is_some_and(|why| why.contains("may hold"));
+    let refused = |notes: &Notes| failure(notes, second).is_some_and(|why| why.contains("is full"));
     coordinator.until("it says why it does not take the second", refused).await;
     // Room is short: what was let go goes at once, and not after a minute.
     coordinator.assign(|assignment| {

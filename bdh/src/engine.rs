@@ -54,7 +54,7 @@ impl Window {
 pub enum EngineError {
     /// The state does not fit into memory.
     #[error(
-        "this machine has no room for the state of this model; choose another node, bf16, or a smaller model"
+        "this machine lacks the memory for the model's state; choose another node, bf16, or a smaller model"
     )]
     OutOfMemory(#[source] TryReserveError),
 }

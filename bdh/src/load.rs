@@ -56,14 +56,14 @@ pub enum LoadError {
         source: io::Error,
     },
     /// `config.json` is not what it should be.
-    #[error("{} is not a BDH configuration: {problem}; write it with the six public fields", file.display())]
+    #[error("{} is not a BDH configuration: {problem}; it must hold the six public fields", file.display())]
     Config {
         file: PathBuf,
         /// What is wrong, with its place or field.
         problem: String,
     },
     /// `model.safetensors` is damaged or another kind of file.
-    #[error("{} is not a whole safetensors file: {problem}; fetch the checkpoint again", file.display())]
+    #[error("{} is not a complete safetensors file: {problem}; fetch the checkpoint again", file.display())]
     Damaged { file: PathBuf, problem: String },
     /// A tensor is missing, unknown, or does not fit the configuration.
     #[error("{}: tensor `{tensor}` {problem}", file.display())]
@@ -194,17 +194,18 @@ impl WeightFile {
         let header_bytes = u64::from_le_bytes(length);
         if header_bytes > HEADER_BYTES_MAX || header_bytes > room {
             return Err(damaged(format!(
-                "its header claims {header_bytes} bytes; {room} follow, and the limit is {HEADER_BYTES_MAX}"
+                "its header claims {header_bytes} bytes, but {room} follow and the limit is \
+                 {HEADER_BYTES_MAX}"
             )));
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(unreadable)?;
         let header: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| damaged(format!("its header is wrong: {error}")))?;
+            .map_err(|error| damaged(format!("its header is invalid: {error}")))?;
         let data_bytes = room - header_bytes;
         if header.data_len() as u64 != data_bytes {
             return Err(damaged(format!(
-                "its header lists {} bytes of weights and {data_bytes} are there",
+                "its header lists {} bytes of weights, but the file has {data_bytes}",
                 header.data_len()
             )));
         }
@@ -226,7 +227,7 @@ impl WeightFile {
                 return Err(self.wrong(
                     name,
                     format!(
-                        "is missing; rename the weights as the public code does; now: {}",
+                        "is missing; use the public code's names for weights; the file has: {}",
                         names.join(", ")
                     ),
                 ));
@@ -235,7 +236,8 @@ impl WeightFile {
                 return Err(self.wrong(
                     name,
                     format!(
-                        "has shape {:?} and {CONFIG_FILE} makes it {shape:?}; put the two files of one checkpoint together",
+                        "has shape {:?}, but {CONFIG_FILE} requires {shape:?}; use two files of the same \
+                         checkpoint",
                         info.shape
                     ),
                 ));
@@ -302,7 +304,7 @@ impl WeightFile {
                 return Err(self.wrong(
                     name,
                     format!(
-                        "is {} at index {}, not a finite f32; take a checkpoint from before training went astray",
+                        "is {} at index {}, not a finite f32; use a checkpoint from before training diverged",
                         values[place],
                         index + place
                     ),

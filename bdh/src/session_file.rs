@@ -51,19 +51,19 @@ pub enum SessionError {
     #[error(transparent)]
     Unreadable(#[from] FileError),
     /// The file is not a session, or is cut, changed or hostile.
-    #[error("{} is not a whole session file: {problem}; begin a new session", file.display())]
+    #[error("{} is not a complete session file: {problem}; start a new session", file.display())]
     Damaged { file: PathBuf, problem: String },
     /// The file has a form that this program does not know.
     #[error(
-        "{} is a session of form {version}, and this program knows form {VERSION}; take it up with the Hatchery that \
-         saved it",
+        "{} is a session of form {version}, but this version reads form {VERSION}; continue it with the \
+         version that saved it",
         file.display()
     )]
     Version { file: PathBuf, version: u32 },
     /// The state was made by another model.
     #[error(
-        "the session in {} was saved over another model ({}, and this one is {}); load the checkpoint that it was \
-         saved over",
+        "the session in {} belongs to another model ({}, this one is {}); load the checkpoint of that \
+         session",
         file.display(), saved.short(), given.short()
     )]
     OtherModel {
@@ -75,7 +75,7 @@ pub enum SessionError {
     },
     /// The state is kept in another precision than the model.
     #[error(
-        "the session in {} was saved in {saved}, and the model is loaded in {given}; load it in {saved}",
+        "the session in {} was saved in {saved}, but the model is loaded in {given}; load it in {saved}",
         file.display()
     )]
     OtherPrecision {
@@ -181,7 +181,7 @@ pub(crate) fn load(path: &Path, model: Arc<Model>) -> Result<Session, SessionErr
     match read(Hashed::new(file), file_bytes, path, model) {
         Err(ReadError::Session(error)) => Err(error),
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(damaged(path, "it ends too early"))
+            Err(damaged(path, "it is truncated"))
         }
         Err(ReadError::Io(error)) => Err(unreadable(error).into()),
         Ok(session) => Ok(session),
@@ -219,7 +219,7 @@ fn read(
     let mut magic = [0; MAGIC.len()];
     file.read(&mut magic)?;
     if magic != *MAGIC {
-        return Err(damaged(path, "it does not begin like one").into());
+        return Err(damaged(path, "it does not start like a session").into());
     }
     let version = file.read_u32()?;
     if version != VERSION {
@@ -227,15 +227,17 @@ fn read(
     }
     let header_bytes = file.read_u32()?;
     if header_bytes > HEADER_BYTES_MAX {
-        return Err(
-            damaged(path, format!("its header claims {header_bytes} bytes of {HEADER_BYTES_MAX}")).into()
-        );
+        return Err(damaged(
+            path,
+            format!("its header claims {header_bytes} bytes; the limit is {HEADER_BYTES_MAX}"),
+        )
+        .into());
     }
     let mut header = vec![0; header_bytes as usize];
     file.read(&mut header)?;
     let header: Header = serde_json::from_slice(&header)
-        .map_err(|error| damaged(path, format!("its header is wrong: {error}")))?;
-    header.check().map_err(|error| damaged(path, format!("its header is wrong: {error}")))?;
+        .map_err(|error| damaged(path, format!("its header is invalid: {error}")))?;
+    header.check().map_err(|error| damaged(path, format!("its header is invalid: {error}")))?;
     if header.model != model.identity() {
         let (saved, given) = (header.model, model.identity());
         return Err(SessionError::OtherModel { file: path.to_owned(), saved, given }.into());
@@ -249,14 +251,14 @@ fn read(
     let mut engine = Engine::at(model, header.chunk_bytes, header.position).map_err(SessionError::Engine)?;
     let expected = FRAME_BYTES + u64::from(header_bytes) + engine.numbers_bytes() as u64;
     if file_bytes != expected {
-        return Err(damaged(path, format!("it has {file_bytes} bytes and should have {expected}")).into());
+        return Err(damaged(path, format!("it has {file_bytes} bytes, but should have {expected}")).into());
     }
     engine.read_numbers(&mut |bytes| file.read(bytes))?;
     let digest = file.hasher.finalize();
     let mut saved = [0; blake3::OUT_LEN];
     file.inner.read_exact(&mut saved)?;
     if digest != saved {
-        return Err(damaged(path, "its checksum does not fit its content").into());
+        return Err(damaged(path, "its checksum does not match its content").into());
     }
     Ok(Session { engine, sampler: header.sampler, pending: header.pending })
 }

@@ -109,7 +109,7 @@ fn a_damaged_file_is_refused_wherever_it_is_cut() {
     }
     let mut longer = whole.clone();
     longer.push(0);
-    assert_refused(&config_text(), &longer, &["model.safetensors", "are there"]);
+    assert_refused(&config_text(), &longer, &["model.safetensors", "the file has"]);
     for claimed in [u64::MAX, 1 << 40, whole.len() as u64, 0] {
         let mut absurd = whole.clone();
         absurd[..8].copy_from_slice(&claimed.to_le_bytes());
@@ -117,7 +117,7 @@ fn a_damaged_file_is_refused_wherever_it_is_cut() {
     }
     let mut not_json = whole.clone();
     not_json[8] = b'?';
-    assert_refused(&config_text(), &not_json, &["model.safetensors", "header is wrong"]);
+    assert_refused(&config_text(), &not_json, &["model.safetensors", "header is invalid"]);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn offsets_that_overlap_or_overflow_are_refused() {
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend_from_slice(header.as_bytes());
         file.extend_from_slice(&[0; 12]);
-        assert_refused(&config_text(), &file, &["model.safetensors", "header is wrong"]);
+        assert_refused(&config_text(), &file, &["model.safetensors", "header is invalid"]);
     }
 }
 
@@ -178,7 +178,7 @@ fn tensors_that_do_not_fit_are_named() {
     }
     // Another shape's configuration beside the weights.
     let other = serde_json::to_string(&shape(2, 32, 2, 4)).unwrap();
-    assert_refused(&other, &weight_file(&weights(), None), &["`embed.weight`", "one checkpoint"]);
+    assert_refused(&other, &weight_file(&weights(), None), &["`embed.weight`", "same checkpoint"]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn what_has_no_place_in_bf16_is_told_and_leaves_no_file() {
         write_serving_weights(source.path())
             .unwrap_err()
             .to_string()
-            .contains("not a whole safetensors file")
+            .contains("not a complete safetensors file")
     );
 }
 

@@ -198,7 +198,7 @@ fn a_file_that_is_cut_longer_or_flipped_is_refused() {
     };
     for length in (0..400).chain((400..whole.len()).step_by(997)).chain([whole.len() - 1]) {
         let message = refused(&whole[..length]);
-        assert!(message.contains("not a whole session file"), "cut at {length}: {message}");
+        assert!(message.contains("not a complete session file"), "cut at {length}: {message}");
     }
     assert!(refused(&[&whole[..], &[0]].concat()).contains("should have"));
     for place in (0..400).chain((400..whole.len()).step_by(97)).chain([whole.len() - 1]) {
@@ -243,7 +243,7 @@ fn a_hostile_header_is_refused_though_its_checksum_fits() {
         (&|header| header["position"] = u64::MAX.into(), "position"),
         (&|header| header["chunk_bytes"] = 0.into(), "chunk_bytes"),
         (&|header| header["chunk_bytes"] = 100.into(), "should have"),
-        (&|header| header["pending"] = 256.into(), "header is wrong"),
+        (&|header| header["pending"] = 256.into(), "header is invalid"),
         (&|header| header["sampler"]["draws"] = 100.into(), "sampler.draws"),
         (&|header| header["sampler"]["seen"] = vec![1; 65].into(), "seen.length"),
         (&|header| header["sampler"]["params"]["temperature"] = (-1).into(), "temperature"),

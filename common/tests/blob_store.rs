@@ -449,7 +449,7 @@ fn a_folder_is_looked_at_while_its_owner_works() {
     assert!(store.has(whole_id), "nothing is moved");
     fs::remove_file(data_path(folder.path(), empty_id).with_extension("pieces")).unwrap();
     assert!(
-        matches!(read(empty_id), Err(BlobFault::Damaged(problem)) if problem.contains("manifest is gone"))
+        matches!(read(empty_id), Err(BlobFault::Damaged(problem)) if problem.contains("manifest is missing"))
     );
 }
 

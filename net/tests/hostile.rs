@@ -121,7 +121,7 @@ async fn a_put_that_makes_no_sense_is_refused_and_leaves_nothing() {
         (with(8, &0_u64.to_le_bytes()), "has a manifest of 16 bytes, not 112"),
         (with(4, &(PIECE as u32 / 2).to_le_bytes()), "has pieces of 65536 bytes, not 32768"),
         (with(4, &0_u32.to_le_bytes()), "has pieces of 65536 bytes, not 0"),
-        (with(8, &too_many.to_le_bytes()), "the most is"),
+        (with(8, &too_many.to_le_bytes()), "the limit is"),
     ];
     let begun = fixture.store.partials();
     for (lie, said) in lies {

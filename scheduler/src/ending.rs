@@ -149,8 +149,8 @@ fn is_overtaken(cluster: &Cluster, job: &Job) -> bool {
 
 fn never_came(job: &Job) -> String {
     format!(
-        "the attempt did all its steps, but its last checkpoint never came: the newest checkpoint is of \
-         step {} of {}; look at the disk and the connection of its node",
+        "the attempt finished all its steps, but its last checkpoint never arrived: the newest checkpoint \
+         is of step {} of {}; check the disk and the connection of its node",
         job.checkpoint_step,
         job.spec.train.raw().steps
     )

@@ -493,8 +493,8 @@ fn a_job_may_begin_with_a_checkpoint_of_another() {
     };
     let refused: [(StartHow, Alter, &str); 4] = [
         (StartHow::Continue, |spec| spec.train = spec_of_steps(300), "300 steps"),
-        (StartHow::Continue, |spec| spec.model = wider(), "can fine-tune"),
-        (StartHow::FineTune, |spec| spec.model = wider(), "another shape"),
+        (StartHow::Continue, |spec| spec.model = wider(), "otherwise fine-tune"),
+        (StartHow::FineTune, |spec| spec.model = wider(), "differs in shape"),
         (
             StartHow::FineTune,
             |spec| spec.start_from.as_mut().unwrap().checkpoint = CheckpointId(Digest::of(b"gone")),

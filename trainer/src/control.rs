@@ -72,7 +72,7 @@ impl Control {
                 match serde_json::from_slice(&line) {
                     Ok(command) => control.obey(&command),
                     // A newer agent may know more commands than this trainer does.
-                    Err(error) => eprintln!("a line on stdin is not a command and is left out: {error}"),
+                    Err(error) => eprintln!("ignored a line on stdin that is not a command: {error}"),
                 }
                 line.clear();
             }

@@ -38,12 +38,12 @@ pub(crate) struct Findings {
 /// The reason that has to go first, and what to do.
 pub(crate) fn explain(found: &Findings) -> String {
     if !found.is_linux {
-        return "this system has no CUDA".into();
+        return "there is no CUDA for this operating system".into();
     }
     let Some(driver) = found.driver else {
         return if found.has_kernel_module {
-            "NVIDIA's driver is loaded, but its library libcuda.so.1 is not to be found: install the driver's libraries, \
-             or hand them into this container"
+            "the NVIDIA driver is loaded, but its library libcuda.so.1 is missing: install the driver's \
+             libraries, or pass them into this container"
                 .into()
         } else {
             "no NVIDIA driver is loaded on this machine".into()
@@ -51,36 +51,37 @@ pub(crate) fn explain(found: &Findings) -> String {
     };
     if let Some(file) = &found.closed_to_us {
         return format!(
-            "this user may not open {file}: add the user to the file's group and log in again, or, in a container, hand \
-             the device into it"
+            "this user may not open {file}: add the user to the file's group and log in again, or pass the \
+             device into this container"
         );
     }
     if let Some(hidden) = found.visible_devices.as_ref().filter(|value| hides_all(value)) {
-        return format!("CUDA_VISIBLE_DEVICES is {hidden:?}, which hides every GPU: unset it");
+        return format!("CUDA_VISIBLE_DEVICES={hidden:?} hides every GPU: unset it");
     }
     if driver.cuda < CUDA_NEEDED {
         return format!(
-            "NVIDIA's driver runs CUDA up to {}, and libtorch as `cargo xtask setup` fetches it needs {}: install driver \
-             {DRIVER_NEEDED} or newer",
+            "the NVIDIA driver supports CUDA up to {}, but libtorch from `cargo xtask setup` needs {}: \
+             install driver {DRIVER_NEEDED} or newer",
             version(driver.cuda),
             version(CUDA_NEEDED)
         );
     }
     if driver.init == NO_DEVICE && !found.has_kernel_module && !found.is_wsl {
-        return "NVIDIA's driver is installed, but its part in the kernel is not loaded: `modprobe nvidia` says why".into();
+        return "the NVIDIA driver is installed, but its kernel module is not loaded: `modprobe nvidia` shows \
+             why".into();
     }
     if driver.init != 0 {
-        return format!("NVIDIA's driver does not start: {}", init_problem(driver.init));
+        return format!("the NVIDIA driver does not start: {}", init_problem(driver.init));
     }
     match &found.library {
         CudaLibrary::Absent => format!(
-            "there is an NVIDIA driver, but {CUDA_LIBRARY} does not stand beside libtorch; fetch it with `cargo xtask \
-             setup`, or let LD_LIBRARY_PATH name the lib folder of a libtorch with CUDA"
+            "an NVIDIA driver is present, but libtorch has no {CUDA_LIBRARY}; fetch it with `cargo xtask \
+             setup`, or set LD_LIBRARY_PATH to the lib folder of a libtorch with CUDA"
         ),
         CudaLibrary::Broken(error) => format!("{CUDA_LIBRARY} cannot be loaded: {error}"),
         CudaLibrary::Loaded => {
-            "driver and libtorch are there, but libtorch finds no GPU that it can use: it needs one of compute capability \
-             7.5 or newer"
+            "driver and libtorch are present, but libtorch finds no usable GPU: it needs compute \
+             capability 7.5 or newer"
                 .into()
         }
     }
@@ -109,16 +110,16 @@ fn version(cuda: i32) -> String {
 /// Of cuda.h's CUresult, those that an owner meets.
 fn init_problem(code: i32) -> String {
     match code {
-        NO_DEVICE => "it finds no GPU (is one plugged in, and handed into this container?)".into(),
-        802 => "the machine's GPUs are not ready yet (a fabric manager has to be running)".into(),
-        803 => "its library and its part in the kernel are of different versions: restart the machine, as after each \
-                update of the driver"
+        NO_DEVICE => "it finds no GPU (is one installed, and passed into this container?)".into(),
+        802 => "the GPUs are not ready yet (is the fabric manager running?)".into(),
+        803 => "its library and its kernel module are of different versions: restart the machine, as after \
+             every driver update"
             .into(),
-        804 => "this GPU takes no forward compatibility package: install the driver itself".into(),
-        999 => "an unknown error, usual after a machine has slept: reload its module with `rmmod nvidia_uvm && modprobe \
-                nvidia_uvm`, or restart the machine"
+        804 => "this GPU does not support forward compatibility: install the driver itself".into(),
+        999 => "unknown error, common after sleep: reload the module with `rmmod nvidia_uvm && modprobe \
+             nvidia_uvm`, or restart the machine"
             .into(),
-        code => format!("error {code} of cuInit; `nvidia-smi` may say more"),
+        code => format!("error {code} of cuInit; `nvidia-smi` may show more"),
     }
 }
 

@@ -30,7 +30,7 @@ pub enum DataError {
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// There is no room for the gathered corpus.
-    #[error("cannot gather the corpus in a temporary file: {0}; set TMPDIR to a folder with room")]
+    #[error("cannot copy the corpus to a temporary file: {0}; set TMPDIR to a folder with enough space")]
     Gather(std::io::Error),
     #[error(transparent)]
     Size(#[from] FieldError),

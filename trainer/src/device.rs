@@ -77,7 +77,7 @@ pub fn doctor() -> DoctorReport {
         let why = if cfg!(target_os = "macos") {
             "libtorch finds no Metal device; it needs Apple silicon and macOS 14 or newer"
         } else {
-            "only macOS on Apple silicon has it"
+            "available only on macOS with Apple silicon"
         };
         unavailable.push(UnavailableDevice { kind: DeviceKind::Mps, why: why.into() });
     }
@@ -102,7 +102,7 @@ pub fn find(wanted: Option<Device>) -> Result<TrainerDevice, Failure> {
     let mut devices = report.devices.into_iter();
     let unavailable = |message| Err(Failure::new(FailureCause::Unavailable, message));
     let Some(wanted) = wanted else {
-        return devices.next().map_or_else(|| unavailable("libtorch has no device at all".into()), Ok);
+        return devices.next().map_or_else(|| unavailable("libtorch finds no device".into()), Ok);
     };
     // The parts of a processor are the agent's matter: to libtorch it is one, with so many threads.
     let is_it = |found: &TrainerDevice| {
@@ -114,7 +114,7 @@ pub fn find(wanted: Option<Device>) -> Result<TrainerDevice, Failure> {
     let why = report.unavailable.into_iter().find(|missing| missing.kind == wanted.kind);
     let why = why.map_or_else(|| format!("this machine has no {wanted}"), |missing| missing.why);
     unavailable(format!(
-        "the device {wanted} cannot be used here: {why}; `hatchery-trainer doctor` lists what can"
+        "the device {wanted} cannot be used here: {why}; run `hatchery-trainer doctor` to list usable devices"
     ))
 }
 

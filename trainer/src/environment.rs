@@ -37,6 +37,7 @@ pub fn apply() {
     }
     let error = command.args(arguments).envs(missing.map(|(name, value, _)| (name, value))).exec();
     eprintln!(
-        "cannot start anew with other settings: {error}; training may be slow, and GPUs be counted the fastest first"
+        "cannot restart with the right environment: {error}; training may be slow, and GPUs may be \
+         numbered fastest first"
     );
 }

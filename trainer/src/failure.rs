@@ -56,9 +56,7 @@ impl From<TchError> for Failure {
         if lacks_memory(&error) {
             Self::new(
                 FailureCause::OutOfMemory,
-                format!(
-                    "model and batch do not fit into memory: {line}; a smaller train.batch or train.block needs less"
-                ),
+                format!("model and batch do not fit into memory: {line}; reduce train.batch or train.block"),
             )
         } else {
             Self::new(FailureCause::Crashed, format!("libtorch failed: {line}"))
@@ -94,7 +92,7 @@ impl From<CheckpointError> for Failure {
 /// What a person can do about a failed write.
 pub fn write_advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on that disk",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some disk space",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "; choose a folder that this user may write to"
         }

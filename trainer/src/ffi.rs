@@ -46,7 +46,7 @@ pub fn open_library(path: &Path) -> Result<(), String> {
         if libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL).is_null() {
             let message = libc::dlerror();
             return Err(if message.is_null() {
-                "the dynamic linker gave no reason".into()
+                "no reason given by the dynamic linker".into()
             } else {
                 CStr::from_ptr(message).to_string_lossy().into_owned()
             });

@@ -61,21 +61,24 @@ pub fn advice(config: &ModelConfig, train: &TrainSpec, way: Way, memory_bytes: u
     if memory_bytes == 0 {
         return None;
     }
-    let told =
-        format!("it takes about {:.1} GiB, and {:.1} were to be had", gib(bytes(parts)), gib(memory_bytes));
+    let told = format!(
+        "it takes about {:.1} GiB, and {:.1} GiB were available",
+        gib(bytes(parts)),
+        gib(memory_bytes)
+    );
     let mut more_parts = (parts + 1..=batch).filter(|parts| batch.is_multiple_of(*parts));
     let usable = memory_bytes / 100 * USABLE_PERCENT;
     Some(match more_parts.find(|parts| bytes(*parts) <= usable) {
         Some(parts) => format!(
-            "{told}: with train.accumulate = {parts} the same batch goes through in parts and takes about {:.1} GiB",
+            "{told}: train.accumulate = {parts} splits the same batch and takes about {:.1} GiB",
             gib(bytes(parts))
         ),
         None if bytes(parts) <= usable => {
             format!(
-                "{told}: it should fit; another process may have had the memory, or train.block is too large"
+                "{told}: it should fit; another process may have used the memory, or train.block is too large"
             )
         }
-        None => format!("{told}: no part of the batch fits; a smaller train.block or model does"),
+        None => format!("{told}: not even one sequence fits; reduce train.block or the model"),
     })
 }
 
@@ -112,7 +115,7 @@ mod tests {
     fn what_does_not_fit_is_told_what_would() {
         assert_eq!(advice_for(&["train.batch=512"], 0), None, "nothing is known of the memory");
         let told = advice_for(&["train.batch=192"], 8 * GIB).unwrap();
-        assert!(told.contains("train.accumulate = 2") && told.contains("8.0 were to be had"), "{told}");
+        assert!(told.contains("train.accumulate = 2") && told.contains("8.0 GiB were available"), "{told}");
         let told = advice_for(&["train.batch=192", "train.accumulate=2"], 4 * GIB).unwrap();
         assert!(told.contains("train.accumulate = 3"), "{told}");
         // It should have fitted, and did not: less of it.
@@ -121,6 +124,6 @@ mod tests {
         let told = advice_for(&["train.accumulate=8"], 8 * GIB).unwrap();
         assert!(told.contains("it should fit"), "{told}");
         let told = advice_for(&["train.block=16384"], 2 * GIB).unwrap();
-        assert!(told.contains("no part of the batch"), "{told}");
+        assert!(told.contains("not even one sequence"), "{told}");
     }
 }

@@ -106,7 +106,7 @@ impl<W: Write> Reporter for Text<W> {
                 let metrics =
                     Metrics { best: Some(*best), early_stop: Some(*validations), ..Metrics::default() };
                 let why = metrics.early_stop_reason().unwrap_or_default();
-                writeln!(self.out, "ends early, after step {step}: {why}")
+                writeln!(self.out, "stopping early, after step {step}: {why}")
             }
             TrainerEvent::Checkpoint { folder, step, metrics } => {
                 let is_best = metrics.best.is_some_and(|best| best.step == *step);
@@ -115,11 +115,11 @@ impl<W: Write> Reporter for Text<W> {
             }
             TrainerEvent::Ended(Ending::Completed) => writeln!(self.out, "completed"),
             TrainerEvent::Ended(Ending::Stopped) => {
-                writeln!(self.out, "stopped; it can go on from its last checkpoint")
+                writeln!(self.out, "stopped; resume it from its last checkpoint")
             }
-            TrainerEvent::Ended(Ending::LeaseExpired) => writeln!(self.out, "stopped: the lease ran out"),
+            TrainerEvent::Ended(Ending::LeaseExpired) => writeln!(self.out, "stopped: the lease expired"),
             TrainerEvent::Ended(Ending::NodeAway) => {
-                writeln!(self.out, "stopped: the machine's owner needs it")
+                writeln!(self.out, "stopped: the machine's owner needs the machine")
             }
             TrainerEvent::Ended(Ending::Failed { message, .. }) => writeln!(self.out, "failed: {message}"),
         }

@@ -191,7 +191,7 @@ impl Start {
         let wanted = RawModelConfig { dropout: found.config.raw().dropout, ..task.model.raw().clone() };
         if *found.config.raw() != wanted {
             return Err(Failure::bad_input(format!(
-                "cannot fine-tune the checkpoint {}: its model is {} and the recipe's is {}",
+                "cannot fine-tune the checkpoint {}: its model is {}, but the recipe's is {}",
                 folder.display(),
                 describe(&found.config),
                 describe(&task.model)
@@ -202,19 +202,19 @@ impl Start {
 
     fn resume(task: &Task, folder: &Path, device: tch::Device) -> Result<Self, Failure> {
         let refuse = |problem: String| {
-            Failure::bad_input(format!("cannot go on from the checkpoint {}: {problem}", folder.display()))
+            Failure::bad_input(format!("cannot resume from the checkpoint {}: {problem}", folder.display()))
         };
         let TrainingFolder { config, weights, average, moments, cursor } = read_training(folder, device)?;
         if config != task.model {
             return Err(refuse(format!(
-                "its model is {} and the recipe's is {}",
+                "its model is {}, but the recipe's is {}",
                 describe(&config),
                 describe(&task.model)
             )));
         }
         if cursor.corpus_bytes != task.corpus.len() {
             return Err(refuse(format!(
-                "it was trained on a corpus of {} bytes, and this one has {}",
+                "it was trained on a corpus of {} bytes, but this one has {}",
                 cursor.corpus_bytes,
                 task.corpus.len()
             )));
@@ -433,7 +433,7 @@ impl Told<'_> {
 }
 
 fn not_a_number(what: &str) -> Failure {
-    Failure::new(FailureCause::NotANumber, format!("{what}; a smaller train.lr may keep it finite"))
+    Failure::new(FailureCause::NotANumber, format!("{what}; try a smaller train.lr"))
 }
 
 fn describe(model: &ModelConfig) -> String {

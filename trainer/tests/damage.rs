@@ -15,7 +15,7 @@ use support::{complete, copy_folder, corpus, order, refusal, small_train, text};
 /// A file, the bytes it then has, and what the refusal says.
 type Damage = (&'static str, fn(Vec<u8>) -> Vec<u8>, &'static str);
 
-const NOT_WHOLE: &str = "not a whole safetensors file";
+const NOT_WHOLE: &str = "not a complete safetensors file";
 
 const DAMAGES: [Damage; 14] = [
     (MODEL_FILE, |bytes| bytes[..bytes.len() - 1].to_vec(), NOT_WHOLE),

@@ -94,9 +94,9 @@ fn a_session_goes_on_as_if_never_interrupted_and_can_be_forked() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../bdh/tests/data/class-config.pt");
     json(&["import", file, "--out", &other]);
     let said = refused(&["generate", "--checkpoint", &other, "--session", second]);
-    assert!(said.contains("saved over another model"), "{said}");
+    assert!(said.contains("belongs to another model"), "{said}");
     let said = refused(&["generate", "--checkpoint", &model, "--session", &format!("{model}/config.json")]);
-    assert!(said.contains("not a whole session file"), "{said}");
+    assert!(said.contains("not a complete session file"), "{said}");
     let unsaid = trainer(&["generate", "--checkpoint", &model]);
     assert_eq!(unsaid.status.code(), Some(2), "neither a prompt nor a session: {unsaid:?}");
 }

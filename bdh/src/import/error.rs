@@ -18,20 +18,20 @@ pub enum ImportError {
     },
     /// The file asks for something to be run, or to be made that is no part of a checkpoint.
     #[error(
-        "{} wants to run `{name}`; refused, since nothing out of a file is run here. If you trust the file, load it in \
-         Python and save the state dict alone, as safetensors or by torch.save",
+        "{} asks to run `{name}`; refused, as code in a file is never run. If you trust the file, load it \
+         in Python and save only the state dict, as safetensors or with torch.save",
         file.display()
     )]
     Forbidden { file: PathBuf, name: String },
     /// The file is of the form before torch 1.6.
     #[error(
-        "{} is no zip archive: it is of the form that torch.save had before 1.6, or no checkpoint at all; load it in \
-         Python and save it again by a newer torch.save, or as safetensors",
+        "{} is not a zip archive: it is from torch.save before 1.6, or not a checkpoint; load it in Python \
+         and save it again with a newer torch.save, or as safetensors",
         file.display()
     )]
     OldForm { file: PathBuf },
     /// The file is damaged, or not of the public form.
-    #[error("{} is not a checkpoint of the public form: {problem}", file.display())]
+    #[error("{} is not a checkpoint of the public code: {problem}", file.display())]
     Form {
         file: PathBuf,
         /// What is wrong, with its place.
@@ -57,9 +57,9 @@ pub enum ImportError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The folder to be written is there already, with something in it.
-    #[error("{} is there already and not empty; name a new folder", folder.display())]
+    #[error("{} already exists and is not empty; choose a new folder", folder.display())]
     Occupied { folder: PathBuf },
     /// The folder cannot be written; it is not there, or whole.
-    #[error("the checkpoint is not saved: {0}")]
+    #[error("cannot save the checkpoint: {0}")]
     Write(#[from] FileError),
 }

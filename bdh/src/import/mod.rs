@@ -148,7 +148,7 @@ fn insert_tensor(
         return Ok(());
     }
     if tensors.insert(public.to_owned(), view(public)?).is_some() {
-        let problem = "is there twice, with and without the name of a wrapper".to_owned();
+        let problem = "appears twice, with and without a wrapper's prefix".to_owned();
         return Err(ImportError::Tensor { file: path.to_owned(), tensor: public.to_owned(), problem });
     }
     Ok(())
@@ -176,7 +176,8 @@ fn config(path: &Path, source: &Source, options: &ImportOptions) -> Result<Model
     let n_layer = agreed("n_layer", given.n_layer, options.n_layer).map_err(wrong)?.ok_or_else(|| {
         wrong(FieldError::new(
             "n_layer",
-            "is not in the file, and the weights do not tell it; say it with --n-layer (published default: 6)",
+            "is not in the file and cannot be told from the weights; set it with --n-layer (published \
+             default: 6)",
         ))
     })?;
     let dropout = agreed("dropout", given.dropout, options.dropout).map_err(wrong)?;
@@ -188,7 +189,7 @@ fn config(path: &Path, source: &Source, options: &ImportOptions) -> Result<Model
             tensor: name.to_owned(),
             problem: match shape {
                 None => missing(&source.tensors),
-                Some(shape) => format!("has shape {shape:?}, and {dimensions} dimensions are needed"),
+                Some(shape) => format!("has shape {shape:?}, but {dimensions} dimensions are needed"),
             },
         })
     };
@@ -216,7 +217,7 @@ fn agreed<T: PartialEq + Copy + fmt::Display>(
 ) -> Result<Option<T>, FieldError> {
     match (given, option) {
         (Some(given), Some(option)) if given != option => {
-            Err(FieldError::new(field, format!("is {given} in the file and was said to be {option}")))
+            Err(FieldError::new(field, format!("is {given} in the file, but {option} on the command line")))
         }
         (given, option) => Ok(given.or(option)),
     }
@@ -225,7 +226,7 @@ fn agreed<T: PartialEq + Copy + fmt::Display>(
 fn missing(tensors: &BTreeMap<String, View>) -> String {
     const NAMES_SHOWN_MAX: usize = 8;
     let names: Vec<_> = tensors.keys().take(NAMES_SHOWN_MAX).map(String::as_str).collect();
-    format!("is missing; there are: {}", names.join(", "))
+    format!("is missing; the file has: {}", names.join(", "))
 }
 
 /// Checks that nothing would be left out that a model might need.
@@ -254,7 +255,7 @@ fn read_weight(
     let wrong = |problem| ImportError::Tensor { file: path.to_owned(), tensor: name.to_owned(), problem };
     let view = source.tensors.get(name).ok_or_else(|| wrong(missing(&source.tensors)))?;
     if view.shape != shape {
-        return Err(wrong(format!("has shape {:?} and the configuration makes it {shape:?}", view.shape)));
+        return Err(wrong(format!("has shape {:?}, but the configuration requires {shape:?}", view.shape)));
     }
     if !is_float(view) {
         return Err(wrong(format!("holds {}; save f32, f64, bf16 or f16", view.dtype)));
@@ -265,7 +266,7 @@ fn read_weight(
     match numbers.iter().position(|number| !number.is_finite()) {
         None => Ok(numbers),
         Some(index) => Err(wrong(format!(
-            "is {} at index {index}, not a finite f32; take a checkpoint from before training went astray",
+            "is {} at index {index}, not a finite f32; use a checkpoint from before training diverged",
             numbers[index]
         ))),
     }

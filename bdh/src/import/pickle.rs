@@ -144,7 +144,7 @@ impl Machine<'_> {
             0x80 => {
                 let [protocol] = self.array()?;
                 if protocol != 2 {
-                    return wrong(format!("it has protocol {protocol}, and torch.save by itself writes 2"));
+                    return wrong(format!("it has protocol {protocol}, but torch.save writes 2"));
                 }
             }
             b'.' => return self.pop().map(Some),
@@ -190,7 +190,7 @@ impl Machine<'_> {
                 let text = self.take(length as usize)?.to_vec();
                 match String::from_utf8(text) {
                     Ok(text) => self.push(Value::Text(text)),
-                    Err(_) => return wrong("a text in it is no UTF-8"),
+                    Err(_) => return wrong("a string in it is not UTF-8"),
                 }
             }
             b'c' => {
@@ -288,7 +288,7 @@ impl Machine<'_> {
     fn pop(&mut self) -> Result<Place, Stop> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return wrong("it takes a value where none is");
+            return wrong("it pops a value from an empty stack");
         }
         Ok(self.stack.pop().expect("it is not empty"))
     }
@@ -297,14 +297,14 @@ impl Machine<'_> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.get(floor..).and_then(<[Place]>::last) {
             Some(place) => Ok(*place),
-            None => wrong("it uses a value where none is"),
+            None => wrong("it uses a value of an empty stack"),
         }
     }
 
     fn above_mark(&mut self) -> Result<Vec<Place>, Stop> {
         match self.marks.pop() {
             Some(height) => Ok(self.stack.split_off(height)),
-            None => wrong("it has no mark where one is needed"),
+            None => wrong("it lacks a mark where one is needed"),
         }
     }
 
@@ -328,7 +328,7 @@ impl Machine<'_> {
         let list = self.top()?;
         match &mut self.values[list] {
             Value::List(items) => items.extend(new),
-            _ => return wrong("it appends to what is no list"),
+            _ => return wrong("it appends to something that is not a list"),
         }
         Ok(())
     }
@@ -340,7 +340,7 @@ impl Machine<'_> {
             Value::Dict(items) if rest.is_empty() => {
                 items.extend(pairs.iter().map(|[key, value]| (*key, *value)));
             }
-            _ => return wrong("it sets items of what is no dictionary, or half an item"),
+            _ => return wrong("it sets items of something that is not a dictionary, or half an item"),
         }
         Ok(())
     }
@@ -359,14 +359,14 @@ impl Machine<'_> {
         {
             return Ok(Storage { number: *number, key: key.clone(), len: *len });
         }
-        wrong("it names a storage otherwise than torch.save does")
+        wrong("it names a storage in a way that torch.save does not")
     }
 
     /// What comes of the few calls that are known; nothing is called.
     fn call(&self, callable: Place, arguments: Place) -> Result<Value, Stop> {
         let (Value::Mark(mark), Value::Tuple(arguments)) = (&self.values[callable], &self.values[arguments])
         else {
-            return wrong("it calls what is no known name");
+            return wrong("it calls an unknown name");
         };
         let argument = |index: usize| arguments.get(index).map(|place| &self.values[*place]);
         match (mark, argument(0), argument(1), argument(2), argument(3)) {
@@ -385,7 +385,7 @@ impl Machine<'_> {
                 shape: self.ints(shape)?,
                 strides: self.ints(strides)?,
             })),
-            _ => wrong("it makes an object from parts that do not fit"),
+            _ => wrong("it builds an object from parts that do not fit"),
         }
     }
 
@@ -396,7 +396,7 @@ impl Machine<'_> {
         }
         let ints = places.iter().map(|place| match self.values[*place] {
             Value::Int(int) => Ok(int),
-            _ => wrong("a tensor's shape is not made of whole numbers"),
+            _ => wrong("a tensor's shape has entries that are not whole numbers"),
         });
         ints.collect()
     }
@@ -412,7 +412,7 @@ impl Machine<'_> {
                 *attributes = Some(state);
                 Ok(())
             }
-            _ => wrong("it gives attributes to what has none"),
+            _ => wrong("it sets attributes of an object without any"),
         }
     }
 }

@@ -125,9 +125,7 @@ pub(super) fn check_view(
     let mut within = 1_u64;
     for (size, stride) in dimensions {
         if (*stride as u64) < within {
-            return Err(format!(
-                "has elements that are the same number in its storage, with strides {steps:?}"
-            ));
+            return Err(format!("has elements that overlap in its storage, with strides {steps:?}"));
         }
         let reach =
             (*stride as u64).checked_mul(*size as u64 - 1).and_then(|reach| reach.checked_add(within));

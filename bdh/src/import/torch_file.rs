@@ -36,12 +36,14 @@ pub(super) fn open(path: &Path, mut file: File) -> Result<Source, ImportError> {
         zip::read_at(&mut file, span.start, span.bytes).map(Some).map_err(unreadable)
     };
     if small("byteorder")?.is_some_and(|order| order != b"little") {
-        return Err(form("its numbers are not little-endian; save it again on another machine".to_owned()));
+        return Err(form(
+            "its numbers are not little-endian; save it again on a little-endian machine".to_owned(),
+        ));
     }
     let pickle = small(&PICKLE_ENTRY[1..])?.unwrap_or_default();
     let pickle = Pickle::read(&pickle).map_err(|error| match error {
         PickleError::Forbidden(name) => ImportError::Forbidden { file: path.to_owned(), name },
-        PickleError::Wrong { at, problem } => form(format!("at byte {at} of its pickle {problem}")),
+        PickleError::Wrong { at, problem } => form(format!("at byte {at} of its pickle: {problem}")),
     })?;
     let contents = Contents { path, pickle: &pickle, folder, entries: &entries };
     let (tensors, config) = contents.read()?;
@@ -66,7 +68,7 @@ impl Contents<'_> {
         let Some(model) = root.get("model") else {
             return Ok((self.tensors(&root)?, GivenConfig::default()));
         };
-        let model = self.items(model).ok_or_else(|| self.wrong("its `model` is no state dict"))?;
+        let model = self.items(model).ok_or_else(|| self.wrong("its `model` is not a state dict"))?;
         let config = match root.get("config") {
             None | Some(Value::None) => GivenConfig::default(),
             Some(Value::Config(Some(attributes))) => self.config(self.pickle.value(*attributes))?,
@@ -90,7 +92,8 @@ impl Contents<'_> {
         for (name, value) in state {
             let Value::Tensor(tensor) = value else {
                 return Err(self.wrong(format!(
-                    "`{name}` is no tensor; it must be a state dict, or {{\"model\": state dict, \"config\": ...}}"
+                    "`{name}` is not a tensor; the file must hold a state dict, or {{\"model\": state \
+                     dict, \"config\": ...}}"
                 )));
             };
             insert_tensor(self.path, &mut tensors, name, |name| self.view(name, tensor))?;
@@ -110,7 +113,9 @@ impl Contents<'_> {
             Number::F32 => Dtype::F32,
             Number::F16 => Dtype::F16,
             Number::BF16 => Dtype::BF16,
-            Number::Other => return Err(wrong("holds no floats; save f32, f64, bf16 or f16".to_owned())),
+            Number::Other => {
+                return Err(wrong("does not hold floats; save f32, f64, bf16 or f16".to_owned()));
+            }
         };
         let entry = self
             .entries
@@ -120,10 +125,7 @@ impl Contents<'_> {
         let len =
             u64::try_from(storage.len).ok().filter(|len| len.checked_mul(number_bytes) == Some(entry.bytes));
         let len = len.ok_or_else(|| {
-            wrong(format!(
-                "lies in a storage of {} numbers, for which {} bytes are there",
-                storage.len, entry.bytes
-            ))
+            wrong(format!("lies in a storage of {} numbers that has {} bytes", storage.len, entry.bytes))
         })?;
         let (shape, strides) =
             check_view(tensor.offset, &tensor.shape, &tensor.strides, len).map_err(wrong)?;
@@ -162,6 +164,6 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Int(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
-        _ => "no number".to_owned(),
+        _ => "not a number".to_owned(),
     }
 }

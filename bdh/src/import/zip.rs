@@ -69,7 +69,7 @@ pub(super) fn entries(file: &mut File) -> Result<BTreeMap<String, Span>, ZipErro
     }
     spans.sort_by_key(|span| span.start);
     if spans.windows(2).any(|pair| pair[0].start + pair[0].bytes > pair[1].start) {
-        return damaged("some of its entries lie on top of each other");
+        return damaged("some of its entries overlap");
     }
     Ok(entries)
 }
@@ -88,7 +88,7 @@ fn find_directory(file: &mut File, size_bytes: u64) -> Result<Span, ZipError> {
     let tail_start = size_bytes - tail_bytes;
     let tail = read_at(file, tail_start, tail_bytes)?;
     let Some(end) = tail.windows(4).rposition(|window| window == END_SIGNATURE.to_le_bytes()) else {
-        return damaged("its end is missing; it was not copied whole");
+        return damaged("its end is missing; the copy is incomplete");
     };
     let mut fields = Fields(&tail[end..]);
     fields.skip(12)?;
@@ -103,7 +103,7 @@ fn find_directory(file: &mut File, size_bytes: u64) -> Result<Span, ZipError> {
         locator.skip(4)?;
         let start = locator.u64()?;
         if start.checked_add(END64_BYTES).is_none_or(|end| end > directory_end) {
-            return damaged("its 64-bit end record lies outside of it");
+            return damaged("its 64-bit end record lies outside the file");
         }
         let record = read_at(file, start, END64_BYTES)?;
         let mut fields = Fields(&record);
@@ -122,14 +122,14 @@ fn find_directory(file: &mut File, size_bytes: u64) -> Result<Span, ZipError> {
     }
     match directory.start.checked_add(directory.bytes) {
         Some(end) if end <= directory_end => Ok(directory),
-        _ => damaged("its directory lies outside of it"),
+        _ => damaged("its directory lies outside the file"),
     }
 }
 
 /// Takes one entry off the directory: its name, where its header lies, and how many bytes it has.
 fn directory_entry(rest: &mut Fields<'_>) -> Result<(String, u64, u64), ZipError> {
     if rest.u32()? != DIRECTORY_SIGNATURE {
-        return damaged("its directory is wrong");
+        return damaged("its directory is invalid");
     }
     rest.skip(4)?;
     let (flags, method) = (rest.u16()?, rest.u16()?);
@@ -142,7 +142,7 @@ fn directory_entry(rest: &mut Fields<'_>) -> Result<(String, u64, u64), ZipError
     let mut extra = Fields(rest.take(extra_bytes.into())?);
     rest.skip(comment_bytes.into())?;
     let Ok(name) = String::from_utf8(name) else {
-        return damaged("an entry's name is no UTF-8");
+        return damaged("an entry's name is not UTF-8");
     };
     while !extra.0.is_empty() {
         let (number, length) = (extra.u16()?, extra.u16()?);
@@ -171,7 +171,7 @@ fn entry_span(
     header_start: u64,
     bytes: u64,
 ) -> Result<Span, ZipError> {
-    let outside = "an entry lies outside of it";
+    let outside = "an entry lies outside the file";
     if header_start.checked_add(LOCAL_HEADER_BYTES).is_none_or(|end| end > directory_start) {
         return damaged(outside);
     }

@@ -113,7 +113,7 @@ async fn a_dataset_that_lies_about_its_files_is_refused() {
     }
     let cases = [
         (vec![], "1 to"),
-        (vec![file("a", 1000), file("a", 1000)], "there twice"),
+        (vec![file("a", 1000), file("a", 1000)], "listed twice"),
         (vec![file("a", 999)], "1 of the 1 blobs"),
         (vec![file("a", u64::MAX)], "more than the limit"),
     ];

@@ -89,11 +89,11 @@ impl Batcher {
     pub fn begin(&mut self, request: RequestId, order: GenerationOrder, told: &[u8]) -> Result<(), String> {
         order.check().map_err(|error| error.to_string())?;
         if self.len() >= self.at_once_max {
-            return Err(format!("{} answers are being made, as many as there is room for", self.len()));
+            return Err(format!("{} answers are in progress, as many as fit into memory", self.len()));
         }
         let left_bytes = (order.max_bytes as usize).saturating_sub(told.len()) as u32;
         if left_bytes == 0 {
-            return Err("of its bytes none is left to be made".to_owned());
+            return Err("none is left of its bytes to generate".to_owned());
         }
         let mut sampler = Sampler::new(&order.sampling);
         sampler.see(&order.prompt);

@@ -36,18 +36,16 @@ pub enum OpenError {
     Checkpoint(#[from] CheckpointError),
     /// Nobody knows how far it can see.
     #[error(
-        "the checkpoint does not name the block that it was trained on, and without one its memory has no bounds; \
+        "the checkpoint does not record its training block, without which its memory has no bound; \
          `hatchery-trainer generate` on the device cpu takes it without"
     )]
     NoBlock,
     /// Not on this device.
-    #[error(
-        "answers of many at once are made on an NVIDIA GPU, and on a processor to see that all goes; not on {0}"
-    )]
+    #[error("batched answers need an NVIDIA GPU, or a processor for tests; {0} is neither")]
     Device(String),
     /// The device has no room.
     #[error(
-        "{device} has {free_bytes} bytes free; the memory of one answer takes {stream_bytes}, and half stays free"
+        "{device} has {free_bytes} bytes free, half of which stays free; one answer takes {stream_bytes}"
     )]
     NoRoom { device: String, free_bytes: u64, stream_bytes: u64 },
     #[error("libtorch: {}", first_line(.0))]
@@ -87,7 +85,7 @@ impl Batcher {
             None => None,
         };
         if let Some(why) = no_kernels {
-            eprintln!("answers take longer than they could: {why}");
+            eprintln!("answers are slower than they could be: {why}");
         }
         Ok(Self::new(engine, model.config.vocabulary(), at_once_max))
     }

@@ -30,7 +30,8 @@ const RAW: &str = "raw.";
 pub enum CheckpointError {
     /// A file is not there or cannot be read.
     #[error(
-        "{0}; a checkpoint folder holds {CONFIG_FILE} and {MODEL_FILE}, and to go on {OPTIMIZER_FILE} and {TRAINING_FILE}"
+        "{0}; a checkpoint folder holds {CONFIG_FILE} and {MODEL_FILE}, and for resuming {OPTIMIZER_FILE} \
+         and {TRAINING_FILE}"
     )]
     Read(FileError),
     /// A file does not hold what it should.
@@ -41,7 +42,7 @@ pub enum CheckpointError {
         problem: String,
     },
     /// Writing failed; there is no folder of the final name that is not whole.
-    #[error("the checkpoint is not saved: {0}{advice}", advice = write_advice(&.0.source))]
+    #[error("cannot save the checkpoint: {0}{advice}", advice = write_advice(&.0.source))]
     Write(FileError),
     /// libtorch failed, most likely for want of memory.
     #[error("libtorch: {}", first_line(.0))]

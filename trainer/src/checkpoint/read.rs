@@ -102,7 +102,7 @@ pub fn read_cursor(folder: &Path) -> Result<TrainingCursor, CheckpointError> {
     if cursor.version == CURSOR_VERSION {
         Ok(cursor)
     } else {
-        let problem = format!("its form is {}, this build reads form {CURSOR_VERSION}", cursor.version);
+        let problem = format!("its form is {}, but this version reads form {CURSOR_VERSION}", cursor.version);
         Err(CheckpointError::Content { path, problem })
     }
 }
@@ -136,7 +136,7 @@ impl TensorBytes {
 
     fn parse(&self) -> Result<SafeTensors<'_>, CheckpointError> {
         SafeTensors::deserialize(&self.bytes).map_err(|error| {
-            self.wrong(format!("it is not a whole safetensors file ({error}, {} bytes)", self.bytes.len()))
+            self.wrong(format!("it is not a complete safetensors file ({error}, {} bytes)", self.bytes.len()))
         })
     }
 
@@ -161,7 +161,7 @@ impl TensorBytes {
         let view = tensors.tensor(name).map_err(|_| self.wrong(format!("it has no tensor `{name}`")))?;
         if view.shape() != shape {
             return Err(self.wrong(format!(
-                "`{name}` has the shape {:?}, but {CONFIG_FILE} asks for {shape:?}",
+                "`{name}` has the shape {:?}, but {CONFIG_FILE} requires {shape:?}",
                 view.shape()
             )));
         }

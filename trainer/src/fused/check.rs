@@ -63,13 +63,13 @@ impl Fused {
             // What a kernel did to memory that is not its own cannot be undone: nothing works on the device any more.
             Err(error) => {
                 let line = first_line(&error);
-                let way_out = format!("{KERNELS_VARIABLE}=off goes without them");
-                return Err(TchError::Torch(format!("{line} (while the kernels were tried; {way_out})")));
+                let way_out = format!("{KERNELS_VARIABLE}=off avoids them");
+                return Err(TchError::Torch(format!("{line} (in the kernels' self-test; {way_out})")));
             }
         };
         match problem {
             Some(problem) => {
-                let why = format!("the kernels do not compute what libtorch does on this device: {problem}");
+                let why = format!("the kernels' results differ from libtorch's on this device: {problem}");
                 Ok(Self { no_kernels: Some(why), ..self })
             }
             None => self.with_kernels(kernels),

@@ -105,7 +105,7 @@ impl Recurrent {
         let is_near = |(found, expected): (&f32, &f32)| (found - expected).abs() <= share * most;
         let problem = match found {
             Ok(found) if found.iter().zip(&expected).all(is_near) => return Ok(Ok(())),
-            Ok(_) => "the kernels do not compute what libtorch does on this device".to_owned(),
+            Ok(_) => "the kernels' results differ from libtorch's on this device".to_owned(),
             Err(error) => error.to_string(),
         };
         self.pointwise = fused::plain(&self.config, self.device)?;

@@ -103,7 +103,7 @@ fn read_commands(sender: &SyncSender<AnswererCommand>) {
                     return;
                 }
             }
-            Err(error) => eprintln!("hatchery-trainer: this is no command: {error}"),
+            Err(error) => eprintln!("hatchery-trainer: invalid command: {error}"),
         }
     }
 }
@@ -131,7 +131,7 @@ impl Teller {
         self.tell(&match end {
             End::Finished(finish_reason) => AnswererEvent::Finished { request, finish_reason },
             End::Broken => {
-                let why = "the model's figures are no numbers any more; its training went wrong".into();
+                let why = "the model's output is not a number; its training has diverged".into();
                 AnswererEvent::Failed { request, why }
             }
         })

@@ -21,9 +21,9 @@ Examples:
   hatchery-trainer bench gpu --data notes/ --include '**/*.md'
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
-Exit codes: 0 done, or stopped cleanly; 1 failed; 2 wrong command line.";
+Exit codes: 0 success, or stopped cleanly; 1 failure; 2 wrong usage.";
 
-/// Trains BDH models on this machine's devices, measures them, and lets them answer.
+/// Train, evaluate and run BDH models on this machine's devices.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Args {
@@ -33,23 +33,24 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train a model, or go on training it. Ctrl-C stops with a checkpoint; twice stops at once.
+    /// Train a model, or resume its training. Ctrl-C stops after a checkpoint; a second one stops at once.
     Train(Train),
-    /// The loss of a checkpoint on text, over consecutive windows.
+    /// Measure a checkpoint's loss on text, over consecutive windows.
     Eval(Eval),
-    /// The losses of a run so far, as its checkpoint keeps them.
+    /// Show the loss curve of a run, as recorded in its checkpoint.
     Curve(Curve),
-    /// Let a checkpoint go on with a prompt.
+    /// Generate text from a checkpoint.
     Generate(Generate),
-    /// Answer many at once on a GPU, asked line by line in JSON: what an agent starts.
+    /// Answer many prompts at once on a GPU; reads requests from stdin, one JSON value per line. Started by agents.
     Answer(Answer),
-    /// Make a checkpoint folder out of a .pt or .safetensors file of the public PyTorch code. Nothing in it is run.
+    /// Convert a .pt or .safetensors file of the public PyTorch code into a checkpoint folder. No code in the file is
+    /// run.
     Import(Import),
-    /// Which libtorch was found, which devices it sees, and why not others.
+    /// Show the libtorch in use, the devices it sees, and why others are missing.
     Doctor(Doctor),
-    /// Measure how fast a device trains a fixed small model.
+    /// Measure the training speed of a device with a small fixed model.
     Calibrate(Calibrate),
-    /// Compile the kernels for GPUs, which needs NVRTC but no GPU: whether a run could have them.
+    /// Check that the GPU kernels compile; needs NVRTC but no GPU.
     Kernels(KernelsArgs),
     /// Compare this trainer with others, side by side on this machine.
     #[command(subcommand)]
@@ -87,7 +88,7 @@ pub(crate) struct BenchTrain {
     pub(crate) threads: u32,
     #[command(flatten)]
     pub(crate) python: PythonWish,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
     /// Be one turn, and print its figures as JSON.
@@ -97,7 +98,7 @@ pub(crate) struct BenchTrain {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct KernelsArgs {
-    /// Compute capabilities, 90 for 9.0; without it, five from 8.0 on.
+    /// Compute capabilities, such as 90 for 9.0.
     #[arg(long, value_name = "NUMBER", num_args = 1.., default_values_t = [80, 89, 90, 100, 120])]
     pub(crate) architectures: Vec<u32>,
 }
@@ -152,93 +153,93 @@ impl Contender {
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For a person.
+    /// /// Text for people.
     #[default]
     Text,
-    /// For a program: one JSON value on a line.
+    /// JSON for programs, one value per line.
     Json,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Train {
-    /// Run the order in this file, as the agent does; stdin takes its commands, stdout gives events.
+    /// Run the order in this file, as agents do; commands come from stdin, events go to stdout.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "out"])]
     pub(crate) attempt: Option<PathBuf>,
-    /// Files and folders to learn; folders are read recursively.
+    /// Files and folders to train on; folders are read recursively.
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["attempt", "recipe"])]
     pub(crate) data: Vec<PathBuf>,
-    /// Only files in folders that match this glob; may be given again.
+    /// Of folders, use only the files that match this glob; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
-    /// A ready-made recipe: tiny or seed.
+    /// Preset recipe: tiny or seed.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) preset: Option<String>,
-    /// A recipe in TOML.
+    /// Recipe file in TOML.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub(crate) recipe: Option<PathBuf>,
-    /// One key of the recipe, such as train.steps=500; may be given again.
+    /// Set a recipe key, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// The folder for checkpoints, each in a folder of its own such as step-000000100.
+    /// Folder for checkpoints, each in a subfolder such as step-000000100.
     #[arg(long, value_name = "DIR", required_unless_present = "attempt")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on from this checkpoint, by its own recipe; --set changes it. With more train.steps the learning rate is
-    /// from here on that of a run meant so long from the start.
+    /// Resume from this checkpoint with its own recipe, changed by --set. With more train.steps the learning rate
+    /// follows the schedule of the longer run.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
-    /// Begin at step 0 with the weights of this folder, which needs no more than config.json and model.safetensors, and a
-    /// fresh optimizer; the recipe is --preset, --recipe and --set.
+    /// Start at step 0 with the weights of this checkpoint folder (config.json and model.safetensors) and a fresh
+    /// optimizer; the recipe comes from --preset, --recipe and --set.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub(crate) fine_tune: Option<PathBuf>,
-    /// Where to run.
+    /// /// Device; auto takes the preferred one.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
-    /// Threads for a CPU device; 0: as many as there are cores.
+    /// Threads of a CPU device; 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
-    /// Lines for people on stderr, or events as JSON lines on stdout.
+    /// Progress as text on stderr, or events as JSON lines on stdout.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Eval {
-    /// A folder with at least config.json and model.safetensors.
+    /// Folder with at least config.json and model.safetensors.
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
-    /// Files and folders to measure on.
+    /// Files and folders to evaluate on.
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     pub(crate) data: Vec<PathBuf>,
-    /// Only files in folders that match this glob; may be given again.
+    /// Of folders, use only the files that match this glob; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
-    /// Bytes in a window; without it, the block that the checkpoint was trained on.
+    /// Window size in bytes [default: the checkpoint's training block].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(recipe::TrainSpec::BLOCK_MAX)))]
     pub(crate) block: Option<u32>,
-    /// Where to run.
+    /// /// Device; auto takes the preferred one.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
-    /// Arithmetic.
+    /// /// Arithmetic of the forward pass.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: Precision,
-    /// Threads for a CPU device; 0: as many as there are cores.
+    /// Threads of a CPU device; 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
-    /// Instead, the loss by how far a stream of bytes has come, far beyond the block, with the engine that answers: with
-    /// its default window and without one. On the CPU, one thread.
+    /// Instead, measure the loss by position in a stream far longer than the block, with the inference engine, with
+    /// and without its default window. Runs on one CPU thread.
     #[arg(long, conflicts_with_all = ["device", "threads"])]
     pub(crate) by_position: bool,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Curve {
-    /// A checkpoint folder with its training.json.
+    /// Checkpoint folder with a training.json.
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -253,10 +254,10 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = GENERATE_EXAMPLES)]
 pub(crate) struct Generate {
-    /// A folder with at least config.json and model.safetensors.
+    /// Folder with at least config.json and model.safetensors.
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
-    /// The text to go on with.
+    /// Prompt.
     #[arg(
         long,
         value_name = "TEXT",
@@ -265,42 +266,43 @@ pub(crate) struct Generate {
         allow_hyphen_values = true
     )]
     pub(crate) prompt: Option<String>,
-    /// The bytes to go on with, as hexadecimal digits.
+    /// Prompt bytes as hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     pub(crate) prompt_hex: Option<String>,
-    /// Go on from the session in this file, by its own sampling unless an option says otherwise; the file stays as it is,
-    /// so that it can be gone on from again, another way. Without a prompt it goes on as if never interrupted.
+    /// Continue the session in this file, with its own sampling settings unless options override them. The file is
+    /// not changed, so a session can be continued in several ways. Without a prompt it continues as if never
+    /// interrupted.
     #[arg(long, value_name = "FILE")]
     pub(crate) session: Option<PathBuf>,
-    /// Put the session into this file at the end; the same name as --session moves that one on. It holds the model's
-    /// state, not its weights, and tells of the bytes that made it: only you may read it.
+    /// Save the session to this file at the end; it may be the --session file. A session holds the model's state, not
+    /// its weights. It reveals the text that produced it, so only you may read the file.
     #[arg(long, value_name = "FILE")]
     pub(crate) save_session: Option<PathBuf>,
-    /// How many new bytes.
+    /// Maximum number of new bytes.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) max_bytes: u32,
-    /// Below 1: likelier bytes; above 1: more varied ones.
+    /// Sampling temperature: lower is more predictable, higher more varied [default: 1].
     #[arg(long, value_name = "X")]
     pub(crate) temperature: Option<f64>,
-    /// Choose among the K likeliest bytes only.
+    /// Sample from the K likeliest bytes only [default: all].
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
-    /// Choose among the likeliest that together have this share of the probability: above 0 to 1.
+    /// Sample from the likeliest bytes that together reach this probability, above 0 to 1 [default: all].
     #[arg(long, value_name = "P")]
     pub(crate) top_p: Option<f64>,
-    /// Choose among those with at least this share of the likeliest one's probability: 0 to 1.
+    /// Sample from bytes with at least this share of the top byte's probability, 0 to 1 [default: all].
     #[arg(long, value_name = "P")]
     pub(crate) min_p: Option<f64>,
-    /// Make bytes less likely that are among the last 64: above 1; 1 changes nothing.
+    /// Penalty for bytes that are among the last 64, 1 or more [default: 1, no penalty].
     #[arg(long, value_name = "X")]
     pub(crate) repetition_penalty: Option<f64>,
-    /// End before this text; may be given again.
+    /// Stop before this text; may be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// The same seed gives the same bytes.
+    /// Random seed; the same seed gives the same bytes [default: 0].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// So many answers to the same prompt, by so many seeds from --seed on.
+    /// Number of answers to the prompt, with consecutive seeds from --seed on.
     #[arg(
         long,
         value_name = "N",
@@ -309,68 +311,69 @@ pub(crate) struct Generate {
         conflicts_with_all = ["session", "save_session", "greedy"]
     )]
     pub(crate) samples: u32,
-    /// Where they are made; a GPU, such as cuda:0, makes many in hardly more time than one, each of up to 65,536 bytes
-    /// after a prompt of up to 65,536. With several samples or a GPU, JSON is an object with a list of samples.
+    /// Device that generates. A GPU, such as cuda:0, takes hardly longer for many answers than for one; answers and
+    /// prompts are limited to 65,536 bytes there. With several samples or a GPU, JSON output is an object with a list
+    /// of samples.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with_all = ["session", "save_session"])]
     pub(crate) device: Device,
-    /// Always the likeliest byte; of the above only the repetition penalty and the stop strings then matter.
+    /// Always pick the likeliest byte; only --repetition-penalty and --stop still apply.
     #[arg(long)]
     pub(crate) greedy: bool,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Answer {
-    /// A folder with at least config.json and model.safetensors, of a model whose trained block is known.
+    /// Folder with at least config.json and model.safetensors; the training block must be recorded.
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
-    /// The device; without it, the most preferred one.
+    /// Device; auto takes the preferred one.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: DeviceWish,
-    /// The arithmetic. In f32 it answers as the processor does, up to rounding; in bf16 there is room for twice as many.
+    /// Arithmetic. f32 answers as the processor does, up to rounding; bf16 has room for twice as many answers.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: Precision,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Import {
-    /// What torch.save wrote, {model, config, step} or a state dict alone; or a state dict in safetensors.
+    /// File of torch.save, with {model, config, step} or a bare state dict; or a state dict in safetensors.
     pub(crate) file: PathBuf,
-    /// The checkpoint folder to write; it must be new, or empty.
+    /// Checkpoint folder to write; must be new or empty.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Layers, where the file does not say; weights do not tell, since all layers share them.
+    /// Number of layers, if the file does not record it; the weights cannot tell, as all layers share them.
     #[arg(long, value_name = "N")]
     pub(crate) n_layer: Option<u32>,
-    /// Dropout in training, where the file does not say [default: 0.1, as published].
+    /// Dropout in training, if the file does not record it [default: 0.1, as published].
     #[arg(long, value_name = "SHARE")]
     pub(crate) dropout: Option<f64>,
-    /// The block in bytes that it was trained on: answers then look back no further than that.
+    /// Training block in bytes; answers look back no further [default: as recorded in the file, else unlimited].
     #[arg(long, value_name = "BYTES")]
     pub(crate) block: Option<u32>,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Calibrate {
-    /// Which device.
+    /// /// Device; auto takes the preferred one.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
-    /// Threads for a CPU device; 0: as many as there are cores.
+    /// Threads of a CPU device; 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: u32,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }

@@ -37,7 +37,7 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
     let prompt = match (&args.prompt, &args.prompt_hex) {
         (_, Some(hex)) => HEXLOWER_PERMISSIVE
             .decode(hex.as_bytes())
-            .context("--prompt-hex is not pairs of hexadecimal digits")?,
+            .context("--prompt-hex must be pairs of hexadecimal digits")?,
         (text, None) => text.clone().unwrap_or_default().into_bytes(),
     };
     let params = sampling(args)?;
@@ -78,7 +78,7 @@ pub(crate) fn generate(args: &Generate) -> anyhow::Result<()> {
     }
     anyhow::ensure!(
         !generation.is_broken(),
-        "the answer ends early: the model's weights do not give numbers; choose another checkpoint"
+        "the answer ended early: the model's output is not a number; choose another checkpoint"
     );
     if let Some(file) = &args.save_session {
         generation.session().save(file)?;

@@ -109,8 +109,8 @@ fn eval(args: &args::Eval) -> anyhow::Result<()> {
     let block = args.block.unwrap_or_else(|| {
         if found.trained_block.is_none() {
             eprintln!(
-                "the checkpoint does not name the block it was trained on; taking {}, as the public training code does \
-                 (--block sets another)",
+                "the checkpoint does not record its training block; taking {}, the public code's default \
+                 (set another with --block)",
                 found.block()
             );
         }
@@ -119,8 +119,8 @@ fn eval(args: &args::Eval) -> anyhow::Result<()> {
     let starts = consecutive_starts(0..corpus.len(), u64::from(block));
     anyhow::ensure!(
         !starts.is_empty(),
-        "the data has {} bytes, but one window of {block} bytes and the byte after it need {}; give more data or a \
-         smaller --block",
+        "the data has {} bytes, but one window of {block} bytes and the byte after it need {}; give more \
+         data or a smaller --block",
         corpus.len(),
         u64::from(block) + 1
     );
@@ -132,7 +132,7 @@ fn eval(args: &args::Eval) -> anyhow::Result<()> {
         Model::new(found.config, found.weights, torch, precision, block as usize).map_err(Failure::from)?;
     let evaluation = evaluate(&mut &model, &corpus, &starts, block as usize, || false)
         .map_err(Failure::from)?
-        .ok_or_else(|| anyhow::anyhow!("nothing stops this evaluation"))?;
+        .ok_or_else(|| anyhow::anyhow!("the evaluation was stopped"))?;
     if args.output == Output::Json {
         return print_json(&EvaluationReport::from(evaluation));
     }
@@ -192,7 +192,7 @@ fn doctor(output: Output) -> anyhow::Result<()> {
         return print_json(&report);
     }
     let folder =
-        report.libtorch_folder.map_or_else(|| "a folder unknown".into(), |f| f.display().to_string());
+        report.libtorch_folder.map_or_else(|| "an unknown folder".into(), |f| f.display().to_string());
     print(&format!("hatchery-trainer {}\nlibtorch {} from {folder}", report.trainer, report.libtorch))?;
     for found in report.devices {
         let memory = if found.memory_bytes == 0 {
@@ -232,7 +232,7 @@ fn measure(args: &args::Calibrate) -> anyhow::Result<()> {
     match args.output {
         Output::Json => print_json(&calibration),
         Output::Text => print(&format!(
-            "{}: {:.2} steps/s of the preset tiny, {:.1} GFLOP/s",
+            "{}: {:.2} steps/s on preset tiny, {:.1} GFLOP/s",
             calibration.device,
             calibration.steps_per_sec,
             calibration.flops_per_sec / 1e9

@@ -167,5 +167,5 @@ impl Question<'_> {
 }
 
 fn broken<T>() -> anyhow::Result<T> {
-    bail!("the answers end early: the model's weights do not give numbers; choose another checkpoint")
+    bail!("the answers ended early: the model's output is not a number; choose another checkpoint")
 }

@@ -69,7 +69,7 @@ fn by_hand(args: Train) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let out = args.out.context("--out names no folder")?;
+    let out = args.out.context("--out is missing")?;
     if args.resume.is_none() {
         refuse_old_checkpoints(&out)?;
     }
@@ -121,7 +121,7 @@ fn refuse_old_checkpoints(out: &Path) -> anyhow::Result<()> {
     let old = entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(is_checkpoint));
     ensure!(
         !old,
-        "{} holds checkpoints of another run; choose another --out, or go on from one of them with --resume",
+        "{} holds checkpoints of another run; choose another --out, or resume one of them with --resume",
         out.display()
     );
     Ok(())
