@@ -164,7 +164,7 @@ impl Agent {
             }
         }
         self.leaving = true;
-        tracing::info!("leaving: trainers write their last checkpoints");
+        tracing::info!("shutting down: trainers write their last checkpoints");
         let settled = async {
             self.act();
             while !self.attempts.all_over() {
@@ -173,7 +173,7 @@ impl Agent {
             }
         };
         if timeout(LEAVE_WITHIN.saturating_sub(KILLED_WITHIN), settled).await.is_err() {
-            tracing::warn!("not everything could be delivered in time; the rest stays here");
+            tracing::warn!("not all checkpoints could be delivered in time; the rest stay on this machine");
             // The goodbye lets others take over, so nothing may run here any more when it is said (invariant I6).
             self.attempts.kill_all();
             let gone = async {
@@ -184,7 +184,8 @@ impl Agent {
             };
             if timeout(KILLED_WITHIN, gone).await.is_err() {
                 tracing::error!(
-                    "a trainer does not end though it was killed; no goodbye is said, the lease ends it"
+                    "a trainer does not exit although it was killed; the coordinator ends it when its \
+                     lease expires"
                 );
                 return;
             }
@@ -420,7 +421,7 @@ impl Agent {
             }
         };
         if timeout(GOODBYE_WITHIN, said).await.is_err() {
-            tracing::warn!("the coordinator did not hear the goodbye; it will notice by the lease");
+            tracing::warn!("the coordinator did not acknowledge the shutdown; leases will expire");
         }
     }
 }

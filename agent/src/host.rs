@@ -87,7 +87,7 @@ impl Platform for Host {
         if let Some(attempt) = order.parent()
             && let Err(error) = orphan::note(attempt, process.id())
         {
-            tracing::warn!(%error, "cannot note the trainer's process; an agent that crashes will not find it again");
+            tracing::warn!(%error, "cannot record the trainer's process; after a crash the agent would not find it");
         }
         Ok(Box::new(process))
     }

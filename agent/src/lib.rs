@@ -93,7 +93,7 @@ const ATTEMPTS_FOLDER: &str = "attempts";
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// A setting is wrong.
-    #[error("the agent's setting {0}")]
+    #[error("invalid agent setting: {0}")]
     Settings(#[from] FieldError),
     /// The state folder is in use, or cannot be used.
     #[error(transparent)]

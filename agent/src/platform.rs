@@ -40,7 +40,7 @@ pub trait Platform: Debug + Send + Sync {
 
     /// Begins to listen for other nodes. Where that cannot be, this node serves nobody.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        let problem = format!("nobody can listen on {address} here");
+        let problem = format!("cannot listen on {address} here");
         async { Err(io::Error::new(io::ErrorKind::Unsupported, problem)) }.boxed()
     }
 
@@ -70,7 +70,7 @@ pub trait Platform: Debug + Send + Sync {
     /// Starts a process that answers from the checkpoint in a folder on a device. Where there is none, the processor answers
     /// alone.
     fn start_answerer(&self, checkpoint: &Path, device: Device) -> io::Result<AnswererProcess> {
-        let problem = format!("nothing can answer on {device} here from {}", checkpoint.display());
+        let problem = format!("cannot answer on {device} here from {}", checkpoint.display());
         Err(io::Error::new(io::ErrorKind::Unsupported, problem))
     }
 

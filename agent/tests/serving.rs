@@ -222,7 +222,7 @@ async fn weights_that_have_no_place_in_bf16_go_out_whole() {
     let (coordinator, mut maker, manifest) = with_checkpoint("spoil\ncheckpoint 10").await;
     assert!(manifest.files.iter().map(|file| file.name.as_str()).eq(CheckpointManifest::FILES));
     let output = String::from_utf8(coordinator.notes().output.clone()).unwrap();
-    assert!(output.contains("goes out whole, not in bf16") && output.contains("is NaN"), "{output}");
+    assert!(output.contains("is replicated in full, not in bf16") && output.contains("is NaN"), "{output}");
     maker.start(&coordinator);
     coordinator.assign(|assignment| assignment.checkpoints = vec![manifest.id()]);
     let told = |notes: &Notes| matches!(notes.replica(manifest.id()), Some(ReplicaState::Failed { .. }));

@@ -160,7 +160,7 @@ impl Attempt {
         delivery.add_unannounced(&self.checkpoints());
         delivery.close();
         if delivering.await.is_err() {
-            tracing::error!(job = %self.assigned.job, "the delivery of checkpoints broke off");
+            tracing::error!(job = %self.assigned.job, "the delivery of checkpoints failed");
         }
         let failed = matches!(ending, Ending::Failed { .. });
         let last_output = if failed { self.log.tail(LAST_OUTPUT_BYTES_MAX) } else { String::new() };
@@ -216,15 +216,15 @@ impl Attempt {
                 Ok(supplies) => return Ok(supplies),
                 Err(error) => {
                     if let Some(cause) = error.cause() {
-                        return Err(failed(cause, format!("what it needs cannot be had: {error}")));
+                        return Err(failed(cause, format!("cannot fetch its inputs: {error}")));
                     }
                     if !error.is_lost_blob() {
                         lost_since = None;
                     } else if lost_since.get_or_insert_with(Instant::now).elapsed() >= LOST_BLOB_WITHIN {
-                        let message = format!("the coordinator has lost what it needs: {error}");
+                        let message = format!("the coordinator has lost its inputs: {error}");
                         return Err(failed(FailureCause::Unavailable, message));
                     }
-                    tracing::warn!(job = %self.assigned.job.short(), %error, "an attempt waits for what it needs");
+                    tracing::warn!(job = %self.assigned.job.short(), %error, "an attempt waits for its inputs");
                 }
             }
             retries.wait().await;
@@ -264,7 +264,7 @@ impl Attempt {
             match self.resume(checkpoint, &told).await {
                 // Others may have taken its place meanwhile, and it is kept no longer.
                 Err(FetchError::Call(CallError::NotFound(why))) => {
-                    tracing::warn!(job = %self.assigned.job.short(), why, "what it committed is gone: it goes on from what it was assigned");
+                    tracing::warn!(job = %self.assigned.job.short(), why, "its committed checkpoint is missing; resuming from the assigned one");
                 }
                 other => return other,
             }
@@ -303,7 +303,7 @@ impl Attempt {
             let text =
                 serde_json::to_vec(&Committed { checkpoint, step }).expect("two numbers are always JSON");
             if let Err(error) = durable::write_atomically(&path, &text) {
-                tracing::warn!(%error, "cannot note which checkpoint was committed");
+                tracing::warn!(%error, "cannot record the committed checkpoint");
             }
             // Only if it is told is the checkpoint kept from being dropped; it could be fetched again.
             let _full = updates.try_send((key, AttemptUpdate::Uses(checkpoint)));
@@ -384,7 +384,7 @@ impl Attempt {
                 };
                 let slower = slower_because.map_or_else(String::new, |why| {
                     let start = &why[..why.floor_char_boundary(REASON_BYTES_MAX)];
-                    format!("; slower than it could be: {start}")
+                    format!("; slower than possible: {start}")
                 });
                 self.tell(AttemptUpdate::Running(format!("{device}, {precision}{slower}"))).await;
             }
@@ -402,7 +402,7 @@ impl Attempt {
                 if folder.parent() == Some(&self.checkpoints()) {
                     delivery.add(Finished { folder, step, metrics });
                 } else {
-                    tracing::warn!(folder = %folder.display(), "a trainer named a checkpoint outside its folder");
+                    tracing::warn!(folder = %folder.display(), "a trainer reported a checkpoint outside its folder");
                 }
             }
             // What these say stands in the checkpoints too.
@@ -448,9 +448,10 @@ fn ending_of(said: Option<Ending>, status: ExitStatus, orders: Orders) -> Ending
         Some(Ending::Stopped) if orders.stop.is_some() => stopped_ending(orders),
         Some(said) => said,
         None if orders.kill || orders.stop.is_some() => stopped_ending(orders),
-        None => {
-            failed(FailureCause::Crashed, format!("the trainer ended without a word: {}", in_words(status)))
-        }
+        None => failed(
+            FailureCause::Crashed,
+            format!("the trainer exited without a report: {}", in_words(status)),
+        ),
     }
 }
 
@@ -466,7 +467,7 @@ fn in_words(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
-        (None, Some(9)) => "killed by signal 9, as a system does that runs out of memory".to_owned(),
+        (None, Some(9)) => "killed by signal 9, probably because the system ran out of memory".to_owned(),
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => status.to_string(),
     }

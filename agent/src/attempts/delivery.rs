@@ -128,7 +128,7 @@ impl Queue {
 
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
-    #[error("it is not wanted: {0}")]
+    #[error("it was declined: {0}")]
     Declined(String),
     #[error("the coordinator: {0}")]
     Call(#[from] CallError),
@@ -180,7 +180,7 @@ impl Delivery {
         };
         for finished in superseded {
             self.tell(&format!(
-                "there is room for no more: the checkpoint of step {} that waits gives way to a newer one",
+                "no space for more: the waiting checkpoint of step {} is dropped for a newer one",
                 finished.step
             ));
             self.remove(&finished);
@@ -235,13 +235,13 @@ impl Delivery {
                     return Some(id);
                 }
                 Err(DeliverError::Declined(why) | DeliverError::Call(CallError::NotFound(why))) => {
-                    self.tell(&format!("the coordinator does not want the checkpoint of step {step}: {why}"));
+                    self.tell(&format!("the coordinator declined the checkpoint of step {step}: {why}"));
                     return None;
                 }
                 Err(DeliverError::Call(CallError::Refused(why))) => {
                     refusals += 1;
                     if refusals == REFUSALS_MAX {
-                        self.tell(&format!("the coordinator refuses the checkpoint of step {step}: {why}"));
+                        self.tell(&format!("the coordinator refused the checkpoint of step {step}: {why}"));
                         return None;
                     }
                 }
@@ -249,7 +249,7 @@ impl Delivery {
                     let reason = error.to_string();
                     // Once for each reason: this goes on for as long as it takes.
                     if reason != complaint {
-                        self.tell(&format!("the checkpoint of step {step} waits: {reason}"));
+                        self.tell(&format!("the checkpoint of step {step} is waiting: {reason}"));
                         complaint = reason;
                     }
                 }
@@ -262,7 +262,7 @@ impl Delivery {
     fn tell(&self, what: &str) {
         tracing::warn!(job = %self.attempt.job.short(), epoch = %self.attempt.epoch, "{what}");
         if let Err(error) = self.log.append(format!("[agent] {what}\n").as_bytes()) {
-            tracing::warn!(%error, "the attempt's output cannot be added to");
+            tracing::warn!(%error, "cannot append to the attempt's log");
         }
     }
 
@@ -283,7 +283,7 @@ impl Delivery {
         match self.self_tester.run(load).await {
             Ok(answered) => Some(answered.self_test),
             Err(why) => {
-                self.tell(&format!("the checkpoint of step {} does not answer: {why}", finished.step));
+                self.tell(&format!("the checkpoint of step {} fails to answer: {why}", finished.step));
                 None
             }
         }
@@ -310,7 +310,7 @@ impl Delivery {
             }
             Err(ServingError::Load(error)) => {
                 self.tell(&format!(
-                    "the checkpoint of step {} goes out whole, not in bf16: {error}",
+                    "the checkpoint of step {} is replicated in full, not in bf16: {error}",
                     finished.step
                 ));
                 Ok(None)
@@ -351,7 +351,7 @@ impl Delivery {
         if kept.as_ref() != Some(&finished.folder)
             && let Err(error) = remove_folder(&finished.folder)
         {
-            tracing::warn!(%error, "a delivered checkpoint's folder cannot be removed");
+            tracing::warn!(%error, "cannot remove the folder of a delivered checkpoint");
         }
     }
 }

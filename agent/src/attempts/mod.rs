@@ -144,7 +144,7 @@ impl Attempts {
         if !assigned.stop
             && let Err(error) = Attempt::write_assigned(&folder, &assigned)
         {
-            tracing::warn!(%error, "what an attempt was assigned cannot be noted");
+            tracing::warn!(%error, "cannot record an attempt's assignment");
         }
         match log {
             Ok(log) => {
@@ -163,7 +163,7 @@ impl Attempts {
                 known.work = Some(Work { orders, task, output: Output::new(log) });
             }
             Err(error) => {
-                let message = format!("the attempt's folder cannot be used: {error}");
+                let message = format!("cannot use the attempt's folder: {error}");
                 let ending = Ending::Failed { cause: FailureCause::Storage, message };
                 known.apply(AttemptUpdate::Ended { ending, last_output: String::new() });
             }
@@ -184,7 +184,7 @@ impl Attempts {
     /// Tells one to write a checkpoint and stop.
     pub(crate) fn stop(&mut self, key: AttemptKey, reason: StopReason, now: BootTime) {
         if let Some(known) = self.known.get_mut(&key) {
-            tracing::info!(job = %key.job.short(), ?reason, "an attempt is told to stop");
+            tracing::info!(job = %key.job.short(), ?reason, "stopping an attempt");
             known.phase = LocalPhase::Stopping { since: now };
             known.report.phase = AttemptPhase::Stopping;
             known.order(|orders| orders.stop = Some(reason));
@@ -214,7 +214,7 @@ impl Attempts {
                 let _ended = work.task.await;
             }
             if let Err(error) = blocking(move || remove_folder(&folder)).await {
-                tracing::warn!(%error, "an attempt's folder cannot be removed");
+                tracing::warn!(%error, "cannot remove an attempt's folder");
             }
         });
     }
@@ -334,7 +334,7 @@ impl Known {
                 self.phase = LocalPhase::Delivering;
             }
             AttemptUpdate::Ended { ending, last_output } => {
-                tracing::info!(job = %report.job.short(), ?ending, "an attempt has ended");
+                tracing::info!(job = %report.job.short(), ?ending, "attempt ended");
                 report.phase = AttemptPhase::Ended { ending, last_output };
                 self.phase = LocalPhase::Ended;
             }
@@ -349,7 +349,7 @@ async fn run_guarded(key: AttemptKey, attempt: Attempt, updates: mpsc::Sender<(A
     if let Err(error) = work.await {
         let ending = Ending::Failed {
             cause: FailureCause::Crashed,
-            message: format!("a fault of the agent: {error}"),
+            message: format!("internal error of the agent: {error}"),
         };
         // Nobody listens any more only when the agent ends.
         let _nobody = updates.send((key, AttemptUpdate::Ended { ending, last_output: String::new() })).await;

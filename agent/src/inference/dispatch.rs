@@ -170,7 +170,7 @@ impl DispatchQueue {
         let secs_right = pace.iter().all(|pace| pace.secs_per_step.is_finite() && pace.secs_per_step > 0.0);
         let is_rising = pace.is_sorted_by(|before, after| before.sequences < after.sequences);
         if sequences_max == 0 || pace.is_empty() || !secs_right || !is_rising {
-            return Err(format!("its figures make no sense: {sequences_max} answers at once, {pace:?}"));
+            return Err(format!("it reports implausible figures: {sequences_max} answers at once, {pace:?}"));
         }
         self.change(|state| {
             state.known = Some((key, pace.clone(), sequences_max));
@@ -200,9 +200,9 @@ impl DispatchQueue {
                     return Ok(());
                 };
                 let left_bytes = making.left_bytes.checked_sub(bytes.len());
-                making.left_bytes = left_bytes.ok_or("it makes more bytes than it was asked for")?;
+                making.left_bytes = left_bytes.ok_or("it generated more bytes than requested")?;
                 if bytes.is_empty() {
-                    return Err("it tells of no bytes".to_owned());
+                    return Err("it reported an empty answer".to_owned());
                 }
                 // With less to read before it, the GPU may be the better place for somebody else.
                 let has_read = std::mem::take(&mut making.unread_bytes) > 0;
@@ -215,15 +215,15 @@ impl DispatchQueue {
             AnswererEvent::Finished { request, finish_reason } => {
                 let Some(making) = self.change(|state| state.take_away(request)) else { return Ok(()) };
                 if finish_reason == FinishReason::MaxBytes && making.left_bytes > 0 {
-                    return Err(format!("it ends an answer {} bytes before its end", making.left_bytes));
+                    return Err(format!("it ended an answer {} bytes early", making.left_bytes));
                 }
                 making.tell(Part::Finished(finish_reason));
             }
             AnswererEvent::Failed { request, why } => {
-                tracing::info!(%request, why, "an answer cannot be made on the GPU");
+                tracing::info!(%request, why, "the GPU cannot generate an answer");
                 self.change(|state| state.take_away(request));
             }
-            AnswererEvent::Ready { .. } => return Err("it says twice that it is ready".to_owned()),
+            AnswererEvent::Ready { .. } => return Err("it reported ready twice".to_owned()),
         }
         Ok(())
     }

@@ -130,7 +130,7 @@ impl Inference {
         tokio::spawn(async move {
             let last = if busy {
                 let why = format!(
-                    "this node is busy: {REQUESTS_MAX} requests wait already; try again, or another node"
+                    "this node is busy with {REQUESTS_MAX} waiting requests; try again, or another node"
                 );
                 Err(Broken::Failed(why))
             } else {
@@ -191,7 +191,7 @@ impl Inference {
                         // The ticket goes along: the processor is at work until the thread is done, or it moves.
                         inference.make_here(answer, &served, &ticket, &listener)
                     });
-                    let failed = |error| Err(Broken::Failed(format!("a fault of the agent: {error}")));
+                    let failed = |error| Err(Broken::Failed(format!("internal error of the agent: {error}")));
                     match making.await.unwrap_or_else(failed)? {
                         Made::Whole(finished) => return Ok(finished),
                         Made::Moved(rest, gpu) => (answer, moved) = (*rest, Some(gpu)),
@@ -378,7 +378,7 @@ impl Answer {
             }
         }
         if generation.is_broken() {
-            let why = "the model's figures are no numbers any more; its training went wrong";
+            let why = "the model's output is not a number; its training has diverged";
             return Err(Broken::Failed(why.to_owned()));
         }
         if !chunk.is_empty() {

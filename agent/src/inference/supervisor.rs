@@ -126,9 +126,9 @@ impl Supervisor {
                 End::Failed(why) => {
                     let pause = self.pauses.failed(served.key);
                     tracing::warn!(%checkpoint, %device, pause_secs = pause.as_secs(),
-                        "answers are made on the processor alone for now: {why}");
+                        "answers are generated on the processor only for now: {why}");
                 }
-                end => tracing::info!(%checkpoint, %device, ?end, "no more answers on the GPU"),
+                end => tracing::info!(%checkpoint, %device, ?end, "stopped answering on the GPU"),
             }
         }
     }
@@ -157,10 +157,10 @@ impl Supervisor {
     async fn serve(&mut self, served: &Served, gpu: GpuGuard) -> End {
         let mut process = match (self.start)(&served.folder, gpu.device) {
             Ok(process) => process,
-            Err(error) => return End::Failed(format!("the process cannot be started: {error}")),
+            Err(error) => return End::Failed(format!("cannot start the process: {error}")),
         };
         tracing::info!(checkpoint = %served.key.0.short(), device = %gpu.device, process = process.id(),
-            "a process for answers is started: many wait");
+            "starting a process for answers: many are waiting");
         let end = self.attend(served, &gpu, &mut process).await;
         // Who was answered goes on on the processor at once.
         self.queue.close();
@@ -192,7 +192,7 @@ impl Supervisor {
                 _ = queue.changed() => continue,
                 () = sleep_until(since + limit) => return match (is_ready, is_busy) {
                     (true, false) => End::Idle,
-                    (true, true) => failed(process, &format!("it said nothing for {} s", limit.as_secs())),
+                    (true, true) => failed(process, &format!("it did not report for {} s", limit.as_secs())),
                     (false, _) => failed(process, &format!("it was not ready within {} s", limit.as_secs())),
                 },
             };
@@ -200,7 +200,7 @@ impl Supervisor {
                 Heard::Exited(status) => Err(in_words(status)),
                 Heard::Event(AnswererEvent::Ready { sequences_max, pace, .. }) if !is_ready => {
                     is_ready = true;
-                    tracing::info!(sequences_max, ?pace, "answers can be made on the GPU");
+                    tracing::info!(sequences_max, ?pace, "answering on the GPU");
                     let commands = process.commands().clone();
                     self.queue.open(served.key, gpu.device, sequences_max, pace, commands)
                 }
@@ -230,17 +230,18 @@ async fn clear(process: AnswererProcess, gpu: GpuGuard) {
     });
     if timeout(GONE_WITHIN, ending).await.is_err() {
         tracing::error!(process = id, %device,
-            "a process that answered does not end though it was killed; until it does its GPU answers nothing");
+            "an answering process does not exit although it was killed; its GPU answers nothing until it \
+             does");
     }
 }
 
 fn in_words(status: ExitStatus) -> String {
-    format!("it ended by itself ({status})")
+    format!("it exited unexpectedly ({status})")
 }
 
 fn failed(process: &AnswererProcess, why: &str) -> End {
     let last_line = process.last_line();
-    let said = if last_line.is_empty() { String::new() } else { format!("; its last words: {last_line}") };
+    let said = if last_line.is_empty() { String::new() } else { format!("; its last line: {last_line}") };
     End::Failed(format!("the process failed: {why}{said}"))
 }
 

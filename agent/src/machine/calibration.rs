@@ -171,13 +171,13 @@ impl Calibrator {
             Ok(calibration) => {
                 tracing::info!(%device, steps_per_sec = calibration.steps_per_sec, "device measured");
                 if let Err(error) = self.cache.keep(inventory, calibration) {
-                    tracing::warn!(%error, "a measurement cannot be kept; it is made again next time");
+                    tracing::warn!(%error, "cannot save a measurement; it is repeated next time");
                 }
                 self.cache.fill(inventory);
                 true
             }
             Err(error) => {
-                tracing::warn!(%device, %error, "the device cannot be measured");
+                tracing::warn!(%device, %error, "cannot measure the device");
                 self.given_up.insert(device);
                 false
             }

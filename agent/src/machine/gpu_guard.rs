@@ -49,7 +49,7 @@ impl Gpus {
         let mut table = self.0.subscribe();
         let gone = table.wait_for(|table| !table.taken.contains(&device));
         if timeout(VACATED_WITHIN, gone).await.is_err() {
-            tracing::warn!(%device, "the process that answered does not end though it was killed");
+            tracing::warn!(%device, "the answering process does not exit although it was killed");
         }
     }
 

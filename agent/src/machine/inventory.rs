@@ -78,9 +78,9 @@ fn with_devices(
         }
         Err(error) => {
             let gpus = nvidia.gpus.iter();
-            inventory.notes.extend(
-                gpus.map(|gpu| format!("{}: {} waits for a trainer", Device::cuda(gpu.index), gpu.name)),
-            );
+            inventory
+                .notes
+                .extend(gpus.map(|gpu| format!("{}: {} needs a trainer", Device::cuda(gpu.index), gpu.name)));
             inventory.trainer = TrainerState::Missing { why: error.to_string() };
         }
     }
@@ -91,7 +91,7 @@ fn with_devices(
 fn of_two_versions(agent: &str, trainer: &str) -> Option<String> {
     (agent != trainer).then(|| {
         format!(
-            "hatchery is of version {agent} and hatchery-trainer of {trainer}: install both of one release"
+            "hatchery has version {agent}, but hatchery-trainer {trainer}: install both from the same release"
         )
     })
 }
@@ -199,6 +199,6 @@ mod tests {
         assert!(
             matches!(&missing.trainer, TrainerState::Missing { why } if why.contains("HATCHERY_TRAINER"))
         );
-        assert_eq!(missing.notes, ["cuda:0: RTX waits for a trainer"]);
+        assert_eq!(missing.notes, ["cuda:0: RTX needs a trainer"]);
     }
 }

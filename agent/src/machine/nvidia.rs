@@ -151,7 +151,7 @@ fn library() -> &'static Result<Nvml, NvmlError> {
 }
 
 fn in_words(error: &NvmlError) -> String {
-    format!("the NVIDIA driver does not answer: {error}")
+    format!("the NVIDIA driver does not respond: {error}")
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl Server {
                 // There is a newer certificate.
                 Ok(()) => {}
                 Err(problem) => {
-                    tracing::warn!(%address, problem, "cannot serve other nodes; they fetch from elsewhere");
+                    tracing::warn!(%address, problem, "cannot serve peers; they fetch from other nodes");
                     self.reach.send_replace(PeerReach::default());
                     // Or until there is a new certificate: either way it is tried again.
                     let _either = timeout(LISTEN_AGAIN, self.credentials.changed()).await;
@@ -69,13 +69,13 @@ impl Server {
         let config = tls::server_config(&credentials.certificate(), &credentials.authority_pem)
             .map_err(|error| error.to_string())?;
         let reach = self.reach_of(bound, credentials).await;
-        tracing::info!(port = bound.port(), addresses = ?reach.addresses, "serving blobs to other nodes");
+        tracing::info!(port = bound.port(), addresses = ?reach.addresses, "serving blobs to peers");
         self.reach.send_replace(reach);
         let server = server_builder()
             .add_service(services::peers(self.service.clone()))
             .serve_with_incoming(TlsIncoming::new(listener, config));
         tokio::select! {
-            ended = server => Err(ended.err().map_or("it ended by itself".to_owned(), |error| error.to_string())),
+            ended = server => Err(ended.err().map_or("it stopped unexpectedly".to_owned(), |error| error.to_string())),
             Ok(()) = self.credentials.changed() => Ok(()),
         }
     }

@@ -42,12 +42,12 @@ impl Active {
         let read = durable::read_limited(&path, ACTIVE_BYTES_MAX);
         let durable = match read {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(%error, file = %path.display(), "this is not what was active; it is made anew");
+                tracing::warn!(%error, file = %path.display(), "the link to the active checkpoint is wrong; replacing it");
                 Choices::new()
             }),
             Err(error) => {
                 if !error.is_missing() {
-                    tracing::warn!(%error, "what was active cannot be read; it is made anew");
+                    tracing::warn!(%error, "cannot read the active checkpoints; recreating the record");
                 }
                 Choices::new()
             }
@@ -99,7 +99,7 @@ impl Active {
                 true
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "what is to be active cannot be written down; the old one stays active");
+                tracing::warn!(%error, "cannot record the active checkpoint; the previous one stays active");
                 self.not_before = now + RETRY_EVERY;
                 false
             }

@@ -136,7 +136,7 @@ impl Corpora {
         corpora.sort();
         for (_, path) in corpora.iter().rev().skip(KEPT_MAX) {
             if let Err(error) = remove_file(&digest_path(path)).and_then(|()| remove_file(path)) {
-                tracing::warn!(%error, "an old corpus cannot be removed");
+                tracing::warn!(%error, "cannot remove an old corpus");
             }
         }
     }
@@ -158,7 +158,7 @@ fn is_intact(path: &Path) -> bool {
     let hashed = File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
     let intact = hashed.is_ok() && hasher.finalize().to_hex().as_bytes() == written;
     if !intact {
-        tracing::warn!(corpus = %path.display(), "a corpus is damaged here; it is fetched again");
+        tracing::warn!(corpus = %path.display(), "a corpus is damaged; fetching it again");
     }
     intact
 }
@@ -168,7 +168,7 @@ fn touch(path: &Path) {
     let touched =
         File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
     if let Err(error) = touched {
-        tracing::debug!(%error, corpus = %path.display(), "cannot note that a corpus is in use");
+        tracing::debug!(%error, corpus = %path.display(), "cannot record that a corpus is in use");
     }
 }
 

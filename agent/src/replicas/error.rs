@@ -15,9 +15,9 @@ pub(crate) enum FetchError {
     Transfer(#[from] TransferError),
     #[error(transparent)]
     Store(#[from] CheckpointStoreError),
-    #[error("the coordinator's description is wrong: {0}")]
+    #[error("the coordinator's manifest is invalid: {0}")]
     Description(#[from] FieldError),
-    #[error("the corpus cannot be put together: {0}")]
+    #[error("cannot assemble the corpus: {0}")]
     Corpus(#[from] CorpusError),
     #[error(transparent)]
     Swarm(#[from] SwarmError),
@@ -65,6 +65,6 @@ pub(crate) enum CorpusError {
     Blob(#[from] BlobError),
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("it has {found} bytes, but its description says {expected}")]
+    #[error("it has {found} bytes, but its manifest says {expected}")]
     Length { found: u64, expected: u64 },
 }

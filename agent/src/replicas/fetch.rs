@@ -118,7 +118,7 @@ impl Fetcher {
             Ok(()) => Ok(()),
             Err(error @ (SwarmError::Blob(_) | SwarmError::Size { .. })) => Err(error.into()),
             Err(error) => {
-                tracing::warn!(blob = %blob.short(), %error, "it is fetched from the coordinator instead");
+                tracing::warn!(blob = %blob.short(), %error, "fetching from the coordinator instead");
                 // What has come counts once.
                 let mut known_bytes = told_bytes;
                 let on_more = |more_bytes: u64| {

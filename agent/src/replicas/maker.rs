@@ -54,10 +54,10 @@ impl ReplicaMaker {
             Ok((_, source)) => source,
             // It is kept no longer; here it answers until something else does.
             Err(CallError::NotFound(_)) => None,
-            Err(error) => return Err(format!("what it is to answer cannot be had: {error}")),
+            Err(error) => return Err(format!("cannot fetch the self-test's reference: {error}")),
         };
         loop {
-            let (folder, form) = self.fetcher.store().folder(id).ok_or("it was dropped in the meantime")?;
+            let (folder, form) = self.fetcher.store().folder(id).ok_or("it was removed in the meantime")?;
             let models = Arc::clone(&self.models);
             let load = move || {
                 models.get((id, form), &folder).map(|(model, _)| model).map_err(|error| error.to_string())

@@ -139,7 +139,7 @@ impl Replicas {
             if matches!(known.phase, CheckpointPhase::Ready | CheckpointPhase::Held) && !here.contains(id) {
                 known.phase = CheckpointPhase::Failed { retry_at: now };
                 known.state =
-                    Some(ReplicaState::Failed { why: "it was damaged here; it is fetched again".into() });
+                    Some(ReplicaState::Failed { why: "it was damaged here; fetching it again".into() });
             }
         }
         let local = self.known.iter().map(|(id, known)| LocalCheckpoint {
@@ -193,7 +193,7 @@ impl Replicas {
                 }
                 maker.models.forget(id);
                 if let Err(error) = remove(maker.fetcher.store(), id).await {
-                    tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint cannot be removed");
+                    tracing::warn!(checkpoint = %id.short(), %error, "cannot remove a checkpoint");
                 }
             });
             self.dropping.push((id, AbortOnDropHandle::new(removal)));
@@ -238,12 +238,12 @@ impl Replicas {
     pub(crate) fn discard_unfinished(&self) {
         let store = self.maker.fetcher.store();
         if let Err(error) = store.discard_given_up() {
-            tracing::warn!(%error, "what was begun of a checkpoint cannot be removed");
+            tracing::warn!(%error, "cannot remove a partial checkpoint");
         }
         let blobs = store.blobs();
         for partial in blobs.partials() {
             if let Err(error) = blobs.discard_partial(partial.id) {
-                tracing::warn!(%error, "an unfinished transfer cannot be removed");
+                tracing::warn!(%error, "cannot remove an unfinished transfer");
             }
         }
     }

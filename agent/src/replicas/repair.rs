@@ -38,7 +38,7 @@ pub(crate) async fn run(fetcher: Fetcher, mut wished: watch::Receiver<BTreeSet<C
 pub(crate) async fn after_fetch(fetcher: Fetcher, id: CheckpointId) {
     let clients = fetcher.coordinator().clients().await;
     if let Err(error) = repair(&fetcher, &clients, id).await {
-        tracing::debug!(checkpoint = %id.short(), %error, "cannot see what the coordinator lacks");
+        tracing::debug!(checkpoint = %id.short(), %error, "cannot tell which blobs the coordinator lacks");
     }
 }
 
@@ -53,7 +53,7 @@ async fn repair_all(
     for id in new {
         if let Err(error) = repair(fetcher, clients, id).await {
             forget_damaged(fetcher, &error).await;
-            tracing::debug!(checkpoint = %id.short(), %error, "cannot see what the coordinator lacks");
+            tracing::debug!(checkpoint = %id.short(), %error, "cannot tell which blobs the coordinator lacks");
             return false;
         }
         asked.insert(id);
@@ -66,7 +66,7 @@ async fn forget_damaged(fetcher: &Fetcher, error: &TransferError) {
     let TransferError::Blob(BlobError::Corrupt { id: blob, .. }) = error else { return };
     let (store, blob) = (fetcher.store().clone(), *blob);
     if let Err(error) = blocking(move || store.forget_all_with(blob)).await {
-        tracing::warn!(%error, "a damaged checkpoint cannot be removed");
+        tracing::warn!(%error, "cannot remove a damaged checkpoint");
     }
 }
 
@@ -79,7 +79,7 @@ async fn repair(fetcher: &Fetcher, clients: &Clients, id: CheckpointId) -> Resul
     let _pins = fetcher.store().pin(blobs.clone());
     let missing = clients.blobs.missing(&blobs).await?;
     if !missing.is_empty() {
-        tracing::info!(checkpoint = %id.short(), blobs = missing.len(), "the coordinator lacks blobs; they are sent again");
+        tracing::info!(checkpoint = %id.short(), blobs = missing.len(), "the coordinator lacks blobs; sending them again");
         clients.blobs.put(&missing, fetcher.store().blobs(), |_| {}).await?;
     }
     Ok(())

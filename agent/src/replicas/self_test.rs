@@ -55,7 +55,7 @@ fn answer(model: Arc<Model>) -> Result<Answered, String> {
         let Some(byte) = session.next_byte() else {
             let answered = answered.self_test.answer.len();
             return Err(format!(
-                "its self-test broke off after {answered} bytes: its weights give no numbers"
+                "its self-test failed after {answered} bytes: the model's output is not a number"
             ));
         };
         // The engine has not seen the byte yet, so its figures are those that the byte was chosen by.

@@ -92,7 +92,7 @@ impl CheckpointStore {
                     store.state().held.insert(held.manifest.id(), held);
                 }
                 _ => {
-                    tracing::warn!(folder = %path.display(), "this is no complete checkpoint; it is removed");
+                    tracing::warn!(folder = %path.display(), "removing an incomplete checkpoint");
                     remove_folder(&path)?;
                 }
             }
@@ -264,7 +264,7 @@ impl CheckpointStore {
         let Some(held) = self.state().held.get(&id).cloned() else { return Ok(()) };
         for (name, file) in held.files() {
             if let Err(error) = self.verify_file(file, &self.path(id).join(name)) {
-                tracing::warn!(checkpoint = %id.short(), %error, "a checkpoint is damaged here; it is removed");
+                tracing::warn!(checkpoint = %id.short(), %error, "removing a damaged checkpoint");
                 self.forget(id)?;
                 return Err(error);
             }
@@ -280,7 +280,7 @@ impl CheckpointStore {
         let blob = inode(blob.metadata().map_err(|error| FileError::new("look at", path, error))?);
         let found = inode(path.metadata().map_err(|error| FileError::new("look at", path, error))?);
         if found != blob && PieceManifest::of_file(path)?.id() != file.blob {
-            tracing::warn!(file = %path.display(), "this is not what it should be; it is replaced");
+            tracing::warn!(file = %path.display(), "replacing a file with wrong contents");
             self.blobs.link_or_copy_to(file.blob, path)?;
         }
         Ok(())
@@ -329,7 +329,7 @@ impl CheckpointStore {
         if gone_bytes > 0 {
             tracing::info!(
                 bytes = gone_bytes,
-                "room is short: what belongs to no checkpoint here is removed"
+                "disk space is low: removing blobs that belong to no checkpoint here"
             );
         }
         Ok(gone_bytes > 0)

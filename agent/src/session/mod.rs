@@ -114,7 +114,7 @@ impl SessionLoop {
                 Err(error) => error.to_string(),
             };
             if reason != complaint {
-                tracing::warn!(reason, "no session with the coordinator; dialling again until there is one");
+                tracing::warn!(reason, "no session with the coordinator; reconnecting");
                 complaint = reason;
             }
             tokio::time::sleep(backoff.next_wait()).await;
@@ -142,7 +142,9 @@ impl SessionLoop {
         })?;
         let (name, report_every) = match first.transpose()? {
             Some(CoordinatorMessage::Welcome { name, report_every }) => (name, report_every),
-            Some(_) => return Err(CallError::Failed("the coordinator did not welcome first".to_owned())),
+            Some(_) => {
+                return Err(CallError::Failed("the coordinator did not send its welcome first".to_owned()));
+            }
             None => return Ok(Closing::Ended),
         };
         *welcomed = true;
@@ -194,7 +196,7 @@ impl SessionLoop {
         match agents.renew(&self.credentials).await {
             Ok(renewed) => {
                 if let Err(error) = renewed.save(&self.state) {
-                    tracing::warn!(%error, "the renewed certificate cannot be saved; the old one stays in use");
+                    tracing::warn!(%error, "cannot save the renewed certificate; the old one stays in use");
                     return false;
                 }
                 tracing::info!("certificate renewed");
@@ -206,7 +208,7 @@ impl SessionLoop {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "the certificate cannot be renewed yet");
+                tracing::warn!(%error, "cannot renew the certificate yet");
                 false
             }
         }

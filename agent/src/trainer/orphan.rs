@@ -54,7 +54,7 @@ fn end_within(folder: &Path, grace: Duration) {
     if runs()
         && let Some(group) = Pid::from_raw(process.id as i32)
     {
-        tracing::warn!(process = process.id, "a trainer of an earlier agent does not end; it is killed");
+        tracing::warn!(process = process.id, "killing a trainer of an earlier agent that does not exit");
         // The only error is that it is gone already.
         let _gone = kill_process_group(group, Signal::KILL);
     }

@@ -94,7 +94,7 @@ impl TrainerProcess {
     fn keep_stray(&self, line: &[u8]) {
         let shown = &line[..line.len().min(STRAY_LINE_BYTES_MAX)];
         if let Err(error) = self.log.append(&[b"[stdout] ", shown, b"\n"].concat()) {
-            tracing::warn!(%error, "cannot keep a trainer's output");
+            tracing::warn!(%error, "cannot log a trainer's output");
         }
     }
 }
@@ -111,7 +111,7 @@ async fn keep_stderr(mut stderr: impl AsyncRead + Unpin, log: StderrLog, grew: i
         // A full disk costs the output, not the run; the pipe must be read on either way.
         match log.append(&buffer[..count]) {
             Ok(()) => grew(),
-            Err(error) => tracing::warn!(%error, "cannot keep a trainer's output"),
+            Err(error) => tracing::warn!(%error, "cannot log a trainer's output"),
         }
     }
 }

@@ -24,21 +24,22 @@ const COMPLAINT_BYTES_MAX: usize = 2048;
 pub enum TrainerToolError {
     /// There is no such program.
     #[error(
-        "there is no trainer at {0}; install hatchery-trainer beside hatchery, or set HATCHERY_TRAINER to it"
+        "there is no trainer at {0}; install hatchery-trainer next to hatchery, or set HATCHERY_TRAINER to \
+         its path"
     )]
     Missing(String),
     /// It cannot be started.
-    #[error("the trainer {program} cannot be started: {source}")]
+    #[error("cannot start the trainer {program}: {source}")]
     Start { program: String, source: std::io::Error },
     /// It did not answer in time.
-    #[error("the trainer {program} gave no answer within {} s", limit.as_secs())]
+    #[error("the trainer {program} did not respond within {} s", limit.as_secs())]
     TimedOut {
         program: String,
         /// How long it was given.
         limit: Duration,
     },
     /// It failed, as when it finds no libtorch.
-    #[error("the trainer {program} fails ({status}): {complaint}")]
+    #[error("the trainer {program} failed ({status}): {complaint}")]
     Failed {
         program: String,
         status: String,
@@ -47,7 +48,7 @@ pub enum TrainerToolError {
     },
     /// It answers something else.
     #[error(
-        "the trainer {program} gave an answer that this agent does not understand ({problem}); are both of one version?"
+        "the agent does not understand the trainer {program} ({problem}); are both from the same release?"
     )]
     Answer {
         program: String,

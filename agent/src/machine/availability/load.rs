@@ -42,7 +42,7 @@ impl LoadMeter {
         *at = Instant::now();
         let cores = system.cpus().len();
         if cores == 0 {
-            return Err("the system does not say how busy its processor is".to_owned());
+            return Err("the system does not report its processor load".to_owned());
         }
         let own = Pid::from_u32(std::process::id());
         let used = own_usage(system, own) / cores as f64;

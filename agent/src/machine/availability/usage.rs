@@ -73,7 +73,7 @@ fn noted<T>(what: &str, seen: Result<T, String>, problems: &mut Vec<String>) -> 
     match seen {
         Ok(seen) => Some(seen),
         Err(why) => {
-            problems.push(format!("availability: {what} cannot be seen and counts as fine: {why}"));
+            problems.push(format!("availability: {what} cannot be read and is not considered: {why}"));
             None
         }
     }
@@ -113,7 +113,7 @@ fn supplies_on_battery(folder: &Path) -> Result<bool, String> {
 async fn owner_idle() -> Result<Option<Duration>, String> {
     if cfg!(target_os = "macos") {
         let said = ask("ioreg", &["-c", "IOHIDSystem", "-d", "4"]).await?;
-        return hid_idle(&said).map(Some).ok_or_else(|| "ioreg does not say HIDIdleTime".to_owned());
+        return hid_idle(&said).map(Some).ok_or_else(|| "ioreg does not report HIDIdleTime".to_owned());
     }
     let typed = blocking(last_typed).await;
     let now = SystemTime::now();
@@ -162,7 +162,7 @@ async fn ask(program: &str, arguments: &[&str]) -> Result<String, String> {
     let asked = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(ASK_WITHIN, asked)
         .await
-        .map_err(|_| format!("{program} does not answer"))?
+        .map_err(|_| format!("{program} does not respond"))?
         .map_err(|error| format!("{program}: {error}"))?;
     if !output.status.success() {
         return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));
@@ -217,7 +217,8 @@ mod tests {
         let mut problems = Vec::new();
         assert_eq!(noted::<()>("power", Err(why), &mut problems), None);
         assert!(
-            problems[0].starts_with("availability: power cannot be seen and counts as fine: hatchery-there")
+            problems[0]
+                .starts_with("availability: power cannot be read and is not considered: hatchery-there")
         );
     }
 
