@@ -89,7 +89,7 @@ impl Collector {
         let broken_off = self.context.blobs.discard_idle_partials(idle_since);
         if !broken_off.is_empty() {
             let bytes: u64 = broken_off.iter().map(|blob| blob.size_bytes).sum();
-            tracing::info!(count = broken_off.len(), bytes, "uploads that broke off are given up");
+            tracing::info!(count = broken_off.len(), bytes, "removed abandoned uploads");
         }
         let (mut count, mut bytes) = (0_u64, 0_u64);
         for (id, blob) in unnamed {
@@ -106,12 +106,12 @@ impl Collector {
                 // Somebody has asked for it meanwhile.
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, blob = %id, "a blob that nothing names cannot be removed");
+                    tracing::warn!(%error, blob = %id, "cannot remove an unreferenced blob");
                 }
             }
         }
         if count > 0 {
-            tracing::info!(count, bytes, "blobs that nothing named any more are removed");
+            tracing::info!(count, bytes, "removed unreferenced blobs");
         }
     }
 }

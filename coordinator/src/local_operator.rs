@@ -32,7 +32,7 @@ pub enum CredentialsError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The certificate cannot be entered into the fleet's records.
-    #[error("cannot enter a certificate for the local operator: {0}")]
+    #[error("cannot register a certificate for the local operator: {0}")]
     Enter(String),
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn provide(
     drop(snapshot);
     let credentials = issue(addresses, authority, event_loop).await?;
     credentials.save(folder)?;
-    tracing::info!(file = %folder.join(CREDENTIALS_FILE).display(), "the local operator has credentials");
+    tracing::info!(file = %folder.join(CREDENTIALS_FILE).display(), "issued credentials to the local operator");
     Ok(())
 }
 
@@ -70,14 +70,14 @@ fn usable(
         Ok(credentials) => credentials,
         Err(TlsError::File(error)) if error.is_missing() => return Ok(None),
         Err(error) => {
-            tracing::warn!(%error, "the local operator's credentials are made anew");
+            tracing::warn!(%error, "reissuing the local operator's credentials");
             return Ok(None);
         }
     };
     if KeyHash::of_certificate_pem(&credentials.authority_pem)? != authority.key_hash() {
         let (from, to) = (folder.join(CREDENTIALS_FILE), folder.join(OTHER_FLEET_FILE));
         fs::rename(&from, &to).map_err(|error| FileError::new("move", &from, error))?;
-        tracing::warn!(file = %to.display(), "credentials of another fleet were put aside");
+        tracing::warn!(file = %to.display(), "set aside credentials of another fleet");
         return Ok(None);
     }
     let known = cluster.certificates.get(&credentials.identity()?.certificate);
@@ -107,7 +107,7 @@ async fn issue(
     let (certificate, node) = (CertificateId::random(), NodeId::random());
     let join = Request::Join { secret, certificate, node, name, labels: Labels::new() };
     let Outcome::Joined { certificate } = event_loop.request(join).await.map_err(enter)? else {
-        return Err(CredentialsError::Enter("the answer was another".to_owned()));
+        return Err(CredentialsError::Enter("unexpected response".to_owned()));
     };
     let identity =
         identity(&certificate).map_err(|error: ApiError| CredentialsError::Enter(error.to_string()))?;

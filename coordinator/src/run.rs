@@ -80,7 +80,7 @@ pub enum RunError {
     Tls(#[from] TlsError),
     /// The address cannot be had.
     #[error(
-        "cannot listen on {address}: {source}; is another program there? `--listen` takes another address"
+        "cannot listen on {address}: {source}; is another program using it? Choose another address with `--listen`"
     )]
     Listen { address: SocketAddr, source: std::io::Error },
     /// The local operator has no credentials.
@@ -93,7 +93,7 @@ pub enum RunError {
     #[error("the server stopped: {0}")]
     Server(#[from] tonic::transport::Error),
     /// A service cannot be made.
-    #[error("the coordinator is built wrong: {0}")]
+    #[error("internal error: {0}")]
     Built(String),
 }
 
@@ -144,7 +144,7 @@ async fn serve(
 ) -> Result<(), RunError> {
     let (event_loop, handle) = EventLoop::load(store.clone(), settings.lease, settings.policy).await?;
     for violation in violations(&handle.snapshot().cluster) {
-        tracing::error!(%violation, "the state breaks a rule");
+        tracing::error!(%violation, "the state breaks an invariant");
     }
     let authority = Authority::create_or_load(&settings.state.join(AUTHORITY_FOLDER))?;
     let limits =
@@ -194,7 +194,7 @@ async fn serve(
     let _ended = handle.send(Event::Stopping).await;
     stopping.cancel();
     if !server.is_finished() && timeout(STOP_WITHIN, &mut server).await.is_err() {
-        tracing::warn!("some calls did not finish in {} s and are cut off", STOP_WITHIN.as_secs());
+        tracing::warn!("cutting off calls that did not finish within {} s", STOP_WITHIN.as_secs());
         server.abort();
     }
     collecting.await?;
@@ -208,7 +208,7 @@ async fn serve(
 /// Why a task ended that goes on for ever.
 fn end_of<E: Into<RunError>>(ended: Result<Result<(), E>, JoinError>) -> RunError {
     match ended {
-        Ok(Ok(())) => RunError::Built("a part of it ended by itself".to_owned()),
+        Ok(Ok(())) => RunError::Built("a task ended unexpectedly".to_owned()),
         Ok(Err(error)) => error.into(),
         Err(error) => error.into(),
     }

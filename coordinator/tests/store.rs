@@ -155,7 +155,7 @@ fn a_full_disk_loses_nothing_and_can_be_mended() {
     }
     let (batch, error) = refused.expect("the file grew beyond its limit");
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
-    assert!(error.to_string().contains("make room and try again"), "{error}");
+    assert!(error.to_string().contains("free some space and try again"), "{error}");
     assert_eq!(store.load().unwrap(), kept);
     drop(store);
     let mut store = SqliteStore::open(&path).unwrap();
@@ -172,7 +172,7 @@ fn a_newer_format_is_left_alone() {
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path).err().unwrap();
     assert!(matches!(error, StoreError::TooNew { found: 99, .. }), "{error:?}");
-    assert!(error.to_string().contains("format 99, and this version knows formats up to 4"), "{error}");
+    assert!(error.to_string().contains("format 99, but this version reads formats up to 4"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 

@@ -75,7 +75,7 @@ fn a_job_goes_on_to_its_end_after_a_restore() {
     assert!(ids(&certificates).iter().all(|id| known.contains(id)), "{known:?}");
     let history = fleet.run(&["events"]).stdout;
     assert!(history.contains("the fleet was restored from a backup"), "{history}");
-    assert!(history.contains("which attempt 1 brought late"), "{history}");
+    assert!(history.contains("delivered late by attempt 1"), "{history}");
 }
 
 #[test]

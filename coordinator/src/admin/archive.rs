@@ -60,13 +60,13 @@ impl Writer {
     /// The next bytes of the entry.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.lacks_bytes.checked_sub(bytes.len() as u64);
-        self.lacks_bytes = left.ok_or_else(|| io::Error::other("a part has grown while it was copied"))?;
+        self.lacks_bytes = left.ok_or_else(|| io::Error::other("a file grew while it was copied"))?;
         self.put(bytes)
     }
 
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.lacks_bytes > 0 {
-            return Err(io::Error::other("a part has shrunk while it was copied"));
+            return Err(io::Error::other("a file shrank while it was copied"));
         }
         let fill = [0; BLOCK_BYTES as usize];
         self.put(&fill[..self.fill_bytes as usize])
@@ -156,7 +156,7 @@ impl Reader {
         let mut found = Vec::new();
         (&file).take(SEAL_BYTES + 1).read_to_end(&mut found).map_err(failed)?;
         if found != seal(hasher.digest()).map_err(failed)? {
-            return Err(damaged("its bytes are not those that its seal was made for"));
+            return Err(damaged("its contents do not match its seal"));
         }
         advance(watcher, SEAL_BYTES)?;
         file.rewind().map_err(failed)?;
@@ -175,6 +175,6 @@ pub(super) fn name_of(entry: &Entry<'_>) -> Result<String, String> {
     if entry.header().entry_type() == EntryType::Regular {
         Ok(name)
     } else {
-        Err(format!("it holds {name:?}, which is no plain file"))
+        Err(format!("it contains {name:?}, which is not a plain file"))
     }
 }

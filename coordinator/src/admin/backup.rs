@@ -154,7 +154,7 @@ impl Backup<'_> {
         for file in [Authority::KEY_FILE, Authority::CERTIFICATE_FILE] {
             let path = folder.join(AUTHORITY_FOLDER).join(file);
             if !path.is_file() {
-                let (folder, missing) = (folder.to_owned(), "authority, with its key and certificate");
+                let (folder, missing) = (folder.to_owned(), "authority with its key and certificate");
                 return Err(AdminError::NoState { folder, missing });
             }
             parts.push((format!("{AUTHORITY_FOLDER}/{file}"), path));
@@ -210,7 +210,7 @@ impl Backup<'_> {
             })?;
             let why = match read {
                 Ok(()) if left_bytes == 0 && !is_longer => None,
-                Ok(()) => Some(format!("it has not the {size_bytes} bytes that the records say")),
+                Ok(()) => Some(format!("its size is not the {size_bytes} bytes of the records")),
                 Err(BlobFault::Missing) => Some("it is missing".to_owned()),
                 Err(BlobFault::Damaged(problem)) => Some(format!("it is damaged: {problem}")),
             };

@@ -15,7 +15,8 @@ use crate::store::StoreError;
 pub enum AdminError {
     /// There is no state in the folder.
     #[error(
-        "{} holds no coordinator's state: there is no {missing}; --state names the folder, and --home Hatchery's whole home",
+        "{} is not a coordinator's state folder: it has no {missing}; set the folder with --state, or \
+         Hatchery's home with --home",
         folder.display()
     )]
     NoState {
@@ -25,16 +26,16 @@ pub enum AdminError {
     },
     /// A restore into the folder was cut off.
     #[error(
-        "a restore into {} did not finish, so what is there is not whole; restore once more with --replace",
+        "a restore into {} did not finish, so its contents are incomplete; restore again with --replace",
         folder.display()
     )]
     Unfinished { folder: PathBuf },
     /// The file for the backup is there.
-    #[error("{} is there already and is not overwritten; name another file, or remove it", path.display())]
+    #[error("{} already exists and is never overwritten; choose another file, or delete it", path.display())]
     Exists { path: PathBuf },
     /// The folder for the restore is not empty.
     #[error(
-        "{} is not empty ({found}); with --replace what is there is put aside and kept",
+        "{} is not empty ({found}); with --replace its contents are set aside and kept",
         folder.display()
     )]
     NotEmpty {
@@ -43,12 +44,12 @@ pub enum AdminError {
         found: String,
     },
     /// The backup is not what it was when it was made, or never was one.
-    #[error("{} is damaged, or no backup of Hatchery's: {why}; nothing was restored", path.display())]
+    #[error("{} is damaged, or not a Hatchery backup: {why}; nothing was restored", path.display())]
     Damaged { path: PathBuf, why: String },
     /// A newer version made the backup.
     #[error(
-        "{} is a backup of format {found} by version {version}, and this version knows formats up to {known}; use that \
-         version, or a newer one",
+        "{} is a backup of format {found} by version {version}, but this version reads formats up to \
+         {known}; use that version or a newer one",
         path.display()
     )]
     TooNew {
@@ -59,9 +60,7 @@ pub enum AdminError {
         version: String,
     },
     /// More than a backup can hold.
-    #[error(
-        "there are too many blobs for one backup: their list would have more than {bytes_max} bytes; leave them out"
-    )]
+    #[error("too many blobs for one backup: their list exceeds {bytes_max} bytes; omit --with-blobs")]
     TooLarge {
         /// Most bytes of a list.
         bytes_max: u64,

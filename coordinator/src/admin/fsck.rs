@@ -212,7 +212,7 @@ impl Check<'_> {
 
     fn leftover(&mut self, path: &Path) -> Result<(), AdminError> {
         let subject = self.within(path);
-        self.mend(FindingKind::Leftover, subject, "a temporary file that nobody needs", "removes it", || {
+        self.mend(FindingKind::Leftover, subject, "an unneeded temporary file", "removes it", || {
             let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             removed.map_err(|error| FileError::new("remove", path, error))?;
             Ok("removed".to_owned())
@@ -241,8 +241,8 @@ impl Check<'_> {
         }
         if found.older_format {
             let (problem, remedy) = (
-                "an older version wrote it, so its tables were not compared",
-                "the next start of the coordinator brings it to this version's format",
+                "written by an older version, so its tables were not compared",
+                "the coordinator upgrades it at its next start",
             );
             self.find(FindingKind::FormatOlder, FindingState::Note, DATABASE_FILE, problem, remedy);
         }
@@ -255,7 +255,7 @@ impl Check<'_> {
         let cluster = match &found.events {
             Ok(cluster) => cluster,
             Err(why) => {
-                let problem = format!("they are not whole after number {}: {why}", found.last_event);
+                let problem = format!("incomplete after number {}: {why}", found.last_event);
                 self.find(FindingKind::EventsDamaged, FindingState::Open, "events", problem, &remedy);
                 return false;
             }
@@ -266,8 +266,8 @@ impl Check<'_> {
             self.find(FindingKind::RuleBroken, FindingState::Open, &violation.subject, problem, &remedy);
         }
         if !found.is_faithful {
-            let problem = "this version's tables do not give back what its events say";
-            let remedy = "this is a fault of the program: report it, and go on with the version before";
+            let problem = "this version's tables do not reproduce its events";
+            let remedy = "this is a bug: report it, and continue with the previous version";
             self.find(FindingKind::ProgramFault, FindingState::Open, "events", problem, remedy);
         }
         broken.is_empty() && found.is_faithful
@@ -276,12 +276,12 @@ impl Check<'_> {
     fn mend_database(&mut self, path: &Path, found: &Examination) -> Result<(), AdminError> {
         let kept = self.folder.join(format!("{DATABASE_FILE}.before-repair-{}", Timestamp::now().0));
         if self.repair {
-            self.watcher.phase("putting the database made anew in place", None);
+            self.watcher.phase("installing the rebuilt database", None);
             found.replace(path, &kept)?;
         }
-        let done = format!("made anew from the events; the old file is {}", self.within(&kept));
+        let done = format!("rebuilt from the events; the old file is {}", self.within(&kept));
         for (kind, subject, problem) in told(found) {
-            self.mend(kind, subject, problem, "makes it anew from the events", || Ok(done.clone()))?;
+            self.mend(kind, subject, problem, "rebuilds it from the events", || Ok(done.clone()))?;
         }
         Ok(())
     }
@@ -299,13 +299,14 @@ impl Check<'_> {
             (folder.join(Authority::KEY_FILE).is_file(), folder.join(Authority::CERTIFICATE_FILE).is_file());
         let kind = FindingKind::Authority;
         if !has_key {
-            let remedy = "take it from a backup: tar xOf FILE authority/authority.key.pem; without it no certificate is good";
+            let remedy = "take it from a backup: tar xOf FILE authority/authority.key.pem; without it no \
+                 certificate is valid";
             self.find(kind, FindingState::Open, AUTHORITY_FOLDER, "the key is missing", remedy);
         } else if !has_certificate {
             let problem = "the certificate is missing";
-            self.mend(kind, AUTHORITY_FOLDER, problem, "makes it again from the key", || {
+            self.mend(kind, AUTHORITY_FOLDER, problem, "issues it again from the key", || {
                 Authority::create_or_load(&folder)?;
-                Ok("made again from the key; everything that it signed stays good".to_owned())
+                Ok("issued again from the key; everything it signed stays valid".to_owned())
             })?;
         } else if let Err(error) = Authority::create_or_load(&folder) {
             let remedy = "take both files from a backup: tar xf FILE authority";
@@ -322,8 +323,8 @@ impl Check<'_> {
             self.leftover(path)?;
         }
         for path in &listing.strangers {
-            let (subject, remedy) = (self.within(path), "it is left alone");
-            self.find(FindingKind::Stranger, FindingState::Note, subject, "no file of Hatchery's", remedy);
+            let (subject, remedy) = (self.within(path), "ignored");
+            self.find(FindingKind::Stranger, FindingState::Note, subject, "not a Hatchery file", remedy);
         }
         self.report.blobs = listing.blobs.len();
         self.report.blob_bytes = listing.blobs.iter().map(|blob| blob.size_bytes).sum();
@@ -344,8 +345,9 @@ impl Check<'_> {
             unnamed_bytes += blob.size_bytes;
         }
         if unnamed > 0 {
-            let problem = format!("{unnamed} that no dataset and no checkpoint names, {unnamed_bytes} bytes");
-            let remedy = "they are kept: an upload may still be under way";
+            let problem =
+                format!("{unnamed} that no dataset or checkpoint references, {unnamed_bytes} bytes");
+            let remedy = "kept: an upload may still be running";
             self.find(FindingKind::BlobUnnamed, FindingState::Note, BLOBS_FOLDER, problem, remedy);
         }
         for (id, named) in named {
@@ -353,11 +355,11 @@ impl Check<'_> {
             // One that is damaged and still in its place is told already.
             if !is_there || (self.repair && gone.contains(&id)) {
                 let problem =
-                    format!("{} names it, {} bytes, and it is not here", named.by, named.size_bytes);
+                    format!("{} references it ({} bytes), but it is missing", named.by, named.size_bytes);
                 let remedy = if named.by.starts_with("dataset") {
-                    "submit once more with --data and the same files, or restore a backup made --with-blobs"
+                    "submit again with --data and the same files, or restore a backup made --with-blobs"
                 } else {
-                    "a node that holds the checkpoint brings it back when it connects"
+                    "a node that holds the checkpoint uploads it when it connects"
                 };
                 self.find(FindingKind::BlobMissing, FindingState::Open, id, problem, remedy);
             }
@@ -367,7 +369,7 @@ impl Check<'_> {
 
     fn damaged(&mut self, folder: &BlobFolder, id: BlobId, problem: &str) -> Result<(), AdminError> {
         let root = self.folder.to_owned();
-        let would = "moves it into quarantine, so that it can come again";
+        let would = "moves it to quarantine, so that it can be fetched again";
         self.mend(FindingKind::BlobDamaged, id, problem, would, || {
             let kept = folder.quarantine(id)?;
             Ok(format!("moved to {}", kept.strip_prefix(&root).unwrap_or(&kept).display()))

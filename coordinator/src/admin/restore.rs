@@ -128,7 +128,8 @@ fn names(folder: &Path) -> Result<Vec<String>, FileError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().into_string();
-        names.push(name.map_err(|name| failed(io::Error::other(format!("{} is no text", name.display()))))?);
+        names
+            .push(name.map_err(|name| failed(io::Error::other(format!("{} is not UTF-8", name.display()))))?);
     }
     names.sort_unstable();
     Ok(names)
@@ -169,7 +170,7 @@ impl Staging<'_> {
     fn fill(mut self, reader: &mut Reader, watcher: &mut dyn Watcher) -> Result<RestoreSummary, AdminError> {
         let blobs = BlobStore::open(&self.folder.join(BLOBS_FOLDER), BlobLimits::default())?;
         durable::create_folder(&self.folder.join(AUTHORITY_FOLDER))?;
-        watcher.phase("taking it out", self.file.metadata().ok().map(|metadata| metadata.len()));
+        watcher.phase("extracting the backup", self.file.metadata().ok().map(|metadata| metadata.len()));
         for entry in reader.entries().map_err(|error| self.unreadable(error))? {
             let mut entry = entry.map_err(|error| self.damaged(error.to_string()))?;
             self.take(&mut entry, &blobs, watcher)?;
@@ -188,7 +189,7 @@ impl Staging<'_> {
     ) -> Result<(), AdminError> {
         let name = name_of(entry).map_err(|why| self.damaged(why))?;
         if self.found.manifest.is_some() {
-            return Err(self.damaged(format!("{name:?} comes after its manifest")));
+            return Err(self.damaged(format!("{name:?} follows its manifest")));
         }
         let size_bytes = entry.size();
         // Names are compared with those that there are, and never become paths themselves.
@@ -206,7 +207,7 @@ impl Staging<'_> {
             self.blob(id, entry, blobs)?;
             advance(watcher, size_bytes)?;
         } else {
-            return Err(self.damaged(format!("it holds {name:?}, which is no part of a backup")));
+            return Err(self.damaged(format!("it contains {name:?}, which is not part of a backup")));
         }
         Ok(())
     }
@@ -263,14 +264,14 @@ impl Staging<'_> {
     }
 
     fn check_blob(&self, id: BlobId, stored: BlobId) -> Result<(), AdminError> {
-        if id == stored { Ok(()) } else { Err(self.damaged(format!("blob {id} is not what its name says"))) }
+        if id == stored { Ok(()) } else { Err(self.damaged(format!("blob {id} does not match its name"))) }
     }
 
     fn manifest(&self, entry: &mut Entry<'_>) -> Result<Manifest, AdminError> {
         let mut bytes = Vec::new();
         entry.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| self.unreadable(error))?;
         if bytes.len() as u64 > MANIFEST_BYTES_MAX {
-            return Err(self.damaged(format!("its manifest has more than {MANIFEST_BYTES_MAX} bytes")));
+            return Err(self.damaged(format!("its manifest is larger than {MANIFEST_BYTES_MAX} bytes")));
         }
         let unfit = |error: serde_json::Error| self.damaged(format!("its manifest: {error}"));
         // The format first: whatever else a newer one says cannot be read here.
@@ -292,11 +293,11 @@ impl Staging<'_> {
             return Err(self.damaged("it has no manifest".to_owned()));
         };
         if self.found.parts.len() != 3 || manifest.parts != self.found.parts {
-            return Err(self.damaged("its state is not what its manifest says".to_owned()));
+            return Err(self.damaged("its state does not match its manifest".to_owned()));
         }
         let ids: BTreeSet<_> = self.found.blobs.iter().map(|blob| blob.id).collect();
         if manifest.blobs != self.found.blobs || ids.len() != manifest.blobs.len() {
-            return Err(self.damaged("its blobs are not those that its manifest names".to_owned()));
+            return Err(self.damaged("its blobs do not match its manifest".to_owned()));
         }
         Ok(manifest)
     }

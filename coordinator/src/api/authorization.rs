@@ -119,7 +119,7 @@ impl Caller {
 
     /// The node that makes this call.
     pub(crate) fn node_of<T>(request: &tonic::Request<T>) -> Result<NodeId, Status> {
-        Self::of(request)?.node.ok_or_else(|| Status::permission_denied("only an agent has a node"))
+        Self::of(request)?.node.ok_or_else(|| Status::permission_denied("only agents have a node"))
     }
 }
 
@@ -174,9 +174,7 @@ impl AccessLayer {
             Role::Coordinator => false,
         };
         if !same {
-            return Err(Status::unauthenticated(
-                "this certificate does not say what the fleet's records say of it",
-            ));
+            return Err(Status::unauthenticated("this certificate contradicts the fleet's records"));
         }
         match who {
             Some(who) if who.allows(certificate.scope) => Ok(Some(Caller {
@@ -185,7 +183,7 @@ impl AccessLayer {
                 node: certificate.node,
             })),
             Some(_) => Err(Status::permission_denied(format!("this certificate does not allow {path}"))),
-            None => Err(Status::permission_denied(format!("{path} is no call of this coordinator"))),
+            None => Err(Status::permission_denied(format!("this coordinator has no call {path}"))),
         }
     }
 
@@ -283,7 +281,7 @@ impl Guarded {
         self.body = Body::empty();
         let mut trailers = HeaderMap::new();
         if let Err(unfit) = status.add_header(&mut trailers) {
-            tracing::error!(%unfit, "a status does not fit into headers");
+            tracing::error!(%unfit, "a status does not fit into its headers");
         }
         Some(Frame::trailers(trailers))
     }

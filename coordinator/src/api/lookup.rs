@@ -28,7 +28,7 @@ pub(crate) enum LookupError {
         hint: String,
     },
     /// More than one is called so.
-    #[error("`{given}` could be any of {count} {what}s: {candidates}; give more of the id")]
+    #[error("`{given}` matches {count} {what}s: {candidates}; give more of the id")]
     Ambiguous { what: &'static str, given: String, count: usize, candidates: String },
 }
 
@@ -43,7 +43,7 @@ struct Candidate<T> {
 pub(crate) fn job<'a>(cluster: &'a Cluster, given: &str) -> Result<&'a Job, LookupError> {
     if given == LATEST {
         let newest = cluster.jobs.values().max_by_key(|job| (job.submitted_at, job.id));
-        return newest.ok_or_else(|| not_found("job", given, "; none was submitted yet"));
+        return newest.ok_or_else(|| not_found("job", given, "; no job was submitted yet"));
     }
     let candidates = cluster.jobs.values().map(|job| Candidate {
         key: job,
@@ -88,7 +88,7 @@ pub(crate) fn asked<'a>(cluster: &'a Cluster, given: &str) -> Result<Asked<'a>, 
             BEST => best(job, given).map(Asked::Checkpoint),
             LATEST => newest(job, given).map(Asked::Checkpoint),
             _ => {
-                let hint = format!("; of a job there are `{given_job}:{BEST}` and `{given_job}:{LATEST}`");
+                let hint = format!("; a job has `{given_job}:{BEST}` and `{given_job}:{LATEST}`");
                 Err(not_found("checkpoint", given, &hint))
             }
         };
@@ -96,14 +96,14 @@ pub(crate) fn asked<'a>(cluster: &'a Cluster, given: &str) -> Result<Asked<'a>, 
     if given == BEST {
         let latest = cluster.checkpoints.get(&checkpoint(cluster, LATEST)?);
         let job = latest.and_then(|latest| cluster.jobs.get(&latest.manifest.job));
-        let job = job.ok_or_else(|| not_found("checkpoint", given, "; its job is not known"))?;
+        let job = job.ok_or_else(|| not_found("checkpoint", given, "; its job is unknown"))?;
         return best(job, given).map(Asked::Checkpoint);
     }
     if given == LATEST {
         let newest = cluster.checkpoints.iter().max_by_key(|(_, one)| (one.committed_at, one.manifest.step));
         return newest
             .map(|(id, _)| Asked::Checkpoint(*id))
-            .ok_or_else(|| not_found("checkpoint", given, "; none was committed yet"));
+            .ok_or_else(|| not_found("checkpoint", given, "; no checkpoint was committed yet"));
     }
     let candidates =
         cluster.checkpoints.keys().map(|id| Candidate { key: *id, id: id.to_string(), name: String::new() });

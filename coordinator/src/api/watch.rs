@@ -40,7 +40,7 @@ pub(crate) fn job(
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let job = snapshot.cluster.jobs.get(&id).map(|job| views::job(&snapshot, job));
-            let job = job.ok_or_else(|| Status::not_found(format!("there is no job {id} any more")))?;
+            let job = job.ok_or_else(|| Status::not_found(format!("job {id} no longer exists")))?;
             if last.as_ref() != Some(&job) {
                 return Ok(Some(((job.clone(), snapshot.cluster.last_event), (snapshots, Some(job)))));
             }

@@ -59,10 +59,10 @@ const HISTORY_EVENTS_MAX: u64 = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum LoopError {
     /// The store cannot be trusted any more.
-    #[error("the coordinator stops, because its store failed: {0}")]
+    #[error("the coordinator stops because its store failed: {0}")]
     Store(#[from] StoreError),
     /// The store's thread is gone.
-    #[error("the coordinator stops, because its store's thread has ended")]
+    #[error("the coordinator stops because its store thread ended")]
     StoreGone,
 }
 
@@ -166,7 +166,10 @@ impl EventLoop {
         // A short sleep falls within the wait that was meant; the clock that stops in a sleep tells it.
         let asleep = away.saturating_sub(awake_at.elapsed());
         if away > self.tick_in + lease / DEAF_AFTER_LEASE_SHARE || asleep > lease / ASLEEP_LEASE_SHARE {
-            tracing::warn!(away_ms = away.as_millis() as u64, "stood still; all leases start anew");
+            tracing::warn!(
+                away_ms = away.as_millis() as u64,
+                "the coordinator was suspended; restarting all leases"
+            );
             self.observations.step(Sighting::Deaf { until: now.boot });
         }
     }
@@ -228,7 +231,7 @@ impl EventLoop {
                 last_output: last_output.clone(),
             };
             if let Err(rejected) = self.try_request(request, now) {
-                tracing::debug!(%node, job = %attempt.job, %rejected, "the end of an attempt is not taken");
+                tracing::debug!(%node, job = %attempt.job, %rejected, "ignoring the end of an attempt");
             }
         }
     }
@@ -281,7 +284,7 @@ impl EventLoop {
 
     /// Nothing of the batch happened: what was heard is shown, the cluster is what the store says it is.
     async fn give_up_batch(&mut self, error: StoreError) -> Result<(), LoopError> {
-        tracing::error!(%error, requests = self.replies.len(), "a commit failed; nothing of it was shown");
+        tracing::error!(%error, requests = self.replies.len(), "a commit failed; none of it was published");
         let answer = match &error {
             StoreError::Full { .. } => RequestError::DiskFull(error.to_string()),
             _ => RequestError::NotDurable(error.to_string()),

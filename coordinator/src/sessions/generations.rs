@@ -37,22 +37,22 @@ pub(crate) enum GenerateError {
     #[error("{GENERATIONS_MAX} answers are on their way already; try again when some have ended")]
     TooMany,
     /// The node's session ended.
-    #[error("node {node} left before its answer was complete; ask again")]
+    #[error("node {node} disconnected before its answer was complete; try again")]
     NodeLeft { node: String },
     /// The node says nothing.
-    #[error("node {node} made no bytes for {} s; ask again, or another node", SILENCE_MAX.as_secs())]
+    #[error("node {node} sent no bytes for {} s; try again, or another node", SILENCE_MAX.as_secs())]
     Silent { node: String },
     /// The node could not do it.
     #[error("node {node} could not answer: {why}")]
     Failed { node: String, why: String },
     /// The node sent what it was not asked for.
     #[error(
-        "node {node} broke the order: it sent an empty part, or more bytes than were asked for; ask another node"
+        "node {node} sent an invalid answer, with an empty part or more bytes than requested; try another node"
     )]
     OrderBroken { node: String },
     /// The caller did not read.
     #[error(
-        "{PARTS_UNREAD_MAX} parts of the answer were not read, so it was ended; read faster, or ask for less"
+        "the answer was stopped, as {PARTS_UNREAD_MAX} parts of it were unread; read faster, or request less"
     )]
     Unread,
 }

@@ -59,7 +59,7 @@ async fn hello(
 ) -> Result<(), Status> {
     let message = timeout(HELLO_WITHIN, inbound.message())
         .await
-        .map_err(|_| Status::deadline_exceeded("a session begins with Hello, and none came"))??;
+        .map_err(|_| Status::deadline_exceeded("no Hello arrived; a session begins with Hello"))??;
     match message.map(read).transpose()? {
         Some(AgentMessage::Hello(inventory)) => {
             take_inventory(context, Request::Inventory { node, inventory }).await
@@ -77,7 +77,7 @@ async fn take_inventory(context: &Context, request: Request) -> Result<(), Statu
     match context.event_loop.request(request).await {
         Ok(_) => Ok(()),
         Err(error @ (RequestError::DiskFull(_) | RequestError::NotDurable(_))) => {
-            tracing::warn!(%error, "an inventory was not kept");
+            tracing::warn!(%error, "cannot save an inventory");
             Ok(())
         }
         Err(error) => Err(ApiError::from(error).into()),
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
         let (superseded, outbound) = (self.superseded.clone(), self.outbound.clone());
         let ended = tokio::select! {
             ended = self.drive() => ended,
-            () = superseded.cancelled() => Err(Status::aborted("a newer session of this node has taken over")),
+            () = superseded.cancelled() => Err(Status::aborted("replaced by a newer session of this node")),
             () = outbound.closed() => Ok(()),
         };
         self.context.sessions.close(node, session);
@@ -209,7 +209,9 @@ impl<'a> Session<'a> {
     async fn take(&mut self, message: AgentMessage) -> Result<ControlFlow<()>, Status> {
         let node = self.node;
         match message {
-            AgentMessage::Hello(_) => return Err(Status::invalid_argument("message: Hello comes once")),
+            AgentMessage::Hello(_) => {
+                return Err(Status::invalid_argument("message: Hello must come only once"));
+            }
             AgentMessage::Report(report) => {
                 let sequence = report.sequence;
                 self.context.event_loop.report(node, self.number, report).await.map_err(ApiError::from)?;
@@ -265,7 +267,7 @@ impl<'a> Session<'a> {
             }
         };
         if let Err(error) = blocking(write).await {
-            tracing::warn!(%error, "a log was not kept");
+            tracing::warn!(%error, "cannot save a log");
         }
     }
 
@@ -288,6 +290,9 @@ impl<'a> Session<'a> {
     }
 
     async fn send(&self, message: CoordinatorMessage) -> Result<(), Status> {
-        self.outbound.send(Ok(message.into())).await.map_err(|_| Status::cancelled("the agent has left"))
+        self.outbound
+            .send(Ok(message.into()))
+            .await
+            .map_err(|_| Status::cancelled("the agent has disconnected"))
     }
 }

@@ -201,7 +201,7 @@ impl Tracking {
     /// A node reports trouble with another one.
     pub(crate) fn trouble(&self, blob: BlobId, node: NodeId, trouble: Trouble) {
         if let Trouble::Wrong(parent) = trouble {
-            tracing::warn!(%node, %parent, blob = %blob.short(), "a node was sent a piece that is not what its hash says");
+            tracing::warn!(%node, %parent, blob = %blob.short(), "a node received a piece that does not match its hash");
         }
         let mut state = self.state();
         state.tracker.trouble(blob, node, trouble);

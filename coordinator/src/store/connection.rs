@@ -77,7 +77,7 @@ impl Database {
         let mut faults = self.query("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
         faults.retain(|line| line != "ok");
         let orphans = self.query("PRAGMA foreign_key_check", [], |row| row.get::<_, String>(0))?;
-        faults.extend(orphans.iter().map(|table| format!("table {table} names rows that are not there")));
+        faults.extend(orphans.iter().map(|table| format!("table {table} references missing rows")));
         Ok(faults)
     }
 

@@ -12,15 +12,15 @@ pub enum StoreError {
     Open { path: PathBuf, source: rusqlite::Error },
     /// The file is damaged, or no database at all.
     #[error(
-        "the database {} is damaged: {detail}; nothing was changed; with the coordinator stopped, `hatchery admin fsck` says \
-         what can be repaired, and `hatchery admin restore` puts a backup in its place",
+        "the database {} is damaged: {detail}; nothing was changed; stop the coordinator, then run \
+         `hatchery admin fsck` to see what can be repaired, or `hatchery admin restore` to restore a backup",
         path.display()
     )]
     Corrupt { path: PathBuf, detail: String },
     /// A newer version wrote the file.
     #[error(
-        "the database {} has format {found}, and this version knows formats up to {known}; start the version that \
-         wrote it, or a newer one",
+        "the database {} has format {found}, but this version reads formats up to {known}; start the \
+         version that wrote it, or a newer one",
         path.display()
     )]
     TooNew {
@@ -30,23 +30,23 @@ pub enum StoreError {
         known: i64,
     },
     /// There is no room for the changes.
-    #[error("there is no room for the database {}: {source}; nothing was changed; make room and try again", path.display())]
+    #[error("no space left for the database {}: {source}; nothing was changed; free some space and try again", path.display())]
     Full { path: PathBuf, source: rusqlite::Error },
     /// The disk does not do as it is told.
-    #[error("the disk under the database {} fails: {source}; stop, check the disk, start again", path.display())]
+    #[error("the disk of the database {} fails: {source}; stop the coordinator, check the disk, start again", path.display())]
     Io { path: PathBuf, source: rusqlite::Error },
     /// A change does not fit what is stored: another epoch, another phase, a taken device. I3 and I4.
-    #[error("event {kind} does not fit the database: {why}; nothing was changed")]
+    #[error("event {kind} contradicts the database: {why}; nothing was changed")]
     Stale {
         kind: &'static str,
         /// What does not fit.
         why: String,
     },
     /// A row holds something that this version cannot read.
-    #[error("table {table} of the database {} holds something unreadable: {why}", path.display())]
+    #[error("table {table} of the database {} has an unreadable row: {why}", path.display())]
     Unreadable { path: PathBuf, table: &'static str, why: String },
     /// Anything else that SQLite says.
-    #[error("the database {} refuses: {source}", path.display())]
+    #[error("error in the database {}: {source}", path.display())]
     Other { path: PathBuf, source: rusqlite::Error },
 }
 

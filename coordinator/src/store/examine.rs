@@ -212,7 +212,7 @@ impl Replay<'_> {
 fn take(new: &Database, cluster: &mut Cluster, row: &Row) -> Result<Result<Timestamp, String>, StoreError> {
     let expected = cluster.last_event + 1;
     if row.seq as u64 != expected {
-        return Ok(Err(format!("event {expected} should stand there")));
+        return Ok(Err(format!("event {expected} is missing")));
     }
     let change: Change = match serde_json::from_str(&row.body) {
         Ok(change) => change,
@@ -220,7 +220,7 @@ fn take(new: &Database, cluster: &mut Cluster, row: &Row) -> Result<Result<Times
     };
     let said = (row.at, row.kind.as_str(), row.job.clone());
     if said != (change.at().0 as i64, change.kind(), change.job().map(|job| job.to_string())) {
-        return Ok(Err("its columns are not what its body says".to_owned()));
+        return Ok(Err("its columns do not match its body".to_owned()));
     }
     let sql = "INSERT INTO events (seq, at, kind, job, body) VALUES (?1, ?2, ?3, ?4, ?5)";
     new.execute(sql, params![row.seq, row.at, row.kind, row.job, row.body])?;

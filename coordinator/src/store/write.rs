@@ -169,7 +169,10 @@ impl Write<'_> {
         let kind = self.change.kind();
         match self.database.execute(sql, params) {
             Ok(1) => Ok(()),
-            Ok(rows) => Err(StoreError::Stale { kind, why: format!("{rows} rows are as it expects, not 1") }),
+            Ok(rows) => Err(StoreError::Stale {
+                kind,
+                why: format!("{rows} rows match its precondition instead of 1"),
+            }),
             Err(StoreError::Other { source, .. })
                 if source.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
             {

@@ -49,11 +49,11 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
     let node = |id: &NodeId| node_name(cluster, *id);
     match change {
         Change::TokenCreated { token, .. } => {
-            format!("{} made a join string for {}", token.created_by, scope_name(token.scope))
+            format!("{} created a join string for {}", token.created_by, scope_name(token.scope))
         }
         Change::TokenUsed { .. } => "a join string was used".to_owned(),
         Change::CertificateIssued { certificate } => {
-            format!("{} got a certificate as {}", certificate.name, scope_name(certificate.scope))
+            format!("{} received a certificate as {}", certificate.name, scope_name(certificate.scope))
         }
         Change::CertificateRevoked { certificate, .. } => match cluster.certificates.get(certificate) {
             Some(known) => format!("certificate {} of {} was revoked", certificate.short(), known.name),
@@ -63,12 +63,12 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::NodeInventoried { node: id, inventory, .. } => {
             let devices: Vec<String> = inventory.devices.iter().map(|one| one.device.to_string()).collect();
             let devices =
-                if devices.is_empty() { "no device to train on".to_owned() } else { devices.join(", ") };
+                if devices.is_empty() { "no device for training".to_owned() } else { devices.join(", ") };
             format!("node {} has {devices}", node(id))
         }
         Change::NodeRemoved { node: id, .. } => format!("node {} was removed", id.short()),
         Change::DatasetRegistered { manifest, .. } => format!(
-            "dataset {} ({} files, {} bytes) is here",
+            "dataset {} was registered ({} files, {} bytes)",
             manifest.name(),
             manifest.files().len(),
             manifest.corpus_bytes()
@@ -77,23 +77,23 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::LeaseGranted { job: id, epoch, lease } => {
             let from = lease.resume_from.map(|from| format!(", from checkpoint {}", from.short()));
             let from = from.unwrap_or_default();
-            format!("{} goes to {} {} (attempt {epoch}){from}", job(id), node(&lease.node), lease.device)
+            format!("{} starts on {} {} (attempt {epoch}){from}", job(id), node(&lease.node), lease.device)
         }
         Change::LeaseEnded { job: id, epoch, why, .. } => {
-            format!("attempt {epoch} of {} is over: {}; it waits again", job(id), lease_end(why))
+            format!("attempt {epoch} of {} ended: {}; the job waits again", job(id), lease_end(why))
         }
         Change::CancelRequested { job: id, by, .. } => format!("{by} cancelled {}", job(id)),
         Change::HandOverRequested { job: id, why, .. } => match why {
-            HandOver::Pause { by } => format!("{by} paused {}; its attempt writes a checkpoint", job(id)),
-            HandOver::Requeue { by } => format!("{by} sent {} back to the queue", job(id)),
-            HandOver::Drain => format!("{} leaves its node, which is being drained", job(id)),
+            HandOver::Pause { by } => format!("{by} paused {}, after a checkpoint", job(id)),
+            HandOver::Requeue { by } => format!("{by} requeued {}", job(id)),
+            HandOver::Drain => format!("{} leaves its node, which is draining", job(id)),
             HandOver::Overtaken { step } => {
-                format!("{} goes on from step {step}, which a node that was cut off has brought", job(id))
+                format!("{} resumes from step {step}, delivered by a reconnected node", job(id))
             }
             HandOver::NodeAway { reason } => format!("{} leaves its node: {reason}", job(id)),
             HandOver::Preempt { by } => format!("{} makes room for {}", job(id), job(by)),
             HandOver::Migrate { to, device, sooner_secs } => format!(
-                "{} moves to {} {device}, where it is to end {} sooner",
+                "{} moves to {} {device}, to end {} sooner",
                 job(id),
                 node(to),
                 Rough(Duration::from_secs(*sooner_secs))
@@ -102,15 +102,15 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::JobPaused { job: id, by, .. } => format!("{by} paused {}", job(id)),
         Change::JobResumed { job: id, by, .. } => format!("{by} resumed {}", job(id)),
         Change::PriorityChanged { job: id, priority, by, .. } => {
-            format!("{by} gave {} priority {}", job(id), priority.get())
+            format!("{by} changed the priority of {} to {}", job(id), priority.get())
         }
         Change::NodeModeChanged { node: id, mode, by, .. } => match mode {
-            NodeMode::Open => format!("{by} opened node {} to new work", node(id)),
-            NodeMode::Cordoned => format!("{by} closed node {} to new work", node(id)),
+            NodeMode::Open => format!("{by} reopened node {}", node(id)),
+            NodeMode::Cordoned => format!("{by} cordoned node {}", node(id)),
             NodeMode::Draining => format!("{by} drains node {}", node(id)),
         },
         Change::SpeedMeasured { key, speed } => format!(
-            "{} {} makes {:.2} steps/s of a kind, by {} measurements",
+            "{} {} averages {:.2} steps/s over {} measurements of one workload",
             node(&key.node),
             key.device,
             speed.steps_per_sec,
@@ -118,7 +118,7 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         ),
         Change::JobEnded { job: id, phase, .. } => match phase {
             JobPhase::Failed { why } => format!("{} failed: {}", job(id), first_line(why)),
-            JobPhase::Poisoned { why } => format!("{} is held as poisoned: {}", job(id), first_line(why)),
+            JobPhase::Poisoned { why } => format!("{} is poisoned: {}", job(id), first_line(why)),
             phase => {
                 let ended = cluster.jobs.get(id).filter(|_| *phase == JobPhase::Completed);
                 let early = ended.and_then(|job| job.metrics.early_stop_reason());
@@ -129,24 +129,24 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
         Change::CheckpointCommitted { manifest, late, .. } => {
             let (id, step) = (manifest.id().short(), manifest.step);
             let late = if *late {
-                format!(", which attempt {} brought late: its node was cut off", manifest.epoch)
+                format!(", delivered late by attempt {}: its node had been disconnected", manifest.epoch)
             } else {
                 String::new()
             };
             format!("{} has checkpoint {id} at step {step}{late}", job(&manifest.job))
         }
         Change::CheckpointDeclined { job: id, epoch, node: of, step, .. } => format!(
-            "attempt {epoch} of {} came too late from {} with a checkpoint of step {step}; it is dropped",
+            "attempt {epoch} of {} on {} delivered a checkpoint of step {step} too late; it is discarded",
             job(id),
             node(of)
         ),
         Change::Restored { epoch_floor, .. } => {
-            format!("the fleet was restored from a backup; attempts go on from number {epoch_floor}")
+            format!("the fleet was restored from a backup; attempts continue from number {epoch_floor}")
         }
         Change::CheckpointRetired { checkpoint, job: id, .. } => {
             let step = cluster.retired.get(checkpoint).map(|retired| format!(" of step {}", retired.step));
             let step = step.unwrap_or_default();
-            format!("checkpoint {}{step} of {} is kept no longer", checkpoint.short(), job(id))
+            format!("checkpoint {}{step} of {} was retired", checkpoint.short(), job(id))
         }
         Change::PinChanged { checkpoint, is_pinned: true, by, .. } => {
             format!("{by} pinned checkpoint {}", checkpoint.short())
@@ -155,20 +155,20 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             format!("{by} unpinned checkpoint {}", checkpoint.short())
         }
         Change::RolloutStarted { rollout } => {
-            let active = if rollout.activate { ", and active there" } else { "" };
+            let active = if rollout.activate { " and activated it there" } else { "" };
             let (checkpoint, to) = (rollout.checkpoint.short(), selected(cluster, &rollout.to));
-            format!("{} wants checkpoint {checkpoint} on {to}{active}", rollout.by)
+            format!("{} rolled out checkpoint {checkpoint} to {to}{active}", rollout.by)
         }
         Change::RolloutWithdrawn { rollout: id, from, by, .. } => match cluster.rollouts.get(id) {
             Some(rollout) => {
                 let from = if *from == NodeSelector::All { &rollout.to } else { from };
                 let (checkpoint, from) = (rollout.checkpoint.short(), selected(cluster, from));
-                format!("{by} took back checkpoint {checkpoint} from {from}")
+                format!("{by} undid the rollout of checkpoint {checkpoint} to {from}")
             }
-            None => format!("{by} took rollout {} back", id.short()),
+            None => format!("{by} undid rollout {}", id.short()),
         },
         Change::RolloutForgotten { rollout, checkpoint, .. } => format!(
-            "rollout {} of checkpoint {} is on record no longer: newer ones have taken its place",
+            "rollout {} of checkpoint {} was removed from the records, superseded by newer ones",
             rollout.short(),
             checkpoint.short()
         ),
@@ -195,9 +195,9 @@ const fn scope_name(scope: Scope) -> &'static str {
 
 fn lease_end(why: &LeaseEnd) -> String {
     match why {
-        LeaseEnd::NodeLost => "its node was not heard from".to_owned(),
-        LeaseEnd::Stopped => "its agent stopped it".to_owned(),
-        LeaseEnd::HandedOver => "it handed its device over".to_owned(),
+        LeaseEnd::NodeLost => "its node did not report".to_owned(),
+        LeaseEnd::Stopped => "the agent stopped it".to_owned(),
+        LeaseEnd::HandedOver => "it handed over its device".to_owned(),
         LeaseEnd::Failed { message, .. } => first_line(message).to_owned(),
     }
 }

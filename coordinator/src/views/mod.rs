@@ -95,9 +95,9 @@ fn handing_over(snapshot: &Snapshot, why: &HandOver) -> String {
     let cluster = &snapshot.cluster;
     let because = match why {
         HandOver::Pause { by } => format!("{by} paused it"),
-        HandOver::Requeue { by } => format!("{by} sent it back to the queue"),
-        HandOver::Drain => "its node is being drained".to_owned(),
-        HandOver::Overtaken { step } => format!("a node that was cut off has brought step {step}"),
+        HandOver::Requeue { by } => format!("{by} requeued it"),
+        HandOver::Drain => "its node is draining".to_owned(),
+        HandOver::Overtaken { step } => format!("a reconnected node delivered step {step}"),
         HandOver::NodeAway { reason } => format!("its node is away: {reason}"),
         HandOver::Preempt { by } => {
             let name = cluster.jobs.get(by).map_or_else(|| by.short(), |job| job.spec.name.to_string());
@@ -105,10 +105,10 @@ fn handing_over(snapshot: &Snapshot, why: &HandOver) -> String {
         }
         HandOver::Migrate { to, device, sooner_secs } => {
             let sooner = Rough(std::time::Duration::from_secs(*sooner_secs));
-            format!("it is to end {sooner} sooner on {device} of {}", node_name(cluster, *to))
+            format!("it would end {sooner} sooner on {device} of {}", node_name(cluster, *to))
         }
     };
-    format!("writing a checkpoint and stopping: {because}")
+    format!("stopping after a checkpoint: {because}")
 }
 
 /// What the node last said of the job's current attempt.

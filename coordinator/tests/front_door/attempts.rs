@@ -203,9 +203,9 @@ async fn what_comes_late_counts_if_it_is_further() {
     let events = soon(house.fleet().await.events(0, false, Some(&id))).await.unwrap();
     let said: Vec<String> = soon(events.map(|event| event.unwrap().text).collect()).await;
     let tells = |text: &str| said.iter().any(|line| line.contains(text));
-    assert!(tells("at step 10, which attempt 1 brought late"), "{said:#?}");
+    assert!(tells("at step 10, delivered late by attempt 1"), "{said:#?}");
     assert!(
-        tells("attempt 1 of demo") && tells("came too late from one with a checkpoint of step 15"),
+        tells("attempt 1 of demo") && tells("on one delivered a checkpoint of step 15 too late"),
         "{said:#?}"
     );
 }
@@ -278,7 +278,7 @@ async fn a_newer_session_ends_the_older_and_a_session_begins_with_hello() {
     assert!(error.to_string().contains("begins with Hello"), "{error}");
     newer.report(vec![], vec![]).await;
     newer.send(AgentMessage::Hello(Box::new(inventory()))).await;
-    assert!(soon_failed(&mut newer.incoming).await.to_string().contains("Hello comes once"));
+    assert!(soon_failed(&mut newer.incoming).await.to_string().contains("Hello must come only once"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

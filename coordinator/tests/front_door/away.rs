@@ -32,7 +32,7 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
     let stopping = house.job_when(job.id, |job| job.why.is_some()).await;
     assert_eq!(
         stopping.why.as_deref(),
-        Some("writing a checkpoint and stopping: its node is away: its owner is using it")
+        Some("stopping after a checkpoint: its node is away: its owner is using it")
     );
 
     let checkpoint = agent.commit(&job, &attempt, 10, None).await.unwrap();

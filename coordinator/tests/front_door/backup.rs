@@ -356,14 +356,14 @@ async fn a_folder_in_use_or_full_is_refused_and_its_content_is_kept() {
     let start = House::try_start_with(|settings| settings.state = Some(to.clone())).await.err().unwrap();
     assert!(matches!(start, RunError::Unfinished(_)), "{start}");
     let error = backup(to.clone(), folder.path().join("no.tar"), WITH_BLOBS).await.unwrap_err();
-    assert!(error.to_string().contains("restore once more with --replace"), "{error}");
+    assert!(error.to_string().contains("restore again with --replace"), "{error}");
     admin::restore(&file, &to, true, &mut ()).unwrap();
     assert_eq!(
         names(&to).iter().filter(|name| !name.starts_with("before-")).collect::<Vec<_>>(),
         ["authority", "blobs", "hatchery.db", "lock"]
     );
     let elsewhere = backup(folder.path().join("none"), folder.path().join("no.tar"), WITH_BLOBS).await;
-    assert!(elsewhere.unwrap_err().to_string().contains("holds no coordinator's state"));
+    assert!(elsewhere.unwrap_err().to_string().contains("is not a coordinator's state folder"));
 }
 
 /// Ends the work after so many steps.

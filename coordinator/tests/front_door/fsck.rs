@@ -102,17 +102,9 @@ async fn events_that_are_not_whole_prove_nothing() {
     let whole = fs::read(&database).unwrap();
     let off = "DROP TRIGGER events_are_not_rewritten; DROP TRIGGER events_are_not_removed;";
     for (what, statements, says) in [
-        (
-            "one is gone",
-            "DELETE FROM events WHERE seq = 5",
-            "after number 4: event 6: event 5 should stand there",
-        ),
+        ("one is gone", "DELETE FROM events WHERE seq = 5", "after number 4: event 6: event 5 is missing"),
         ("no JSON", "UPDATE events SET body = 'x' || body WHERE seq = 3", "after number 2: event 3"),
-        (
-            "another time",
-            "UPDATE events SET at = at + 1 WHERE seq = 3",
-            "its columns are not what its body says",
-        ),
+        ("another time", "UPDATE events SET at = at + 1 WHERE seq = 3", "its columns do not match its body"),
         (
             "another epoch",
             "UPDATE events SET body = replace(body, '\"epoch\":1', '\"epoch\":3') WHERE kind = 'lease_granted'",
@@ -234,7 +226,7 @@ async fn what_nobody_needs_is_removed_and_what_nobody_names_is_kept() {
     assert_eq!(kinds(&report), [&[(leftover, FindingState::Repaired); 5][..], &notes].concat());
     assert!(!leftovers.iter().any(|path| path.exists()) && !state.join(".fsck-x5").exists());
     let report = check(&state, true);
-    assert_eq!(kinds(&report), notes, "they are kept");
+    assert_eq!(kinds(&report), notes, "kept: an upload");
     assert!(report.is_sound());
 
     // The authority's certificate comes back from its key; the key does not come back from anything.

@@ -309,7 +309,7 @@ fn seen_job(job: &Value) -> Option<(String, SeenJob)> {
 
 /// Whether somebody was told that there is no room.
 pub fn tells_of_a_full_disk(said: &str) -> bool {
-    ["too full", "is full", "no room"].iter().any(|words| said.contains(words))
+    ["too full", "is full", "no space left", "no room"].iter().any(|words| said.contains(words))
 }
 
 /// Whether nothing comes after this phase.
