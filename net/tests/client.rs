@@ -150,7 +150,7 @@ async fn a_coordinator_of_another_fleet_is_not_an_absent_one() {
     credentials.authority_pem = strangers.certificate_pem().to_owned();
     let error = FleetClient::connect(&credentials).await.unwrap_err();
     assert!(matches!(error, CallError::Denied(_)) && !error.is_retriable(), "{error:?}");
-    assert!(error.to_string().contains("is not the coordinator that was meant"), "{error}");
+    assert!(error.to_string().contains("is not the expected coordinator"), "{error}");
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn refusals_are_sorted_by_what_the_caller_can_do() {
         assert_eq!(client.job(&(code as i32).to_string()).await.unwrap_err(), expected);
     }
     let error = client.job(&(tonic::Code::Unimplemented as i32).to_string()).await.unwrap_err();
-    assert!(error.to_string().contains("same release"), "{error}");
+    assert!(error.to_string().contains("coordinator's release"), "{error}");
 }
 
 #[tokio::test]
@@ -330,7 +330,7 @@ async fn one_joins_with_a_key_of_ones_own_and_renews() {
     let folder = tempfile::tempdir().unwrap();
     join.authority = Authority::create_or_load(folder.path()).unwrap().key_hash();
     let error = hatchery_net::join(&join, &name, &Labels::new()).await.unwrap_err();
-    assert!(error.to_string().contains("is not the coordinator that was meant"), "{error}");
+    assert!(error.to_string().contains("is not the expected coordinator"), "{error}");
 }
 
 #[tokio::test]
@@ -377,5 +377,5 @@ async fn a_manifest_is_what_its_id_says() {
     let client = AgentsClient::connect(&credentials(server.address)).await.unwrap();
     let other = DatasetId(hatchery_common::digest::Digest::of(b"other"));
     let error = client.dataset_manifest(other).await.unwrap_err();
-    assert!(error.to_string().contains("manifest: is another dataset's"), "{error}");
+    assert!(error.to_string().contains("manifest: belongs to another dataset"), "{error}");
 }

@@ -147,11 +147,11 @@ async fn a_server_of_another_fleet_is_told_nothing() {
     let server = Fixture::start().await;
     let error = server.connect(client_config(STRANGERS.certificate_pem(), None).unwrap()).await.unwrap_err();
     assert!(matches!(&error, ConnectError::WrongAuthority { .. }), "{error}");
-    assert!(error.to_string().contains("is of another authority than ours; nothing was sent"), "{error}");
+    assert!(error.to_string().contains("belongs to another authority; nothing was sent"), "{error}");
     let error = server.connect(client_config_pinned(STRANGERS.key_hash()).unwrap()).await.unwrap_err();
     let expected = format!(
-        "{} is not the coordinator that was meant: the server belongs to the authority {}, not to the expected authority {}; \
-         nothing was sent to it",
+        "{} is not the expected coordinator: the server belongs to the authority {}, not to the expected \
+         authority {}; nothing was sent to it",
         server.address,
         FLEET.key_hash(),
         STRANGERS.key_hash()
@@ -367,7 +367,8 @@ async fn the_first_address_that_will_do_is_taken() {
     let error = connect(&addresses[..2], config, Profile::Control).await.unwrap_err();
     assert!(matches!(&error, ConnectError::Several(errors) if errors.len() == 2), "{error}");
     assert!(
-        error.to_string().contains("nobody listens at") && error.to_string().contains("not the coordinator")
+        error.to_string().contains("nothing listens at")
+            && error.to_string().contains("not the expected coordinator")
     );
 }
 

@@ -160,7 +160,7 @@ fn errors_name_the_field_by_its_path() {
             error_of::<JobSpec, v1::JobSpec>(spec(), |spec| {
                 spec.replicate.as_mut().unwrap().to = Some(v1::NodeSelector { set: None });
             }),
-            "replicate.to.set: is missing, or of a kind that this version does not know",
+            "replicate.to.set: is missing, or unknown to this version",
         ),
         (
             error_of::<Assignment, v1::Assignment>(assignment(), |assignment| {
@@ -200,7 +200,7 @@ fn unknown_enum_values_are_errors_that_name_the_number() {
         }],
         ..sample(arbitrary::job_view())
     };
-    let unknown = "has the value 99, which this version does not know";
+    let unknown = "has the value 99, unknown to this version";
     let cases = [
         (
             error_of::<JobSpec, v1::JobSpec>(spec(), |spec| spec.train.as_mut().unwrap().precision = 99),
@@ -230,7 +230,7 @@ fn unknown_enum_values_are_errors_that_name_the_number() {
             })
             .unwrap_err()
             .to_string(),
-            "scope: has the value -1, which this version does not know".to_owned(),
+            "scope: has the value -1, unknown to this version".to_owned(),
         ),
     ];
     for (message, expected) in cases {
@@ -366,7 +366,7 @@ fn an_order_s_limits_hold_at_the_border() {
     assert_eq!(said, "generation.stop: must be at most 16 strings, not 17");
     let finished = v1::GenerationFinished { finish_reason: 9, ..Default::default() };
     let error = GenerationFinished::try_from(finished).unwrap_err().to_string();
-    assert_eq!(error, "finish_reason: has the value 9, which this version does not know");
+    assert_eq!(error, "finish_reason: has the value 9, unknown to this version");
     let finished =
         v1::GenerationFinished { device: Some("tpu:0".into()), finish_reason: 1, ..Default::default() };
     let error = GenerationFinished::try_from(finished).unwrap_err().to_string();
@@ -383,10 +383,10 @@ fn a_checkpoint_is_what_its_id_says() {
     let other = "0".repeat(64);
     assert_eq!(
         wrong(&|checkpoint| checkpoint.id.clone_from(&other)),
-        format!("id: `{other}` is not its manifest's, {id}")
+        format!("id: `{other}` does not match its manifest, {id}")
     );
     assert_eq!(wrong(&|checkpoint| checkpoint.manifest.push(b' ')), "manifest: is not in its canonical form");
-    assert!(wrong(&|checkpoint| checkpoint.manifest.truncate(9)).contains("is no checkpoint manifest"));
+    assert!(wrong(&|checkpoint| checkpoint.manifest.truncate(9)).contains("is not a checkpoint manifest"));
 
     let mut manifest: CheckpointManifest = view.manifest.clone();
     manifest.files.swap(0, 1);

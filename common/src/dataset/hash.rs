@@ -16,7 +16,7 @@ pub enum HashError {
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// The list of files is not acceptable.
-    #[error("the dataset is not acceptable: {0}")]
+    #[error("invalid dataset: {0}")]
     Manifest(#[from] FieldError),
 }
 

@@ -46,19 +46,19 @@ const EVENTS_AT_ONCE: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The tracker did not say from whom to fetch it.
-    #[error("the coordinator did not say from whom to fetch blob {blob} within {} s", PLAN_WITHIN.as_secs())]
+    #[error("the coordinator assigned no source for blob {blob} within {} s", PLAN_WITHIN.as_secs())]
     NoPlan {
         /// The blob.
         blob: BlobId,
     },
     /// Nobody has it.
-    #[error("no node that can be reached has anything of blob {blob}")]
+    #[error("no reachable node has any of blob {blob}")]
     NoHolder {
         /// The blob.
         blob: BlobId,
     },
     /// Nothing comes any more.
-    #[error("nothing of blob {blob} has come for {} s; {missing} of {count} pieces are missing", waited.as_secs())]
+    #[error("no piece of blob {blob} arrived for {} s; {missing} of {count} are missing", waited.as_secs())]
     Stuck {
         /// The blob.
         blob: BlobId,
@@ -70,7 +70,7 @@ pub enum FetchError {
         waited: Duration,
     },
     /// It is not what was expected.
-    #[error("blob {blob} has {found} bytes, but {expected} were to come")]
+    #[error("blob {blob} has {found} bytes, but {expected} were expected")]
     Size {
         /// The blob.
         blob: BlobId,
@@ -333,12 +333,12 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
                 }
             }
             Heard::Lost(why) => {
-                tracing::debug!(blob = %self.fetch.blob.short(), parent = named(node), why, "a parent is lost");
+                tracing::debug!(blob = %self.fetch.blob.short(), parent = named(node), why, "lost a source");
                 parent.outbound = None;
                 self.receiver.parent_lost(node);
             }
             Heard::Unruly(why) => {
-                tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), why, "a parent is left");
+                tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), why, "dropped a source");
                 self.parents.remove(&number);
                 // Never again here; whether it is to blame is another question, so it is only replaced.
                 let _banned = self.receiver.ban(node);
@@ -365,7 +365,7 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
     }
 
     fn ban(&mut self, number: ParentNumber, node: NodeId) {
-        tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), "a parent has sent wrong bytes; it is banned");
+        tracing::warn!(blob = %self.fetch.blob.short(), parent = named(node), "banned a source that sent corrupt data");
         self.parents.remove(&number);
         let step = self.receiver.ban(node);
         self.take(step);
@@ -375,7 +375,7 @@ impl<F: FnMut(u64) + Send> Running<'_, F> {
         match step {
             Step::Tell { parent, message } => self.tell(parent, &message),
             Step::Report(trouble) => {
-                tracing::debug!(blob = %self.fetch.blob.short(), ?trouble, "trouble with a parent");
+                tracing::debug!(blob = %self.fetch.blob.short(), ?trouble, "trouble with a source");
                 // Without room it is left out: stalls and hunger are said again, and a ban holds here in any case.
                 let _full = self.fetch.troubles.try_send((self.fetch.blob, trouble));
             }

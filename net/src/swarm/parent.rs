@@ -134,12 +134,12 @@ impl Line {
         self.tell(Heard::Connected { have, outbound }).await?;
         loop {
             let message = inbound.message().await?;
-            let Some(message) = message else { return Err(End::Lost("it has ended the stream".to_owned())) };
+            let Some(message) = message else { return Err(End::Lost("it ended the stream".to_owned())) };
             match message.message {
                 Some(to_child::Message::Piece(piece)) => self.take(piece).await?,
                 Some(to_child::Message::Has(v1::Has { pieces })) => {
                     if let Some(beyond) = pieces.iter().find(|index| **index >= count) {
-                        return Err(End::Unruly(format!("it says that it has piece {beyond} of {count}")));
+                        return Err(End::Unruly(format!("it claims to have piece {beyond} of {count}")));
                     }
                     self.tell(Heard::Has(pieces)).await?;
                 }
@@ -150,7 +150,7 @@ impl Line {
                     self.tell(Heard::Nothing(AskId(ask))).await?;
                 }
                 Some(to_child::Message::Have(_)) => {
-                    return Err(End::Unruly("it says twice what it has".to_owned()));
+                    return Err(End::Unruly("it announced its pieces twice".to_owned()));
                 }
                 // A kind that this version does not know.
                 None => {}
@@ -207,11 +207,11 @@ async fn open(
         let mut inbound = client.fetch(ReceiverStream::new(requests)).await?.into_inner();
         match inbound.message().await?.and_then(|message| message.message) {
             Some(to_child::Message::Have(have)) => Ok((outbound, have, inbound)),
-            Some(_) => Err(Status::invalid_argument("it did not begin with what it has")),
-            None => Err(Status::unavailable("it has ended the stream")),
+            Some(_) => Err(Status::invalid_argument("it did not begin with its pieces")),
+            None => Err(Status::unavailable("it ended the stream")),
         }
     };
-    let late = |_| Status::deadline_exceeded("it did not say in time what it has");
+    let late = |_| Status::deadline_exceeded("it did not announce its pieces in time");
     timeout(HAVE_WITHIN, opened).await.map_err(late)?
 }
 

@@ -66,7 +66,7 @@ impl PeerService {
     fn caller<T>(&self, request: &Request<T>) -> Result<(NodeId, CertificateId), Status> {
         let identity = request.extensions().get::<Peer>().and_then(|peer| peer.identity.as_ref());
         let identity =
-            identity.ok_or_else(|| Status::unauthenticated("pieces are for nodes of this fleet"))?;
+            identity.ok_or_else(|| Status::unauthenticated("only nodes of this fleet may fetch pieces"))?;
         let certificate = identity.certificate;
         if self.revoked.borrow().contains(&certificate) {
             return Err(was_revoked());
@@ -74,9 +74,9 @@ impl PeerService {
         match identity.role {
             Role::Agent(node) => Ok((node, certificate)),
             Role::Coordinator => Ok((COORDINATOR, certificate)),
-            Role::Operator(_) | Role::Viewer(_) => {
-                Err(Status::permission_denied("pieces are for nodes; people fetch blobs by `Blobs.Get`"))
-            }
+            Role::Operator(_) | Role::Viewer(_) => Err(Status::permission_denied(
+                "only nodes may fetch pieces; people fetch blobs with `Blobs.Get`",
+            )),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Peers for PeerService {
         request: Request<Streaming<v1::ToParent>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let (node, certificate) = self.caller(&request)?;
-        let full = |_| Status::resource_exhausted("so many are served here that there is no room for more");
+        let full = |_| Status::resource_exhausted("this node already serves as many peers as it can");
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(full)?;
         let own_place = OwnPlace::take(&self.of_nodes, node)?;
         let mut revoked = self.revoked.subscribe();
@@ -111,7 +111,7 @@ impl Peers for PeerService {
                 _ = revoked.wait_for(|revoked| revoked.contains(&certificate)) => Err(was_revoked()),
             };
             if let Err(status) = ended {
-                tracing::debug!(%node, %status, "a child is served no longer");
+                tracing::debug!(%node, %status, "stopped serving a peer");
                 // An error here says that the child is gone and wants no answer.
                 let _ = outbound.send(Err(status)).await;
             }
@@ -141,7 +141,7 @@ impl OwnPlace {
         let mut streams = of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let own = streams.entry(node).or_default();
         if *own >= STREAMS_OF_A_NODE_MAX {
-            let problem = format!("this node has {STREAMS_OF_A_NODE_MAX} streams open here already");
+            let problem = format!("this node already has {STREAMS_OF_A_NODE_MAX} open streams here");
             return Err(Status::resource_exhausted(problem));
         }
         *own += 1;
@@ -169,7 +169,7 @@ impl Serving {
     async fn run(mut self, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
         let first = timeout(OPEN_WITHIN, inbound.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("a stream begins with Open, and none came"))??;
+            .map_err(|_| Status::deadline_exceeded("no Open arrived; a stream begins with Open"))??;
         let Some(to_parent::Message::Open(open)) = first.and_then(|first| first.message) else {
             return Err(Status::invalid_argument("a stream begins with Open"));
         };
@@ -191,7 +191,7 @@ impl Serving {
         tokio::select! {
             ended = hear(&child, inbound) => ended,
             ended = self.speak(&child, turns, grew, told) => ended,
-            () = share.closed() => Err(Status::aborted("this blob comes no further here")),
+            () = share.closed() => Err(Status::aborted("the transfer of this blob was stopped here")),
         }
     }
 
@@ -227,7 +227,7 @@ impl Serving {
                     Some(Turn::Nothing(AskId(ask))) => {
                         self.say(to_child::Message::Nothing(v1::Nothing { ask })).await?;
                     }
-                    None => return Err(Status::aborted("a newer stream of this node has taken over")),
+                    None => return Err(Status::aborted("replaced by a newer stream of this node")),
                 },
             }
         }
@@ -279,7 +279,7 @@ impl Serving {
 
     async fn say(&self, message: to_child::Message) -> Result<(), Status> {
         let sent = self.outbound.send(Ok(wire::to_child(message))).await;
-        sent.map_err(|_| Status::cancelled("the child has left"))
+        sent.map_err(|_| Status::cancelled("the peer has disconnected"))
     }
 }
 
@@ -287,15 +287,14 @@ impl Serving {
 async fn hear(child: &Child, mut inbound: Streaming<v1::ToParent>) -> Result<(), Status> {
     let count = child.share().manifest().piece_count();
     loop {
-        let idle = |_| Status::deadline_exceeded("the child has asked for nothing for too long");
+        let idle = |_| Status::deadline_exceeded("the peer sent no request for too long");
         let Some(message) = timeout(ASK_WITHIN, inbound.message()).await.map_err(idle)?? else {
-            return Err(Status::cancelled("the child has left"));
+            return Err(Status::cancelled("the peer has disconnected"));
         };
         match message.message {
             Some(to_parent::Message::Ask(ask)) => {
                 let wanted = wire::wanted(count, ask.wanted).map_err(invalid)?;
-                let refused =
-                    |refused| Status::failed_precondition(format!("this ask is refused: {refused:?}"));
+                let refused = |refused| Status::failed_precondition(format!("request refused: {refused:?}"));
                 child.asked(AskId(ask.ask), wanted).map_err(refused)?;
             }
             Some(to_parent::Message::Cancel(cancel)) => child.cancelled(AskId(cancel.ask)),
@@ -304,7 +303,7 @@ async fn hear(child: &Child, mut inbound: Streaming<v1::ToParent>) -> Result<(),
                 return Ok(());
             }
             Some(to_parent::Message::Open(_)) => {
-                return Err(Status::invalid_argument("Open comes once"));
+                return Err(Status::invalid_argument("Open must come only once"));
             }
             // A kind that this version does not know.
             None => {}

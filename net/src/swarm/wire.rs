@@ -24,17 +24,18 @@ pub fn wanted(count: u32, wanted: Option<ask::Wanted>) -> Result<Wanted, FieldEr
     match wanted {
         Some(ask::Wanted::Piece(index)) if index < count => Ok(Wanted::One(index)),
         Some(ask::Wanted::Piece(index)) => {
-            Err(FieldError::new("ask.piece", format!("there is no piece {index} among {count}")))
+            Err(FieldError::new("ask.piece", format!("there is no piece {index} of {count}")))
         }
         Some(ask::Wanted::AnyOf(bytes)) => Ok(Wanted::Any(pieces("ask.any_of", count, &bytes)?)),
-        None => Err(FieldError::new("ask", "says nothing of what is wanted")),
+        None => Err(FieldError::new("ask", "is empty")),
     }
 }
 
 /// A set of a blob's pieces.
 pub(super) fn pieces(field: &str, count: u32, bytes: &[u8]) -> Result<PieceSet, FieldError> {
-    PieceSet::from_bytes(count, bytes)
-        .ok_or_else(|| FieldError::new(field, format!("{} bytes are no set of {count} pieces", bytes.len())))
+    PieceSet::from_bytes(count, bytes).ok_or_else(|| {
+        FieldError::new(field, format!("{} bytes are not a set of {count} pieces", bytes.len()))
+    })
 }
 
 /// A parent's message.

@@ -63,7 +63,7 @@ impl BlobClient {
             for text in answer(self.calls().have(request)).await?.missing {
                 let blob = text.parse().ok().filter(|blob| asked.remove(blob));
                 let wrong =
-                    || TransferError::wrong(format!("`{text}` is missing there, and nobody asked for it"));
+                    || TransferError::wrong(format!("`{text}` is missing there, but was not requested"));
                 missing.push(blob.ok_or_else(wrong)?);
             }
         }

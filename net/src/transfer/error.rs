@@ -22,13 +22,13 @@ pub enum TransferError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A file that was to be sent is not what it was.
-    #[error("{}: has changed since it was first read; try again when it is still", path.display())]
+    #[error("{}: changed since it was first read; try again once the file no longer changes", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
     },
     /// The other side sent something else than it should.
-    #[error("the other side does not keep to the protocol: {0}")]
+    #[error("the other side breaks the protocol: {0}")]
     WrongAnswer(String),
 }
 

@@ -84,7 +84,7 @@ impl Receiving {
                 self.settle().await?;
                 timeout(PUT_IDLE_TIMEOUT, requests.next()).await.map_err(|_| {
                     let secs = PUT_IDLE_TIMEOUT.as_secs();
-                    Status::deadline_exceeded(format!("nothing came for {secs} s; send the rest again"))
+                    Status::deadline_exceeded(format!("no data arrived for {secs} s; send the rest again"))
                 })?
             };
             match next.transpose()?.map(|request| request.part) {
@@ -121,7 +121,7 @@ impl Receiving {
 
     async fn piece(&mut self, Piece { index, bytes }: Piece) -> Result<(), Status> {
         match mem::replace(&mut self.current, Current::Complete) {
-            Current::Nothing => Err(Status::invalid_argument("piece: came before any manifest")),
+            Current::Nothing => Err(Status::invalid_argument("piece: arrived before any manifest")),
             Current::Complete => Ok(()),
             Current::Small(manifest) => {
                 manifest
@@ -180,6 +180,6 @@ impl Receiving {
         let missing = missing.into_iter().map(|(first, end)| PieceRange { first, end }).collect();
         let answer = PutResponse { blob: id.to_string(), missing };
         faults::strikes("transfer::before_answer");
-        self.answers.send(Ok(answer)).await.map_err(|_| Status::cancelled("the caller is gone"))
+        self.answers.send(Ok(answer)).await.map_err(|_| Status::cancelled("the caller has disconnected"))
     }
 }

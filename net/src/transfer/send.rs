@@ -222,10 +222,10 @@ impl Answers {
     /// Takes one answer.
     async fn next(&mut self) -> Result<(), TransferError> {
         let Some(PutResponse { blob, missing }) = self.stream.message().await? else {
-            return Err(TransferError::wrong("the stream of answers ended too early"));
+            return Err(TransferError::wrong("the stream of responses ended too early"));
         };
         let known = blob.parse().ok().filter(|blob| self.unanswered.contains(blob));
-        let wrong = || TransferError::wrong(format!("an answer about `{blob}`, which was not sent"));
+        let wrong = || TransferError::wrong(format!("a response about `{blob}`, which was not sent"));
         let blob = known.ok_or_else(wrong)?;
         if missing.is_empty() {
             self.unanswered.remove(&blob);
@@ -243,7 +243,7 @@ impl Answers {
                 let in_order = ranges.is_sorted_by(|(_, end), (first, _)| end <= first);
                 if !in_order || ranges.iter().any(|&(first, end)| first >= end || end > count) {
                     return Err(TransferError::wrong(format!(
-                        "it misses pieces that blob {blob} does not have"
+                        "it requests pieces that blob {blob} does not have"
                     )));
                 }
                 return Ok(ranges);

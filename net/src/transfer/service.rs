@@ -99,7 +99,7 @@ impl Blobs for BlobService {
         let receiving = Receiving::new(self.store.clone(), answers.clone());
         tokio::spawn(async move {
             if let Err(status) = receiving.run(request.into_inner()).await {
-                // An error here says that the caller is gone and wants no answer.
+                // An error here says that the caller has disconnected and wants no answer.
                 let _ = answers.send(Err(status)).await;
             }
             drop(turn);

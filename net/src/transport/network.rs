@@ -99,7 +99,7 @@ impl Listener for TcpListener {
         let (stream, remote) = Self::accept(self).await?;
         // A connection that is gone already shows in its handshake.
         if let Err(error) = tune(&stream) {
-            tracing::debug!(%remote, %error, "a connection cannot be tuned");
+            tracing::debug!(%remote, %error, "cannot set options of a connection");
         }
         Ok((Box::new(buffered(stream)), remote))
     }

@@ -135,8 +135,8 @@ async fn accept_all(
                     // An error says that the server has stopped; the connection closes with it.
                     let _ = ready.send(connection).await;
                 }
-                Ok(Err(problem)) => debug!(%remote, problem, "a handshake failed"),
-                Err(_) => debug!(%remote, "a handshake took too long"),
+                Ok(Err(problem)) => debug!(%remote, problem, "handshake failed"),
+                Err(_) => debug!(%remote, "handshake timed out"),
             }
         });
     }

@@ -52,7 +52,7 @@ impl AgentsClient {
         let response = answer(self.calls().join(request)).await?;
         let authority = KeyHash::of_certificate_pem(&response.authority_pem).map_err(CallError::failed)?;
         if authority != join.authority {
-            let problem = "is of another authority than the join string names";
+            let problem = "belongs to another authority than the one in the join string";
             return Err(CallError::unusable(FieldError::new("authority_pem", problem)));
         }
         let certificate = own.complete(response.certificate_pem).map_err(CallError::failed)?;
@@ -99,7 +99,7 @@ impl AgentsClient {
         let response = answer_within(LARGE_CALL_TIMEOUT, self.calls().get_dataset_manifest(request)).await?;
         let manifest = dataset_manifest(&response.manifest).map_err(CallError::unusable)?;
         if manifest.id() != dataset {
-            return Err(CallError::unusable(FieldError::new("manifest", "is another dataset's")));
+            return Err(CallError::unusable(FieldError::new("manifest", "belongs to another dataset")));
         }
         Ok(manifest)
     }
@@ -113,7 +113,7 @@ impl AgentsClient {
         let response = answer(self.calls().get_checkpoint_manifest(request)).await?;
         let (id, manifest) = checkpoint_manifest(&response.manifest).map_err(CallError::unusable)?;
         if id != checkpoint {
-            return Err(CallError::unusable(FieldError::new("manifest", "is another checkpoint's")));
+            return Err(CallError::unusable(FieldError::new("manifest", "belongs to another checkpoint")));
         }
         let self_test = response.self_test.map(SelfTest::try_from).transpose();
         Ok((manifest, self_test.map_err(|error| CallError::unusable(error.within("self_test")))?))

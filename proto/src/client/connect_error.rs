@@ -6,7 +6,7 @@ use std::{error::Error, time::Duration};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
     /// There is no address to try.
-    #[error("no address of a coordinator is known")]
+    #[error("no coordinator address is known")]
     NoAddress,
     /// The address has no such host, or is no address.
     #[error("cannot find {address}: {problem}; check the name")]
@@ -17,13 +17,13 @@ pub enum ConnectError {
         problem: String,
     },
     /// The machine is there, but nothing listens.
-    #[error("nobody listens at {address}; is the coordinator running, and the address right?")]
+    #[error("nothing listens at {address}; is the coordinator running, and the address right?")]
     NobodyListens {
         /// The address.
         address: String,
     },
     /// No answer within the time allowed.
-    #[error("{address} did not answer within {} s; is the machine up, and no firewall between?", timeout.as_secs_f32())]
+    #[error("{address} did not answer within {} s; is the machine up, and the port open in the firewall?", timeout.as_secs_f32())]
     TimedOut {
         /// The address.
         address: String,
@@ -39,7 +39,7 @@ pub enum ConnectError {
         problem: String,
     },
     /// Whoever listens there does not belong to the fleet that was meant.
-    #[error("{address} is not the coordinator that was meant: {problem}; nothing was sent to it")]
+    #[error("{address} is not the expected coordinator: {problem}; nothing was sent to it")]
     WrongAuthority {
         /// The address.
         address: String,
@@ -58,7 +58,7 @@ pub enum ConnectError {
         problem: String,
     },
     /// Something listens there that does not speak as we do.
-    #[error("{address} does not speak our protocol: {problem}; is it a coordinator of this release?")]
+    #[error("{address} does not speak Hatchery's protocol: {problem}; is it a coordinator of this release?")]
     Protocol {
         /// The address.
         address: String,
@@ -66,7 +66,7 @@ pub enum ConnectError {
         problem: String,
     },
     /// None of several addresses would do.
-    #[error("no address would do: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("no address works: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several(Vec<ConnectError>),
 }
 

@@ -46,7 +46,7 @@ impl CallError {
     /// The answer has a field that makes no sense.
     pub(crate) fn unusable(error: FieldError) -> Self {
         Self::Failed(format!(
-            "the coordinator's answer cannot be used: {error}; are both sides of the same release?"
+            "the coordinator sent an invalid response: {error}; are both sides of the same release?"
         ))
     }
 }

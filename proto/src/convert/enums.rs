@@ -18,7 +18,7 @@ pub(super) trait Enumeration: Sized {
     fn read(field: &str, number: i32) -> Result<Self, FieldError> {
         Self::of_number(number).ok_or_else(|| match number {
             0 => FieldError::new(field, "is missing"),
-            _ => FieldError::new(field, format!("has the value {number}, which this version does not know")),
+            _ => FieldError::new(field, format!("has the value {number}, unknown to this version")),
         })
     }
 }

@@ -21,7 +21,7 @@ pub fn certificate_request(pem: String) -> Result<String, FieldError> {
 
 /// What a part that is not there is told.
 pub(super) fn missing(field: &str) -> FieldError {
-    FieldError::new(field, "is missing, or of a kind that this version does not know")
+    FieldError::new(field, "is missing, or unknown to this version")
 }
 
 /// Converts a part that must be there.

@@ -21,7 +21,7 @@ pub fn dataset_manifest_bytes(manifest: &DatasetManifest) -> Vec<u8> {
 pub fn dataset_manifest(bytes: &[u8]) -> Result<DatasetManifest, FieldError> {
     at_most("manifest", bytes.len(), DATASET_MANIFEST_BYTES_MAX, "bytes")?;
     serde_json::from_slice(bytes)
-        .map_err(|error| FieldError::new("manifest", format!("is no dataset manifest: {error}")))
+        .map_err(|error| FieldError::new("manifest", format!("is not a dataset manifest: {error}")))
 }
 
 /// A checkpoint manifest as the wire has it: its canonical bytes.
@@ -34,7 +34,7 @@ pub fn checkpoint_manifest_bytes(manifest: &CheckpointManifest) -> Vec<u8> {
 pub fn checkpoint_manifest(bytes: &[u8]) -> Result<(CheckpointId, CheckpointManifest), FieldError> {
     at_most("manifest", bytes.len(), CHECKPOINT_MANIFEST_BYTES_MAX, "bytes")?;
     let manifest: CheckpointManifest = serde_json::from_slice(bytes)
-        .map_err(|error| FieldError::new("manifest", format!("is no checkpoint manifest: {error}")))?;
+        .map_err(|error| FieldError::new("manifest", format!("is not a checkpoint manifest: {error}")))?;
     manifest.check().map_err(|error| error.within("manifest"))?;
     let id = CheckpointId(Digest::of(bytes));
     if manifest.id() != id {

@@ -52,7 +52,7 @@ fn rate(field: &str, rate: Option<f64>) -> Result<Option<f64>, FieldError> {
     match rate {
         Some(rate) if !(rate > 0.0 && rate <= BYTES_PER_SEC_MAX) => {
             let problem =
-                format!("{rate} is no number of bytes per second above 0 and up to {BYTES_PER_SEC_MAX}");
+                format!("must be above 0 and up to {BYTES_PER_SEC_MAX} bytes per second, not {rate}");
             Err(FieldError::new(field, problem))
         }
         _ => Ok(rate),
@@ -72,7 +72,7 @@ impl TryFrom<v1::PeerReach> for PeerReach {
     fn try_from(reach: v1::PeerReach) -> Result<Self, FieldError> {
         let port = |port: u32| match u16::try_from(port) {
             Ok(port) if port > 0 => Ok(port),
-            _ => Err(FieldError::new("port", format!("{port} is no port"))),
+            _ => Err(FieldError::new("port", format!("{port} is not a port"))),
         };
         Ok(Self {
             port: reach.port.map(port).transpose()?,

@@ -408,7 +408,10 @@ impl TryFrom<v1::Checkpoint> for CheckpointView {
     fn try_from(checkpoint: v1::Checkpoint) -> Result<Self, FieldError> {
         let (id, manifest) = checkpoint_manifest(&checkpoint.manifest)?;
         if parsed("id", &checkpoint.id) != Ok(id) {
-            return Err(FieldError::new("id", format!("`{}` is not its manifest's, {id}", checkpoint.id)));
+            return Err(FieldError::new(
+                "id",
+                format!("`{}` does not match its manifest, {id}", checkpoint.id),
+            ));
         }
         Ok(Self {
             id,
