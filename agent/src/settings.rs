@@ -28,7 +28,7 @@ const GENERATIONS_AT_ONCE_MAX: u32 = 64;
 /// Most threads of a trainer on the processor.
 const CPU_THREADS_MAX: u32 = 4096;
 
-/// /// Settings of an agent. Every key has a default.
+/// Settings of an agent. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentSettings {
@@ -53,7 +53,7 @@ pub struct AgentSettings {
     /// Seconds for which trainers continue while the coordinator's machine reports that no coordinator runs; 0: until
     /// their lease ends. If that machine does not answer at all, trainers stop when their lease ends.
     pub outage_secs_max: u64,
-    /// /// Number of models kept loaded between answers; 1 to 64.
+    /// Number of models kept loaded between answers; 1 to 64.
     pub models_loaded_max: u32,
     /// Number of answers that the processor generates at once; more wait in a queue.
     pub generations_at_once: u32,

@@ -160,7 +160,7 @@ pub(crate) struct AvailabilityArgs {
 Later sources override earlier ones: defaults, settings file, environment (HATCHERY_COORDINATOR__KEY), flags.
 Example: HATCHERY_COORDINATOR__LEASE_SECS=30 hatchery coordinator --print-config")]
 pub(crate) struct CoordinatorArgs {
-    /// /// Listen address [default: 127.0.0.1:4747].
+    /// Listen address [default: 127.0.0.1:4747].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
     /// Address under which other machines reach this one [default: detected]; may be repeated.
@@ -245,7 +245,7 @@ pub(crate) struct TokenCreateArgs {
 /// `hatchery certificate`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertificateCommand {
-    /// /// List certificates.
+    /// List certificates.
     List,
     /// Revoke a certificate; its holder is refused from then on.
     Revoke {
@@ -275,7 +275,7 @@ The same as a recipe file:
   [devices]
   kinds = [\"cuda\"]")]
 pub(crate) struct SubmitArgs {
-    /// /// Recipe file in TOML.
+    /// Recipe file in TOML.
     pub(crate) recipe: Option<PathBuf>,
     /// Start from a preset: tiny, seed.
     #[arg(long)]
@@ -300,7 +300,7 @@ pub(crate) struct SubmitArgs {
     /// Set a recipe key, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// /// Name of the job [default: after the recipe, the data or the preset].
+    /// Name of the job [default: after the recipe, the data or the preset].
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Allowed kind of device: cuda, mps, cpu [default: any]; may be repeated.
@@ -356,9 +356,9 @@ pub(crate) struct SubmitArgs {
 /// Which checkpoints are replicated.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum WhichArg {
-    /// /// Every checkpoint.
+    /// Every checkpoint.
     Each,
-    /// /// Only the newest checkpoint.
+    /// Only the newest checkpoint.
     Last,
     /// Only the checkpoint with the lowest validation loss.
     Best,
@@ -426,7 +426,7 @@ pub(crate) struct JobOrGroupArgs {
     /// Id, unique prefix, name, or `latest`.
     #[arg(default_value = "latest")]
     pub(crate) job: String,
-    /// /// Apply to all jobs of this group that have not ended.
+    /// Apply to all jobs of this group that have not ended.
     #[arg(long, value_name = "NAME", conflicts_with = "job")]
     pub(crate) group: Option<Name>,
 }
@@ -490,13 +490,13 @@ pub(crate) struct GenerateArgs {
     /// Prompt; `-` reads it from stdin.
     #[arg(short, long, default_value = "\n", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// /// Node that answers [default: chosen by the coordinator].
+    /// Node that answers [default: chosen by the coordinator].
     #[arg(long, conflicts_with = "all_nodes")]
     pub(crate) node: Option<String>,
     /// Ask every node that holds the checkpoint, one after another; JOB means its newest checkpoint.
     #[arg(long)]
     pub(crate) all_nodes: bool,
-    /// /// Maximum number of new bytes.
+    /// Maximum number of new bytes.
     #[arg(short = 'n', long, default_value_t = 200)]
     pub(crate) max_bytes: u32,
     /// Sampling temperature: lower is more predictable, higher more varied [default: 1].

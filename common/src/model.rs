@@ -10,7 +10,7 @@ use crate::field::{FieldError, check_range};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RawModelConfig {
-    /// /// Number of layers; all share one set of weights.
+    /// Number of layers; all share one set of weights.
     pub n_layer: u32,
     /// Width of the residual stream (D).
     pub n_embd: u32,
@@ -20,7 +20,7 @@ pub struct RawModelConfig {
     pub n_head: u32,
     /// Neurons in all heads together, as a multiple of D.
     pub mlp_internal_dim_multiplier: u32,
-    /// /// Vocabulary size; 256 for bytes.
+    /// Vocabulary size; 256 for bytes.
     pub vocab_size: u32,
 }
 

@@ -135,7 +135,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// /// The state folder.
+    /// The state folder.
     pub fn state(&self) -> &Path {
         &self.state
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Most nodes that may fetch from this one at once.
 const CHILDREN_MAX: u32 = 64;
 
-/// /// Exchange of blobs with other nodes.
+/// Exchange of blobs with other nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PeerSettings {

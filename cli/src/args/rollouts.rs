@@ -32,7 +32,7 @@ pub(crate) enum PinCommand {
     },
     /// Keep a checkpoint only as long as its job's recipe says.
     Unpin {
-        /// /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`.
+        /// Id, unique prefix, a job (its newest checkpoint), JOB:best, `latest`.
         checkpoint: String,
     },
 }

@@ -80,7 +80,7 @@ impl Preset {
     }
 }
 
-/// /// The files of the corpus.
+/// The files of the corpus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSpec {

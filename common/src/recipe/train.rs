@@ -32,11 +32,11 @@ impl Precision {
     }
 }
 
-/// /// Learning rate schedule after the warm-up.
+/// Learning rate schedule after the warm-up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// /// Constant.
+    /// Constant.
     #[default]
     Constant,
     /// Half a cosine wave, down to `lr_min_share` at the last step.
@@ -52,9 +52,9 @@ pub enum Schedule {
 pub struct RawTrainSpec {
     /// Optimizer steps.
     pub steps: u64,
-    /// /// Sequences per step.
+    /// Sequences per step.
     pub batch: u32,
-    /// /// Tokens per sequence.
+    /// Tokens per sequence.
     pub block: u32,
     /// AdamW's peak learning rate.
     pub lr: f64,

@@ -66,7 +66,7 @@ impl NodeSelector {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicateWhich {
-    /// /// Every checkpoint.
+    /// Every checkpoint.
     #[default]
     Each,
     /// Only the newest.
@@ -98,9 +98,9 @@ impl ReplicaWeights {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicaPolicy {
-    /// /// Nodes that receive the checkpoints.
+    /// Nodes that receive the checkpoints.
     pub to: NodeSelector,
-    /// /// Checkpoints to replicate.
+    /// Checkpoints to replicate.
     pub which: ReplicateWhich,
     /// Precision of the weights; applies to pushed checkpoints, too.
     #[serde(skip_serializing_if = "ReplicaWeights::is_default")]

@@ -153,7 +153,7 @@ impl Contender {
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// /// Text for people.
+    /// Text for people.
     #[default]
     Text,
     /// JSON for programs, one value per line.
@@ -191,7 +191,7 @@ pub(crate) struct Train {
     /// optimizer; the recipe comes from --preset, --recipe and --set.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub(crate) fine_tune: Option<PathBuf>,
-    /// /// Device; auto takes the preferred one.
+    /// Device; auto takes the preferred one.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
     /// Threads of a CPU device; 0: one per core.
@@ -216,10 +216,10 @@ pub(crate) struct Eval {
     /// Window size in bytes [default: the checkpoint's training block].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(recipe::TrainSpec::BLOCK_MAX)))]
     pub(crate) block: Option<u32>,
-    /// /// Device; auto takes the preferred one.
+    /// Device; auto takes the preferred one.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
-    /// /// Arithmetic of the forward pass.
+    /// Arithmetic of the forward pass.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: Precision,
     /// Threads of a CPU device; 0: one per core.
@@ -367,7 +367,7 @@ pub(crate) struct Doctor {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Calibrate {
-    /// /// Device; auto takes the preferred one.
+    /// Device; auto takes the preferred one.
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceWish,
     /// Threads of a CPU device; 0: one per core.
