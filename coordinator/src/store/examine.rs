@@ -61,8 +61,8 @@ impl Examination {
         // A log that is still there would be taken for that of the new file, and without it the old one is not whole.
         let log = log_of(path);
         if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
-            let why = io::Error::other("SQLite could not take it into the database");
-            return Err(FileError::new("do without", &log, why));
+            let why = io::Error::other("SQLite could not apply it to the database");
+            return Err(FileError::new("merge", &log, why));
         }
         faults::strikes("admin::step");
         fs::hard_link(path, kept).map_err(|error| FileError::new("keep a copy of", path, error))?;

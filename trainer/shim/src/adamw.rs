@@ -59,7 +59,7 @@ pub fn fused_adamw(
 ) -> Result<(), TchError> {
     let count = weights.len();
     if [gradients.len(), exp_avgs.len(), exp_avg_sqs.len()] != [count; 3] || count == 0 {
-        return Err(TchError::Shape(format!("AdamW over lists that are not as long as {count} weights")));
+        return Err(TchError::Shape(format!("AdamW needs lists of {count} entries, one per weight")));
     }
     let pointers = |tensors: &[&mut Tensor]| tensors.iter().map(|tensor| tensor.as_ptr()).collect::<Vec<_>>();
     let (weights, exp_avgs, exp_avg_sqs) = (pointers(weights), pointers(exp_avgs), pointers(exp_avg_sqs));

@@ -64,7 +64,7 @@ impl<'a> Call<'a> {
             && address.is_multiple_of(alignment);
         if !fits && self.problem.is_none() {
             self.problem = Some(format!(
-                "argument {} is {:?} of {:?} on {:?}, where {count} {kind:?} in one piece on {:?} are wanted",
+                "argument {} is {:?} of {:?} on {:?} instead of {count} contiguous {kind:?} on {:?}",
                 self.words.len(),
                 tensor.size(),
                 tensor.kind(),
@@ -80,7 +80,7 @@ impl<'a> Call<'a> {
     pub(super) fn size(mut self, size: i64) -> Self {
         match u32::try_from(size) {
             Ok(size) => self.words.push(size.into()),
-            Err(_) => self.problem = Some(format!("a size of {size} is beyond 32 bits")),
+            Err(_) => self.problem = Some(format!("the size {size} exceeds 32 bits")),
         }
         self
     }
@@ -105,7 +105,7 @@ impl<'a> Call<'a> {
             return refuse(problem);
         }
         let Ok(blocks) = i32::try_from(self.blocks) else {
-            return refuse(format!("{} blocks are too many", self.blocks));
+            return refuse(format!("{} are too many blocks", self.blocks));
         };
         if blocks == 0 {
             return Ok(());

@@ -48,10 +48,10 @@ pub enum CudaError {
         architecture: String,
         message: String,
     },
-    #[error("NVIDIA's driver cannot {doing} (error {status})")]
+    #[error("the NVIDIA driver cannot {doing} (error {status})")]
     Driver { doing: &'static str, status: i32 },
     /// What each thread works on should be in registers.
-    #[error("the kernels for {0} keep an array of each thread in memory")]
+    #[error("the kernels for {0} spill a per-thread array to memory")]
     KeepArrays(String),
 }
 
@@ -162,7 +162,7 @@ impl Driver {
     fn open() -> Result<Self, CudaError> {
         // SAFETY: libtorch has loaded the library before, and its initialiser has run.
         let library = unsafe { Library::new(LIBRARY) };
-        library.map(Self).map_err(|_| CudaError::Missing("NVIDIA's driver (libcuda.so.1)"))
+        library.map(Self).map_err(|_| CudaError::Missing("the NVIDIA driver (libcuda.so.1)"))
     }
 
     /// Makes the primary context of GPU `index` current; gives it, and the GPU's compute capability: 90 for 9.0.
@@ -179,11 +179,11 @@ impl Driver {
             told("find the GPU", get(&raw mut device, index as c_int))?;
             let attribute = self.function::<GetAttribute>(c"cuDeviceGetAttribute")?;
             for (found, which) in capability.iter_mut().zip(CAPABILITY) {
-                told("tell the GPU's kind", attribute(found, which, device))?;
+                told("identify the GPU", attribute(found, which, device))?;
             }
             let retain = self.function::<Retain>(c"cuDevicePrimaryCtxRetain")?;
             told("open the GPU", retain(&raw mut context, device))?;
-            told("turn to the GPU", self.function::<SetCurrent>(c"cuCtxSetCurrent")?(context))?;
+            told("select the GPU", self.function::<SetCurrent>(c"cuCtxSetCurrent")?(context))?;
         }
         Ok((context, 10 * capability[0] + capability[1]))
     }
@@ -199,7 +199,8 @@ impl Driver {
             told("load the kernels", load(&raw mut module, compiled.bytes().as_ptr().cast()))?;
             let get = self.function::<GetFunction>(c"cuModuleGetFunction")?;
             let functions = NAMES.map(|name| {
-                let c_name = CString::new(name).map_err(|_| CudaError::Broken("a kernel's name is none"))?;
+                let c_name =
+                    CString::new(name).map_err(|_| CudaError::Broken("a kernel's name is invalid"))?;
                 let mut function = ptr::null_mut();
                 told("find a kernel", get(&raw mut function, module, c_name.as_ptr()))?;
                 Ok((name, function))
@@ -215,7 +216,7 @@ impl Driver {
         let found = unsafe { self.0.get::<F>(name.to_bytes_with_nul()) };
         found
             .map(|function| *function)
-            .map_err(|_| CudaError::Broken("NVIDIA's driver lacks a function that it should have"))
+            .map_err(|_| CudaError::Broken("the NVIDIA driver lacks a required function"))
     }
 }
 

@@ -52,7 +52,7 @@ impl Nvrtc {
             let mut found = vec![0; usize::try_from(count).unwrap_or_default()];
             let get = self.function::<Get>(c"nvrtcGetSupportedArchs")?;
             if failed || get(found.as_mut_ptr()) != 0 {
-                return Err(CudaError::Broken("NVRTC does not tell its architectures"));
+                return Err(CudaError::Broken("NVRTC does not list its architectures"));
             }
             Ok(found)
         }
@@ -87,7 +87,7 @@ impl Nvrtc {
             let destroy = self.function::<Destroy>(c"nvrtcDestroyProgram")?;
             let compile = self.function::<Compile>(c"nvrtcCompileProgram")?;
             if create(&raw mut program, source.as_ptr(), name.as_ptr(), 0, ptr::null(), ptr::null()) != 0 {
-                return Err(failed("it takes no program at all".into()));
+                return Err(failed("it accepts no program".into()));
             }
             let compiled = if compile(program, options.len() as c_int, options.as_ptr()) != 0 {
                 let log = self.read(c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog", program);
@@ -117,7 +117,7 @@ impl Nvrtc {
             let failed = self.function::<Size>(size)?(program, &raw mut bytes) != 0;
             let mut found = vec![0u8; bytes];
             if failed || self.function::<Get>(get)?(program, found.as_mut_ptr().cast()) != 0 {
-                return Err(CudaError::Broken("NVRTC does not give what it has compiled"));
+                return Err(CudaError::Broken("NVRTC does not return the compiled program"));
             }
             Ok(found)
         }
@@ -128,8 +128,6 @@ impl Nvrtc {
     unsafe fn function<F: Copy>(&self, name: &CStr) -> Result<F, CudaError> {
         // SAFETY: by this function's own contract; the library stays open as long as `self`.
         let found = unsafe { self.0.get::<F>(name.to_bytes_with_nul()) };
-        found
-            .map(|function| *function)
-            .map_err(|_| CudaError::Broken("NVRTC lacks a function that it should have"))
+        found.map(|function| *function).map_err(|_| CudaError::Broken("NVRTC lacks a required function"))
     }
 }

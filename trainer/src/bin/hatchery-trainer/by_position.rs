@@ -38,7 +38,7 @@ pub(crate) fn eval(args: &Eval) -> anyhow::Result<()> {
     let edges: Vec<u64> =
         (0..=DOUBLINGS).map(|doubling| block << doubling).filter(|edge| *edge < corpus.len()).collect();
     let longest = edges.last().with_context(|| {
-        format!("the data has {} bytes, and one block has {block}; give more data", corpus.len())
+        format!("the data has {} bytes, but one block has {block}; give more data", corpus.len())
     })?;
     let losses = |window| loss_by_position(&model, window, corpus.bytes(), &edges);
     let lines: Vec<Line> = losses(Window::Default)?
@@ -58,7 +58,8 @@ pub(crate) fn eval(args: &Eval) -> anyhow::Result<()> {
     print(&match model.trained_block() {
         Some(block) => format!("trained on blocks of {block}; streams of {longest} bytes; nats per byte\n"),
         None => format!(
-            "the checkpoint names no block, so has no window; streams of {longest} bytes; nats per byte\n"
+            "the checkpoint records no block, so there is no window; streams of {longest} bytes; nats per \
+             byte\n"
         ),
     })?;
     print(&format!("{:<16} {:>10} {:>14} {:>14}", "positions", "bytes", "window", "no window"))?;
