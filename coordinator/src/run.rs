@@ -80,7 +80,8 @@ pub enum RunError {
     Tls(#[from] TlsError),
     /// The address cannot be had.
     #[error(
-        "cannot listen on {address}: {source}; is another program using it? Choose another address with `--listen`"
+        "cannot listen on {address}: {source}; is another program using it? Choose another address with \
+         `--listen`"
     )]
     Listen { address: SocketAddr, source: std::io::Error },
     /// The local operator has no credentials.

@@ -254,7 +254,7 @@ impl Serving {
             Ok(Some(read)) => read,
             Ok(None) => {
                 child.share().lost(index);
-                return Err(Status::data_loss(format!("piece {index} was damaged on this disk")));
+                return Err(Status::data_loss(format!("piece {index} is damaged on this disk")));
             }
             Err(error) => {
                 child.share().close();

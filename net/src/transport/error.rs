@@ -42,7 +42,7 @@ fn certificate_problem(error: &CertificateError) -> String {
             None => other.to_string(),
         },
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is of another authority than ours".to_owned()
+            "its certificate belongs to another authority".to_owned()
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet; is this machine's clock right?".to_owned()
@@ -50,7 +50,7 @@ fn certificate_problem(error: &CertificateError) -> String {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired; is this machine's clock right?".to_owned()
         }
-        other => format!("its certificate does not fit ({other})"),
+        other => format!("its certificate is not accepted ({other})"),
     }
 }
 
