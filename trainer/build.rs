@@ -4,6 +4,8 @@
 //! - `../libtorch/torch/lib` beside the binary's own folder: how a release is laid out;
 //! - the folder that this build was linked with: the clone's `libtorch/`, or the user's `LIBTORCH`.
 //!
+//! The trainer and its benchmarks are linked so.
+//!
 //! `HATCHERY_RELOCATABLE=1` leaves the second out, so that a release holds no path of the machine it was built on.
 
 use std::env;
@@ -12,8 +14,7 @@ use std::env;
 const RELEASE_LIBRARIES: &str = "../libtorch/torch/lib";
 
 fn main() {
-    // Nothing but these changes the outcome; without a rule every change in the package would run this again.
-    println!("cargo::rerun-if-changed=build.rs");
+    // Nothing else changes the outcome; without a rule every change in the package would run this again.
     println!("cargo::rerun-if-env-changed=HATCHERY_RELOCATABLE");
 
     let target = env::var("CARGO_CFG_TARGET_OS").expect("cargo names the target's system");

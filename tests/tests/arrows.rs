@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
     ("hatchery-swarm", &["hatchery-common"]),
@@ -45,19 +45,35 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "hatchery-scheduler",
         ],
     ),
-    ("hatchery-tests", &["hatchery-common"]),
+    ("hatchery-tests", &["hatchery-common", "hatchery-test-support"]),
+    ("hatchery-test-support", &[]),
     (
         "hatchery-fuzz",
         &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-swarm"],
     ),
     ("hatchery-docs", &["hatchery-common"]),
-    ("xtask", &["hatchery-docs"]),
+    ("hatchery-bench-engine", &["hatchery-bdh", "hatchery-common"]),
+    (
+        "hatchery-bench-fanout",
+        &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-test-support"],
+    ),
+    (
+        "hatchery-bench-reconnect",
+        &["hatchery-agent", "hatchery-common", "hatchery-coordinator", "hatchery-net", "hatchery-proto"],
+    ),
+    ("hatchery-bench-scheduler", &["hatchery-common", "hatchery-scheduler"]),
+    ("hatchery-bench-swarm", &["hatchery-common", "hatchery-swarm"]),
+    (
+        "hatchery-bench-trainer",
+        &["hatchery-bdh", "hatchery-common", "hatchery-trainer", "hatchery-trainer-shim"],
+    ),
+    ("xtask", &["hatchery-docs", "hatchery-test-support"]),
 ];
 
 /// Outside crates that only some of ours may use, directly or through others.
 const KEPT_OUT: [(&str, &[&str]); 7] = [
-    ("tch", &["hatchery-trainer", "hatchery-trainer-shim"]),
-    ("torch-sys", &["hatchery-trainer", "hatchery-trainer-shim"]),
+    ("tch", &["hatchery-trainer", "hatchery-trainer-shim", "hatchery-bench-trainer"]),
+    ("torch-sys", &["hatchery-trainer", "hatchery-trainer-shim", "hatchery-bench-trainer"]),
     (
         "prost",
         &[
@@ -68,6 +84,8 @@ const KEPT_OUT: [(&str, &[&str]); 7] = [
             "hatchery-cli",
             "hatchery-sim",
             "hatchery-fuzz",
+            "hatchery-bench-fanout",
+            "hatchery-bench-reconnect",
         ],
     ),
     (
@@ -80,9 +98,11 @@ const KEPT_OUT: [(&str, &[&str]); 7] = [
             "hatchery-cli",
             "hatchery-sim",
             "hatchery-fuzz",
+            "hatchery-bench-fanout",
+            "hatchery-bench-reconnect",
         ],
     ),
-    ("rusqlite", &["hatchery-coordinator", "hatchery-cli", "hatchery-sim"]),
+    ("rusqlite", &["hatchery-coordinator", "hatchery-cli", "hatchery-sim", "hatchery-bench-reconnect"]),
     ("turmoil", &["hatchery-sim"]),
     ("aws-lc-rs", &[]),
 ];

@@ -16,11 +16,13 @@
 //! | `fused` | the same everywhere else, on a GPU with kernels of its own |
 //! | `recurrent`, `batching` | answers of many at once on a GPU |
 //! | `device`, `cuda_absence`, `memory` | which devices there are, why not others, what fits |
+//! | `command_line` | what its command line shares with the benchmarks' |
 //! | `environment`, `ffi` | settings of the machine, and all that is unsafe |
 
 pub mod batching;
 pub mod calibrate;
 pub mod checkpoint;
+pub mod command_line;
 pub mod control;
 mod cuda_absence;
 pub mod data;

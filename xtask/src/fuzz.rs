@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use hatchery_test_support::{GLANCE, Interrupt};
 
-use crate::interrupt::{GLANCE, Interrupt};
 use crate::{cargo, repo};
 
 const PACKAGE: &str = "hatchery-fuzz";

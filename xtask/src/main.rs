@@ -3,12 +3,10 @@
 mod bench;
 mod cargo;
 mod chaos;
-mod daemon;
 mod demo;
 mod dist;
 mod docs;
 mod fuzz;
-mod interrupt;
 mod kernels;
 mod phases;
 mod progress;

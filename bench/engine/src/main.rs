@@ -1,11 +1,12 @@
-//! How long answers take on one core: a prompt, then new bytes one by one. A probe for work on the engine;
-//! `hatchery-trainer bench generate` measures it beside others.
+//! How long answers take on one core: a prompt, then new bytes one by one. A probe for work on the engine, built in a
+//! moment; `cargo xtask bench generate` measures it beside others.
 //!
-//! `cargo run --release -p hatchery-bdh --example speed [FOLDER|SHARE] [bf16]`: a checkpoint, or random weights of which
-//! only a SHARE (1) of the neurons can be active at all, of which about half are.
+//! `cargo xtask bench engine [FOLDER|SHARE] [bf16]`: a checkpoint, or random weights of which only a SHARE (1) of the
+//! neurons can be active at all, of which about half are.
 
-use std::{collections::HashMap, error::Error, path::Path, sync::Arc, time::Instant};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
 
+use anyhow::Result;
 use hatchery_bdh::{Engine, Model, Precision, Window, random_at};
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
@@ -14,14 +15,14 @@ use hatchery_common::{
 use safetensors::{Dtype, tensor::TensorView};
 
 /// Both are taken from its end.
-const TEXT: &[u8] = include_bytes!("speed.rs");
+const TEXT: &[u8] = include_bytes!("main.rs");
 const PROMPT_BYTES: usize = 200;
 const NEW_BYTES: usize = 100;
 /// The best of so many runs counts: the machine has other work too.
 const RUNS: usize = 7;
 const DEVIATION: f64 = 0.02;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let which = arguments.next().unwrap_or_else(|| "1".into());
     let precision =
@@ -56,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Writes a checkpoint folder; of the encoder, only a `share` of the columns is not zero.
-fn write_model(folder: &Path, share: f64) -> Result<(), Box<dyn Error>> {
+fn write_model(folder: &Path, share: f64) -> Result<()> {
     let config = ModelConfig::new(RawModelConfig {
         n_layer: 4,
         n_embd: 128,

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hatchery_test_support::{Daemon, GLANCE, Interrupt, binary};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,9 +18,6 @@ use super::log;
 use super::network::Network;
 use super::processor::{self, Taken};
 use super::transfer::Transfer;
-use crate::cargo;
-use crate::daemon::Daemon;
-use crate::interrupt::{GLANCE, Interrupt};
 
 /// How long the agents may take to be there.
 const CONNECTED_WAIT: Duration = Duration::from_mins(2);
@@ -30,8 +28,6 @@ const PEERS_VARIABLE: &str = "HATCHERY_AGENT__PEERS__ENABLED";
 /// The coordinator's setting of what it sends at most.
 const COORDINATOR_LIMIT_VARIABLE: &str = "HATCHERY_COORDINATOR__UPLOAD_BYTES_PER_SEC_MAX";
 const UPLOAD_LIMIT_VARIABLE: &str = "HATCHERY_AGENT__PEERS__UPLOAD_BYTES_PER_SEC_MAX";
-/// The package of what is started.
-const PACKAGE: &str = "hatchery-cli";
 const STAND_IN: &str = "fanout-stand-in";
 
 #[derive(Clone)]
@@ -43,11 +39,9 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn build() -> Result<Self> {
-        let build =
-            |what: &[&str], name| cargo::build(&[&["--release", "--package", PACKAGE], what].concat(), name);
-        let hatchery = build(&["--bin", "hatchery"], "hatchery")?;
-        let stand_in = build(&["--example", STAND_IN], STAND_IN)?;
+    /// Those in this program's folder.
+    pub(super) fn find() -> Result<Self> {
+        let (hatchery, stand_in) = (binary("hatchery")?, binary(STAND_IN)?);
         let mut command = Command::new(&hatchery);
         // Without a home there is no settings file of the user's that could be wrong.
         command
@@ -300,6 +294,11 @@ impl<'a> Fleet<'a> {
     fn person(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(0);
         output(command.args(arguments).args(["--output", "json"]))
+    }
+
+    /// A folder for files of the bench's own.
+    pub(super) fn scratch(&self) -> &Path {
+        self.folder.path()
     }
 
     fn home(&self, machine: usize) -> PathBuf {

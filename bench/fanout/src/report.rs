@@ -180,7 +180,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::fanout::processor::Taken;
+    use crate::processor::Taken;
 
     fn run(secs: &[f64]) -> Run {
         Run {

@@ -5,6 +5,7 @@
 //! under the default limit for such times; the coordinator sends too, no faster.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,15 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hatchery_test_support::{GLANCE, binary};
 use serde_json::Value;
 
 use super::fleet::{Fleet, Trains, Wish};
 use super::network::{Link, Network};
 use super::report::{Outcome, mean};
 use super::{Bench, say};
-use crate::cargo;
-use crate::interrupt::GLANCE;
-use crate::repo;
 
 /// The scenario's name in the report.
 pub(super) const NAME: &str = "training while its node serves";
@@ -32,11 +31,13 @@ const MEGABYTES: u64 = 300;
 const COORDINATOR_BYTES_PER_SEC: &str = "16000000";
 /// What those may send that have it already: little, so that it comes from the trainer's node each time.
 const OTHERS_BYTES_PER_SEC: &str = "1000000";
-/// The package and the program that trains.
+/// The program that trains.
 const TRAINER: &str = "hatchery-trainer";
 /// The run that is measured.
 const JOB: &str = "busy";
 const PRESET: &str = "tiny";
+const TEXT: &str = include_str!("training.rs");
+const TEXT_REPEATS: usize = 8;
 /// Steps before anything is measured.
 const WARM_STEPS: u64 = 50;
 const WARM_WAIT: Duration = Duration::from_mins(2);
@@ -121,7 +122,7 @@ fn read(lines: ChildStdout, mut hand_on: impl FnMut(u64) -> bool) {
 pub(super) fn run(bench: &Bench) -> Result<Outcome> {
     let processors = thread::available_parallelism()?.get();
     ensure!(processors >= 2, "the trainer's node takes a processor of its own, and there is only one");
-    let trainer = cargo::build(&["--release", "--package", TRAINER], TRAINER)?;
+    let trainer = binary(TRAINER)?;
     let network = Network::build(&[Link(None); RECEIVERS + 2])?;
     let wish = Wish {
         megabytes: MEGABYTES,
@@ -139,7 +140,9 @@ pub(super) fn run(bench: &Bench) -> Result<Outcome> {
     };
     let fleet = Fleet::start(&network, &bench.programs, &bench.interrupt, &wish)?;
     receive(bench, &fleet, 1)?;
-    let data = repo::root().join("ARCHITECTURE.md").display().to_string();
+    let text = fleet.scratch().join("text.txt");
+    fs::write(&text, TEXT.repeat(TEXT_REPEATS))?;
+    let data = text.display().to_string();
     let endless =
         ["train.steps=100000000", "train.checkpoint_every=100000000", "train.validate_every=100000000"];
     let settings = endless.iter().flat_map(|setting| ["--set", setting]);

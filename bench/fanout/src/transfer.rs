@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
+use hatchery_test_support::Interrupt;
 
 use super::network::Network;
 use super::processor::{self, Machine, Taken};
-use crate::interrupt::Interrupt;
 
 /// How often a running transfer is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -74,7 +74,7 @@ struct Arguments {
     /// Plans timed of each kind.
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = number_up_to::<1, 50>)]
     repeats: usize,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -90,10 +90,10 @@ enum Part {
 /// How the result is written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For a person.
+    /// Text for people.
     #[default]
     Text,
-    /// For a program: one JSON value on a line.
+    /// JSON for programs, one value per line.
     Json,
 }
 

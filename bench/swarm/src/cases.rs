@@ -7,28 +7,28 @@ use hatchery_swarm::Random;
 use crate::links::Sharing;
 
 /// The node that has the blob, or the first of those that have it.
-pub(crate) const SOURCE: usize = 0;
+pub const SOURCE: usize = 0;
 /// Bytes per second.
-pub(crate) const MBIT: f64 = 1e6 / 8.0;
+pub const MBIT: f64 = 1e6 / 8.0;
 /// The link of a node of which nothing else is said: sixteen such share a gigabit.
 const LINK: Link = Link { up: 60.0 * MBIT, down: 60.0 * MBIT, can_be_dialled: true };
 /// More nodes than this share their links in the simpler way.
 const MAX_MIN_NODES: usize = 130;
 /// A small checkpoint.
-pub(crate) const SMALL_BYTES: u64 = 13_000_000;
+pub const SMALL_BYTES: u64 = 13_000_000;
 /// A large one.
-pub(crate) const LARGE_BYTES: u64 = 100_000_000;
+pub const LARGE_BYTES: u64 = 100_000_000;
 
 /// A node's link, in bytes per second.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    pub(crate) up: f64,
-    pub(crate) down: f64,
-    pub(crate) can_be_dialled: bool,
+pub struct Link {
+    pub up: f64,
+    pub down: f64,
+    pub can_be_dialled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum When {
+pub enum When {
     /// After this share of the floor.
     AtFloorShare(f64),
     /// As soon as every piece is at some receiver.
@@ -37,7 +37,7 @@ pub(crate) enum When {
 
 /// What happens to a node.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Incident {
+pub enum Incident {
     Joins(usize),
     Dies(usize),
     /// It says nothing more, and its connections stay.
@@ -45,32 +45,32 @@ pub(crate) enum Incident {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Case {
-    pub(crate) name: String,
-    pub(crate) size_bytes: u64,
-    pub(crate) nodes: Vec<Link>,
+pub struct Case {
+    pub name: String,
+    pub size_bytes: u64,
+    pub nodes: Vec<Link>,
     /// How many have the blob from the start.
-    pub(crate) sources: usize,
-    pub(crate) incidents: Vec<(When, Incident)>,
-    pub(crate) flipping: Option<usize>,
+    pub sources: usize,
+    pub incidents: Vec<(When, Incident)>,
+    pub flipping: Option<usize>,
     /// Whether the tracker has measured all links before.
-    pub(crate) rates_are_known: bool,
+    pub rates_are_known: bool,
     /// Receivers whose end is looked at apart from the others'.
-    pub(crate) apart: Vec<usize>,
+    pub apart: Vec<usize>,
 }
 
 /// Receivers that are looked at together.
 #[derive(Clone, Debug)]
-pub(crate) struct Group {
-    pub(crate) name: &'static str,
-    pub(crate) receivers: Vec<usize>,
+pub struct Group {
+    pub name: &'static str,
+    pub receivers: Vec<usize>,
     /// The least time in which all of them could have everything.
-    pub(crate) floor_secs: f64,
+    pub floor_secs: f64,
 }
 
 impl Case {
     /// Equal links of 60 Mbit/s.
-    pub(crate) fn equal(receivers: usize, size_bytes: u64) -> Self {
+    pub fn equal(receivers: usize, size_bytes: u64) -> Self {
         Self {
             name: "equal links".to_owned(),
             size_bytes,
@@ -84,7 +84,7 @@ impl Case {
     }
 
     /// The cases that run by themselves.
-    pub(crate) fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let sizes = [SMALL_BYTES, LARGE_BYTES];
         let equal = [4, 8, 16].into_iter().flat_map(|count| sizes.map(|size| Self::equal(count, size)));
         let unlike = sizes.into_iter().flat_map(Self::unlike);
@@ -148,29 +148,29 @@ impl Case {
         self.size_bytes.div_ceil(512).next_power_of_two().clamp(64 << 10, 4 << 20)
     }
 
-    pub(crate) fn piece_count(&self) -> u32 {
+    pub fn piece_count(&self) -> u32 {
         self.size_bytes.div_ceil(self.piece_size()) as u32
     }
 
-    pub(crate) fn piece_bytes(&self, index: u32) -> f64 {
+    pub fn piece_bytes(&self, index: u32) -> f64 {
         let start = u64::from(index) * self.piece_size();
         (self.size_bytes - start).min(self.piece_size()) as f64
     }
 
-    pub(crate) fn sharing(&self) -> Sharing {
+    pub fn sharing(&self) -> Sharing {
         if self.nodes.len() <= MAX_MIN_NODES { Sharing::MaxMin } else { Sharing::EqualShares }
     }
 
-    pub(crate) fn flips(&self, node: usize) -> bool {
+    pub fn flips(&self, node: usize) -> bool {
         self.flipping == Some(node)
     }
 
     /// How often a node tells the tracker how it is getting on.
-    pub(crate) fn tick_secs(&self) -> f64 {
+    pub fn tick_secs(&self) -> f64 {
         if self.nodes.len() <= MAX_MIN_NODES { 0.1 } else { 1.0 }
     }
 
-    pub(crate) fn late(&self) -> impl Iterator<Item = usize> + '_ {
+    pub fn late(&self) -> impl Iterator<Item = usize> + '_ {
         self.incidents.iter().filter_map(|(_, incident)| match incident {
             Incident::Joins(node) => Some(*node),
             _ => None,
@@ -178,7 +178,7 @@ impl Case {
     }
 
     /// The receivers that are to have everything in the end.
-    pub(crate) fn groups(&self) -> Vec<Group> {
+    pub fn groups(&self) -> Vec<Group> {
         let gone: BTreeSet<usize> = (self.incidents.iter())
             .filter_map(|(_, incident)| match incident {
                 Incident::Dies(node) | Incident::Stops(node) => Some(*node),
@@ -197,7 +197,7 @@ impl Case {
     }
 
     /// The least time in which the receivers of the first group can have everything.
-    pub(crate) fn floor_secs(&self) -> f64 {
+    pub fn floor_secs(&self) -> f64 {
         self.groups()[0].floor_secs.max(self.size_bytes as f64 / self.up_of_sources())
     }
 
@@ -205,7 +205,7 @@ impl Case {
         self.nodes[..self.sources].iter().map(|link| link.up).sum()
     }
 
-    pub(crate) fn is_source(&self, node: usize) -> bool {
+    pub fn is_source(&self, node: usize) -> bool {
         node < self.sources
     }
 

@@ -9,7 +9,7 @@ use crate::links::FlowId;
 
 /// From one node to another.
 #[derive(Clone, Debug)]
-pub(crate) enum Message {
+pub enum Message {
     /// A child comes.
     Connect,
     /// A child goes; it has everything, or not.
@@ -23,18 +23,18 @@ pub(crate) enum Message {
     Parents(Vec<NodeId>),
 }
 
-pub(crate) enum Event {
+pub enum Event {
     Deliver { from: usize, to: usize, message: Message },
     FlowEnds { flow: FlowId, number: u64 },
     Tick { node: usize },
     Incident(usize),
 }
 
-pub(crate) struct Due {
-    pub(crate) at: f64,
+pub struct Due {
+    pub at: f64,
     /// In which order they came to be due.
-    pub(crate) number: u64,
-    pub(crate) event: Event,
+    pub number: u64,
+    pub event: Event,
 }
 
 impl PartialEq for Due {
@@ -60,11 +60,11 @@ impl Ord for Due {
 
 /// A piece on its way.
 #[derive(Clone, Copy)]
-pub(crate) struct Sending {
-    pub(crate) number: u64,
-    pub(crate) from: usize,
-    pub(crate) to: usize,
-    pub(crate) ask: AskId,
-    pub(crate) index: u32,
-    pub(crate) due: f64,
+pub struct Sending {
+    pub number: u64,
+    pub from: usize,
+    pub to: usize,
+    pub ask: AskId,
+    pub index: u32,
+    pub due: f64,
 }

@@ -6,13 +6,13 @@ use hatchery_common::{blob::PieceSet, id::NodeId};
 use hatchery_swarm::{Arrival, AskId, Random, Receiver, Step, ToParent, Trouble, Wanted};
 
 /// What a simulated node fetches with.
-pub(crate) enum Fetch {
+pub enum Fetch {
     House(Box<Receiver>),
     Random(Box<RandomFetch>),
 }
 
 /// Asks every parent for whatever it has and nobody was asked for yet, drawn at random.
-pub(crate) struct RandomFetch {
+pub struct RandomFetch {
     have: PieceSet,
     coming: PieceSet,
     parents: Vec<Parent>,
@@ -30,7 +30,7 @@ struct Parent {
 const ASKS_PER_PARENT: usize = 2;
 
 impl RandomFetch {
-    pub(crate) fn new(count: u32, random: Random) -> Self {
+    pub fn new(count: u32, random: Random) -> Self {
         let (have, coming) = (PieceSet::empty(count), PieceSet::empty(count));
         Self { have, coming, parents: Vec::new(), asks_given: 0, random }
     }
@@ -73,14 +73,14 @@ impl RandomFetch {
 }
 
 impl Fetch {
-    pub(crate) fn have(&self) -> &PieceSet {
+    pub fn have(&self) -> &PieceSet {
         match self {
             Self::House(house) => house.have(),
             Self::Random(random) => &random.have,
         }
     }
 
-    pub(crate) fn parents(&self) -> Vec<NodeId> {
+    pub fn parents(&self) -> Vec<NodeId> {
         match self {
             Self::House(house) => house.parents().collect(),
             Self::Random(random) => random.parents.iter().map(|parent| parent.node).collect(),
@@ -88,7 +88,7 @@ impl Fetch {
     }
 
     /// Gives those that are new.
-    pub(crate) fn set_parents(&mut self, nodes: &[NodeId]) -> Vec<NodeId> {
+    pub fn set_parents(&mut self, nodes: &[NodeId]) -> Vec<NodeId> {
         match self {
             Self::House(house) => house.set_parents(nodes),
             Self::Random(random) => {
@@ -103,7 +103,7 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn parent_has_all(&mut self, node: NodeId, have: PieceSet) {
+    pub fn parent_has_all(&mut self, node: NodeId, have: PieceSet) {
         match self {
             Self::House(house) => {
                 house.parent_has_all(node, have);
@@ -116,7 +116,7 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn parent_has(&mut self, node: NodeId, index: u32) {
+    pub fn parent_has(&mut self, node: NodeId, index: u32) {
         match self {
             Self::House(house) => house.parent_has(node, index),
             Self::Random(random) => {
@@ -128,33 +128,26 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn parent_lost(&mut self, node: NodeId) {
+    pub fn parent_lost(&mut self, node: NodeId) {
         match self {
             Self::House(house) => house.parent_lost(node),
             Self::Random(random) => random.forget(node, true),
         }
     }
 
-    pub(crate) fn begins(&mut self, node: NodeId, ask: AskId, index: u32) {
+    pub fn begins(&mut self, node: NodeId, ask: AskId, index: u32) {
         if let Self::House(house) = self {
             house.begins(node, ask, index);
         }
     }
 
-    pub(crate) fn nothing(&mut self, node: NodeId, ask: AskId) {
+    pub fn nothing(&mut self, node: NodeId, ask: AskId) {
         if let Self::House(house) = self {
             house.nothing(node, ask);
         }
     }
 
-    pub(crate) fn piece(
-        &mut self,
-        node: NodeId,
-        ask: AskId,
-        index: u32,
-        good: bool,
-        now: Duration,
-    ) -> Arrival {
+    pub fn piece(&mut self, node: NodeId, ask: AskId, index: u32, good: bool, now: Duration) -> Arrival {
         match self {
             Self::House(house) => house.piece(node, ask, index, good, now),
             Self::Random(_) if !good => Arrival::Refused,
@@ -162,7 +155,7 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn ban(&mut self, node: NodeId) -> Step {
+    pub fn ban(&mut self, node: NodeId) -> Step {
         match self {
             Self::House(house) => house.ban(node),
             Self::Random(random) => {
@@ -172,7 +165,7 @@ impl Fetch {
         }
     }
 
-    pub(crate) fn next(&mut self, now: Duration) -> Vec<Step> {
+    pub fn next(&mut self, now: Duration) -> Vec<Step> {
         match self {
             Self::House(house) => house.next(now),
             Self::Random(random) => random.next(),

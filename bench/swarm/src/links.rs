@@ -2,7 +2,7 @@
 
 /// How flows share links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sharing {
+pub enum Sharing {
     /// Max-min fair over all links; the work grows with their number at each change.
     MaxMin,
     /// Each flow gets the smaller of its equal shares at both ends; what it leaves at one end nobody else takes, so this
@@ -11,7 +11,7 @@ pub(crate) enum Sharing {
 }
 
 /// A flow's number.
-pub(crate) type FlowId = usize;
+pub type FlowId = usize;
 
 #[derive(Debug, Clone)]
 struct Flow {
@@ -38,7 +38,7 @@ struct Ends {
 }
 
 #[derive(Debug)]
-pub(crate) struct Links {
+pub struct Links {
     sharing: Sharing,
     flows: Vec<Flow>,
     free: Vec<FlowId>,
@@ -47,13 +47,13 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(sharing: Sharing, up_and_down: impl Iterator<Item = (f64, f64)>) -> Self {
+    pub fn new(sharing: Sharing, up_and_down: impl Iterator<Item = (f64, f64)>) -> Self {
         let nodes = up_and_down.map(|(up, down)| Ends { up, down, ..Ends::default() }).collect();
         Self { sharing, flows: Vec::new(), free: Vec::new(), nodes, touched: Vec::new() }
     }
 
     /// Starts a flow; [`Links::settle`] gives it a rate.
-    pub(crate) fn start(&mut self, from: usize, to: usize, bytes: f64, now: f64) -> FlowId {
+    pub fn start(&mut self, from: usize, to: usize, bytes: f64, now: f64) -> FlowId {
         let flow = Flow { from, to, bytes, left_bytes: bytes, bytes_per_sec: 0.0, at: now, is_open: true };
         let id = if let Some(id) = self.free.pop() {
             self.flows[id] = flow;
@@ -70,7 +70,7 @@ impl Links {
     }
 
     /// Ends a flow, and says how many bytes it has not brought over.
-    pub(crate) fn end(&mut self, id: FlowId, now: f64) -> f64 {
+    pub fn end(&mut self, id: FlowId, now: f64) -> f64 {
         let Flow { from, to, left_bytes, bytes_per_sec, at, .. } = self.flows[id];
         self.flows[id].is_open = false;
         self.free.push(id);
@@ -82,13 +82,13 @@ impl Links {
     }
 
     /// The link of a node is from now on as fast as this.
-    pub(crate) fn set(&mut self, node: usize, up: f64, down: f64) {
+    pub fn set(&mut self, node: usize, up: f64, down: f64) {
         (self.nodes[node].up, self.nodes[node].down) = (up, down);
         self.touched.push(node);
     }
 
     /// Bytes that a node's open flows have brought over, outwards or inwards.
-    pub(crate) fn moved_bytes(&self, node: usize, outwards: bool, now: f64) -> f64 {
+    pub fn moved_bytes(&self, node: usize, outwards: bool, now: f64) -> f64 {
         let flows = if outwards { &self.nodes[node].out } else { &self.nodes[node].into };
         flows
             .iter()
@@ -100,7 +100,7 @@ impl Links {
     }
 
     /// Seconds that a node's flows outwards have taken so far, all together.
-    pub(crate) fn flow_secs(&self, node: usize, now: f64) -> f64 {
+    pub fn flow_secs(&self, node: usize, now: f64) -> f64 {
         let ends = &self.nodes[node];
         ends.flow_secs + ends.out.len() as f64 * (now - ends.counted_at)
     }
@@ -111,13 +111,13 @@ impl Links {
     }
 
     /// When a flow will be through as things are; never for one that stands still.
-    pub(crate) fn end_at(&self, id: FlowId) -> f64 {
+    pub fn end_at(&self, id: FlowId) -> f64 {
         let flow = &self.flows[id];
         if flow.bytes_per_sec > 0.0 { flow.at + flow.left_bytes / flow.bytes_per_sec } else { f64::INFINITY }
     }
 
     /// Gives rates after flows have come and gone; `changed` hears of each flow whose rate is another now.
-    pub(crate) fn settle(&mut self, now: f64, mut changed: impl FnMut(FlowId)) {
+    pub fn settle(&mut self, now: f64, mut changed: impl FnMut(FlowId)) {
         if self.touched.is_empty() {
             return;
         }

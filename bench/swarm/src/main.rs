@@ -1,21 +1,14 @@
-//! `cargo xtask bench fanout --simulate`: how near to the floor the house's fan-out comes, on simulated links.
-//!
-//! The house's own tracker, receivers and servers stand beside a star, a chain and pieces drawn at random.
-
-mod cases;
-mod events;
-mod fetch;
-mod links;
-mod report;
-mod simulation;
-mod upkeep;
+//! `cargo xtask bench fanout --simulate`: how near to the floor the fan-out comes, on simulated links.
 
 use std::io::{Write as _, stdout};
 
 use anyhow::Result;
-use cases::{Case, LARGE_BYTES, SMALL_BYTES};
 use clap::{Parser, ValueEnum};
-use report::{Report, Row};
+use hatchery_bench_swarm::{
+    cases::{Case, LARGE_BYTES, SMALL_BYTES},
+    report::{Report, Row},
+    upkeep,
+};
 
 /// Most receivers of a large fleet.
 const RECEIVERS_MAX: u64 = 20_000;
@@ -48,7 +41,7 @@ struct Arguments {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1000, 10_000])]
     #[arg(value_parser = clap::value_parser!(u64).range(10..=RECEIVERS_MAX))]
     receivers: Vec<u64>,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -56,10 +49,10 @@ struct Arguments {
 /// How the result is written.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For a person.
+    /// Text for people.
     #[default]
     Text,
-    /// For a program: one JSON value on a line.
+    /// JSON for programs, one value per line.
     Json,
 }
 

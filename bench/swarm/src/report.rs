@@ -12,50 +12,50 @@ use crate::{
 
 /// All that was found.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
-    pub(crate) cases: Vec<Row>,
-    pub(crate) upkeep: Vec<Upkeep>,
+pub struct Report {
+    pub cases: Vec<Row>,
+    pub upkeep: Vec<Upkeep>,
 }
 
 /// What came of one case, over some seeds: the worst of each.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) case: String,
-    pub(crate) receivers: usize,
-    pub(crate) size_bytes: u64,
-    pub(crate) groups: Vec<GroupRow>,
+pub struct Row {
+    pub case: String,
+    pub receivers: usize,
+    pub size_bytes: u64,
+    pub groups: Vec<GroupRow>,
     /// Bytes out of the source by the size of the blob.
-    pub(crate) source_copies: f64,
+    pub source_copies: f64,
     /// Bytes that came and were there already, by all that came.
-    pub(crate) duplicates_share: f64,
+    pub duplicates_share: f64,
     /// Pieces that came and were wrong.
-    pub(crate) refused: usize,
+    pub refused: usize,
     /// Most children beyond a node's upload slots.
-    pub(crate) slots_over: usize,
+    pub slots_over: usize,
     /// Microseconds of processor time of the tracker for each node.
-    pub(crate) tracker_us_per_node: f64,
+    pub tracker_us_per_node: f64,
 }
 
 /// How a case's receivers fared.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct GroupRow {
-    pub(crate) who: &'static str,
-    pub(crate) floor_secs: f64,
+pub struct GroupRow {
+    pub who: &'static str,
+    pub floor_secs: f64,
     /// When the last one had everything, by the floor; none if one of them never had.
-    pub(crate) last: Option<f64>,
+    pub last: Option<f64>,
     /// The mean of all, by the floor.
-    pub(crate) mean: Option<f64>,
+    pub mean: Option<f64>,
     /// The last one's under the other policies, in their order.
-    pub(crate) others: Vec<Option<f64>>,
+    pub others: Vec<Option<f64>>,
 }
 
 /// The policies beside the house's.
-pub(crate) const OTHERS: [(&str, Policy); 3] =
+pub const OTHERS: [(&str, Policy); 3] =
     [("star", Policy::Star), ("chain", Policy::Chain), ("random", Policy::Random)];
 
 impl Row {
     /// Runs a case under so many seeds, and under the other policies if wanted.
-    pub(crate) fn of(case: &Case, seeds: u64, with_others: bool) -> Self {
+    pub fn of(case: &Case, seeds: u64, with_others: bool) -> Self {
         let run = |policy| -> Vec<Outcome> { (0..seeds).map(|seed| simulate(case, policy, seed)).collect() };
         let outcomes = run(Policy::House);
         let others: Vec<Vec<Outcome>> =
@@ -96,13 +96,13 @@ fn worst_of(outcomes: &[Outcome], value: impl Fn(&Outcome) -> Option<f64>) -> Op
 
 impl Outcome {
     /// When the last of a group had everything.
-    pub(crate) fn last_secs(&self, group: &Group) -> Option<f64> {
+    pub fn last_secs(&self, group: &Group) -> Option<f64> {
         let times = group.receivers.iter().map(|&node| self.done_secs[node]);
         times.reduce(|last, secs| Some(last?.max(secs?))).flatten()
     }
 
     /// When those of a group had everything, as a mean.
-    pub(crate) fn mean_secs(&self, group: &Group) -> Option<f64> {
+    pub fn mean_secs(&self, group: &Group) -> Option<f64> {
         let times = group.receivers.iter().map(|&node| self.done_secs[node]);
         let sum = times.reduce(|sum, secs| Some(sum? + secs?)).flatten();
         sum.map(|sum| sum / group.receivers.len() as f64)

@@ -29,7 +29,7 @@ const SENDS_MEASURED: f64 = 3.0;
 const FLOORS_MAX: f64 = 60.0;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Policy {
+pub enum Policy {
     /// The house's tracker and receivers.
     House,
     /// Everybody asks the source.
@@ -42,20 +42,20 @@ pub(crate) enum Policy {
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
+pub struct Outcome {
     /// Seconds from its joining until a node had everything; none if it never had, or died.
-    pub(crate) done_secs: Vec<Option<f64>>,
+    pub done_secs: Vec<Option<f64>>,
     /// Bytes out of each node.
-    pub(crate) sent_bytes: Vec<f64>,
+    pub sent_bytes: Vec<f64>,
     /// Pieces that came and were there already.
-    pub(crate) duplicates: usize,
+    pub duplicates: usize,
     /// Pieces that came and were wrong.
-    pub(crate) refused: usize,
+    pub refused: usize,
     /// Most children of a node beyond its upload slots at any time.
-    pub(crate) slots_over_max: usize,
+    pub slots_over_max: usize,
     /// Seconds of this machine's processor that the tracker took.
-    pub(crate) tracker_secs: f64,
-    pub(crate) events: u64,
+    pub tracker_secs: f64,
+    pub events: u64,
 }
 
 struct Peer {
@@ -70,7 +70,7 @@ struct Peer {
     told: (f64, f64, f64, f64),
 }
 
-pub(crate) struct Simulation<'a> {
+pub struct Simulation<'a> {
     case: &'a Case,
     policy: Policy,
     now: f64,
@@ -88,7 +88,7 @@ pub(crate) struct Simulation<'a> {
 }
 
 /// Runs a case to its end.
-pub(crate) fn simulate(case: &Case, policy: Policy, seed: u64) -> Outcome {
+pub fn simulate(case: &Case, policy: Policy, seed: u64) -> Outcome {
     Simulation::new(case, policy, seed).run()
 }
 

@@ -12,16 +12,16 @@ use serde::Serialize;
 
 /// Of a fleet of so many receivers of one blob.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Upkeep {
-    pub(crate) receivers: usize,
+pub struct Upkeep {
+    pub receivers: usize,
     /// Resident memory that the tracker has added, by its nodes.
-    pub(crate) bytes_per_node: f64,
+    pub bytes_per_node: f64,
     /// Microseconds for each event of a kind, the plans that follow from it included, and how many plans these are.
-    pub(crate) events: Vec<(&'static str, f64, f64)>,
+    pub events: Vec<(&'static str, f64, f64)>,
 }
 
 /// Lets a fleet of so many receivers join, report and leave.
-pub(crate) fn measure(receivers: usize) -> Result<Upkeep> {
+pub fn measure(receivers: usize) -> Result<Upkeep> {
     let (blob, before) = (BlobId(Digest::of(b"measured")), resident_bytes()?);
     let mut tracker = Tracker::new(Random::new(1));
     let mut random = Random::new(2);

@@ -1,23 +1,10 @@
 //! The goals of the fan-out, in a simulation.
 
-#[allow(dead_code, reason = "a part of the simulation")]
-#[path = "../examples/fanout/cases.rs"]
-mod cases;
-#[path = "../examples/fanout/events.rs"]
-mod events;
-#[allow(dead_code, reason = "a part of the simulation")]
-#[path = "../examples/fanout/fetch.rs"]
-mod fetch;
-#[allow(dead_code, reason = "a part of the simulation")]
-#[path = "../examples/fanout/links.rs"]
-mod links;
-#[allow(dead_code, reason = "a part of the simulation")]
-#[path = "../examples/fanout/simulation.rs"]
-mod simulation;
-
-use cases::{Case, Incident, LARGE_BYTES, MBIT, SMALL_BYTES, SOURCE, When};
+use hatchery_bench_swarm::{
+    cases::{Case, Incident, LARGE_BYTES, MBIT, SMALL_BYTES, SOURCE, When},
+    simulation::{Outcome, Policy, simulate},
+};
 use hatchery_swarm::Random;
-use simulation::{Outcome, Policy, simulate};
 
 const SEEDS: u64 = 3;
 /// What was left after the source's death was only at nodes that nobody was to fetch from.

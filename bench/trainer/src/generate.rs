@@ -1,4 +1,4 @@
-//! `hatchery-trainer bench generate`: how long answers take on one core, and how long the published way takes.
+//! `hatchery-bench-trainer generate`: how long answers take on one core, and how long the published way takes.
 
 use std::{
     io::{self, Write as _},
@@ -13,17 +13,19 @@ use hatchery_bdh::{
     Engine, Generation, Model, Precision, RawSamplingParams, SamplingParams, Window, step_all,
 };
 use hatchery_common::{device::Device, model::ModelConfig, recipe::Recipe};
-use hatchery_trainer::device;
+use hatchery_trainer::{
+    command_line::{Output, print, print_json},
+    device,
+};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{
+use crate::{
     outcome::{Outcome, all_found, is_found},
     python::{PythonWish, TORCH, reason},
     stand_in,
     together::Together,
 };
-use crate::{args::Output, print, print_json};
 
 /// The published way in PyTorch.
 const REFERENCE: &str = include_str!("reference_generate.py");
@@ -39,7 +41,7 @@ const REFERENCE_CONTEXTS: [(u64, u32); 2] = [(1024, 5), (4096, 2)];
 const OWN_BYTES: usize = 1000;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct BenchGenerate {
+pub(crate) struct GenerateArgs {
     /// A checkpoint; without it, a stand-in of the preset seed's shape.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
@@ -57,7 +59,7 @@ pub(crate) struct BenchGenerate {
     device: Option<Device>,
     #[command(flatten)]
     python: PythonWish,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -118,7 +120,7 @@ struct ReferenceLine {
     engine_is_times: Option<f64>,
 }
 
-pub(crate) fn generate(args: &BenchGenerate) -> anyhow::Result<()> {
+pub(crate) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     // What is wrong with these is said before anything is measured.
     args.device.map(|device| device::find(Some(device))).transpose()?;
     let python = args.python.find(TORCH)?;
@@ -185,12 +187,7 @@ fn own_text(model: &Arc<Model>) -> anyhow::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn measure(
-    args: &BenchGenerate,
-    folder: &Path,
-    precision: Precision,
-    text: &[u8],
-) -> anyhow::Result<Figures> {
+fn measure(args: &GenerateArgs, folder: &Path, precision: Precision, text: &[u8]) -> anyhow::Result<Figures> {
     let model = Arc::new(Model::load_in(folder, precision)?);
     let (prompt, new) = text[..PROMPT_BYTES + NEW_BYTES].split_at(PROMPT_BYTES);
     let (mut prompt_ms, mut new_ms, mut state_bytes) = (f64::INFINITY, f64::INFINITY, 0);

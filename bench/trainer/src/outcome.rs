@@ -2,9 +2,8 @@
 
 use std::fmt;
 
+use hatchery_trainer::command_line::in_a_line;
 use serde::Serialize;
-
-use crate::in_a_line;
 
 /// Its figures, or why there are none.
 #[derive(Debug, Serialize)]

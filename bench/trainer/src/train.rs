@@ -1,4 +1,4 @@
-//! `hatchery-trainer bench train`: this trainer, its plain path and eager PyTorch, taking turns on the same machine.
+//! `hatchery-bench-trainer train`: this trainer, its plain path and eager PyTorch, taking turns on the same machine.
 //!
 //! Each turn is a process of its own, so that each has its own peak of memory and its own allocator settings. A large
 //! matrix product takes turns too: a machine that others use is not equally fast all the time.
@@ -10,15 +10,21 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use hatchery_common::recipe::{Precision, Recipe};
-use hatchery_trainer::{data::noise, device, fast, ffi, learner::Learner, weights::Weights};
+use hatchery_trainer::{
+    command_line::{Output, print, print_json, threads as threads_argument},
+    data::noise,
+    device, fast, ffi,
+    learner::Learner,
+    weights::Weights,
+};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{overhead, python::TORCH};
 use crate::{
-    args::{BenchShape, BenchTrain, Contender, Output},
-    print, print_json,
+    overhead,
+    python::{PythonWish, TORCH},
 };
 
 /// The published equations in PyTorch.
@@ -27,6 +33,80 @@ const REFERENCE: &str = include_str!("reference.py");
 const TUNED: &str = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000";
 /// Rows and columns of the large matrices.
 const SGEMM_SIZE: i64 = 2048;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainArgs {
+    /// Which model.
+    #[arg(long, value_enum, default_value_t = Shape::Seed)]
+    shape: Shape,
+    /// Steps in each turn; the first one of each is not counted.
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    steps: u32,
+    /// Turns of each contender.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeats: u32,
+    /// Sequences in a step; without it, 8. PyTorch keeps all of a large batch in memory at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch: Option<u32>,
+    /// Threads; 0: as many as there are cores.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads_argument())]
+    threads: u32,
+    #[command(flatten)]
+    python: PythonWish,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Be one turn, and print its figures as JSON.
+    #[arg(long, hide = true, value_enum)]
+    turn: Option<Contender>,
+}
+
+/// A model to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    /// The preset tiny.
+    Tiny,
+    /// The preset seed: the reference run.
+    Seed,
+    /// The published default: 6 layers, width 256, multiplier 128, block 512.
+    Published,
+}
+
+/// Who is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Contender {
+    Fast,
+    Plain,
+    Torch,
+    TorchTuned,
+    /// A large matrix product.
+    Sgemm,
+    /// What a run adds to its steps.
+    Overhead,
+}
+
+impl Shape {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Seed => "seed",
+            Self::Published => "published",
+        }
+    }
+}
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Plain => "plain",
+            Self::Torch => "torch",
+            Self::TorchTuned => "torch-tuned",
+            Self::Sgemm => "sgemm",
+            Self::Overhead => "overhead",
+        }
+    }
+}
 
 /// What one turn found.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +156,7 @@ struct Line {
 }
 
 /// Measures, or is one turn of a measurement.
-pub(crate) fn train(args: &BenchTrain) -> anyhow::Result<()> {
+pub(crate) fn train(args: &TrainArgs) -> anyhow::Result<()> {
     match args.turn {
         Some(Contender::Overhead) => {
             device::use_threads(threads(args));
@@ -87,7 +167,7 @@ pub(crate) fn train(args: &BenchTrain) -> anyhow::Result<()> {
     }
 }
 
-fn compare(args: &BenchTrain) -> anyhow::Result<()> {
+fn compare(args: &TrainArgs) -> anyhow::Result<()> {
     let python = args.python.find(TORCH)?;
     let threads = threads(args);
     let mut entries = vec![Entry { contender: Contender::Fast, threads }];
@@ -171,12 +251,12 @@ fn show(report: &Report) -> anyhow::Result<()> {
 }
 
 /// What one turn prints: JSON.
-fn run_turn(args: &BenchTrain, entry: Entry, python: Option<&str>) -> anyhow::Result<Vec<u8>> {
+fn run_turn(args: &TrainArgs, entry: Entry, python: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let Entry { contender, threads } = entry;
     let mut command = match (contender, python) {
         (Contender::Fast | Contender::Plain | Contender::Sgemm | Contender::Overhead, _) => {
             let mut command = Command::new(std::env::current_exe()?);
-            command.args(["bench", "train", "--shape", args.shape.name(), "--turn", contender.name()]);
+            command.args(["train", "--shape", args.shape.name(), "--turn", contender.name()]);
             command.args(["--steps", &args.steps.to_string(), "--threads", &threads.to_string()]);
             if let Some(batch) = args.batch {
                 command.args(["--batch", &batch.to_string()]);
@@ -219,7 +299,7 @@ fn read<T: for<'a> Deserialize<'a>>(told: Vec<u8>) -> anyhow::Result<T> {
     serde_json::from_slice(&told).context("a turn has not told its figures")
 }
 
-fn turn(args: &BenchTrain, contender: Contender) -> anyhow::Result<Turn> {
+fn turn(args: &TrainArgs, contender: Contender) -> anyhow::Result<Turn> {
     device::use_threads(threads(args));
     let mut step: Box<dyn FnMut(u64) -> anyhow::Result<()>> = if contender == Contender::Sgemm {
         let [a, b] = [0, 1].map(|_| Tensor::rand([SGEMM_SIZE, SGEMM_SIZE], (Kind::Float, Device::Cpu)));
@@ -255,16 +335,16 @@ fn turn(args: &BenchTrain, contender: Contender) -> anyhow::Result<Turn> {
     Ok(Turn { step_secs, memory_bytes: ffi::resident_bytes_max(), page_faults })
 }
 
-fn threads(args: &BenchTrain) -> u32 {
+fn threads(args: &TrainArgs) -> u32 {
     let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     if args.threads == 0 { cores() } else { args.threads }
 }
 
-fn recipe(args: &BenchTrain) -> anyhow::Result<Recipe> {
+fn recipe(args: &TrainArgs) -> anyhow::Result<Recipe> {
     let (preset, settings): (_, &[&str]) = match args.shape {
-        BenchShape::Tiny => ("tiny", &[]),
-        BenchShape::Seed => ("seed", &[]),
-        BenchShape::Published => (
+        Shape::Tiny => ("tiny", &[]),
+        Shape::Seed => ("seed", &[]),
+        Shape::Published => (
             "seed",
             &[
                 "model.n_layer=6",

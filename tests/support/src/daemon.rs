@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::interrupt::{GLANCE, Interrupt};
+use crate::{GLANCE, Interrupt};
 
 /// How long it may take to say that it is ready.
 const READY_WAIT: Duration = Duration::from_mins(1);
@@ -20,7 +20,7 @@ const LOG_LINES_SHOWN: usize = 15;
 
 /// A process in a group of its own, so that Ctrl-C in the terminal does not reach it before it was seen here.
 /// It is ended when this is dropped.
-pub(crate) struct Daemon {
+pub struct Daemon {
     name: &'static str,
     log: PathBuf,
     child: Option<Child>,
@@ -29,17 +29,12 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts a command; what it prints goes to `log`, a file, so that it can outlive this program.
-    pub(crate) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
+    pub fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
         Self::start_on(name, command.stdin(Stdio::null()), log)
     }
 
     /// The same for one that ends when its stdin does.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn start_with_open_stdin(
-        name: &'static str,
-        command: &mut Command,
-        log: PathBuf,
-    ) -> Result<Self> {
+    pub fn start_with_open_stdin(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
         Self::start_on(name, command.stdin(Stdio::piped()), log)
     }
 
@@ -52,19 +47,18 @@ impl Daemon {
     }
 
     /// Kills it at its end, without asking first.
-    #[cfg(target_os = "linux")]
     #[must_use]
-    pub(crate) fn killed_at_end(mut self) -> Self {
+    pub fn killed_at_end(mut self) -> Self {
         self.stop_wait = Duration::ZERO;
         self
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
 
     /// Waits until it prints a line that begins with `start`; returns the rest of the line.
-    pub(crate) fn wait_for_line(&mut self, start: &str, interrupt: &Interrupt) -> Result<String> {
+    pub fn wait_for_line(&mut self, start: &str, interrupt: &Interrupt) -> Result<String> {
         let deadline = Instant::now() + READY_WAIT;
         loop {
             let printed = fs::read_to_string(&self.log).unwrap_or_default();
@@ -87,7 +81,7 @@ impl Daemon {
     }
 
     /// An error if it has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    pub fn check(&mut self) -> Result<()> {
         let Some(child) = &mut self.child else { return Ok(()) };
         if let Some(status) = child.try_wait()? {
             bail!("the {} has ended ({status}); it said:\n{}", self.name, self.log_tail());
@@ -102,7 +96,7 @@ impl Daemon {
     }
 
     /// Lets it run on.
-    pub(crate) fn keep(mut self) {
+    pub fn keep(mut self) {
         self.child = None;
     }
 }

@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How often one who waits looks around.
-pub(crate) const GLANCE: Duration = Duration::from_millis(50);
+pub const GLANCE: Duration = Duration::from_millis(50);
 /// How long a command may take to end after Ctrl-C.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 /// Whether somebody wants the work to end.
 #[derive(Clone, Default)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From now on SIGINT, SIGTERM and SIGHUP are noted here and do nothing else.
-    pub(crate) fn listen() -> Result<Self> {
+    pub fn listen() -> Result<Self> {
         let interrupt = Self::default();
         for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
             signal_hook::flag::register(signal.as_raw(), Arc::clone(&interrupt.0))
@@ -29,7 +29,7 @@ impl Interrupt {
     }
 
     /// An error once the work is to end.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
@@ -37,7 +37,7 @@ impl Interrupt {
     }
 
     /// Runs a command with this terminal as its own; it is ended too when the work is to end.
-    pub(crate) fn run(&self, command: &mut Command) -> Result<ExitStatus> {
+    pub fn run(&self, command: &mut Command) -> Result<ExitStatus> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         let mut kill_at: Option<Instant> = None;

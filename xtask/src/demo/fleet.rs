@@ -5,11 +5,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hatchery_test_support::{Daemon, GLANCE, Interrupt};
 use serde_json::Value;
 
 use crate::cargo::Binaries;
-use crate::daemon::Daemon;
-use crate::interrupt::{GLANCE, Interrupt};
 
 pub(crate) const NODES: [&str; 2] = ["alder", "birch"];
 /// How long the agents may take to join, look at their machine and measure it.

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use console::style;
+use hatchery_test_support::Interrupt;
 use serde_json::Value;
 
 use crate::cargo::{self, Binaries, Profile};
-use crate::interrupt::Interrupt;
 use crate::phases::seconds;
 use crate::setup;
 use corpus::Corpus;

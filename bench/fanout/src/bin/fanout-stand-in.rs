@@ -1,4 +1,4 @@
-//! What `cargo xtask bench fanout` needs of a fleet and no binary of the house does: a checkpoint that nobody has trained,
+//! What `cargo xtask bench fanout` needs of a fleet and no shipped binary does: a checkpoint that nobody has trained,
 //! and a session whose round trips are told.
 //!
 //! | command | what it does |

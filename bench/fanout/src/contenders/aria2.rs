@@ -6,14 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hatchery_test_support::{Daemon, Interrupt};
 use tempfile::TempDir;
 
 use super::tracker::Tracker;
 use super::{payload, torrent};
-use crate::bench::fanout::network::Network;
-use crate::bench::fanout::transfer::{Transfer, moment, now};
-use crate::daemon::Daemon;
-use crate::interrupt::Interrupt;
+use crate::network::Network;
+use crate::transfer::{Transfer, moment, now};
 
 const TRACKER_PORT: u16 = 6969;
 const PEER_PORT: u16 = 6881;

@@ -6,13 +6,12 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hatchery_test_support::{Daemon, GLANCE, Interrupt};
 use tempfile::TempDir;
 
 use super::payload;
-use crate::bench::fanout::network::Network;
-use crate::bench::fanout::transfer::{Transfer, now};
-use crate::daemon::Daemon;
-use crate::interrupt::{GLANCE, Interrupt};
+use crate::network::Network;
+use crate::transfer::{Transfer, now};
 
 const PORT: u16 = 8730;
 /// How long the daemon may take to listen.

@@ -1,4 +1,4 @@
-//! `hatchery-trainer bench gpu`: this trainer and PyTorch on one GPU, taking turns on the same weights and the same text.
+//! `hatchery-bench-trainer gpu`: this trainer and PyTorch on one GPU, taking turns on the same weights and the same text.
 //!
 //! Each turn is a process of its own. In this order, each told as soon as it is known: how fast and in how much memory, at each
 //! shape; whether bf16 learns what f32 learns; the reference run, from start to sample; how many answers at once its checkpoint
@@ -25,7 +25,11 @@ use hatchery_common::{
     device::{Device, DeviceKind},
     recipe::{DataSpec, Precision, Recipe},
 };
-use hatchery_trainer::{data::Corpus, device};
+use hatchery_trainer::{
+    command_line::{self, DeviceWish, Output, print, print_json},
+    data::Corpus,
+    device,
+};
 use serde::de::DeserializeOwned;
 
 use self::{
@@ -35,15 +39,11 @@ use self::{
     resume::Resume,
     task::{Folder, Found, Task},
 };
-use super::{
+use crate::{
     generate::core_bytes_per_sec,
     outcome::Outcome,
     python::{PythonWish, TORCH, TORCH_WITH_CUDA, reason},
     together::Together,
-};
-use crate::{
-    args::{self, DeviceWish, Output},
-    print, print_json,
 };
 
 /// The published equations in PyTorch.
@@ -54,13 +54,13 @@ const STEPS_PER_LOOK: u32 = 10;
 const PARITY_WINDOW: usize = 50;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct BenchGpu {
+pub(crate) struct GpuArgs {
     /// The device; `auto` is the first NVIDIA card. A CPU, if it is named, shows that all goes.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceWish,
     /// The arithmetic that is measured, beside f32.
     #[arg(long, value_enum, default_value_t)]
-    precision: args::Precision,
+    precision: command_line::Precision,
     /// Files and folders to learn; without it, the markdown of Cargo's unpacked registry.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
@@ -96,7 +96,7 @@ pub(crate) struct BenchGpu {
     resume_steps: u32,
     #[command(flatten)]
     python: PythonWish,
-    /// How the result is written.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
     /// Be one turn in the folder `--task`, and print its figures as JSON.
@@ -196,7 +196,7 @@ impl Contender {
 }
 
 /// Measures, or is one turn of a measurement.
-pub(crate) fn gpu(args: &BenchGpu) -> anyhow::Result<()> {
+pub(crate) fn gpu(args: &GpuArgs) -> anyhow::Result<()> {
     if let (Some(contender), Some(folder)) = (args.turn, &args.task) {
         return print_json(&turn::take(contender, folder)?);
     }
@@ -212,7 +212,7 @@ pub(crate) fn gpu(args: &BenchGpu) -> anyhow::Result<()> {
 }
 
 struct Bench<'a> {
-    args: &'a BenchGpu,
+    args: &'a GpuArgs,
     device: hatchery_common::trainer::TrainerDevice,
     precision: Precision,
     corpus: Corpus,
@@ -220,7 +220,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(args: &'a BenchGpu) -> anyhow::Result<Self> {
+    fn new(args: &'a GpuArgs) -> anyhow::Result<Self> {
         // What is wrong with it is said before anything is measured, and once: its words hold their cause.
         Recipe::parse(Some(&args.preset), "", &[]).map_err(|error| anyhow::anyhow!("{error}"))?;
         let device = device::find(Some(args.device.wanted().unwrap_or(Device::cuda(0))))?;
@@ -237,7 +237,7 @@ impl<'a> Bench<'a> {
             None
         };
         let data = data(args)?;
-        let corpus = crate::corpus(&data)?;
+        let corpus = command_line::corpus(&data)?;
         ensure!(
             corpus.len() > 1 << 16,
             "the text has {} bytes; a comparison needs more than 65,536 (--data names files and folders)",
@@ -397,9 +397,11 @@ impl<'a> Bench<'a> {
 /// Asks this program, in a process of its own.
 fn ask<T: DeserializeOwned>(arguments: &[&str], folder: &Folder) -> anyhow::Result<T> {
     let mut command = Command::new(std::env::current_exe()?);
-    let told = told(command.args(["bench", "gpu"]).args(arguments).arg("--task").arg(folder.path()));
+    let told = told(command.arg("gpu").args(arguments).arg("--task").arg(folder.path()));
     // Who says it is known.
-    told.map_err(|error| anyhow::anyhow!("{}", format!("{error:#}").trim_start_matches("hatchery-trainer: ")))
+    told.map_err(|error| {
+        anyhow::anyhow!("{}", format!("{error:#}").trim_start_matches(concat!(env!("CARGO_BIN_NAME"), ": ")))
+    })
 }
 
 /// What a process tells as JSON.
@@ -413,7 +415,7 @@ fn told<T: DeserializeOwned>(command: &mut Command) -> anyhow::Result<T> {
 }
 
 /// What to learn: what was named, or the markdown that every Rust machine has.
-fn data(args: &BenchGpu) -> anyhow::Result<DataSpec> {
+fn data(args: &GpuArgs) -> anyhow::Result<DataSpec> {
     if !args.data.is_empty() {
         return Ok(DataSpec { paths: args.data.clone(), include: args.include.clone() });
     }

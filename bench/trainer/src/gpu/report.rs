@@ -12,7 +12,7 @@ use super::{
     resume::Resume,
     task::{Found, median},
 };
-use crate::bench::{
+use crate::{
     outcome::{Outcome, all_found, is_found},
     together::Together,
 };

@@ -1,10 +1,11 @@
 //! The command line as typed.
 
-use std::{path::PathBuf, str::FromStr};
+use std::path::PathBuf;
 
-use crate::bench::{BenchGenerate, BenchGpu, PythonWish};
-use clap::{Parser, Subcommand, ValueEnum};
-use hatchery_common::{device::Device, field::FieldError, recipe};
+use clap::{Parser, Subcommand};
+use hatchery_common::{device::Device, recipe};
+use hatchery_trainer::command_line::{DeviceWish, threads};
+pub(crate) use hatchery_trainer::command_line::{Output, Precision};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,9 +17,6 @@ Examples:
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --output json
   hatchery-trainer eval --checkpoint runs/notes/step-000000300 --data held-out.txt --by-position
   hatchery-trainer import bdh_step_3000.pt --out imported
-  hatchery-trainer bench train --shape seed
-  hatchery-trainer bench generate --checkpoint runs/notes/step-000000300
-  hatchery-trainer bench gpu --data notes/ --include '**/*.md'
   hatchery-trainer generate --checkpoint runs/notes/step-000000300 --prompt 'The ' --max-bytes 200
 
 Exit codes: 0 success, or stopped cleanly; 1 failure; 2 wrong usage.";
@@ -52,48 +50,6 @@ pub(crate) enum Command {
     Calibrate(Calibrate),
     /// Check that the GPU kernels compile; needs NVRTC but no GPU.
     Kernels(KernelsArgs),
-    /// Compare this trainer with others, side by side on this machine.
-    #[command(subcommand)]
-    Bench(Bench),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// Training on the CPU: the fast path, the plain path, and eager PyTorch where a python has it; they take turns.
-    Train(BenchTrain),
-    /// Answers on one core: the engine in f32 and bf16, at any length, several at once; and eager PyTorch, which takes
-    /// the whole context through the model for each byte, where a python has it; and many at once on a GPU.
-    Generate(BenchGenerate),
-    /// Training on a GPU: this trainer three ways, PyTorch eager and compiled, on the same weights and text; whether bf16
-    /// learns what f32 does; and the whole reference run.
-    Gpu(BenchGpu),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct BenchTrain {
-    /// Which model.
-    #[arg(long, value_enum, default_value_t = BenchShape::Seed)]
-    pub(crate) shape: BenchShape,
-    /// Steps in each turn; the first one of each is not counted.
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
-    pub(crate) steps: u32,
-    /// Turns of each contender.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) repeats: u32,
-    /// Sequences in a step; without it, 8. PyTorch keeps all of a large batch in memory at once.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) batch: Option<u32>,
-    /// Threads; 0: as many as there are cores.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
-    pub(crate) threads: u32,
-    #[command(flatten)]
-    pub(crate) python: PythonWish,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) output: Output,
-    /// Be one turn, and print its figures as JSON.
-    #[arg(long, hide = true, value_enum)]
-    pub(crate) turn: Option<Contender>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,63 +57,6 @@ pub(crate) struct KernelsArgs {
     /// Compute capabilities, such as 90 for 9.0.
     #[arg(long, value_name = "NUMBER", num_args = 1.., default_values_t = [80, 89, 90, 100, 120])]
     pub(crate) architectures: Vec<u32>,
-}
-
-/// A model to compare with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchShape {
-    /// The preset tiny.
-    Tiny,
-    /// The preset seed: the reference run.
-    Seed,
-    /// The published default: 6 layers, width 256, multiplier 128, block 512.
-    Published,
-}
-
-/// Who is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Contender {
-    Fast,
-    Plain,
-    Torch,
-    TorchTuned,
-    /// A large matrix product.
-    Sgemm,
-    /// What a run adds to its steps.
-    Overhead,
-}
-
-impl BenchShape {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Tiny => "tiny",
-            Self::Seed => "seed",
-            Self::Published => "published",
-        }
-    }
-}
-
-impl Contender {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Fast => "fast",
-            Self::Plain => "plain",
-            Self::Torch => "torch",
-            Self::TorchTuned => "torch-tuned",
-            Self::Sgemm => "sgemm",
-            Self::Overhead => "overhead",
-        }
-    }
-}
-
-/// How results are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// Text for people.
-    #[default]
-    Text,
-    /// JSON for programs, one value per line.
-    Json,
 }
 
 #[derive(Debug, clap::Args)]
@@ -376,49 +275,4 @@ pub(crate) struct Calibrate {
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
-}
-
-/// `auto`, `cpu`, `cuda:N` or `mps`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeviceWish(Option<Device>);
-
-impl DeviceWish {
-    /// None: the most preferred one.
-    pub(crate) fn wanted(self) -> Option<Device> {
-        self.0
-    }
-}
-
-impl FromStr for DeviceWish {
-    type Err = FieldError;
-
-    fn from_str(text: &str) -> Result<Self, FieldError> {
-        if text == "auto" { Ok(Self(None)) } else { text.parse().map(|device| Self(Some(device))) }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum Precision {
-    /// bf16 on a CUDA device that supports it, f32 elsewhere.
-    #[default]
-    Auto,
-    /// f32 everywhere.
-    F32,
-    /// bf16 matrix products.
-    Bf16,
-}
-
-impl From<Precision> for recipe::Precision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::Auto => Self::Auto,
-            Precision::F32 => Self::F32,
-            Precision::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-fn threads() -> clap::builder::RangedI64ValueParser<u32> {
-    const THREADS_MAX: i64 = 4096;
-    clap::value_parser!(u32).range(0..=THREADS_MAX)
 }

@@ -2,7 +2,6 @@
 
 mod answer;
 mod args;
-mod bench;
 mod by_position;
 mod curve;
 mod generate;
@@ -10,13 +9,9 @@ mod import;
 mod samples;
 mod train;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{process::ExitCode, time::Instant};
 
-use args::{Args, Bench, Command, Output};
+use args::{Args, Command};
 use clap::Parser;
 use hatchery_common::{
     device::DeviceKind,
@@ -26,19 +21,16 @@ use hatchery_common::{
 use hatchery_trainer::{
     calibrate::calibrate,
     checkpoint::read_model,
-    data::{Corpus, DataError, consecutive_starts},
+    command_line::{FAILED, Output, corpus, exit_code, print, print_json},
+    data::consecutive_starts,
     device, environment,
     evaluate::{Evaluation, evaluate},
-    failure::{Failure, first_line},
+    failure::Failure,
     ffi,
     model::Model,
 };
 use hatchery_trainer_shim::kernels::{self, Variant};
 use serde::Serialize;
-use tch::TchError;
-
-/// Exit code of everything that failed; clap exits with 2 for a wrong command line.
-const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let command = Args::parse().command;
@@ -63,44 +55,9 @@ fn main() -> ExitCode {
         Command::Import(args) => import::import(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor(args.output).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => measure(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(Bench::Generate(args)) => bench::generate(&args).map(|()| ExitCode::SUCCESS),
         Command::Kernels(args) => compile_kernels(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(Bench::Gpu(args)) => bench::gpu(&args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(Bench::Train(args)) => bench::train(&args).map(|()| ExitCode::SUCCESS),
     };
-    result.unwrap_or_else(|error| {
-        if reader_is_gone(&error) {
-            return ExitCode::SUCCESS;
-        }
-        eprintln!("hatchery-trainer: {:#}", in_a_line(error));
-        ExitCode::from(FAILED)
-    })
-}
-
-/// Whether the output went to somebody who has seen enough: `| head`.
-fn reader_is_gone(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// An error without the stack trace that libtorch lets follow: whoever reads the last line is to find what happened.
-fn in_a_line(error: anyhow::Error) -> anyhow::Error {
-    error
-        .downcast::<TchError>()
-        .map_or_else(|other| other, |torch| anyhow::anyhow!("libtorch: {}", first_line(&torch)))
-}
-
-/// Finds and maps what `--data` and `--include` name.
-fn corpus(data: &DataSpec) -> Result<Corpus, DataError> {
-    Corpus::gather(&hatchery_common::dataset::scan(data)?)
-}
-
-/// Prints one line of JSON. A reader that is gone is no failure of ours to panic about.
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_json::to_string(value)?)
-}
-
-fn print(line: &str) -> anyhow::Result<()> {
-    Ok(writeln!(io::stdout(), "{line}")?)
+    exit_code("hatchery-trainer", result)
 }
 
 fn eval(args: &args::Eval) -> anyhow::Result<()> {
@@ -237,21 +194,5 @@ fn measure(args: &args::Calibrate) -> anyhow::Result<()> {
             calibration.steps_per_sec,
             calibration.flops_per_sec / 1e9
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::Context;
-
-    use super::*;
-
-    #[test]
-    fn what_happened_is_told_without_the_stack() {
-        let torch = || TchError::Torch("CUDA out of memory.\nframe #0: c10::Error::Error(...)".into());
-        assert_eq!(in_a_line(torch().into()).to_string(), "libtorch: CUDA out of memory.");
-        let result: anyhow::Result<()> = Err(torch()).context("in the middle");
-        assert_eq!(format!("{:#}", in_a_line(result.unwrap_err())), "libtorch: CUDA out of memory.");
-        assert_eq!(in_a_line(anyhow::anyhow!("two\nlines")).to_string(), "two\nlines");
     }
 }

@@ -1,0 +1,9 @@
+//! Processes that the demo, the tests and the benchmarks start: found, watched, and ended.
+
+mod daemon;
+mod interrupt;
+mod programs;
+
+pub use daemon::Daemon;
+pub use interrupt::{GLANCE, Interrupt};
+pub use programs::binary;
