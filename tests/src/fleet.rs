@@ -1,14 +1,14 @@
-//! A coordinator and some agents on this machine, each with a folder of its own.
+//! A coordinator and some agents on this machine, as tests have them.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
     fs,
+    ops::Deref,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Instant,
 };
 
+use hatchery_test_support::{Daemon, Interrupt};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,30 +22,35 @@ pub struct Run {
     pub stderr: String,
 }
 
-/// A running fleet. Everything ends with it.
+/// A running fleet, for a test: what should work and does not ends it. Everything ends with it.
 pub struct Fleet {
+    fleet: hatchery_test_support::Fleet<'static>,
     folder: TempDir,
-    /// Where the coordinator listens: the same after a restart.
-    pub address: String,
-    /// The coordinator, unless a test has killed it.
-    pub coordinator: Option<Process>,
-    agents: BTreeMap<String, Process>,
     lease_secs: u64,
-    /// The name of the coordinator's home.
-    main: &'static str,
+    interrupt: Interrupt,
+}
+
+impl Deref for Fleet {
+    type Target = hatchery_test_support::Fleet<'static>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.fleet
+    }
 }
 
 impl Fleet {
     /// Starts a coordinator alone, with leases of `lease_secs`.
     pub fn start(lease_secs: u64) -> Self {
-        let mut fleet = Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
-            address: "127.0.0.1:0".to_owned(),
-            coordinator: None,
-            agents: BTreeMap::new(),
-            lease_secs,
-            main: "main",
-        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let interrupt = Interrupt::default();
+        let here = folder.path().to_owned();
+        let fleet = hatchery_test_support::Fleet::new(folder.path(), binary("hatchery"), &interrupt);
+        let fleet = fleet.killed_at_end().launched_by(move |_, program| {
+            let mut command = Command::new(program);
+            command.current_dir(&here).env_remove("LD_LIBRARY_PATH");
+            command
+        });
+        let mut fleet = Self { fleet, folder, lease_secs, interrupt };
         fleet.start_coordinator();
         fleet
     }
@@ -62,14 +67,9 @@ impl Fleet {
         fleet
     }
 
-    /// The coordinator's own `HATCHERY_HOME`.
-    pub fn home(&self) -> PathBuf {
-        self.folder.path().join(self.main)
-    }
-
     /// From here on the coordinator and the person at its terminal have another home.
     pub fn move_home(&mut self, name: &'static str) {
-        self.main = name;
+        self.fleet.move_home(name);
     }
 
     /// A folder for the test's own files.
@@ -77,34 +77,15 @@ impl Fleet {
         self.folder.path()
     }
 
-    /// `hatchery` with these arguments, in the coordinator's home.
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        self.command_in(&self.home(), arguments)
-    }
-
-    /// `hatchery` with these arguments, in another home.
-    pub fn command_in(&self, home: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("hatchery"));
-        command.args(arguments).env("HATCHERY_HOME", home).current_dir(self.folder.path());
-        for variable in ["HATCHERY_COORDINATOR", "HATCHERY_TRAINER", "HATCHERY_OUTPUT", "LD_LIBRARY_PATH"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-
     /// Starts the coordinator, again at the address that it had before.
     pub fn start_coordinator(&mut self) {
         let lease = self.lease_secs.to_string();
-        let mut process =
-            Process::start(self.command(&["coordinator", "--listen", &self.address, "--lease-secs", &lease]));
-        let line = process.wait_for_stderr("coordinator ready at ");
-        line.rsplit(' ').next().expect("the line ends with the address").clone_into(&mut self.address);
-        self.coordinator = Some(process);
+        self.fleet.start_coordinator(&["--lease-secs", &lease], &[]).expect("it starts");
     }
 
     /// Kills the coordinator as a power cut would.
     pub fn kill_coordinator(&mut self) {
-        self.coordinator.take().expect("the coordinator runs").kill();
+        self.fleet.kill_coordinator();
     }
 
     /// Starts an agent in a home of its own; the first time it joins with a fresh join string.
@@ -119,28 +100,18 @@ impl Fleet {
 
     /// The same, with more in its environment.
     pub fn start_agent_in(&mut self, name: &str, more: &[&str], environment: &[(&str, &str)]) {
-        let home = self.agent_home(name);
-        let joined = home.join("agent").join("credentials.toml").exists();
-        let join = if joined { None } else { Some(self.token()) };
-        let mut arguments = vec!["agent", "--name", name];
-        if let Some(join) = &join {
-            arguments.extend(["--join", join]);
-        }
-        arguments.extend(more);
-        let mut command = self.command_in(&home, &arguments);
-        command.envs(environment.iter().copied());
-        let process = Process::start(command);
-        self.agents.insert(name.to_owned(), process);
-    }
-
-    /// The home of the agent called `name`.
-    pub fn agent_home(&self, name: &str) -> PathBuf {
-        self.folder.path().join(format!("home-{name}"))
+        self.fleet.start_agent(name, more, environment).expect("it starts");
     }
 
     /// The agent called `name`.
-    pub fn agent(&mut self, name: &str) -> &mut Process {
-        self.agents.get_mut(name).expect("this agent was started")
+    pub fn agent(&mut self, name: &str) -> &mut Daemon {
+        self.fleet.agent(name).expect("this agent was started")
+    }
+
+    /// Waits until the agent called `name` writes a line with `text`.
+    pub fn wait_for_line(&mut self, name: &str, text: &str) -> String {
+        let interrupt = self.interrupt.clone();
+        self.agent(name).wait_for_line(text, PATIENCE, &interrupt).expect("it writes it")
     }
 
     /// A fresh join string for a machine.
@@ -235,14 +206,6 @@ impl Fleet {
     }
 }
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        // Agents first: their trainers see the end of stdin and stop.
-        self.agents.clear();
-        self.coordinator = None;
-    }
-}
-
 /// Runs a command to its end.
 pub fn run(mut command: Command) -> Run {
     let Output { status, stdout, stderr } =
@@ -287,18 +250,4 @@ pub fn corpus(folder: &Path, files: usize) -> PathBuf {
         fs::write(corpus.join(format!("page-{file:03}.md")), text).expect("a file of the corpus");
     }
     corpus
-}
-
-/// Lists the processes whose command line contains every one of `parts`.
-pub fn processes_with(parts: &[&str]) -> Vec<u32> {
-    let contains = |path: &Path| {
-        let line = fs::read(path.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        parts.iter().all(|part| line.contains(part))
-    };
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter(|entry| contains(&entry.path()))
-        .filter_map(|entry| OsStr::to_str(&entry.file_name()).and_then(|name| name.parse().ok()))
-        .collect()
 }

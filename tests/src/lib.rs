@@ -6,6 +6,7 @@ mod fleet;
 mod process;
 mod terminal;
 
-pub use fleet::{Fleet, Run, corpus, processes_with, run};
+pub use fleet::{Fleet, Run, corpus, run};
+pub use hatchery_test_support::processes_with;
 pub use process::{PATIENCE, Process, binary};
 pub use terminal::{CTRL_C, Terminal};

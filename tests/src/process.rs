@@ -1,9 +1,8 @@
-//! One process of the system, started for a test and gone with it.
+//! A command that a test types, started and gone with it.
 
 use std::{
-    env,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
@@ -15,27 +14,15 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 /// The longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Where `cargo build` has put a binary: beside this program, or beside the folder of this test.
+/// Where `cargo build` has put a binary, or an example by `examples/NAME`.
 pub fn binary(name: &str) -> PathBuf {
-    built(
-        Path::new(name),
-        "run the tests with `cargo xtask test`, or first `cargo build -p hatchery-cli -p hatchery-trainer`",
-    )
+    hatchery_test_support::binary(name)
+        .unwrap_or_else(|error| panic!("{error}: run the tests with `cargo xtask test`"))
 }
 
 /// The trainer that needs no libtorch.
 pub(crate) fn fake_trainer() -> PathBuf {
-    let how = "run `cargo xtask test`, or first `cargo build -p hatchery-agent --example fake-trainer`";
-    built(&Path::new("examples").join("fake-trainer"), how)
-}
-
-fn built(name: &Path, how: &str) -> PathBuf {
-    let program = env::current_exe().expect("a running program has a path");
-    let beside = program.parent().expect("programs lie in folders");
-    let profile = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
-    let path = profile.expect("tests run from target/PROFILE/deps").join(name);
-    assert!(path.is_file(), "{} is not built: {how}", path.display());
-    path
+    binary("examples/fake-trainer")
 }
 
 /// A child process whose output is read line by line, and that is killed when the test lets go of it.
@@ -91,12 +78,6 @@ impl Process {
         kill_process(pid, signal).expect("a child that was not waited for can be signalled");
     }
 
-    /// Kills it as a power cut would, and waits until it is gone.
-    pub fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        self.wait();
-    }
-
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
@@ -122,7 +103,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The trainers of a killed agent end by themselves; whatever shares the group ends here.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.kill();
         let _ = self.child.wait();

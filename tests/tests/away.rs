@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hatchery_tests::{Fleet, binary};
+use hatchery_tests::{Fleet, PATIENCE, binary};
 use rustix::process::Signal;
 
 /// A whole day of the week that is neither today nor tomorrow, by UTC.
@@ -41,7 +41,7 @@ fn outside_its_hours_a_machine_is_given_nothing_and_everybody_is_told_why() {
 
     // Its owner thinks better of it.
     fleet.agent("ada").signal(Signal::TERM);
-    fleet.agent("ada").wait();
+    assert!(fleet.agent("ada").wait(PATIENCE).is_some());
     fleet.start_agent_with("ada", &usual);
     fleet.watch(&job, "a step", |view| view["phase"] == "running" && view["progress"]["step"] == 1);
 }

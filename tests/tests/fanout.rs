@@ -108,7 +108,7 @@ fn the_coordinator_may_go_once_another_has_the_checkpoint() {
         (state["done_bytes"].as_u64()? > 1 << 20).then_some(())
     });
     fleet.kill_coordinator();
-    fleet.agent("bob").wait_for_stderr("checkpoint fetched");
+    fleet.wait_for_line("bob", "checkpoint fetched");
     fleet.start_coordinator();
     wait_for_replicas(&fleet, &job, 2);
 }

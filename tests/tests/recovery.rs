@@ -132,7 +132,7 @@ fn an_agent_that_leaves_hands_its_job_over() {
     let view = fleet.watch(&job, "a step", |view| view["progress"]["step"].as_u64().unwrap_or(0) > 0);
     let first = view["node"].as_str().unwrap().to_owned();
     fleet.agent(&first).signal(Signal::TERM);
-    assert!(fleet.agent(&first).wait().success());
+    assert!(fleet.agent(&first).wait(PATIENCE).unwrap().success());
     // The clean stop wrote and committed a checkpoint, so the other node begins there and not at 0.
     let end = fleet.watch_to_end(&job);
     assert_eq!((&end["phase"], &end["epoch"]), (&Value::from("completed"), &Value::from(2)), "{end:#}");

@@ -79,7 +79,7 @@ fn what_is_not_there_is_said_with_its_code() {
 fn a_coordinator_that_is_away_is_said_and_named() {
     let mut fleet = Fleet::start(15);
     fleet.kill_coordinator();
-    expect(&fleet.run(&["nodes"]), 3, &fleet.address);
+    expect(&fleet.run(&["nodes"]), 3, fleet.address());
 }
 
 #[test]

@@ -6,10 +6,9 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use hatchery_test_support::{Daemon, GLANCE, Interrupt, binary};
+use anyhow::{Context, Result};
+use hatchery_test_support::{self as support, Daemon, Interrupt, binary};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,8 +18,6 @@ use super::network::Network;
 use super::processor::{self, Taken};
 use super::transfer::Transfer;
 
-/// How long the agents may take to be there.
-const CONNECTED_WAIT: Duration = Duration::from_mins(2);
 /// Where the coordinator listens.
 const PORT: u16 = 4747;
 /// The agents' setting without which they fetch from one another.
@@ -90,13 +87,10 @@ pub(super) struct Odd<'a> {
 
 /// A running fleet. It ends with this.
 pub(super) struct Fleet<'a> {
+    fleet: RefCell<support::Fleet<'a>>,
     network: &'a Network,
     programs: &'a Programs,
-    interrupt: &'a Interrupt,
     folder: TempDir,
-    coordinator: Daemon,
-    /// By the number of their machine, less one.
-    agents: RefCell<Vec<Option<Daemon>>>,
     peers: bool,
     trains: Option<Trains<'a>>,
     checkpoint: String,
@@ -108,54 +102,55 @@ impl<'a> Fleet<'a> {
     pub(super) fn start(
         network: &'a Network,
         programs: &'a Programs,
-        interrupt: &'a Interrupt,
+        interrupt: &Interrupt,
         wish: &Wish<'a>,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hatchery-bench-").tempdir()?;
-        let home = folder.path().join("home-0");
-        let address = format!("{}:{PORT}", network.address(0));
-        let trains = wish.trains.clone();
-        let mut command = hatchery(network, 0, &programs.hatchery, &home, trains.as_ref());
-        if let Some(trains) = &trains {
-            command.env(COORDINATOR_LIMIT_VARIABLE, trains.coordinator_bytes_per_sec);
-        }
-        command.args(["coordinator", "--listen", &format!("0.0.0.0:{PORT}"), "--advertise", &address]);
-        let mut coordinator =
-            Daemon::start("coordinator", &mut command, folder.path().join("0.log"))?.killed_at_end();
-        coordinator.wait_for_line("coordinator ready at ", interrupt)?;
-        let agents = RefCell::default();
-        let (checkpoint, bytes, peers) = (String::new(), 0, wish.peers);
+        let (trains, odd) = (wish.trains.clone(), wish.odd);
+        let launch = {
+            let trains = trains.clone();
+            move |name: &str, program: &Path| {
+                let machine = machine_of(name);
+                let odd = odd.filter(|odd| odd.machine == machine);
+                launch(network, machine, odd.map_or(program, |odd| odd.program), trains.as_ref())
+            }
+        };
+        let fleet = support::Fleet::new(folder.path(), programs.hatchery.clone(), interrupt)
+            .launched_by(launch)
+            .listening_at(&format!("0.0.0.0:{PORT}"))
+            .killed_at_end();
         let mut fleet = Self {
+            fleet: RefCell::new(fleet),
             network,
             programs,
-            interrupt,
             folder,
-            coordinator,
-            agents,
-            peers,
+            peers: wish.peers,
             trains,
-            checkpoint,
-            bytes,
+            checkpoint: String::new(),
+            bytes: 0,
         };
+        let limit = fleet
+            .trains
+            .as_ref()
+            .map(|trains| (COORDINATOR_LIMIT_VARIABLE, trains.coordinator_bytes_per_sec));
+        let address = format!("{}:{PORT}", network.address(0));
+        fleet.fleet.borrow_mut().start_coordinator(&["--advertise", &address], limit.as_slice())?;
         fleet.plant(wish)?;
         for machine in 1..network.links().len() {
-            fleet.agents.borrow_mut().push(None);
-            let join = fleet.token(&format!("node-{machine}"))?;
             let odd = wish.odd.filter(|odd| odd.machine == machine);
-            let program = odd.map_or(programs.hatchery.as_path(), |odd| odd.program);
-            fleet.start_agent(machine, program, odd.map(|odd| odd.variable), Some(&join))?;
+            fleet.start_agent(machine, odd.map(|odd| odd.variable))?;
         }
-        fleet.wait_connected(network.links().len() - 1)?;
+        fleet.fleet.borrow_mut().wait_for_nodes(network.links().len() - 1)?;
         for machine in wish.late {
-            fleet.end_agent(*machine);
+            fleet.fleet.borrow_mut().kill_agent(&node(*machine));
         }
         Ok(fleet)
     }
 
     fn plant(&mut self, wish: &Wish) -> Result<()> {
-        let join = self.token("planter")?;
+        let join = self.fleet.borrow().token("planter")?;
         let mut command = self.network.command(0, &self.programs.stand_in);
-        command.arg("plant").arg("--home").arg(self.home(0)).args(["--join", &join]);
+        command.arg("plant").arg("--home").arg(self.fleet.borrow().home()).args(["--join", &join]);
         command.args(["--megabytes", &wish.megabytes.to_string(), "--seed", &wish.seed.to_string()]);
         let planted: Value = serde_json::from_str(&output(&mut command)?)?;
         planted["checkpoint"].as_str().context("nothing was planted")?.clone_into(&mut self.checkpoint);
@@ -165,51 +160,31 @@ impl<'a> Fleet<'a> {
 
     /// Starts an agent that has joined before.
     pub(super) fn start_late(&self, machine: usize) -> Result<()> {
-        self.start_agent(machine, &self.programs.hatchery, None, None)
+        self.start_agent(machine, None)
     }
 
-    fn start_agent(
-        &self,
-        machine: usize,
-        program: &Path,
-        variable: Option<(&str, &str)>,
-        join: Option<&str>,
-    ) -> Result<()> {
-        let mut command = hatchery(self.network, machine, program, &self.home(machine), self.trains.as_ref());
-        command.args(["agent", "--name", &format!("node-{machine}")]);
-        if let Some(join) = join {
-            command.args(["--join", join]);
-        }
+    fn start_agent(&self, machine: usize, variable: Option<(&str, &str)>) -> Result<()> {
         // Without a trainer nothing is calibrated.
         let mut trainer = self.folder.path().join("no-trainer");
+        let mut environment = Vec::from_iter(variable);
         if let Some(trains) = &self.trains {
             if machine == 1 {
                 trains.trainer.clone_into(&mut trainer);
             } else {
-                command.env(UPLOAD_LIMIT_VARIABLE, trains.others_bytes_per_sec);
+                environment.push((UPLOAD_LIMIT_VARIABLE, trains.others_bytes_per_sec));
             }
         }
-        command.env("HATCHERY_TRAINER", trainer);
         if self.programs.knows_peers && !self.peers {
-            command.env(PEERS_VARIABLE, "false");
+            environment.push((PEERS_VARIABLE, "false"));
         }
-        command.envs(variable);
-        let daemon = Daemon::start("agent", &mut command, self.log(machine))?.killed_at_end();
-        self.agents.borrow_mut()[machine - 1] = Some(daemon);
-        Ok(())
-    }
-
-    /// Kills an agent as a power cut would.
-    pub(super) fn end_agent(&self, machine: usize) {
-        self.agents.borrow_mut()[machine - 1] = None;
+        let trainer = trainer.display().to_string();
+        environment.push(("HATCHERY_TRAINER", &trainer));
+        self.fleet.borrow_mut().start_agent(&node(machine), &[], &environment)
     }
 
     /// The process of a machine.
     pub(super) fn process(&self, machine: usize) -> Option<u32> {
-        match machine.checked_sub(1) {
-            None => Some(self.coordinator.pid()),
-            Some(index) => self.agents.borrow().get(index)?.as_ref().map(Daemon::pid),
-        }
+        self.fleet.borrow().pid(&if machine == 0 { support::COORDINATOR.to_owned() } else { node(machine) })
     }
 
     /// Writes and removes a file of so many bytes where the nodes keep theirs, twice. A virtual machine gives its host what
@@ -234,7 +209,7 @@ impl<'a> Fleet<'a> {
 
     /// A session's round trips, told from a machine until what is returned is dropped, into the file returned.
     pub(super) fn probe(&self, machine: usize) -> Result<(Daemon, PathBuf)> {
-        let join = self.token("probe")?;
+        let join = self.fleet.borrow().token("probe")?;
         let mut command = self.network.command(machine, &self.programs.stand_in);
         command.args(["probe", "--join", &join]);
         let log = self.folder.path().join("probe.log");
@@ -247,30 +222,6 @@ impl<'a> Fleet<'a> {
         logs.map(|log| log::count(&log, &["no session with the coordinator"])).sum()
     }
 
-    fn token(&self, name: &str) -> Result<String> {
-        let token = self.json(&["token", "create", "--name", name])?;
-        Ok(token["join_string"].as_str().context("no join string")?.to_owned())
-    }
-
-    fn wait_connected(&self, count: usize) -> Result<()> {
-        let deadline = Instant::now() + CONNECTED_WAIT;
-        loop {
-            let nodes = self.json(&["nodes"])?;
-            let connected = |node: &&Value| node["state"] == "connected";
-            if nodes.as_array().is_some_and(|nodes| nodes.iter().filter(connected).count() >= count) {
-                return Ok(());
-            }
-            for agent in self.agents.borrow_mut().iter_mut().flatten() {
-                agent.check()?;
-            }
-            self.interrupt.check()?;
-            if Instant::now() > deadline {
-                bail!("the agents do not connect within {} s", CONNECTED_WAIT.as_secs());
-            }
-            std::thread::sleep(GLANCE * 2);
-        }
-    }
-
     /// Has one node fetch the checkpoint.
     pub(super) fn push_to(&self, machine: usize) -> Result<()> {
         self.person(&["push", &self.checkpoint, "--to", &format!("node-{machine}")]).map(drop)
@@ -281,19 +232,18 @@ impl<'a> Fleet<'a> {
         log::time_of(&self.read_log(machine), &["checkpoint fetched", &self.checkpoint]).is_some()
     }
 
-    /// `hatchery` of the person at a machine.
-    pub(super) fn command(&self, machine: usize) -> Command {
-        hatchery(self.network, machine, &self.programs.hatchery, &self.home(machine), self.trains.as_ref())
+    /// A command of the person at the coordinator's machine.
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+        self.fleet.borrow().command(arguments)
     }
 
-    /// A command of the person at the coordinator's machine.
+    /// Runs such a command and reads the JSON that it prints.
     pub(super) fn json(&self, arguments: &[&str]) -> Result<Value> {
-        Ok(serde_json::from_str(&self.person(arguments)?)?)
+        self.fleet.borrow().json(arguments)
     }
 
     fn person(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command(0);
-        output(command.args(arguments).args(["--output", "json"]))
+        output(self.command(arguments).args(["--output", "json"]))
     }
 
     /// A folder for files of the bench's own.
@@ -301,16 +251,8 @@ impl<'a> Fleet<'a> {
         self.folder.path()
     }
 
-    fn home(&self, machine: usize) -> PathBuf {
-        self.folder.path().join(format!("home-{machine}"))
-    }
-
-    fn log(&self, machine: usize) -> PathBuf {
-        self.folder.path().join(format!("{machine}.log"))
-    }
-
     fn read_log(&self, machine: usize) -> String {
-        fs::read_to_string(self.log(machine)).unwrap_or_default()
+        fs::read_to_string(self.fleet.borrow().log(&node(machine))).unwrap_or_default()
     }
 }
 
@@ -350,27 +292,21 @@ impl Drop for Fleet<'_> {
     }
 }
 
-/// `hatchery` on a machine.
-fn hatchery(
-    network: &Network,
-    machine: usize,
-    program: &Path,
-    home: &Path,
-    trains: Option<&Trains>,
-) -> Command {
-    let mut command = match trains {
-        None => network.command(machine, program),
-        Some(trains) => {
-            let processors = if machine == 1 { &trains.own_processors } else { &trains.other_processors };
-            let mut command = network.command(machine, "taskset");
-            command.args(["--cpu-list", processors]).arg(program);
-            command
-        }
-    };
-    // Settings of the user's own fleet are not meant for this one.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HATCHERY_")) {
-        command.env_remove(name);
-    }
-    command.env("HATCHERY_HOME", home);
+/// What the agent on a machine is called.
+fn node(machine: usize) -> String {
+    format!("node-{machine}")
+}
+
+/// The machine of a node, or the coordinator's.
+fn machine_of(name: &str) -> usize {
+    name.strip_prefix("node-").and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// A program on a machine, on the processors that it may have.
+fn launch(network: &Network, machine: usize, program: &Path, trains: Option<&Trains>) -> Command {
+    let Some(trains) = trains else { return network.command(machine, program) };
+    let processors = if machine == 1 { &trains.own_processors } else { &trains.other_processors };
+    let mut command = network.command(machine, "taskset");
+    command.args(["--cpu-list", processors]).arg(program);
     command
 }

@@ -54,8 +54,7 @@ struct Steps {
 
 impl Steps {
     fn watch(fleet: &Fleet) -> Result<Self> {
-        let mut command = fleet.command(0);
-        command.args(["watch", JOB, "--output", "json"]);
+        let mut command = fleet.command(&["watch", JOB, "--output", "json"]);
         let mut watcher = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let lines = watcher.stdout.take().context("a pipe was asked for")?;
         let (tell, told) = channel();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::daemon::Daemon;
+use hatchery_test_support::{Daemon, Interrupt};
 
 /// Size of the disk.
 pub(super) const DISK_BYTES: u64 = 192 << 20;
@@ -38,10 +38,10 @@ impl Disk {
         );
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
-        let (keeper, why_not) = match Daemon::start(command, log) {
-            Ok(mut keeper) => match keeper.wait_for_line("mounted", MOUNT_WITHIN) {
-                Some(_) => (Some(keeper), String::new()),
-                None => (None, keeper.output().trim().to_owned()),
+        let (keeper, why_not) = match Daemon::start_in_our_group("the disk", &mut command, log.to_owned()) {
+            Ok(mut keeper) => match keeper.wait_for_line("mounted", MOUNT_WITHIN, &Interrupt::default()) {
+                Ok(_) => (Some(keeper.killed_at_end()), String::new()),
+                Err(_) => (None, keeper.output().trim().to_owned()),
             },
             Err(error) => (None, error.to_string()),
         };

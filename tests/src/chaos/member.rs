@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hatchery_test_support::{Daemon, processes_with};
 use rustix::process::{Pid, Signal};
 
-use super::{daemon::Daemon, proxy::Proxy};
-use crate::{fleet::processes_with, process::PATIENCE};
+use super::proxy::Proxy;
+use crate::process::PATIENCE;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What an agent loses when it loses its disk, its credentials left out.

@@ -8,7 +8,7 @@
 //! | file | its reason to change |
 //! |---|---|
 //! | `runner` | how a run goes, and what it must come to |
-//! | `site`, `member`, `daemon`, `disk`, `proxy` | the fleet and what it stands on |
+//! | `site`, `member`, `disk`, `proxy` | the fleet and what it stands on |
 //! | `clients` | how it is used |
 //! | `faults`, `dice` | what is done to it |
 //! | `history`, `evidence` | what is known of a run |
@@ -17,7 +17,6 @@
 
 pub mod check;
 pub mod clients;
-mod daemon;
 pub mod dice;
 mod disk;
 pub mod evidence;

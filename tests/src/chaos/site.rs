@@ -11,12 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hatchery_test_support::{Daemon, Interrupt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    daemon::Daemon,
     disk::Disk,
     history::{History, now_ms},
     member::Member,
@@ -185,9 +185,9 @@ impl Site {
         command.env("HATCHERY_COORDINATOR__DISK_FREE_BYTES_MIN", "0");
         command.envs(settings.iter().copied());
         self.history.coordinator_started(now_ms());
-        let mut daemon = Daemon::start(command, &self.log("coordinator"))?;
-        let line = daemon.wait_for_line("coordinator ready at ", START_WITHIN);
-        let address = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        let mut daemon = spawn("coordinator", &mut command, self.log("coordinator"))?;
+        let line = daemon.wait_for_line("coordinator ready at ", START_WITHIN, &Interrupt::default());
+        let address = line.ok().and_then(|line| line.rsplit(' ').next()?.parse().ok());
         Ok((daemon, address))
     }
 
@@ -247,10 +247,10 @@ impl Site {
         let mut command = Command::new(binary("hatchery"));
         command.args(["agent", "--name", name, "--join", token]);
         self.environment(&mut command, &home, "");
-        let mut daemon = Daemon::start(command, &self.log(name))?;
+        let mut daemon = spawn(name, &mut command, self.log(name))?;
         daemon
-            .wait_for_line("joined as", START_WITHIN)
-            .ok_or_else(|| self.failure(&format!("{name} cannot join: {}", daemon.output())))?;
+            .wait_for_line("joined as", START_WITHIN, &Interrupt::default())
+            .map_err(|error| self.failure(&format!("{name} cannot join: {error}")))?;
         daemon.kill();
         let proxy = Proxy::start(self.address)?;
         let credentials = home.join("agent").join("credentials.toml");
@@ -277,7 +277,7 @@ impl Site {
         self.environment(&mut command, &member.home, &self.points(points));
         command.env("HATCHERY_TRAINER", fake_trainer()).env("FAKE_TRAINER_HISTORY", self.steps_file());
         command.env("HATCHERY_AGENT__CALIBRATE", "false").env("HATCHERY_AGENT__FREE_DISK_BYTES_MIN", "0");
-        *slot = Some(Daemon::start(command, &self.log(&member.name))?);
+        *slot = Some(spawn(&member.name, &mut command, self.log(&member.name))?);
         Ok(())
     }
 
@@ -367,6 +367,10 @@ impl Drop for Site {
         }
         self.kill_coordinator();
     }
+}
+
+fn spawn(name: &str, command: &mut Command, log: PathBuf) -> io::Result<Daemon> {
+    Ok(Daemon::start_in_our_group(name, command, log).map_err(io::Error::other)?.killed_at_end())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

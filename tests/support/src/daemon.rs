@@ -1,49 +1,60 @@
 //! A process that is started, watched and ended.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::{GLANCE, Interrupt};
+use crate::Interrupt;
 
-/// How long it may take to say that it is ready.
-const READY_WAIT: Duration = Duration::from_mins(1);
 /// How long it may take to end when asked; after that its whole process group is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// So much of a log is shown when something went wrong.
-const LOG_LINES_SHOWN: usize = 15;
+const LINES_SHOWN: usize = 15;
 
-/// A process in a group of its own, so that Ctrl-C in the terminal does not reach it before it was seen here.
-/// It is ended when this is dropped.
+/// A running process whose output goes to a file, so that it can outlive this program. It is ended when this is dropped.
 pub struct Daemon {
-    name: &'static str,
+    name: String,
     log: PathBuf,
+    /// Where its own output begins in the log.
+    log_start: usize,
+    /// So much of its output was looked through for lines.
+    seen: usize,
     child: Option<Child>,
     stop_wait: Duration,
 }
 
 impl Daemon {
-    /// Starts a command; what it prints goes to `log`, a file, so that it can outlive this program.
-    pub fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
-        Self::start_on(name, command.stdin(Stdio::null()), log)
+    /// Starts a command in a group of its own, so that Ctrl-C in the terminal does not reach it before it was seen here.
+    /// What it prints is added to the file `log`.
+    pub fn start(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        Self::start_on(name, command.stdin(Stdio::null()).process_group(0), log)
     }
 
     /// The same for one that ends when its stdin does.
-    pub fn start_with_open_stdin(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
-        Self::start_on(name, command.stdin(Stdio::piped()), log)
+    pub fn start_with_open_stdin(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        Self::start_on(name, command.stdin(Stdio::piped()).process_group(0), log)
     }
 
-    fn start_on(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
+    /// The same in this program's group: Ctrl-C ends it too.
+    pub fn start_in_our_group(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        Self::start_on(name, command.stdin(Stdio::null()), log)
+    }
+
+    fn start_on(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
-        command.stdout(file.try_clone()?).stderr(file).process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start the {name}"))?;
-        Ok(Self { name, log, child: Some(child), stop_wait: STOP_WAIT })
+        let log_start = file.metadata()?.len() as usize;
+        command.stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
+        let name = name.to_owned();
+        Ok(Self { name, log, log_start, seen: 0, child: Some(child), stop_wait: STOP_WAIT })
     }
 
     /// Kills it at its end, without asking first.
@@ -57,42 +68,89 @@ impl Daemon {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Waits until it prints a line that begins with `start`; returns the rest of the line.
-    pub fn wait_for_line(&mut self, start: &str, interrupt: &Interrupt) -> Result<String> {
-        let deadline = Instant::now() + READY_WAIT;
+    /// What it has written so far.
+    pub fn output(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.log_start..).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it writes a line that contains `text`, behind the one that was waited for last; gives that line. An
+    /// error if it ends before, or takes longer.
+    pub fn wait_for_line(&mut self, text: &str, within: Duration, interrupt: &Interrupt) -> Result<String> {
+        let deadline = Instant::now() + within;
         loop {
-            let printed = fs::read_to_string(&self.log).unwrap_or_default();
+            // Before the look, so that its last words are looked at.
+            let has_ended = self.has_ended();
+            let output = self.output();
             // A line without its end may be half a line.
-            let whole = printed.rfind('\n').map_or("", |end| &printed[..end]);
-            if let Some(rest) = whole.lines().find_map(|line| line.strip_prefix(start)) {
-                return Ok(rest.trim().to_owned());
+            for line in output.split_inclusive('\n').skip(self.seen).filter(|line| line.ends_with('\n')) {
+                self.seen += 1;
+                if line.contains(text) {
+                    return Ok(line.trim_end().to_owned());
+                }
             }
             interrupt.check()?;
-            self.check()?;
+            if has_ended {
+                self.check()?;
+            }
             if Instant::now() > deadline {
                 bail!(
-                    "the {} does not say {start:?} within {READY_WAIT:?}; it said:\n{}",
+                    "{} does not say {text:?} within {within:?}; it said:\n{}",
                     self.name,
-                    self.log_tail()
+                    self.last_lines()
                 );
             }
-            std::thread::sleep(GLANCE);
+            thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()))
     }
 
     /// An error if it has ended.
     pub fn check(&mut self) -> Result<()> {
         let Some(child) = &mut self.child else { return Ok(()) };
         if let Some(status) = child.try_wait()? {
-            bail!("the {} has ended ({status}); it said:\n{}", self.name, self.log_tail());
+            bail!("{} has ended ({status}); it said:\n{}", self.name, self.last_lines());
         }
         Ok(())
     }
 
-    fn log_tail(&self) -> String {
-        let printed = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = printed.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    /// Waits for its end, but no longer than this.
+    pub fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Sends a signal to the process alone; it may have ended already.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            kill_process(Pid::from_child(child), signal).ok();
+        }
+    }
+
+    /// Kills it as a power cut would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
     }
 
     /// Lets it run on.
@@ -105,20 +163,29 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
         let pid = Pid::from_child(child);
-        let deadline = Instant::now() + self.stop_wait;
         // An error here means that it is gone, which is what is wanted.
-        kill_process(pid, Signal::TERM).ok();
-        while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(GLANCE);
+        if !self.stop_wait.is_zero() {
+            let deadline = Instant::now() + self.stop_wait;
+            kill_process(pid, Signal::TERM).ok();
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(LOOK_EVERY);
+            }
         }
+        // Where it has a group of its own, that ends with it.
         kill_process_group(pid, Signal::KILL).ok();
+        child.kill().ok();
         child.wait().ok();
+        if thread::panicking() {
+            eprintln!("--- {} said ---\n{}", self.name, self.output());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     fn shell(script: &str, folder: &tempfile::TempDir) -> Daemon {
         Daemon::start("test", Command::new("sh").args(["-c", script]), folder.path().join("log")).unwrap()
@@ -132,7 +199,10 @@ mod tests {
     fn it_is_heard_and_ended() {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = shell("echo starting; echo ready at 127.0.0.1:1 >&2; exec sleep 60", &folder);
-        assert_eq!(daemon.wait_for_line("ready at ", &Interrupt::default()).unwrap(), "127.0.0.1:1");
+        assert_eq!(
+            daemon.wait_for_line("ready at ", LONG, &Interrupt::default()).unwrap(),
+            "ready at 127.0.0.1:1"
+        );
         let pid = daemon.pid();
         assert!(is_running(pid));
         drop(daemon);
@@ -144,7 +214,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = shell("trap '' TERM; sleep 60 & echo child $!; wait; sleep 60", &folder);
         daemon.stop_wait = Duration::from_millis(200);
-        let child = daemon.wait_for_line("child ", &Interrupt::default()).unwrap().parse().unwrap();
+        let line = daemon.wait_for_line("child ", LONG, &Interrupt::default()).unwrap();
+        let child = line.trim_start_matches("child ").parse().unwrap();
         assert!(is_running(child));
         drop(daemon);
         // The child is adopted by init, which takes a moment to bury it.
@@ -164,7 +235,7 @@ mod tests {
     fn one_that_ends_early_is_quoted() {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = shell("echo no room >&2; exit 3", &folder);
-        let message = daemon.wait_for_line("ready", &Interrupt::default()).unwrap_err().to_string();
+        let message = daemon.wait_for_line("ready", LONG, &Interrupt::default()).unwrap_err().to_string();
         assert!(message.contains("has ended") && message.contains("no room"), "{message}");
     }
 }

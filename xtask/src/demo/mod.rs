@@ -5,7 +5,7 @@ mod corpus;
 mod fleet;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +17,7 @@ use crate::cargo::{self, Binaries, Profile};
 use crate::phases::seconds;
 use crate::setup;
 use corpus::Corpus;
-use fleet::Fleet;
+use fleet::Demo;
 
 const JOB: &str = "demo";
 const PROMPT: &str = "# ";
@@ -64,15 +64,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let folder =
         tempfile::Builder::new().prefix("hatchery-demo-").tempdir().context("no temporary folder")?;
     let hatchery = binaries.hatchery.display().to_string();
-    let fleet = start(binaries, folder.path().to_owned(), &interrupt)?;
-    train(&fleet, &corpus, options.smallest)?;
-    show_results(&fleet)?;
+    let demo = start(&binaries, folder.path(), &interrupt)?;
+    train(&demo, &corpus, options.smallest)?;
+    show_results(&demo)?;
     eprintln!("\nthe demo took {}", seconds(started.elapsed()));
 
     if options.keep {
-        keep(fleet, folder, &hatchery);
+        keep(demo, folder, &hatchery);
     } else {
-        drop(fleet);
+        drop(demo);
         eprintln!("everything is stopped");
     }
     Ok(())
@@ -82,15 +82,15 @@ fn heading(text: &str) {
     eprintln!("\n{} {}", style("==").cyan().bold(), style(text).bold());
 }
 
-fn start(binaries: Binaries, folder: PathBuf, interrupt: &Interrupt) -> Result<Fleet> {
+fn start(binaries: &Binaries, folder: &Path, interrupt: &Interrupt) -> Result<Demo> {
     heading("a coordinator and two agents");
-    let fleet = Fleet::start(binaries, folder, interrupt)?;
-    eprintln!("the coordinator listens on {}", fleet.address);
-    fleet.run(&["nodes"])?;
-    Ok(fleet)
+    let demo = Demo::start(binaries, folder, interrupt)?;
+    eprintln!("the coordinator listens on {}", demo.fleet.address());
+    demo.run(&["nodes"])?;
+    Ok(demo)
 }
 
-fn train(fleet: &Fleet, corpus: &Corpus, smallest: bool) -> Result<()> {
+fn train(demo: &Demo, corpus: &Corpus, smallest: bool) -> Result<()> {
     heading("a training job");
     let data = corpus.path.display().to_string();
     let mut arguments = vec!["submit", "--preset", PRESET, "--name", JOB, "--wait", "--data", &data];
@@ -102,10 +102,10 @@ fn train(fleet: &Fleet, corpus: &Corpus, smallest: bool) -> Result<()> {
         arguments.extend(["--set", setting]);
     }
     eprintln!("$ hatchery {}", arguments.join(" "));
-    fleet.run(&arguments).map_err(|error| {
-        let logs = fleet.command(&["logs", JOB]).output();
+    demo.run(&arguments).map_err(|error| {
+        let logs = demo.command(&["logs", JOB]).output();
         match logs {
-            Ok(logs) if !fleet.is_interrupted() => {
+            Ok(logs) if !demo.is_interrupted() => {
                 error.context(format!("the trainers said:\n{}", String::from_utf8_lossy(&logs.stdout)))
             }
             _ => error,
@@ -113,9 +113,9 @@ fn train(fleet: &Fleet, corpus: &Corpus, smallest: bool) -> Result<()> {
     })
 }
 
-fn show_results(fleet: &Fleet) -> Result<()> {
+fn show_results(demo: &Demo) -> Result<()> {
     heading("checkpoints, and where they are");
-    fleet.run(&["checkpoints", JOB])?;
+    demo.run(&["checkpoints", JOB])?;
 
     heading("an answer from each node");
     let generate = [
@@ -131,7 +131,7 @@ fn show_results(fleet: &Fleet) -> Result<()> {
         "1",
         "--all-nodes",
     ];
-    let answers = fleet.json(&generate)?;
+    let answers = demo.json(&generate)?;
     let answers: &Vec<Value> =
         answers.as_array().context("`hatchery generate --all-nodes` printed no list")?;
     if answers.len() != fleet::NODES.len() {
@@ -145,13 +145,13 @@ fn show_results(fleet: &Fleet) -> Result<()> {
     }
 
     heading("in short");
-    println!("{}", report::table(&fleet.json(&["job", JOB])?, answers));
+    println!("{}", report::table(&demo.json(&["job", JOB])?, answers));
     Ok(())
 }
 
-fn keep(fleet: Fleet, folder: tempfile::TempDir, hatchery: &str) {
-    let home = fleet.person();
-    let pids: Vec<String> = fleet.keep().iter().map(ToString::to_string).collect();
+fn keep(demo: Demo, folder: tempfile::TempDir, hatchery: &str) {
+    let home = demo.fleet.home();
+    let pids: Vec<String> = demo.fleet.keep().iter().map(ToString::to_string).collect();
     let folder = folder.keep();
     println!(
         "\nThe fleet goes on. To try next:\n\
