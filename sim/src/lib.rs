@@ -15,7 +15,6 @@
 //! cut takes from a disk is the store's kill test's to find.
 
 mod check;
-mod checkpoint;
 mod clock;
 mod coordinator;
 mod entropy;

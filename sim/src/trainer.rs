@@ -12,16 +12,13 @@ use std::{
 
 use hatchery_agent::trainer::process::Heard;
 use hatchery_common::{
-    recipe::Precision,
     time::BootTime,
-    trainer::{AttemptOrder, Ending, Progress, TrainerCommand, TrainerEvent},
+    trainer::{AttemptOrder, Ending, TrainerCommand, TrainerEvent},
 };
+use hatchery_fake_trainer::{Orders, Run, started};
 use tokio::sync::mpsc;
 
-use crate::{
-    checkpoint,
-    history::{History, LifeId, lock},
-};
+use crate::history::{History, LifeId, lock};
 
 /// From the start of the process to its first step: libtorch loads.
 const STARTS_WITHIN: Duration = Duration::from_millis(200);
@@ -31,15 +28,13 @@ const STARTS_WITHIN: Duration = Duration::from_millis(200);
 pub(crate) struct FakeTrainer {
     pub(crate) id: u32,
     pub(crate) attempt: PathBuf,
-    pub(crate) order: AttemptOrder,
     /// Pays no heed to commands and deadlines; only killing ends it.
     pub(crate) is_deaf: bool,
+    orders: Orders,
+    run: Run,
     life: LifeId,
-    step: u64,
     step_every: Duration,
     next_step_at: Duration,
-    is_stopped: bool,
-    has_stepped: bool,
     heard: mpsc::UnboundedSender<Heard>,
     history: Arc<Mutex<History>>,
 }
@@ -55,64 +50,44 @@ impl FakeTrainer {
         history: Arc<Mutex<History>>,
     ) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Heard>)> {
         let (heard, hearing) = mpsc::unbounded_channel();
-        let step = order.resume_from.as_deref().map(checkpoint::step_of).transpose()?.unwrap_or(0);
+        let (orders, run) = (Orders::of(&order), Run::begin(order)?);
         let this = Self {
             id,
             attempt,
-            order,
             is_deaf: false,
+            orders,
+            run,
             life,
-            step,
             step_every,
             next_step_at: now + STARTS_WITHIN,
-            is_stopped: false,
-            has_stepped: false,
             heard,
             history,
         };
-        this.say(TrainerEvent::Started {
-            step,
-            device: this.order.device,
-            precision: Precision::F32,
-            libtorch: "2.11.0".to_owned(),
-            slower_because: None,
-        });
+        this.say(started(this.run.order(), this.run.step()));
         Ok((this, hearing))
     }
 
     pub(crate) fn obey(&mut self, command: TrainerCommand) {
-        match command {
-            TrainerCommand::Lease { until } => self.order.lease_until = Some(until),
-            TrainerCommand::Stop => self.is_stopped = true,
-        }
+        self.orders.obey(command);
     }
 
     /// Goes on until `now`; whether it still runs.
     pub(crate) fn advance(&mut self, now: Duration, boot: BootTime) -> bool {
         while self.next_step_at <= now {
-            let expired = self.order.lease_until.is_some_and(|until| boot >= until);
-            if (self.is_stopped || expired) && !self.is_deaf {
-                self.checkpoint();
-                return self.end(if self.is_stopped { Ending::Stopped } else { Ending::LeaseExpired }, now);
+            if let Some(ending) = self.orders.ending(boot).filter(|_| !self.is_deaf) {
+                self.keep();
+                return self.end(ending, now);
             }
-            let train = self.order.train.raw();
-            let (steps, checkpoint_every) = (train.steps, train.checkpoint_every);
-            if self.step < steps {
-                self.step += 1;
-                self.has_stepped = true;
-                lock(&self.history).stepped(self.life, self.step);
-                self.say(TrainerEvent::Progress(Progress {
-                    step: self.step,
-                    train_loss: 2.0,
-                    ..Progress::default()
-                }));
+            if !self.run.is_complete() {
+                let progress = self.run.make_step();
+                lock(&self.history).stepped(self.life, self.run.step());
+                self.say(progress);
             }
-            if self.step >= steps {
-                self.checkpoint();
+            if self.run.wants_checkpoint() {
+                self.keep();
+            }
+            if self.run.is_complete() {
                 return self.end(Ending::Completed, now);
-            }
-            if self.step.is_multiple_of(checkpoint_every) {
-                self.checkpoint();
             }
             self.next_step_at += self.step_every;
         }
@@ -143,20 +118,13 @@ impl FakeTrainer {
         let _orphan = self.heard.send(Heard::Exited(status));
     }
 
-    /// Only what has made a step writes a checkpoint.
-    fn checkpoint(&self) {
-        let folder = self.order.checkpoints.join(hatchery_common::checkpoint::folder_name(self.step));
-        if !self.has_stepped || folder.exists() {
+    /// Writes a checkpoint, where there is none of this step by this attempt yet.
+    fn keep(&mut self) {
+        if self.run.folder().exists() {
             return;
         }
-        match checkpoint::write(&self.order, self.step) {
-            Ok(folder) => {
-                self.say(TrainerEvent::Checkpoint {
-                    folder,
-                    step: self.step,
-                    metrics: checkpoint::metrics(),
-                });
-            }
+        match self.run.keep() {
+            Ok(event) => event.into_iter().for_each(|event| self.say(event)),
             Err(error) => lock(&self.history).problem(format!("a trainer cannot write: {error}")),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// For each of our packages, ours that it may use. What is not here is not allowed.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     ("hatchery-common", &[]),
     ("hatchery-scheduler", &["hatchery-common"]),
     ("hatchery-swarm", &["hatchery-common"]),
@@ -19,7 +19,10 @@ const ARROWS: [(&str, &[&str]); 23] = [
         "hatchery-coordinator",
         &["hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-scheduler", "hatchery-swarm"],
     ),
-    ("hatchery-agent", &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto"]),
+    (
+        "hatchery-agent",
+        &["hatchery-bdh", "hatchery-common", "hatchery-fake-trainer", "hatchery-net", "hatchery-proto"],
+    ),
     ("hatchery-trainer", &["hatchery-bdh", "hatchery-common", "hatchery-trainer-shim"]),
     ("hatchery-trainer-shim", &[]),
     (
@@ -40,6 +43,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
             "hatchery-agent",
             "hatchery-common",
             "hatchery-coordinator",
+            "hatchery-fake-trainer",
             "hatchery-net",
             "hatchery-proto",
             "hatchery-scheduler",
@@ -47,15 +51,23 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ),
     ("hatchery-tests", &["hatchery-common", "hatchery-test-support"]),
     ("hatchery-test-support", &[]),
+    ("hatchery-fake-trainer", &["hatchery-common"]),
     (
         "hatchery-fuzz",
         &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-swarm"],
     ),
     ("hatchery-docs", &["hatchery-common"]),
-    ("hatchery-bench-engine", &["hatchery-bdh", "hatchery-common"]),
+    ("hatchery-bench-engine", &["hatchery-bdh", "hatchery-common", "hatchery-fake-trainer"]),
     (
         "hatchery-bench-fanout",
-        &["hatchery-bdh", "hatchery-common", "hatchery-net", "hatchery-proto", "hatchery-test-support"],
+        &[
+            "hatchery-bdh",
+            "hatchery-common",
+            "hatchery-fake-trainer",
+            "hatchery-net",
+            "hatchery-proto",
+            "hatchery-test-support",
+        ],
     ),
     (
         "hatchery-bench-reconnect",
@@ -65,7 +77,13 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("hatchery-bench-swarm", &["hatchery-common", "hatchery-swarm"]),
     (
         "hatchery-bench-trainer",
-        &["hatchery-bdh", "hatchery-common", "hatchery-trainer", "hatchery-trainer-shim"],
+        &[
+            "hatchery-bdh",
+            "hatchery-common",
+            "hatchery-fake-trainer",
+            "hatchery-trainer",
+            "hatchery-trainer-shim",
+        ],
     ),
     ("xtask", &["hatchery-docs", "hatchery-test-support"]),
 ];

@@ -19,33 +19,28 @@
 //!
 //! At the end of the corpus it has completed. How it answers stands in `answerer`.
 //!
-//! What `train` has learnt by a step is a chain of digests over the job and all steps up to it, so a step that is lost,
-//! doubled or out of order shows in every checkpoint after it. Each step that begins is a line in the file that
+//! What `train` does by a step and what it writes stands in `hatchery_fake_trainer`. Each step that begins is a line in the file that
 //! `FAKE_TRAINER_HISTORY` names, with the time at which the lease was looked at.
 
 mod answerer;
 
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
-    io::{Write, stderr, stdout},
-    path::{Path, PathBuf},
+    io::{self, Write, stderr, stdout},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
 
 use hatchery_common::{
-    checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINED_BLOCK_KEY, TRAINING_FILE, folder_name},
-    cursor::{LossCurve, Patience, TrainingCursor},
     device::Device,
-    recipe::Precision,
     time::{BootTime, Timestamp},
     trainer::{
-        AttemptOrder, Calibration, DoctorReport, Ending, Metrics, Progress, TrainerCommand, TrainerDevice,
+        AttemptOrder, Calibration, DoctorReport, Ending, Progress, TrainerCommand, TrainerDevice,
         TrainerEvent,
     },
 };
-use safetensors::{Dtype, tensor::TensorView};
+use hatchery_fake_trainer::{Orders, Run, started, step_of, write};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
     signal::unix::{Signal, SignalKind, signal},
@@ -55,24 +50,6 @@ use tokio::{
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Names the file that gets a line for each step of `train`.
 const HISTORY_VARIABLE: &str = "FAKE_TRAINER_HISTORY";
-
-/// What it was told from outside.
-#[derive(Clone, Copy)]
-struct Told {
-    stop: bool,
-    lease_until: Option<BootTime>,
-}
-
-impl Told {
-    fn ending(self) -> Option<Ending> {
-        self.ending_at(BootTime::now())
-    }
-
-    fn ending_at(self, now: BootTime) -> Option<Ending> {
-        let expired = self.lease_until.is_some_and(|until| now >= until);
-        if self.stop { Some(Ending::Stopped) } else { expired.then_some(Ending::LeaseExpired) }
-    }
-}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -123,18 +100,13 @@ async fn train(path: &Path) {
     let order: AttemptOrder =
         serde_json::from_slice(&fs::read(path).expect("the order is there")).expect("JSON");
     let script = fs::read_to_string(&order.corpus).expect("the corpus is there");
-    let (sender, told) = watch::channel(Told { stop: false, lease_until: order.lease_until });
+    let (sender, told) = watch::channel(Orders::of(&order));
     // Before it says that it has started, so that a signal never finds it unprepared.
     let terminate = signal(SignalKind::terminate()).expect("a signal can be listened to");
     tokio::spawn(listen(terminate, sender));
-    let mut step = order.resume_from.as_deref().map_or(0, step_of);
-    answer(&TrainerEvent::Started {
-        step,
-        device: order.device,
-        precision: Precision::F32,
-        libtorch: "2.11.0".to_owned(),
-        slower_because: None,
-    });
+    let mut step =
+        order.resume_from.as_deref().map_or(Ok(0), step_of).expect("the checkpoint to go on from is whole");
+    answer(&started(&order, step));
     let mut deaf = false;
     let mut scale = 1.0;
     let mut crash_at = None;
@@ -150,7 +122,7 @@ async fn train(path: &Path) {
                 let wanted = rest.parse().expect("a step");
                 if wanted > step {
                     step = wanted;
-                    checkpoint(&order, step, format!("moments at {step}").as_bytes(), scale);
+                    checkpoint(&order, step, scale);
                 }
             }
             "write" => eprintln!("{rest}"),
@@ -169,10 +141,10 @@ async fn train(path: &Path) {
             "deaf" => deaf = true,
             "spoil" => scale = f32::NAN,
             "wait" => loop {
-                let ending = told.borrow().ending();
+                let ending = told.borrow().ending(BootTime::now());
                 if let Some(ending) = ending.filter(|_| !deaf) {
                     step += 1;
-                    checkpoint(&order, step, format!("moments at {step}").as_bytes(), scale);
+                    checkpoint(&order, step, scale);
                     return answer(&TrainerEvent::Ended(ending));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -186,7 +158,8 @@ async fn train(path: &Path) {
             "crash-at" => crash_at = Some(rest.parse().expect("a step")),
             "train" => {
                 let step_time = Duration::from_millis(rest.parse().expect("milliseconds"));
-                if let Some(ending) = Run::begin(&order, crash_at).train(step_time, &told).await {
+                let run = Run::begin(order.clone()).expect("it goes on from a checkpoint of `train`");
+                if let Some(ending) = run_steps(run, step_time, crash_at, &told).await {
                     return answer(&TrainerEvent::Ended(ending));
                 }
             }
@@ -196,89 +169,52 @@ async fn train(path: &Path) {
     answer(&TrainerEvent::Ended(Ending::Completed));
 }
 
-/// A run of `train`.
-struct Run<'a> {
-    order: &'a AttemptOrder,
+/// Trains to the last step; an ending if it has to stop before.
+async fn run_steps(
+    mut run: Run,
+    step_time: Duration,
     crash_at: Option<u64>,
-    history: Option<File>,
-    /// The step and the epoch that it goes on from.
-    resumed: (u64, u64),
-    step: u64,
-    chain: blake3::Hash,
-    /// The newest step that stands in a checkpoint.
-    kept: u64,
+    told: &watch::Receiver<Orders>,
+) -> Option<Ending> {
+    let mut history = std::env::var_os(HISTORY_VARIABLE).map(|path| {
+        OpenOptions::new().append(true).create(true).open(path).expect("the history can be written")
+    });
+    let keep = |run: &mut Run| run.keep().expect("the disk has room").iter().for_each(answer);
+    while !run.is_complete() {
+        // Both before the look at the lease: nothing begins later than they say.
+        let (wall, boot) = (Timestamp::now(), BootTime::now());
+        let ending = told.borrow().ending(boot);
+        if ending.is_some() {
+            keep(&mut run);
+            return ending;
+        }
+        if crash_at.is_some_and(|step| run.step() + 1 >= step) {
+            std::process::abort();
+        }
+        if let Some(history) = &mut history {
+            note(history, &run, wall, boot).expect("the history can be written");
+        }
+        tokio::time::sleep(step_time).await;
+        answer(&run.make_step());
+        if run.wants_checkpoint() {
+            keep(&mut run);
+        }
+    }
+    None
 }
 
-impl<'a> Run<'a> {
-    fn begin(order: &'a AttemptOrder, crash_at: Option<u64>) -> Self {
-        let history = std::env::var_os(HISTORY_VARIABLE).map(|path| {
-            OpenOptions::new().append(true).create(true).open(path).expect("the history can be written")
-        });
-        let (resumed, chain) = match &order.resume_from {
-            None => ((0, 0), blake3::hash(order.job.to_string().as_bytes())),
-            Some(folder) => {
-                let text = fs::read(folder.join(OPTIMIZER_FILE)).expect("the checkpoint is whole");
-                let moments: serde_json::Value =
-                    serde_json::from_slice(&text).expect("a checkpoint of `train`");
-                let number = |key: &str| moments[key].as_u64().expect("a number");
-                let chain = moments["chain"].as_str().expect("a digest").parse().expect("a digest");
-                ((number("step"), number("epoch")), chain)
-            }
-        };
-        Self { order, crash_at, history, resumed, step: resumed.0, chain, kept: resumed.0 }
-    }
-
-    /// Trains to the last step; an ending if it has to stop before.
-    async fn train(mut self, step_time: Duration, told: &watch::Receiver<Told>) -> Option<Ending> {
-        let train = self.order.train.raw().clone();
-        while self.step < train.steps {
-            // Both before the look at the lease: nothing begins later than they say.
-            let (wall, boot) = (Timestamp::now(), BootTime::now());
-            let ending = told.borrow().ending_at(boot);
-            if ending.is_some() {
-                if self.step > self.kept {
-                    self.keep();
-                }
-                return ending;
-            }
-            if self.crash_at.is_some_and(|step| self.step + 1 >= step) {
-                std::process::abort();
-            }
-            self.note(wall, boot);
-            tokio::time::sleep(step_time).await;
-            self.step += 1;
-            self.chain = blake3::hash(&[self.chain.as_bytes(), &self.step.to_le_bytes()[..]].concat());
-            let progress = Progress { step: self.step, train_loss: 2.0, ..Progress::default() };
-            answer(&TrainerEvent::Progress(progress));
-            if self.step.is_multiple_of(train.checkpoint_every) || self.step == train.steps {
-                self.keep();
-            }
-        }
-        None
-    }
-
-    fn note(&mut self, wall: Timestamp, boot: BootTime) {
-        let Some(history) = &mut self.history else { return };
-        let line = serde_json::json!({
-            "job": self.order.job, "epoch": self.order.epoch, "process": std::process::id(), "step": self.step + 1,
-            "wall_ms": wall.0, "boot_ms": boot.0,
-        });
-        // One write for each line, so that those of several trainers do not mix.
-        history.write_all(format!("{line}\n").as_bytes()).expect("the history can be written");
-    }
-
-    fn keep(&mut self) {
-        let moments = serde_json::json!({
-            "job": self.order.job, "epoch": self.order.epoch, "step": self.step, "chain": self.chain.to_string(),
-            "resumed_step": self.resumed.0, "resumed_epoch": self.resumed.1,
-        });
-        checkpoint(self.order, self.step, moments.to_string().as_bytes(), 1.0);
-        self.kept = self.step;
-    }
+fn note(history: &mut File, run: &Run, wall: Timestamp, boot: BootTime) -> io::Result<()> {
+    let AttemptOrder { job, epoch, .. } = run.order();
+    let line = serde_json::json!({
+        "job": job, "epoch": epoch, "process": std::process::id(), "step": run.step() + 1, "wall_ms": wall.0,
+        "boot_ms": boot.0,
+    });
+    // One write for each line, so that those of several trainers do not mix.
+    history.write_all(format!("{line}\n").as_bytes())
 }
 
 /// Hears signals, commands, and the end of stdin.
-async fn listen(mut terminate: Signal, told: watch::Sender<Told>) {
+async fn listen(mut terminate: Signal, told: watch::Sender<Orders>) {
     let mut lines = BufReader::new(stdin()).lines();
     let mut ended = false;
     loop {
@@ -290,10 +226,7 @@ async fn listen(mut terminate: Signal, told: watch::Sender<Told>) {
             }
             _ = terminate.recv() => TrainerCommand::Stop,
         };
-        told.send_modify(|told| match command {
-            TrainerCommand::Stop => told.stop = true,
-            TrainerCommand::Lease { until } => told.lease_until = Some(until),
-        });
+        told.send_modify(|told| told.obey(command));
     }
 }
 
@@ -306,63 +239,8 @@ fn flood(bytes: usize) {
     }
 }
 
-fn step_of(folder: &Path) -> u64 {
-    let text = fs::read(folder.join(TRAINING_FILE)).expect("the checkpoint is whole");
-    serde_json::from_slice::<TrainingCursor>(&text).expect("a cursor").step
-}
-
-/// `scale` is a factor of every weight.
-fn checkpoint(order: &AttemptOrder, step: u64, moments: &[u8], scale: f32) {
-    let folder: PathBuf = order.checkpoints.join(folder_name(step));
-    let unfinished = order.checkpoints.join(format!(".{}", folder_name(step)));
-    fs::create_dir_all(&unfinished).expect("the agent made the folder above");
-    let metrics = Metrics { first_loss: Some(5.5), train_loss: Some(2.0), ..Metrics::default() };
-    let cursor = TrainingCursor {
-        version: 1,
-        step,
-        train: order.train.clone(),
-        corpus_bytes: 1,
-        metrics,
-        curve: LossCurve::default(),
-        patience: Patience::default(),
-        parent: None,
-    };
-    let write =
-        |name: &str, bytes: &[u8]| fs::write(unfinished.join(name), bytes).expect("the disk has room");
-    write(CONFIG_FILE, &serde_json::to_vec(&order.model).expect("JSON"));
-    write(MODEL_FILE, &model(order, step, scale));
-    write(OPTIMIZER_FILE, moments);
-    write(TRAINING_FILE, &serde_json::to_vec(&cursor).expect("JSON"));
-    if folder.exists() {
-        fs::remove_dir_all(&folder).expect("an earlier trainer of this attempt made it");
-    }
-    fs::rename(&unfinished, &folder).expect("both are in one folder");
-    answer(&TrainerEvent::Checkpoint { folder, step, metrics });
-}
-
-/// Weights that differ from step to step, in the shapes of the order's model.
-fn model(order: &AttemptOrder, step: u64, scale: f32) -> Vec<u8> {
-    let raw = order.model.raw();
-    let (embd, head, vocab) = (raw.n_embd as usize, raw.n_head as usize, raw.vocab_size as usize);
-    let neurons = embd * raw.mlp_internal_dim_multiplier as usize / head;
-    let shapes = [
-        ("embed.weight", vec![vocab, embd]),
-        ("encoder", vec![head, embd, neurons]),
-        ("encoder_v", vec![head, embd, neurons]),
-        ("decoder", vec![head * neurons, embd]),
-        ("lm_head", vec![embd, vocab]),
-    ];
-    let tensors = shapes.map(|(name, shape)| {
-        let count: usize = shape.iter().product();
-        let weight = |index: usize| ((index as u64 * 7 + step * 13) % 19) as f32 * 0.01 - 0.09;
-        let bytes: Vec<u8> = (0..count).flat_map(|index| (weight(index) * scale).to_le_bytes()).collect();
-        (name, shape, bytes)
-    });
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the length fits the shape"))
-    });
-    let block = order.train.raw().block.to_string();
-    let metadata =
-        HashMap::from([(TRAINED_BLOCK_KEY.to_owned(), block), ("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize(views, Some(metadata)).expect("plain tensors can be written")
+/// Writes a checkpoint, and tells of it.
+fn checkpoint(order: &AttemptOrder, step: u64, scale: f32) {
+    let moments = format!("moments at {step}");
+    answer(&write(order, step, moments.as_bytes(), scale).expect("the disk has room"));
 }

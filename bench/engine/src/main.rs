@@ -4,15 +4,15 @@
 //! `cargo xtask bench engine [FOLDER|SHARE] [bf16]`: a checkpoint, or random weights of which only a SHARE (1) of the
 //! neurons can be active at all, of which about half are.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use hatchery_bdh::{Engine, Model, Precision, Window, random_at};
 use hatchery_common::{
-    checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
+    checkpoint::{CONFIG_FILE, MODEL_FILE},
     model::{ModelConfig, RawModelConfig},
 };
-use safetensors::{Dtype, tensor::TensorView};
+use hatchery_fake_trainer::{Place, weights};
 
 /// Both are taken from its end.
 const TEXT: &[u8] = include_bytes!("main.rs");
@@ -67,24 +67,13 @@ fn write_model(folder: &Path, share: f64) -> Result<()> {
         vocab_size: 256,
     })?;
     let neurons = config.neurons_per_head() as u64;
-    let mut tensors = Vec::new();
-    for (seed, (name, shape)) in config.weights().into_iter().enumerate() {
-        let count = shape.iter().product::<usize>() as u64;
-        let value = |index: u64| {
-            let active = name != "encoder" || random_at(99, index % neurons) < share;
-            // Uniform, with the deviation asked for.
-            let value = (random_at(seed as u64, index) - 0.5) * 12_f64.sqrt() * DEVIATION;
-            if active { value as f32 } else { 0.0 }
-        };
-        let bytes: Vec<u8> = (0..count).flat_map(|index| value(index).to_le_bytes()).collect();
-        tensors.push((name, shape, bytes));
-    }
-    let views: Vec<_> = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<_, safetensors::SafeTensorError>>()?;
-    let metadata = HashMap::from([(TRAINED_BLOCK_KEY.to_owned(), "256".to_owned())]);
-    std::fs::write(folder.join(MODEL_FILE), safetensors::serialize(views, Some(metadata))?)?;
+    let file = weights(&config, 256, |Place { tensor, tensor_index, index, .. }| {
+        let is_active = tensor != "encoder" || random_at(99, index as u64 % neurons) < share;
+        // Uniform, with the deviation asked for.
+        let value = (random_at(tensor_index, index as u64) - 0.5) * 12_f64.sqrt() * DEVIATION;
+        if is_active { value as f32 } else { 0.0 }
+    });
+    std::fs::write(folder.join(MODEL_FILE), file)?;
     std::fs::write(folder.join(CONFIG_FILE), serde_json::to_string(&config)?)?;
     Ok(())
 }

@@ -285,13 +285,6 @@ impl Transfer for &Fleet<'_> {
     }
 }
 
-impl Drop for Fleet<'_> {
-    fn drop(&mut self) {
-        // Nobody is to dial a coordinator that is gone.
-        self.agents.borrow_mut().clear();
-    }
-}
-
 /// What the agent on a machine is called.
 fn node(machine: usize) -> String {
     format!("node-{machine}")

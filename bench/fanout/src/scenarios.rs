@@ -231,9 +231,9 @@ struct Floors {
 }
 
 /// What happens, at its time.
-struct Event<'a> {
+struct Event<'a, 'f> {
     scenario: Scenario,
-    fleet: &'a Fleet<'a>,
+    fleet: &'a Fleet<'f>,
     network: &'a Network,
     floors: Floors,
     /// How many parts of it have happened.
@@ -245,7 +245,7 @@ struct Event<'a> {
     dies_at_bytes: u64,
 }
 
-impl Event<'_> {
+impl Event<'_, '_> {
     fn signal(&self, machine: usize, signal: Signal) -> Result<()> {
         let pid = self.fleet.process(machine).and_then(|pid| Pid::from_raw(pid.cast_signed()));
         kill_process(pid.context("it does not run")?, signal).context("it cannot be signalled")
@@ -261,7 +261,7 @@ impl Event<'_> {
     }
 }
 
-impl Disturbance for Event<'_> {
+impl Disturbance for Event<'_, '_> {
     fn look(&mut self, secs: f64) -> Result<()> {
         if !self.is_due(secs)? {
             return Ok(());

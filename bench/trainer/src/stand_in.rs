@@ -6,14 +6,14 @@ use std::{fs, path::Path, sync::Arc};
 use anyhow::Context;
 use hatchery_bdh::{Engine, Model, Window, random_at};
 use hatchery_common::{
-    checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
+    checkpoint::{CONFIG_FILE, MODEL_FILE},
     model::ModelConfig,
 };
-use safetensors::{Dtype, tensor::TensorView};
+use hatchery_fake_trainer::{Place, weights};
 use tempfile::TempDir;
 
 /// As the preset seed's.
-const TRAINED_BLOCK: &str = "256";
+const TRAINED_BLOCK: u32 = 256;
 const DEVIATION: f64 = 0.02;
 /// Bytes over which activity is measured.
 const PROBE_BYTES: u64 = 64;
@@ -43,37 +43,22 @@ fn write(folder: &Path, config: &ModelConfig, shyness: f64) -> anyhow::Result<()
     let width = config.width();
     // Ups and downs, so that the norm's mean does not take the direction away.
     let direction = |d: usize| if d.is_multiple_of(2) { DEVIATION } else { -DEVIATION };
-    let mut tensors = Vec::new();
-    for (seed, (name, shape)) in config.weights().into_iter().enumerate() {
-        let columns = shape.last().copied().unwrap_or(1);
-        let count = shape.iter().product::<usize>();
-        let value = |index: usize| {
-            // Uniform, of the deviation that training starts from.
-            let noise = (random_at(seed as u64, index as u64) - 0.5) * 12_f64.sqrt() * DEVIATION;
-            let shift = match name {
-                "embed.weight" => direction(index % width),
-                "encoder" => -shyness * direction(index / columns % width),
-                // What the neurons write has nothing of the direction, so that it is still there in the last layer.
-                "decoder" if index % width % 2 == 1 => return None,
-                _ => 0.0,
-            };
-            Some((noise + shift) as f32)
+    let mut before = 0.0_f32;
+    let file = weights(config, TRAINED_BLOCK, |Place { tensor, tensor_index, index, columns }| {
+        // Uniform, of the deviation that training starts from.
+        let noise = (random_at(tensor_index, index as u64) - 0.5) * 12_f64.sqrt() * DEVIATION;
+        let shift = match tensor {
+            "embed.weight" => direction(index % width),
+            "encoder" => -shyness * direction(index / columns % width),
+            // What the neurons write has nothing of the direction, so that it is still there in the last layer: equal
+            // neighbours cancel out against ups and downs.
+            "decoder" if index % width % 2 == 1 => return before,
+            _ => 0.0,
         };
-        let mut bytes: Vec<u8> = Vec::with_capacity(count * 4);
-        let mut before = 0.0_f32;
-        for index in 0..count {
-            // Equal neighbours cancel out against ups and downs.
-            before = value(index).unwrap_or(before);
-            bytes.extend(before.to_le_bytes());
-        }
-        tensors.push((name, shape, bytes));
-    }
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    let metadata = [(TRAINED_BLOCK_KEY.to_owned(), TRAINED_BLOCK.to_owned())].into();
-    fs::write(folder.join(MODEL_FILE), safetensors::serialize(views, Some(metadata))?)?;
+        before = (noise + shift) as f32;
+        before
+    });
+    fs::write(folder.join(MODEL_FILE), file)?;
     fs::write(folder.join(CONFIG_FILE), serde_json::to_string(config)?)?;
     Ok(())
 }

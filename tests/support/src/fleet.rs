@@ -22,7 +22,7 @@ const READY: &str = "coordinator ready at ";
 const READY_WAIT: Duration = Duration::from_secs(90);
 
 /// How a program is started for the home of this name: on which machine, with which settings.
-pub type Launch<'a> = Box<dyn Fn(&str, &Path) -> Command + Send + Sync + 'a>;
+type Launch<'a> = Box<dyn Fn(&str, &Path) -> Command + Send + Sync + 'a>;
 
 /// What runs, and where its state is. Dropping it ends the agents first, so that their trainers stop, then the coordinator.
 pub struct Fleet<'a> {

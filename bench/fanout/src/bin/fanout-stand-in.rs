@@ -7,7 +7,6 @@
 //! | `probe` | joins as an agent, and reports again and again; prints the milliseconds to each receipt until stdin ends |
 
 use std::{
-    collections::HashMap,
     io::{Read as _, Write as _, stdin, stdout},
     path::PathBuf,
     thread,
@@ -20,7 +19,7 @@ use futures::StreamExt as _;
 use hatchery_bdh::random_at;
 use hatchery_common::{
     blob::{BlobLimits, BlobStore},
-    checkpoint::{CheckpointFile, CheckpointManifest, MODEL_FILE, TRAINED_BLOCK_KEY},
+    checkpoint::{CheckpointFile, CheckpointManifest, MODEL_FILE},
     dataset::{DatasetFile, DatasetManifest},
     device::Device,
     id::{BlobId, Name, RequestId},
@@ -32,11 +31,11 @@ use hatchery_common::{
     },
     session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
     tls::{Credentials, JoinString},
-    trainer::{Calibration, Ending, Metrics},
+    trainer::{Calibration, Ending},
 };
+use hatchery_fake_trainer::{metrics, noise, weights};
 use hatchery_net::{Connect, transfer::BlobClient};
 use hatchery_proto::client::{AgentsClient, Answers, FleetClient};
-use safetensors::{Dtype, tensor::TensorView};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -123,8 +122,8 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
     let attempt = planter.attempt().await?;
     let contents: [(&str, Vec<u8>); 4] = [
         (CheckpointManifest::FILES[0], serde_json::to_vec(&model)?),
-        (MODEL_FILE, weights(&model, spec.train.raw().block, seed)?),
-        (CheckpointManifest::FILES[2], moments(megabytes, seed)),
+        (MODEL_FILE, random_weights(&model, spec.train.raw().block, seed)),
+        (CheckpointManifest::FILES[2], noise(megabytes * 1_000_000, seed)),
         (CheckpointManifest::FILES[3], b"no cursor".to_vec()),
     ];
     let files = contents.into_iter().map(|(name, bytes)| {
@@ -143,7 +142,7 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
         dataset,
         model,
         block: spec.train.raw().block,
-        metrics: Metrics { first_loss: Some(5.5), train_loss: Some(5.5), ..Metrics::default() },
+        metrics: metrics(),
         files: files.collect::<Result<_>>()?,
     };
     let blobs: Vec<BlobId> = manifest.files.iter().map(|file| file.blob).collect();
@@ -278,34 +277,11 @@ fn model() -> Result<ModelConfig> {
     Ok(ModelConfig::new(raw)?)
 }
 
-/// What is fetched and looked into by nobody: bytes of which no two checkpoints share a piece.
-fn moments(megabytes: u64, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..megabytes * 1_000_000 / 8).flat_map(|_| word().to_le_bytes()).collect()
-}
-
-fn weights(model: &ModelConfig, block: u32, seed: u64) -> Result<Vec<u8>> {
+/// Uniform: all that counts is that no two checkpoints are alike and that the model answers.
+fn random_weights(model: &ModelConfig, block: u32, seed: u64) -> Vec<u8> {
     let mut draws = 0..;
-    let mut weight = || {
-        // Uniform: all that counts is that no two checkpoints are alike and that the model answers.
+    weights(model, block, |_| {
         let uniform = random_at(seed, draws.next().unwrap_or_default());
         ((uniform - 0.5) * 12_f64.sqrt() * DEVIATION) as f32
-    };
-    let tensors = model.weights().map(|(name, shape)| {
-        let count: usize = shape.iter().product();
-        let bytes: Vec<u8> = (0..count).flat_map(|_| weight().to_le_bytes()).collect();
-        (name, shape, bytes)
-    });
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    let metadata = HashMap::from([(TRAINED_BLOCK_KEY.to_owned(), block.to_string())]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    })
 }
