@@ -4,7 +4,7 @@
 use clap::{Command, CommandFactory, error::ErrorKind};
 use hatchery_agent::AgentSettings;
 use hatchery_coordinator::CoordinatorSettings;
-use hatchery_docs::{Source, assert_generated, pages, tables};
+use hatchery_docs::{Source, assert_commands_parse, assert_generated, commands_of, tables};
 
 use crate::args::Cli;
 
@@ -60,19 +60,39 @@ fn the_reference_of_settings_is_up_to_date() {
 
 #[test]
 fn every_hatchery_line_of_the_pages_parses() {
-    let mut seen = 0;
-    for page in pages() {
-        for arguments in page.commands("hatchery") {
-            seen += 1;
-            let line = std::iter::once("hatchery").chain(arguments.iter().map(String::as_str));
-            if let Err(error) = Cli::command().try_get_matches_from(line)
-                && !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
-            {
-                panic!("{}: `hatchery {}`: {error}", page.path.display(), arguments.join(" "));
+    assert_commands_parse("hatchery", 60, |arguments| {
+        let line = ["hatchery".to_owned()].into_iter().chain(arguments);
+        match Cli::command().try_get_matches_from(line) {
+            Err(error) if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                Err(error)
             }
+            _ => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn every_example_of_the_help_parses() {
+    let parsed = examples(&Cli::command());
+    assert!(parsed >= 20, "only {parsed} examples were found in the help");
+}
+
+/// Parses each line of a command's closing help that calls `hatchery`, and of those within it; returns their number.
+fn examples(command: &Command) -> usize {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let mut parsed = 0;
+    for line in help.lines().filter(|line| line.starts_with("  ")) {
+        // Two spaces end the command: what it does follows.
+        let line = line.trim_start().split("  ").next().unwrap_or_default();
+        for arguments in commands_of(line, "hatchery") {
+            let words = ["hatchery".to_owned()].into_iter().chain(arguments);
+            if let Err(error) = Cli::command().try_get_matches_from(words) {
+                panic!("the help of {}: `{line}`: {error}", command.get_name());
+            }
+            parsed += 1;
         }
     }
-    assert!(seen >= 50, "only {seen} such lines were found");
+    parsed + command.get_subcommands().map(examples).sum::<usize>()
 }
 
 /// The command without what its help would take from this process's environment.

@@ -6,9 +6,9 @@ mod page;
 mod source;
 mod table;
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fmt::Display, fs, path::PathBuf};
 
-pub use page::{Page, pages};
+pub use page::{Page, commands_of, pages};
 pub use source::Source;
 pub use table::tables;
 
@@ -18,6 +18,25 @@ const WRITE_VARIABLE: &str = "HATCHERY_DOCS_WRITE";
 /// The repository's root.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Asserts that the code blocks of all pages call `program` at least `calls_min` times, and that `parse` takes the arguments of
+/// each call.
+pub fn assert_commands_parse<E: Display>(
+    program: &str,
+    calls_min: usize,
+    parse: impl Fn(Vec<String>) -> Result<(), E>,
+) {
+    let mut calls = 0;
+    for page in pages() {
+        for arguments in page.commands(program) {
+            calls += 1;
+            let shown = arguments.join(" ");
+            parse(arguments)
+                .unwrap_or_else(|error| panic!("{}: `{program} {shown}`: {error}", page.path.display()));
+        }
+    }
+    assert!(calls >= calls_min, "the pages call {program} {calls} times, fewer than {calls_min}");
 }
 
 /// Asserts that the page at `path`, from the root, is `text`; `cargo xtask docs` makes it so.

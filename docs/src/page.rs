@@ -108,7 +108,7 @@ impl Page {
 }
 
 /// The calls of `program` in one line of shell: after `;` and `&&`, variables and `sudo ... env`; comments end it.
-pub(crate) fn commands_of(line: &str, program: &str) -> Vec<Vec<String>> {
+pub fn commands_of(line: &str, program: &str) -> Vec<Vec<String>> {
     let words = shlex::split(&substituted(line)).unwrap_or_default();
     let program: Vec<&str> = program.split(' ').collect();
     let mut calls = vec![vec![]];

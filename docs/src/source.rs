@@ -67,7 +67,8 @@ impl Source {
 
     fn take(&mut self, item: Item) {
         match item {
-            Item::Struct(item) if is_read(&item.attrs) => {
+            // What is read by way of another type is written as that one.
+            Item::Struct(item) if is_read(&item.attrs) && serde(&item.attrs, "try_from").is_none() => {
                 let Fields::Named(fields) = item.fields else { return };
                 let fields = fields.named.into_iter().filter_map(|field| {
                     let name = serde(&field.attrs, "rename").or(Some(field.ident?.to_string()))?;

@@ -42,7 +42,7 @@ fn every_file_that_is_named_is_there() {
         // What setup and builds put there is not in a fresh clone.
         .filter(|name| !matches!(&**name, "target" | "libtorch"))
         .collect();
-    let mut seen = 0;
+    let (mut seen, mut missing) = (0, Vec::new());
     for page in pages() {
         for code in page.inline_code() {
             let Some((first, rest)) = code.split_once('/') else { continue };
@@ -50,10 +50,13 @@ fn every_file_that_is_named_is_there() {
             if top.iter().any(|name| name == first) && rest.chars().all(is_path) && !rest.starts_with("found")
             {
                 seen += 1;
-                assert!(root().join(&code).exists(), "{}: `{code}` is not there", page.path.display());
+                if !root().join(&code).exists() {
+                    missing.push(format!("{}: {code}", page.path.display()));
+                }
             }
         }
     }
+    assert!(missing.is_empty(), "these are not there: {missing:#?}");
     assert!(seen >= 50, "only {seen} files were found");
 }
 
