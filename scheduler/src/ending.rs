@@ -11,8 +11,8 @@ use hatchery_common::{
 };
 
 use crate::{
-    change::{Change, LeaseEnd},
     cluster::{Cluster, Failure, Job, JobPhase, Lease},
+    event::{Change, LeaseEnd},
     limits::{
         BACKOFF_MAX, BACKOFF_MIN, CRASH_NODES_MIN, CRASHES_MAX, CRASHES_ON_ONE_NODE_MAX, OUT_OF_MEMORY_MAX,
         OUTPUT_BYTES_MAX,

@@ -9,10 +9,10 @@ use hatchery_common::{
 };
 
 use crate::{
-    change::{Change, LeaseEnd},
     cluster::{
         Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, Node, RetiredCheckpoint,
     },
+    event::{Change, LeaseEnd},
     limits::{FAILURES_MAX, HOLDERS_MAX},
 };
 

@@ -14,10 +14,10 @@
 //! No IO, no clock, no randomness of its own: time and fresh ids are arguments.
 
 mod assignment;
-mod change;
 mod cluster;
-mod decide;
+mod commands;
 mod ending;
+mod event;
 mod evolve;
 mod explain;
 mod hand_over;
@@ -37,12 +37,12 @@ mod violations;
 mod wait;
 
 pub use assignment::{assignment, desired_nodes};
-pub use change::{Change, LeaseEnd};
 pub use cluster::{
     Certificate, Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, JoinToken, Lease,
     MeasuredSpeed, Node, RetiredCheckpoint, Rollout, SpeedKey, Workload,
 };
-pub use decide::{Decision, Outcome, decide};
+pub use commands::{Decision, Outcome, decide};
+pub use event::{Change, LeaseEnd};
 pub use explain::{Candidate, Verdict, explain};
 pub use observed::{Now, Observed, ObservedNode, Policy};
 pub use plan::{InLine, Plan, plan};

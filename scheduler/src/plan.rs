@@ -15,9 +15,10 @@ use hatchery_common::{
 };
 
 use crate::{
-    change::{Change, LeaseEnd},
     cluster::{Cluster, HandOver, Job, JobPhase, Lease},
-    ending, hand_over,
+    ending,
+    event::{Change, LeaseEnd},
+    hand_over,
     observed::{Now, Observed},
     placement::{self, Placement},
     speed::{self, SpeedBook, duration},

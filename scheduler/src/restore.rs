@@ -4,9 +4,9 @@
 use hatchery_common::{id::Epoch, time::Timestamp};
 
 use crate::{
-    change::{Change, LeaseEnd},
     cluster::Cluster,
     ending,
+    event::{Change, LeaseEnd},
 };
 
 /// Epochs left out beside what the clock leaves out, for clocks that were set back.

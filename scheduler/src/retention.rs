@@ -7,7 +7,7 @@ use hatchery_common::{
     time::Timestamp,
 };
 
-use crate::{change::Change, cluster::Cluster};
+use crate::{cluster::Cluster, event::Change};
 
 /// The checkpoints that go now: those that their job's policy does not keep, and that nobody needs. Pure, and at rest
 /// after one step.

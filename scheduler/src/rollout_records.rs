@@ -13,8 +13,8 @@ use hatchery_common::{
 };
 
 use crate::{
-    change::Change,
     cluster::{Cluster, Rollout},
+    event::Change,
     rollout::order,
 };
 

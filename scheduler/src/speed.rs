@@ -14,8 +14,8 @@ use hatchery_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    change::Change,
     cluster::{Cluster, Job, JobPhase, MeasuredSpeed, SpeedKey, Workload},
+    event::Change,
     observed::{Now, Observed},
 };
 

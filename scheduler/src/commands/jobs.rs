@@ -12,8 +12,8 @@ use hatchery_common::{
 
 use super::{Decision, Outcome, check_count, check_labels, check_room, check_selector};
 use crate::{
-    change::Change,
     cluster::{Cluster, HandOver, Job, JobPhase},
+    event::Change,
     limits::{AFTER_MAX, DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX},
     request::Rejected,
 };

@@ -13,8 +13,8 @@ use hatchery_common::{
 };
 
 use crate::{
-    change::Change,
     cluster::{Certificate, Cluster, Job, JoinToken, Node, Rollout},
+    event::Change,
     limits::{LABELS_MAX, NODES_NAMED_MAX},
     observed::Now,
     request::{Rejected, Request},

@@ -13,8 +13,8 @@ use hatchery_common::{
 
 use super::{Decision, Outcome, check_labels, check_room};
 use crate::{
-    change::Change,
     cluster::{Certificate, Cluster, JoinToken},
+    event::Change,
     limits::{NODES_MAX, TOKENS_MAX},
     request::Rejected,
 };

@@ -11,9 +11,9 @@ use hatchery_common::{
 
 use super::{Decision, check_count};
 use crate::{
-    change::{Change, LeaseEnd},
     cluster::{Cluster, Job},
     ending,
+    event::{Change, LeaseEnd},
     limits::DEVICES_MAX,
     request::Rejected,
 };

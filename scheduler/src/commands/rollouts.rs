@@ -9,8 +9,8 @@ use hatchery_common::{
 
 use super::{Decision, Outcome, check_room, check_selector};
 use crate::{
-    change::Change,
     cluster::{Checkpoint, Cluster, Node, Rollout},
+    event::Change,
     limits::{RATE_BYTES_PER_SEC_MIN, ROLLOUTS_MAX, WITHDRAWALS_MAX},
     request::Rejected,
 };

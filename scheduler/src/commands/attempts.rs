@@ -14,9 +14,9 @@ use hatchery_common::{
 
 use super::{Decision, Outcome};
 use crate::{
-    change::Change,
     cluster::{Cluster, Job, JobPhase, Lease},
     ending,
+    event::Change,
     request::Rejected,
 };
 
