@@ -17,6 +17,7 @@
 //! | `mutant::commit_order` | nothing is acknowledged before it is committed (I1) |
 //! | `mutant::request_deduplication` | one request id makes one job (I2) |
 //! | `mutant::lease_margin` | what runs under a lease stops before the lease is given away (I6) |
+//! | `mutant::granted_epoch` | a lease is granted under the next epoch (I3); the coordinator itself refuses such a plan |
 //! | `mutant::hash_check` | bytes are hashed before they are used (I8) |
 
 /// Arms what the environment names; called once, when a program starts.

@@ -34,6 +34,12 @@ pub struct StatusView {
     pub jobs_queued: u32,
     /// The coordinator's blobs.
     pub blobs: BlobsView,
+    /// Batches and plans that the coordinator has refused since its start, because they would have broken an invariant.
+    #[serde(default)]
+    pub invariants_broken: u64,
+    /// The last invariant that one of them would have broken, and how.
+    #[serde(default)]
+    pub invariant_broken_last: Option<String>,
 }
 
 /// The blobs that the coordinator keeps: what datasets and checkpoints are made of.

@@ -10,11 +10,11 @@ use hatchery_common::{
     time::Timestamp,
     tls::{Authority, CREDENTIALS_FILE, Credentials, JoinSecret, KeyHash, TlsError, validity},
 };
-use hatchery_scheduler::{Cluster, Outcome, Request};
+use hatchery_scheduler::{Cluster, CreateToken, Join};
 
 use crate::{
     api::{authorization::identity, error::ApiError},
-    core::handle::{LoopHandle, RequestError},
+    core::handle::{CommandError, LoopHandle},
 };
 
 /// Where credentials of another fleet go when they are in the way.
@@ -94,8 +94,8 @@ async fn issue(
 ) -> Result<Credentials, CredentialsError> {
     let secret = JoinSecret::random().digest();
     let name = local_name();
-    let enter = |error: RequestError| CredentialsError::Enter(error.to_string());
-    let token = Request::CreateToken {
+    let enter = |error: CommandError| CredentialsError::Enter(error.to_string());
+    let token = CreateToken {
         secret,
         scope: Scope::Operator,
         name: Some(name.clone()),
@@ -103,12 +103,10 @@ async fn issue(
         by: name.clone(),
         expires_at: Timestamp::now() + TOKEN_VALID,
     };
-    event_loop.request(token).await.map_err(enter)?;
+    event_loop.command(token).await.map_err(enter)?;
     let (certificate, node) = (CertificateId::random(), NodeId::random());
-    let join = Request::Join { secret, certificate, node, name, labels: Labels::new() };
-    let Outcome::Joined { certificate } = event_loop.request(join).await.map_err(enter)? else {
-        return Err(CredentialsError::Enter("unexpected response".to_owned()));
-    };
+    let join = Join { secret, certificate, node, name, labels: Labels::new() };
+    let certificate = event_loop.command(join).await.map_err(enter)?;
     let identity =
         identity(&certificate).map_err(|error: ApiError| CredentialsError::Enter(error.to_string()))?;
     let certificate = authority.issue_client_with_key(&identity)?;

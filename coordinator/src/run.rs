@@ -36,7 +36,7 @@ use crate::{
     collect,
     core::{
         event_loop::{EventLoop, LoopError},
-        handle::Event,
+        handle::Input,
         store_thread::{self, StoreCalls},
     },
     local_operator::{self, CredentialsError},
@@ -192,7 +192,7 @@ async fn serve(
         ended = &mut server => Err(end_of(ended)),
     };
     // The loop may have ended already.
-    let _ended = handle.send(Event::Stopping).await;
+    let _ended = handle.send(Input::Stopping).await;
     stopping.cancel();
     if !server.is_finished() && timeout(STOP_WITHIN, &mut server).await.is_err() {
         tracing::warn!("cutting off calls that did not finish within {} s", STOP_WITHIN.as_secs());
@@ -200,7 +200,7 @@ async fn serve(
     }
     collecting.await?;
     // If it cannot be sent, the loop has ended already, and the select above has its reason.
-    if handle.send(Event::Shutdown).await.is_ok() {
+    if handle.send(Input::Shutdown).await.is_ok() {
         event_loop.await??;
     }
     ended

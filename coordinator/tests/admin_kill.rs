@@ -21,7 +21,7 @@ use hatchery_coordinator::{
     admin::{self, AdminError, BackupOptions, FindingKind, UNFINISHED_FOLDER},
     store::{SqliteStore, Store},
 };
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::{Cluster, Event};
 use world::World;
 
 /// Tells the child what to do, where, and how many steps it may take.
@@ -43,9 +43,9 @@ fn state(folder: &Path, more: usize) {
     world.batches.iter().for_each(|batch| store.commit(batch).unwrap());
 }
 
-fn history(folder: &Path) -> Vec<Change> {
+fn history(folder: &Path) -> Vec<Event> {
     let mut store = SqliteStore::open(&folder.join("hatchery.db")).unwrap();
-    store.events(0, usize::MAX).unwrap().into_iter().map(|event| event.change).collect()
+    store.events(0, usize::MAX).unwrap().into_iter().map(|event| event.event).collect()
 }
 
 fn tables(folder: &Path) -> Cluster {

@@ -10,7 +10,7 @@ use std::{fs, io::Write as _, path::Path};
 
 use hatchery_common::{id::Epoch, recipe::DeviceWishes};
 use hatchery_coordinator::store::{SqliteStore, Store, StoreError};
-use hatchery_scheduler::{Change, Cluster, JobPhase};
+use hatchery_scheduler::{Cluster, Event, JobPhase, What};
 use proptest::prelude::*;
 use world::{World, steps};
 
@@ -23,9 +23,9 @@ fn open(folder: &Path) -> SqliteStore {
     SqliteStore::open(&folder.join("hatchery.db")).unwrap()
 }
 
-fn evolve(cluster: &mut Cluster, changes: &[Change]) {
-    for change in changes {
-        cluster.evolve(change);
+fn evolve(cluster: &mut Cluster, events: &[Event]) {
+    for event in events {
+        cluster.evolve(event);
     }
 }
 
@@ -36,8 +36,7 @@ fn replayed(store: &mut SqliteStore) -> Cluster {
         let events = store.events(cluster.last_event, 7).unwrap();
         for event in &events {
             assert_eq!(event.seq, cluster.last_event + 1, "no event is left out");
-            assert_eq!(event.at, event.change.at());
-            cluster.evolve(&event.change);
+            cluster.evolve(&event.event);
         }
         if events.is_empty() {
             return cluster;
@@ -98,19 +97,22 @@ fn what_does_not_fit_is_refused_whole() {
     let (running, at) = (world.job(job).clone(), world.now.wall);
     let other = world.submit(100, DeviceWishes::default());
     let good = world.batches.last().unwrap()[0].clone();
-    let commit = |epoch, step| Change::CheckpointCommitted {
-        late: false,
-        self_test: None,
-        manifest: Box::new(world::checkpoint(&running, Epoch(epoch), step)),
-        at,
+    let commit = |epoch, step| {
+        What::CheckpointCommitted {
+            late: false,
+            self_test: None,
+            manifest: Box::new(world::checkpoint(&running, Epoch(epoch), step)),
+        }
+        .at(at)
     };
-    let lease =
-        |job, epoch| Change::LeaseGranted { job, epoch: Epoch(epoch), lease: running.lease.clone().unwrap() };
+    let lease = |job, epoch| {
+        What::LeaseGranted { job, epoch: Epoch(epoch), lease: running.lease.clone().unwrap() }.at(at)
+    };
     let why = hatchery_scheduler::LeaseEnd::NodeLost;
     let ends =
-        |epoch| Change::LeaseEnded { job, epoch: Epoch(epoch), why: why.clone(), not_before: None, at };
-    let cancelled = Change::JobEnded { job, phase: JobPhase::Cancelled, at };
-    let wrong: Vec<(&str, Vec<Change>)> = vec![
+        |epoch| What::LeaseEnded { job, epoch: Epoch(epoch), why: why.clone(), not_before: None }.at(at);
+    let cancelled = What::JobEnded { job, phase: JobPhase::Cancelled }.at(at);
+    let wrong: Vec<(&str, Vec<Event>)> = vec![
         ("a checkpoint of an epoch to come", vec![commit(2, 10)]),
         ("a checkpoint of an epoch gone", vec![ends(1), lease(job, 2), commit(1, 10)]),
         ("a checkpoint that goes back", vec![commit(1, 10), commit(1, 9)]),
@@ -122,9 +124,11 @@ fn what_does_not_fit_is_refused_whole() {
         ("a second end", vec![cancelled.clone(), cancelled]),
         ("the same job twice", vec![good.clone(), good.clone()]),
     ];
-    for (what, changes) in wrong {
-        match store.commit(&changes) {
-            Err(StoreError::Stale { kind, .. }) => assert_eq!(kind, changes.last().unwrap().kind(), "{what}"),
+    for (what, events) in wrong {
+        match store.commit(&events) {
+            Err(StoreError::Stale { kind, .. }) => {
+                assert_eq!(kind, events.last().unwrap().what.kind(), "{what}")
+            }
             answer => panic!("{what}: {answer:?}"),
         }
         assert_eq!(store.load().unwrap(), before, "{what}: nothing of it is left");

@@ -17,7 +17,10 @@ use std::{
 
 use hatchery_common::{device::Device, recipe::DeviceWishes, trainer::Ending};
 use hatchery_coordinator::store::{SqliteStore, Store};
-use hatchery_scheduler::{Change, Cluster, Outcome, Request, decide, violations};
+use hatchery_scheduler::{
+    Cancel, Cluster, Command as _, CommitCheckpoint, EndAttempt, Event, RemoveNode, Submit, Submitted, What,
+    violations,
+};
 use world::{World, checkpoint, name};
 
 /// Tells the child its file and the number of statements that it may run.
@@ -36,7 +39,7 @@ fn history() -> World {
     let commit = |world: &mut World, step| {
         let (node, epoch) = (world.job(job).lease.as_ref().unwrap().node, world.job(job).epoch);
         let manifest = Box::new(checkpoint(world.job(job), epoch, step));
-        world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
+        world.ask(CommitCheckpoint { node, manifest, self_test: None }).unwrap();
         (node, epoch)
     };
     commit(&mut world, 100);
@@ -48,10 +51,10 @@ fn history() -> World {
     let other = world.submit(10, DeviceWishes::default());
     let (node, epoch) = commit(&mut world, 300);
     let last_output = String::new();
-    world.ask(Request::AttemptEnded { node, job, epoch, ending: Ending::Completed, last_output }).unwrap();
+    world.ask(EndAttempt { node, job, epoch, ending: Ending::Completed, last_output }).unwrap();
     world.plan();
-    world.ask(Request::Cancel { job: other, by: name("ann") }).unwrap();
-    world.ask(Request::RemoveNode { node, lease: world::LEASE }).unwrap();
+    world.ask(Cancel { job: other, by: name("ann") }).unwrap();
+    world.ask(RemoveNode { node, lease: world::LEASE }).unwrap();
     world
 }
 
@@ -120,21 +123,21 @@ fn every_acknowledged_commit_survives_sigkill() {
     panic!("the child was not done after {STATEMENTS_MAX} statements");
 }
 
-fn evolve(cluster: &mut Cluster, changes: &[Change]) {
-    for change in changes {
-        cluster.evolve(change);
+fn evolve(cluster: &mut Cluster, events: &[Event]) {
+    for event in events {
+        cluster.evolve(event);
     }
 }
 
 fn replay(store: &mut SqliteStore) -> Cluster {
     let mut cluster = Cluster::default();
     for event in store.events(0, usize::MAX).unwrap() {
-        cluster.evolve(&event.change);
+        cluster.evolve(&event.event);
     }
     cluster
 }
 
-fn after(batches: &[Vec<Change>], count: usize) -> Cluster {
+fn after(batches: &[Vec<Event>], count: usize) -> Cluster {
     let mut cluster = Cluster::default();
     for batch in batches.iter().take(count) {
         evolve(&mut cluster, batch);
@@ -145,24 +148,24 @@ fn after(batches: &[Vec<Change>], count: usize) -> Cluster {
 /// The client asks again, as it does when it got no answer: I2, I3, I7. Then the rest of the history follows, and what
 /// comes out is the same as if nobody had been killed.
 fn go_on(store: &mut SqliteStore, mut cluster: Cluster, world: &World) {
-    for change in world.batches.iter().flatten().take(cluster.last_event as usize) {
-        match change {
-            Change::JobSubmitted { job, request, body, spec, submitter, .. } => {
+    for event in world.batches.iter().flatten().take(cluster.last_event as usize) {
+        match &event.what {
+            What::JobSubmitted { job, request, body, spec, submitter, .. } => {
                 let fresh = hatchery_common::id::JobId::random();
                 let (request, body, spec, submitter) = (*request, *body, spec.clone(), submitter.clone());
-                let again = Request::Submit { request, job: fresh, body, spec, submitter };
-                let decision = decide(&cluster, again, world.now).unwrap();
+                let again = Submit { request, job: fresh, body, spec, submitter };
+                let decision = again.decide(&cluster, world.now).unwrap();
                 assert_eq!(
-                    (decision.changes.len(), decision.outcome),
-                    (0, Outcome::Submitted { job: *job, duplicate: true })
+                    (decision.events.len(), decision.outcome),
+                    (0, Submitted { job: *job, duplicate: true })
                 );
             }
-            Change::CheckpointCommitted { manifest, .. } => {
+            What::CheckpointCommitted { manifest, .. } => {
                 assert_eq!(cluster.checkpoints[&manifest.id()].manifest, **manifest);
                 assert!(manifest.epoch <= cluster.jobs[&manifest.job].epoch);
                 let node = *cluster.nodes.keys().next().unwrap_or(&hatchery_common::id::NodeId::random());
-                let again = Request::CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
-                assert_eq!(decide(&cluster, again, world.now).unwrap().changes, []);
+                let again = CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
+                assert_eq!(again.decide(&cluster, world.now).unwrap().events, []);
             }
             _ => {}
         }

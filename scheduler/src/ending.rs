@@ -12,7 +12,7 @@ use hatchery_common::{
 
 use crate::{
     cluster::{Cluster, Failure, Job, JobPhase, Lease},
-    event::{Change, LeaseEnd},
+    event::{Event, LeaseEnd, What},
     limits::{
         BACKOFF_MAX, BACKOFF_MIN, CRASH_NODES_MIN, CRASHES_MAX, CRASHES_ON_ONE_NODE_MAX, OUT_OF_MEMORY_MAX,
         OUTPUT_BYTES_MAX,
@@ -41,13 +41,13 @@ impl Job {
     }
 }
 
-/// The one change that ends the attempt which has `job`'s lease, for a reason that is not the job's fault. A job that
+/// The one event that ends the attempt which has `job`'s lease, for a reason that is not the job's fault. A job that
 /// goes back to the queue gets no new lease before `not_before`.
-pub(crate) fn interrupted(job: &Job, why: LeaseEnd, not_before: Option<Timestamp>, at: Timestamp) -> Change {
-    settled(job, at).unwrap_or(Change::LeaseEnded { job: job.id, epoch: job.epoch, why, not_before, at })
+pub(crate) fn interrupted(job: &Job, why: LeaseEnd, not_before: Option<Timestamp>, at: Timestamp) -> Event {
+    settled(job, at).unwrap_or(What::LeaseEnded { job: job.id, epoch: job.epoch, why, not_before }.at(at))
 }
 
-/// The one change that ends the attempt which has `lease`, as its trainer ended.
+/// The one event that ends the attempt which has `lease`, as its trainer ended.
 pub(crate) fn ended(
     cluster: &Cluster,
     job: &Job,
@@ -55,7 +55,7 @@ pub(crate) fn ended(
     ending: &Ending,
     last_output: &str,
     at: Timestamp,
-) -> Change {
+) -> Event {
     let (cause, message) = match ending {
         Ending::Failed { cause, message } => (*cause, message.clone()),
         // It may have ended early, behind a checkpoint that came late from another attempt: the next one goes on from that.
@@ -73,25 +73,25 @@ pub(crate) fn ended(
     };
     let told = told(&message, last_output);
     settled(job, at).unwrap_or_else(|| match verdict(cluster, job, lease, cause, &told) {
-        Some(phase) => Change::JobEnded { job: job.id, phase, at },
-        None => Change::LeaseEnded {
+        Some(phase) => What::JobEnded { job: job.id, phase }.at(at),
+        None => What::LeaseEnded {
             job: job.id,
             epoch: job.epoch,
             why: LeaseEnd::Failed { cause, message: told },
             not_before: Some(at + backoff(cluster, job)),
-            at,
-        },
+        }
+        .at(at),
     })
 }
 
 /// The end of a job that ends in any case once its attempt is over.
-fn settled(job: &Job, at: Timestamp) -> Option<Change> {
+fn settled(job: &Job, at: Timestamp) -> Option<Event> {
     let phase = match job.phase {
         JobPhase::Cancelling => JobPhase::Cancelled,
         _ if job.end_is_committed() => JobPhase::Completed,
         _ => return None,
     };
-    Some(Change::JobEnded { job: job.id, phase, at })
+    Some(What::JobEnded { job: job.id, phase }.at(at))
 }
 
 /// Whether a failure is the job's last.

@@ -1,4 +1,4 @@
-//! Changes: the only way in which the cluster's state moves. They are committed, then applied, then shown.
+//! Events: the only way in which the cluster's state moves. They are committed, then applied, then shown.
 
 use hatchery_common::{
     checkpoint::CheckpointManifest,
@@ -12,13 +12,23 @@ use hatchery_common::{
     trainer::FailureCause,
 };
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::cluster::{Certificate, HandOver, JobPhase, JoinToken, Lease, MeasuredSpeed, Rollout, SpeedKey};
 
 /// One step of the cluster's history. The store writes it into the events table as JSON, beside the rows it changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "change", rename_all = "snake_case")]
-pub enum Change {
+#[strum(serialize_all = "snake_case")]
+pub enum What {
     /// A token was made.
     TokenCreated {
         /// Digest of the secret.
@@ -29,28 +39,25 @@ pub enum Change {
     TokenUsed {
         /// Digest of the secret.
         secret: Digest,
-        at: Timestamp,
     },
     /// A certificate was given out.
     CertificateIssued { certificate: Certificate },
     /// A certificate was revoked.
-    CertificateRevoked { certificate: CertificateId, at: Timestamp },
+    CertificateRevoked { certificate: CertificateId },
     /// A node joined.
-    NodeJoined { node: NodeId, name: Name, labels: Labels, at: Timestamp },
+    NodeJoined { node: NodeId, name: Name, labels: Labels },
     /// A node said what it is and has, and that differs from what it said before.
     NodeInventoried {
         node: NodeId,
         /// What it is and has.
         inventory: Box<Inventory>,
-        at: Timestamp,
     },
     /// A node was taken out of the fleet; its certificates are revoked beside this.
-    NodeRemoved { node: NodeId, at: Timestamp },
+    NodeRemoved { node: NodeId },
     /// A dataset is complete: all its blobs are here.
     DatasetRegistered {
         /// What it is made of.
         manifest: DatasetManifest,
-        at: Timestamp,
     },
     /// A job was accepted.
     JobSubmitted {
@@ -62,7 +69,6 @@ pub enum Change {
         /// What is to be trained.
         spec: Box<JobSpec>,
         submitter: Name,
-        at: Timestamp,
     },
     LeaseGranted {
         job: JobId,
@@ -70,7 +76,7 @@ pub enum Change {
         /// Where, and from which checkpoint.
         lease: Lease,
     },
-    /// An attempt is over and the job goes back to the queue (a terminal end is a [`Change::JobEnded`]).
+    /// An attempt is over and the job goes back to the queue (a terminal end is a [`What::JobEnded`]).
     LeaseEnded {
         job: JobId,
         /// The epoch that ended.
@@ -78,20 +84,19 @@ pub enum Change {
         why: LeaseEnd,
         /// No new lease before this time.
         not_before: Option<Timestamp>,
-        at: Timestamp,
     },
     /// Somebody wants a running job to stop.
-    CancelRequested { job: JobId, by: Name, at: Timestamp },
+    CancelRequested { job: JobId, by: Name },
     /// A running attempt is to write a checkpoint and give its device back.
-    HandOverRequested { job: JobId, why: HandOver, at: Timestamp },
+    HandOverRequested { job: JobId, why: HandOver },
     /// A job that waited is paused.
-    JobPaused { job: JobId, by: Name, at: Timestamp },
+    JobPaused { job: JobId, by: Name },
     /// A paused job waits for a device again.
-    JobResumed { job: JobId, by: Name, at: Timestamp },
+    JobResumed { job: JobId, by: Name },
     /// A job's priority is another one.
-    PriorityChanged { job: JobId, priority: Priority, by: Name, at: Timestamp },
+    PriorityChanged { job: JobId, priority: Priority, by: Name },
     /// Whether a node is given work is another choice.
-    NodeModeChanged { node: NodeId, mode: NodeMode, by: Name, at: Timestamp },
+    NodeModeChanged { node: NodeId, mode: NodeMode, by: Name },
     /// A device's speed at some kind of steps was measured while it trained.
     SpeedMeasured {
         /// Which device, which steps.
@@ -100,7 +105,7 @@ pub enum Change {
         speed: MeasuredSpeed,
     },
     /// A job reached a terminal phase.
-    JobEnded { job: JobId, phase: JobPhase, at: Timestamp },
+    JobEnded { job: JobId, phase: JobPhase },
     /// A checkpoint is complete: all its blobs are here. Its epoch is the job's current one, or it comes late, from a node
     /// that was cut off and is further than all that came since.
     CheckpointCommitted {
@@ -112,10 +117,9 @@ pub enum Change {
         /// What it answered on the node that made it, if it did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         self_test: Option<Box<SelfTest>>,
-        at: Timestamp,
     },
     /// A checkpoint is kept no longer: its job's policy does not keep it, and nobody needs it.
-    CheckpointRetired { checkpoint: CheckpointId, job: JobId, at: Timestamp },
+    CheckpointRetired { checkpoint: CheckpointId, job: JobId },
     /// Somebody wants a checkpoint kept, or does so no longer.
     PinChanged {
         checkpoint: CheckpointId,
@@ -123,7 +127,6 @@ pub enum Change {
         /// Whether it is to be kept.
         is_pinned: bool,
         by: Name,
-        at: Timestamp,
     },
     /// A checkpoint that came late is of no use and was not taken.
     CheckpointDeclined {
@@ -134,7 +137,6 @@ pub enum Change {
         node: NodeId,
         /// Of which step it is.
         step: u64,
-        at: Timestamp,
     },
     /// Somebody wants a checkpoint on nodes.
     RolloutStarted { rollout: Rollout },
@@ -144,83 +146,26 @@ pub enum Change {
         /// From which of its nodes; all: it is over.
         from: NodeSelector,
         by: Name,
-        at: Timestamp,
     },
     /// A rollout is no longer on record: it was taken back long ago, or is superseded for good.
-    RolloutForgotten { rollout: RolloutId, checkpoint: CheckpointId, at: Timestamp },
+    RolloutForgotten { rollout: RolloutId, checkpoint: CheckpointId },
     /// The fleet's state came back from a backup. What was granted after the backup was made is not known any more, so no
     /// job that has not ended is ever granted an epoch up to this one: I3.
     Restored {
         /// Above every epoch that was ever granted.
         epoch_floor: Epoch,
-        at: Timestamp,
     },
 }
 
-impl Change {
-    pub fn at(&self) -> Timestamp {
-        match self {
-            Self::TokenCreated { token, .. } => token.created_at,
-            Self::CertificateIssued { certificate } => certificate.issued_at,
-            Self::LeaseGranted { lease, .. } => lease.granted_at,
-            Self::RolloutStarted { rollout } => rollout.at,
-            Self::SpeedMeasured { speed, .. } => speed.at,
-            Self::TokenUsed { at, .. }
-            | Self::CertificateRevoked { at, .. }
-            | Self::NodeJoined { at, .. }
-            | Self::NodeInventoried { at, .. }
-            | Self::NodeRemoved { at, .. }
-            | Self::DatasetRegistered { at, .. }
-            | Self::JobSubmitted { at, .. }
-            | Self::LeaseEnded { at, .. }
-            | Self::CancelRequested { at, .. }
-            | Self::HandOverRequested { at, .. }
-            | Self::JobPaused { at, .. }
-            | Self::JobResumed { at, .. }
-            | Self::PriorityChanged { at, .. }
-            | Self::NodeModeChanged { at, .. }
-            | Self::JobEnded { at, .. }
-            | Self::CheckpointCommitted { at, .. }
-            | Self::CheckpointDeclined { at, .. }
-            | Self::CheckpointRetired { at, .. }
-            | Self::PinChanged { at, .. }
-            | Self::RolloutWithdrawn { at, .. }
-            | Self::RolloutForgotten { at, .. }
-            | Self::Restored { at, .. } => *at,
-        }
+impl What {
+    /// The event that this happened at `at`.
+    pub fn at(self, at: Timestamp) -> Event {
+        Event { at, what: self }
     }
 
     /// Its kind, as it stands under `change` in its JSON.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::TokenCreated { .. } => "token_created",
-            Self::TokenUsed { .. } => "token_used",
-            Self::CertificateIssued { .. } => "certificate_issued",
-            Self::CertificateRevoked { .. } => "certificate_revoked",
-            Self::NodeJoined { .. } => "node_joined",
-            Self::NodeInventoried { .. } => "node_inventoried",
-            Self::NodeRemoved { .. } => "node_removed",
-            Self::DatasetRegistered { .. } => "dataset_registered",
-            Self::JobSubmitted { .. } => "job_submitted",
-            Self::LeaseGranted { .. } => "lease_granted",
-            Self::LeaseEnded { .. } => "lease_ended",
-            Self::CancelRequested { .. } => "cancel_requested",
-            Self::HandOverRequested { .. } => "hand_over_requested",
-            Self::JobPaused { .. } => "job_paused",
-            Self::JobResumed { .. } => "job_resumed",
-            Self::PriorityChanged { .. } => "priority_changed",
-            Self::NodeModeChanged { .. } => "node_mode_changed",
-            Self::SpeedMeasured { .. } => "speed_measured",
-            Self::JobEnded { .. } => "job_ended",
-            Self::CheckpointCommitted { .. } => "checkpoint_committed",
-            Self::CheckpointDeclined { .. } => "checkpoint_declined",
-            Self::CheckpointRetired { .. } => "checkpoint_retired",
-            Self::PinChanged { .. } => "pin_changed",
-            Self::RolloutStarted { .. } => "rollout_started",
-            Self::RolloutWithdrawn { .. } => "rollout_withdrawn",
-            Self::RolloutForgotten { .. } => "rollout_forgotten",
-            Self::Restored { .. } => "restored",
-        }
+    pub fn kind(&self) -> &'static str {
+        self.into()
     }
 
     /// The job that it is about, if it is about one.
@@ -239,6 +184,20 @@ impl Change {
             | Self::PinChanged { job, .. }
             | Self::JobEnded { job, .. } => Some(*job),
             Self::CheckpointCommitted { manifest, .. } => Some(manifest.job),
+            _ => None,
+        }
+    }
+
+    /// The node that it is about, if it is about one.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::NodeJoined { node, .. }
+            | Self::NodeInventoried { node, .. }
+            | Self::NodeModeChanged { node, .. }
+            | Self::NodeRemoved { node } => Some(*node),
+            Self::LeaseGranted { lease, .. } => Some(lease.node),
+            Self::SpeedMeasured { key, .. } => Some(key.node),
+            Self::CertificateIssued { certificate } => certificate.node,
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Applying changes. Nothing is checked here: a change was checked when it was made.
+//! Applying events. Nothing is checked here: an event was checked when it was made.
 
 use hatchery_common::{
     id::{Epoch, JobId, Name},
@@ -12,80 +12,81 @@ use crate::{
     cluster::{
         Checkpoint, Cluster, Dataset, Failure, HandOver, Holder, Job, JobPhase, Node, RetiredCheckpoint,
     },
-    event::{Change, LeaseEnd},
+    event::{Event, LeaseEnd, What},
     limits::{FAILURES_MAX, HOLDERS_MAX},
 };
 
 impl Cluster {
-    /// Applies one change. A change about something that is not there does nothing but count.
-    pub fn evolve(&mut self, change: &Change) {
+    /// Applies one event. One about something that is not there does nothing but count.
+    pub fn evolve(&mut self, event: &Event) {
         self.last_event += 1;
-        match change {
-            Change::TokenCreated { secret, token } => {
+        let at = event.at;
+        match &event.what {
+            What::TokenCreated { secret, token } => {
                 self.tokens.insert(*secret, token.clone());
             }
-            Change::TokenUsed { secret, at } => {
+            What::TokenUsed { secret } => {
                 if let Some(token) = self.tokens.get_mut(secret) {
-                    token.used_at = Some(*at);
+                    token.used_at = Some(at);
                 }
             }
-            Change::CertificateIssued { certificate } => {
+            What::CertificateIssued { certificate } => {
                 self.certificates.insert(certificate.id, certificate.clone());
             }
-            Change::CertificateRevoked { certificate, at } => {
+            What::CertificateRevoked { certificate } => {
                 if let Some(certificate) = self.certificates.get_mut(certificate) {
-                    certificate.revoked_at = Some(*at);
+                    certificate.revoked_at = Some(at);
                 }
             }
-            Change::NodeJoined { node, name, labels, at } => {
+            What::NodeJoined { node, name, labels } => {
                 let (id, name, labels) = (*node, name.clone(), labels.clone());
                 let inventory = Inventory::default();
                 let mode = NodeMode::Open;
-                self.nodes.insert(id, Node { id, name, labels, inventory, joined_at: *at, mode });
+                self.nodes.insert(id, Node { id, name, labels, inventory, joined_at: at, mode });
             }
-            Change::NodeInventoried { node, inventory, .. } => {
+            What::NodeInventoried { node, inventory, .. } => {
                 if let Some(node) = self.nodes.get_mut(node) {
                     node.inventory = (**inventory).clone();
                 }
             }
-            Change::NodeRemoved { node, .. } => {
+            What::NodeRemoved { node, .. } => {
                 self.nodes.remove(node);
                 self.speeds.retain(|key, _| key.node != *node);
             }
-            Change::DatasetRegistered { manifest, at } => {
-                let dataset = Dataset { manifest: manifest.clone(), registered_at: *at };
+            What::DatasetRegistered { manifest } => {
+                let dataset = Dataset { manifest: manifest.clone(), registered_at: at };
                 self.datasets.insert(manifest.id(), dataset);
             }
-            Change::JobSubmitted { job, request, body, spec, submitter, at } => {
+            What::JobSubmitted { job, request, body, spec, submitter } => {
                 self.requests.insert(*request, (*body, *job));
                 let start_step = self.start_step(spec);
-                let new = Job::new(*job, (**spec).clone(), start_step, submitter.clone(), *at);
+                let new = Job::new(*job, (**spec).clone(), start_step, submitter.clone(), at);
                 self.jobs.insert(*job, new);
             }
-            Change::RolloutStarted { rollout } => {
+            What::RolloutStarted { rollout } => {
                 self.rollouts.insert(rollout.id, rollout.clone());
             }
-            Change::RolloutWithdrawn { rollout, from, at, .. } => {
+            What::RolloutWithdrawn { rollout, from, .. } => {
                 if let Some(rollout) = self.rollouts.get_mut(rollout) {
                     match from {
-                        NodeSelector::All => rollout.withdrawn_at = Some(*at),
+                        NodeSelector::All => rollout.withdrawn_at = Some(at),
                         some => rollout.not_on.push(some.clone()),
                     }
                 }
             }
-            Change::RolloutForgotten { rollout, .. } => {
+            What::RolloutForgotten { rollout, .. } => {
                 self.rollouts.remove(rollout);
             }
-            Change::Restored { epoch_floor, .. } => {
+            What::Restored { epoch_floor, .. } => {
                 for job in self.jobs.values_mut().filter(|job| !job.phase.is_terminal()) {
                     job.epoch = job.epoch.max(*epoch_floor);
                 }
             }
-            Change::CheckpointCommitted { manifest, late, self_test, at } => {
+            What::CheckpointCommitted { manifest, late, self_test } => {
                 let id = manifest.id();
                 let checkpoint = Checkpoint {
                     manifest: (**manifest).clone(),
-                    committed_at: *at,
+                    committed_at: at,
                     late: *late,
                     self_test: self_test.as_deref().cloned(),
                     is_pinned: false,
@@ -99,21 +100,21 @@ impl Cluster {
                     job.metrics = manifest.metrics;
                 }
             }
-            Change::CheckpointRetired { checkpoint: id, .. } => {
+            What::CheckpointRetired { checkpoint: id, .. } => {
                 if let Some(checkpoint) = self.checkpoints.remove(id) {
                     let manifest = checkpoint.manifest;
                     let (job, epoch, step) = (manifest.job, manifest.epoch, manifest.step);
                     self.retired.insert(*id, RetiredCheckpoint { job, epoch, step });
                 }
             }
-            Change::PinChanged { checkpoint, is_pinned, .. } => {
+            What::PinChanged { checkpoint, is_pinned, .. } => {
                 if let Some(checkpoint) = self.checkpoints.get_mut(checkpoint) {
                     checkpoint.is_pinned = *is_pinned;
                 }
             }
             // It stands in the history; nothing else comes of it.
-            Change::CheckpointDeclined { .. } => {}
-            Change::LeaseGranted { job, epoch, lease } => self.evolve_job(*job, |job| {
+            What::CheckpointDeclined { .. } => {}
+            What::LeaseGranted { job, epoch, lease } => self.evolve_job(*job, |job| {
                 job.phase = JobPhase::Running;
                 job.remember_holder(Holder { epoch: *epoch, node: lease.node });
                 job.epoch = *epoch;
@@ -121,40 +122,40 @@ impl Cluster {
                 job.not_before = None;
                 job.lease = Some(lease.clone());
             }),
-            Change::LeaseEnded { job, epoch, why, not_before, at } => {
-                self.evolve_job(*job, |job| job.requeue(*epoch, why, *not_before, *at));
+            What::LeaseEnded { job, epoch, why, not_before } => {
+                self.evolve_job(*job, |job| job.requeue(*epoch, why, *not_before, at));
             }
-            Change::CancelRequested { job, .. } => {
+            What::CancelRequested { job, .. } => {
                 self.evolve_job(*job, |job| {
                     job.phase = JobPhase::Cancelling;
                     job.hand_over = None;
                 });
             }
-            Change::HandOverRequested { job, why, .. } => {
+            What::HandOverRequested { job, why, .. } => {
                 self.evolve_job(*job, |job| job.hand_over = Some(why.clone()));
             }
-            Change::JobPaused { job, .. } => self.evolve_job(*job, |job| {
+            What::JobPaused { job, .. } => self.evolve_job(*job, |job| {
                 job.phase = JobPhase::Paused;
                 job.not_before = None;
             }),
-            Change::JobResumed { job, .. } => self.evolve_job(*job, |job| job.phase = JobPhase::Queued),
-            Change::PriorityChanged { job, priority, .. } => {
+            What::JobResumed { job, .. } => self.evolve_job(*job, |job| job.phase = JobPhase::Queued),
+            What::PriorityChanged { job, priority, .. } => {
                 self.evolve_job(*job, |job| job.spec.queue.priority = *priority);
             }
-            Change::NodeModeChanged { node, mode, .. } => {
+            What::NodeModeChanged { node, mode, .. } => {
                 if let Some(node) = self.nodes.get_mut(node) {
                     node.mode = *mode;
                 }
             }
-            Change::SpeedMeasured { key, speed } => {
+            What::SpeedMeasured { key, speed } => {
                 self.speeds.insert(*key, *speed);
             }
-            Change::JobEnded { job, phase, at } => self.evolve_job(*job, |job| {
+            What::JobEnded { job, phase } => self.evolve_job(*job, |job| {
                 job.phase = phase.clone();
                 job.lease = None;
                 job.hand_over = None;
                 job.not_before = None;
-                job.ended_at = Some(*at);
+                job.ended_at = Some(at);
             }),
         }
     }

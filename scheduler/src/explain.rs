@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{Cluster, Job, Lease},
+    draft::{Draft, Leased},
     observed::{Now, Observed},
-    placement::{Needs, Placement, Reach, Slot, Unfit, steps_left},
-    plan::{Draft, Leased, made},
+    placement::{Placement, steps_left},
+    plan::made,
+    slot::{Needs, Reach, Slot, Unfit},
     speed::{Known, duration},
 };
 

@@ -7,9 +7,10 @@ use hatchery_common::{id::JobId, node::NodeMode};
 
 use crate::{
     cluster::{HandOver, Job, JobPhase},
+    draft::{Draft, Leased},
     observed::ObservedNode,
-    placement::{HAND_OVER_SECS, Needs, Placement, Reach, Slot},
-    plan::{Draft, Leased},
+    placement::Placement,
+    slot::{HAND_OVER_SECS, Needs, Reach, Slot},
     urgency,
 };
 

@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hatchery_common::{
     device::Device,
-    id::NodeId,
+    id::{JobId, NodeId},
     session::Report,
     time::{BootTime, Timestamp},
+    trainer::Progress,
 };
 
-use crate::plan::InLine;
+use crate::cluster::Job;
 
 /// The two clocks at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,16 @@ pub struct Observed {
     pub policy: Policy,
     /// The lines that the last plan made: a new plan keeps to them unless another one is better. Empty after a start.
     pub intended: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
+}
+
+/// A job that waits for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InLine {
+    pub job: JobId,
+    /// How long until it is expected to start.
+    pub start_in: Duration,
+    /// How long until it is expected to end.
+    pub end_in: Duration,
 }
 
 /// What an operator sets for planning.
@@ -72,5 +83,10 @@ impl Observed {
     pub fn lease_until(&self, node: NodeId) -> BootTime {
         let last_heard = self.nodes.get(&node).map_or(self.started_at, |node| node.last_heard);
         last_heard.max(self.started_at) + self.lease
+    }
+    /// The last progress of the job's attempt on `node`.
+    pub(crate) fn progress(&self, job: &Job, node: NodeId) -> Option<Progress> {
+        let reports = &self.nodes.get(&node)?.report.attempts;
+        reports.iter().find(|attempt| attempt.job == job.id && attempt.epoch == job.epoch)?.progress
     }
 }

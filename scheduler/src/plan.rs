@@ -1,26 +1,22 @@
 //! The plan: leases that ran out end, waiting jobs get devices, attempts hand theirs over where that is better, and every
 //! job that still waits gets a reason.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use hatchery_common::{
     device::Device,
     id::{Epoch, JobId, Name, NodeId},
     time::{BootTime, Timestamp},
-    trainer::Progress,
 };
 
 use crate::{
-    cluster::{Cluster, HandOver, Job, JobPhase, Lease},
+    cluster::{Cluster, HandOver, Job, JobPhase},
+    draft::Draft,
     ending,
-    event::{Change, LeaseEnd},
+    event::{Event, LeaseEnd, What},
     hand_over,
-    observed::{Now, Observed},
-    placement::{self, Placement},
+    observed::{InLine, Now, Observed},
+    placement::Placement,
     speed::{self, SpeedBook, duration},
     wait::{Because, Wait},
 };
@@ -29,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// To be committed, in this order and together.
-    pub changes: Vec<Change>,
+    pub events: Vec<Event>,
     /// A reason for every job that stays in the queue.
     pub waits: BTreeMap<JobId, Wait>,
     /// The jobs that wait for each device, in their order.
@@ -38,90 +34,9 @@ pub struct Plan {
     pub wake_at: Option<BootTime>,
 }
 
-/// A job that waits for a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InLine {
-    pub job: JobId,
-    /// How long until it is expected to start.
-    pub start_in: Duration,
-    /// How long until it is expected to end.
-    pub end_in: Duration,
-}
-
 impl Plan {
     fn wake_by(&mut self, at: BootTime) {
         self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
-    }
-}
-
-/// The cluster as it will be once the changes made so far are applied.
-pub(crate) struct Draft<'a> {
-    pub(crate) cluster: &'a Cluster,
-    pub(crate) observed: &'a Observed,
-    pub(crate) now: Now,
-    pub(crate) speeds: SpeedBook,
-    /// Jobs that wait for a device, in the order of their submission.
-    pub(crate) queue: Vec<&'a Job>,
-    /// Leases that are as they were.
-    pub(crate) kept: Vec<&'a Job>,
-    pub(crate) granted: Vec<(&'a Job, Lease)>,
-    /// What attempts are newly told to hand over.
-    pub(crate) handed_over: BTreeMap<JobId, HandOver>,
-    /// The lines as they were last meant to be.
-    pub(crate) intended: Cow<'a, BTreeMap<(NodeId, Device), Vec<InLine>>>,
-}
-
-impl<'a> Draft<'a> {
-    pub(crate) fn leases(&self) -> impl Iterator<Item = Leased<'a, '_>> {
-        let kept = self.kept.iter().filter_map(|job| {
-            let job: &'a Job = job;
-            let hand_over = self.handed_over.get(&job.id).or(job.hand_over.as_ref());
-            let progress = placement::progress(job, job.lease.as_ref()?.node, self.observed);
-            Some(Leased { job, lease: job.lease.as_ref()?, hand_over, progress })
-        });
-        let granted = self.granted.iter();
-        kept.chain(granted.map(|(job, lease)| Leased { job, lease, hand_over: None, progress: None }))
-    }
-
-    /// Whether a person has as many jobs running as one may have.
-    fn is_at_limit(&self, submitter: &Name) -> bool {
-        let theirs = || self.leases().filter(|one| one.job.submitter == *submitter).count();
-        self.observed.policy.running_per_submitter_max.is_some_and(|limit| theirs() >= limit)
-    }
-
-    /// Takes the jobs of people who are at their limit out of the queue.
-    fn hold_back(&mut self, waits: &mut BTreeMap<JobId, Wait>) {
-        let Some(limit) = self.observed.policy.running_per_submitter_max else { return };
-        let submitters: BTreeSet<&Name> = self.queue.iter().map(|job| &job.submitter).collect();
-        let at_limit: BTreeSet<&Name> =
-            submitters.into_iter().filter(|name| self.is_at_limit(name)).collect();
-        for job in self.queue.extract_if(.., |job| at_limit.contains(&job.submitter)) {
-            waits.insert(job.id, Wait::SubmitterAtLimit { submitter: job.submitter.clone(), limit });
-        }
-    }
-}
-
-/// A lease of the draft.
-pub(crate) struct Leased<'a, 'l> {
-    /// As it is before the plan: a lease that the plan grants has one that is queued still.
-    pub(crate) job: &'a Job,
-    pub(crate) lease: &'l Lease,
-    /// Why its attempt is to hand over, if it is told so.
-    pub(crate) hand_over: Option<&'l HandOver>,
-    /// How far its attempt is, as was last heard.
-    pub(crate) progress: Option<Progress>,
-}
-
-impl Leased<'_, '_> {
-    /// Seconds since it was granted.
-    pub(crate) fn secs_held(&self, now: Timestamp) -> f64 {
-        now.since(self.lease.granted_at).as_secs_f64()
-    }
-
-    /// Steps that its attempt has to make still.
-    pub(crate) fn steps_left(&self) -> u64 {
-        let done = self.progress.map_or(self.job.steps_done(), |progress| progress.step);
-        self.job.spec.train.raw().steps.saturating_sub(done)
     }
 }
 
@@ -150,18 +65,18 @@ pub(crate) fn made<'a>(
                     continue;
                 }
                 let (id, epoch) = (job.id, job.epoch.next());
-                plan.changes.push(Change::LeaseGranted { job: id, epoch, lease: lease.clone() });
+                plan.events
+                    .push(What::LeaseGranted { job: id, epoch, lease: lease.clone() }.at(lease.granted_at));
                 draft.granted.push((job, lease));
                 draft.queue.retain(|queued| queued.id != id);
             }
             continue;
         }
         let Some((job, why)) = hand_over::next(&draft, &placement) else { break placement };
-        plan.changes.push(Change::HandOverRequested { job, why: why.clone(), at: now.wall });
+        plan.events.push(What::HandOverRequested { job, why: why.clone() }.at(now.wall));
         draft.handed_over.insert(job, why);
     };
     plan.waits.extend(placement.waits().into_iter().map(|(job, wait)| (job.id, wait)));
-    plan.waits.extend(placement.placeless.iter().map(|(job, wait)| (job.id, wait.clone())));
     plan.queues = queues(&placement);
     if !plan.waits.is_empty() {
         // A silent node is out of reach when its term is over, and then another device may be the best.
@@ -174,11 +89,11 @@ pub(crate) fn made<'a>(
 /// Ends what has ended by itself, and gathers what is left.
 fn begin<'a>(cluster: &'a Cluster, observed: &'a Observed, now: Now, plan: &mut Plan) -> Draft<'a> {
     let mut measured = Cow::Borrowed(&cluster.speeds);
-    for change in speed::due(cluster, observed, now) {
-        if let Change::SpeedMeasured { key, speed } = &change {
+    for event in speed::due(cluster, observed, now) {
+        if let What::SpeedMeasured { key, speed } = &event.what {
             measured.to_mut().insert(*key, *speed);
         }
-        plan.changes.push(change);
+        plan.events.push(event);
     }
     let (mut queue, kept) = end_expired_leases(cluster, observed, now, plan);
     let phases = end_doomed(cluster, &mut queue, now, plan);
@@ -234,10 +149,10 @@ fn end_expired_leases<'a>(
         }
         let end = ending::interrupted(job, LeaseEnd::NodeLost, None, now.wall);
         let pauses = matches!(job.hand_over, Some(HandOver::Pause { .. }));
-        if matches!(end, Change::LeaseEnded { .. }) && !pauses {
+        if matches!(end.what, What::LeaseEnded { .. }) && !pauses {
             queue.push(job);
         }
-        plan.changes.push(end);
+        plan.events.push(end);
     }
     (queue, kept)
 }
@@ -258,8 +173,8 @@ impl<'a> Phases<'a> {
 
 /// Ends the jobs that come after one which will never complete, and those that come after them.
 fn end_doomed<'a>(cluster: &'a Cluster, queue: &mut Vec<&Job>, now: Now, plan: &mut Plan) -> Phases<'a> {
-    let ended = plan.changes.iter().filter_map(|change| match change {
-        Change::JobEnded { job, phase, .. } => Some((*job, phase.clone())),
+    let ended = plan.events.iter().filter_map(|event| match &event.what {
+        What::JobEnded { job, phase, .. } => Some((*job, phase.clone())),
         _ => None,
     });
     let mut phases = Phases { cluster, ended: ended.collect() };
@@ -272,7 +187,7 @@ fn end_doomed<'a>(cluster: &'a Cluster, queue: &mut Vec<&Job>, now: Now, plan: &
         let Some((job, lost, phase)) = lost else { return phases };
         let why = format!("it was to start after {} ({}), which is {phase}", lost.spec.name, lost.id.short());
         let phase = JobPhase::Failed { why };
-        plan.changes.push(Change::JobEnded { job, phase: phase.clone(), at: now.wall });
+        plan.events.push(What::JobEnded { job, phase: phase.clone() }.at(now.wall));
         phases.ended.insert(job, phase);
         queue.retain(|queued| queued.id != job);
     }

@@ -7,11 +7,14 @@ use hatchery_common::{
     time::Timestamp,
 };
 
-use crate::{cluster::Cluster, event::Change};
+use crate::{
+    cluster::Cluster,
+    event::{Event, What},
+};
 
 /// The checkpoints that go now: those that their job's policy does not keep, and that nobody needs. Pure, and at rest
 /// after one step.
-pub fn retire(cluster: &Cluster, at: Timestamp) -> Vec<Change> {
+pub fn retire(cluster: &Cluster, at: Timestamp) -> Vec<Event> {
     let limited = |job: &JobId| cluster.jobs.get(job).filter(|job| job.spec.retain.last.is_some());
     if !cluster.jobs.keys().any(|job| limited(job).is_some()) {
         return Vec::new();
@@ -24,7 +27,7 @@ pub fn retire(cluster: &Cluster, at: Timestamp) -> Vec<Change> {
         }
     }
     let needed = needed(cluster);
-    let mut changes = Vec::new();
+    let mut events = Vec::new();
     for (job, mut line) in lines {
         let Some(retain) = limited(&job).map(|job| job.spec.retain) else { continue };
         let last = retain.last.map_or(usize::MAX, |last| last.get() as usize);
@@ -34,13 +37,11 @@ pub fn retire(cluster: &Cluster, at: Timestamp) -> Vec<Change> {
             let is_landmark = retain.every > 0 && step.is_multiple_of(retain.every);
             !is_landmark && !needed.contains(id)
         });
-        changes.extend(line.into_iter().map(|(_, checkpoint)| Change::CheckpointRetired {
-            checkpoint,
-            job,
-            at,
-        }));
+        events.extend(
+            line.into_iter().map(|(_, checkpoint)| What::CheckpointRetired { checkpoint, job }.at(at)),
+        );
     }
-    changes
+    events
 }
 
 /// What is kept whatever a policy says: each job's newest and best, what is pinned, what a rollout in force names, what an

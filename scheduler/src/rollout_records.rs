@@ -14,13 +14,13 @@ use hatchery_common::{
 
 use crate::{
     cluster::{Cluster, Rollout},
-    event::Change,
+    event::{Event, What},
     rollout::order,
 };
 
 /// The rollouts that go off the record now. Of each job stay the newest `kept` that were taken back, and in force those
 /// to which `kept` rollbacks in a row can lead. Pure, and at rest after one step.
-pub fn forget_rollouts(cluster: &Cluster, kept: usize, at: Timestamp) -> Vec<Change> {
+pub fn forget_rollouts(cluster: &Cluster, kept: usize, at: Timestamp) -> Vec<Event> {
     let mut withdrawn: BTreeMap<JobId, Vec<&Rollout>> = BTreeMap::new();
     let mut rivals: BTreeMap<Rivals, Vec<&Rollout>> = BTreeMap::new();
     for rollout in cluster.rollouts.values() {
@@ -41,7 +41,7 @@ pub fn forget_rollouts(cluster: &Cluster, kept: usize, at: Timestamp) -> Vec<Cha
         .flat_map(|line| superseded(newest_first(line, order), kept));
     let forgotten = old.chain(superseded);
     forgotten
-        .map(|rollout| Change::RolloutForgotten { rollout: rollout.id, checkpoint: rollout.checkpoint, at })
+        .map(|rollout| What::RolloutForgotten { rollout: rollout.id, checkpoint: rollout.checkpoint }.at(at))
         .collect()
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{Cluster, Job, JobPhase, MeasuredSpeed, SpeedKey, Workload},
-    event::Change,
+    event::{Event, What},
     observed::{Now, Observed},
 };
 
@@ -180,8 +180,8 @@ impl Speeds {
 }
 
 /// The measurements that are due: of attempts that have run for a while, on devices not measured for a while.
-pub(crate) fn due(cluster: &Cluster, observed: &Observed, now: Now) -> Vec<Change> {
-    let mut changes: BTreeMap<SpeedKey, Change> = BTreeMap::new();
+pub(crate) fn due(cluster: &Cluster, observed: &Observed, now: Now) -> Vec<Event> {
+    let mut events: BTreeMap<SpeedKey, Event> = BTreeMap::new();
     for job in cluster.jobs.values().filter(|job| job.phase == JobPhase::Running) {
         let Some(lease) = &job.lease else { continue };
         let Some(steps_per_sec) = reported(job, lease.node, observed) else { continue };
@@ -191,15 +191,15 @@ pub(crate) fn due(cluster: &Cluster, observed: &Observed, now: Now) -> Vec<Chang
         let since_last = before.is_none_or(|before| now.wall.since(before.at) >= MEASURE_EVERY);
         if since_last && now.wall.since(lease.granted_at) >= MEASURE_AFTER {
             let speed = with_measurement(before, steps_per_sec, now.wall);
-            changes.entry(key).or_insert(Change::SpeedMeasured { key, speed });
+            events.entry(key).or_insert(What::SpeedMeasured { key, speed }.at(now.wall));
         }
     }
-    changes.into_values().collect()
+    events.into_values().collect()
 }
 
 /// Steps per second of the job's attempt, as its node last said.
 pub(crate) fn reported(job: &Job, node: NodeId, observed: &Observed) -> Option<f64> {
-    let progress = crate::placement::progress(job, node, observed)?;
+    let progress = observed.progress(job, node)?;
     Some(progress.steps_per_sec).filter(|rate| is_rate(*rate))
 }
 

@@ -13,7 +13,10 @@ use hatchery_common::{
     recipe::DeviceWishes,
     trainer::Ending,
 };
-use hatchery_scheduler::{Change, HandOver, JobPhase, LeaseEnd, Observed, Outcome, Rejected, Request};
+use hatchery_scheduler::{
+    Cancel, CommitCheckpoint, EndAttempt, Event, Goodbye, HandOver, JobPhase, LeaseEnd, Observed,
+    OfferCheckpoint, Rejected, What,
+};
 use world::{LEASE, World, checkpoint, name};
 
 /// A world in which a job of 300 steps was committed at step 100 by a node that then fell silent, and runs on another one.
@@ -29,7 +32,7 @@ fn taken_over() -> (World, JobId, NodeId, NodeId) {
     let silent = world.job(job).lease.as_ref().unwrap().node;
     let other = *world.cluster.nodes.keys().find(|node| **node != silent).unwrap();
     let manifest = Box::new(checkpoint(world.job(job), Epoch(1), 100));
-    world.ask(Request::CommitCheckpoint { node: silent, manifest, self_test: None }).unwrap();
+    world.ask(CommitCheckpoint { node: silent, manifest, self_test: None }).unwrap();
     world.advance(LEASE);
     world.hear(other);
     world.plan();
@@ -38,14 +41,14 @@ fn taken_over() -> (World, JobId, NodeId, NodeId) {
 }
 
 fn offer(world: &mut World, node: NodeId, job: JobId, epoch: u64, step: u64) -> (Option<String>, usize) {
-    let decision = world.ask(Request::OfferCheckpoint { node, job, epoch: Epoch(epoch), step }).unwrap();
-    let Outcome::Offered { declined } = decision.outcome else { panic!("{:?}", decision.outcome) };
-    (declined, decision.changes.len())
+    let decision = world.ask(OfferCheckpoint { node, job, epoch: Epoch(epoch), step }).unwrap();
+    let declined = decision.outcome.declined;
+    (declined, decision.events.len())
 }
 
 fn bring(world: &mut World, node: NodeId, job: JobId, epoch: u64, step: u64) -> Result<(), Rejected> {
     let manifest = Box::new(checkpoint(world.job(job), Epoch(epoch), step));
-    world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).map(drop)
+    world.ask(CommitCheckpoint { node, manifest, self_test: None }).map(drop)
 }
 
 #[test]
@@ -58,20 +61,18 @@ fn what_is_further_is_used_and_the_attempt_that_is_behind_makes_way() {
     // 80 steps behind, at a step each second.
     world.advance(Duration::from_secs(11));
     world.report(|_| (120, 1.0));
-    let changes = world.plan().changes;
-    let overtaken = |change: &Change| {
-        matches!(change, Change::HandOverRequested { why: HandOver::Overtaken { step: 200 }, .. })
+    let events = world.plan().events;
+    let overtaken = |event: &Event| {
+        matches!(&event.what, What::HandOverRequested { why: HandOver::Overtaken { step: 200 }, .. })
     };
-    assert!(changes.iter().any(overtaken), "{changes:?}");
-    let end = Request::AttemptEnded {
-        node: other,
-        job,
-        epoch: Epoch(2),
-        ending: Ending::Stopped,
-        last_output: String::new(),
-    };
-    let ended = world.ask(end).unwrap().changes;
-    assert!(matches!(ended[..], [Change::LeaseEnded { why: LeaseEnd::HandedOver, .. }]), "{ended:?}");
+    assert!(events.iter().any(overtaken), "{events:?}");
+    let end =
+        EndAttempt { node: other, job, epoch: Epoch(2), ending: Ending::Stopped, last_output: String::new() };
+    let ended = world.ask(end).unwrap().events;
+    assert!(
+        matches!(ended[..], [Event { what: What::LeaseEnded { why: LeaseEnd::HandedOver, .. }, .. }]),
+        "{ended:?}"
+    );
     world.plan();
     let lease = world.job(job).lease.as_ref().unwrap();
     assert_eq!((lease.resume_from, world.job(job).epoch), (Some(newest), Epoch(3)));
@@ -84,8 +85,8 @@ fn an_attempt_that_is_close_behind_goes_on() {
     bring(&mut world, silent, job, 1, 125).unwrap();
     world.advance(Duration::from_secs(11));
     world.report(|_| (120, 1.0));
-    let changes = world.plan().changes;
-    assert!(!changes.iter().any(|change| matches!(change, Change::HandOverRequested { .. })), "{changes:?}");
+    let events = world.plan().events;
+    assert!(!events.iter().any(|event| matches!(&event.what, What::HandOverRequested { .. })), "{events:?}");
     assert!(bring(&mut world, other, job, 2, 110).is_err(), "that is behind the newest");
     assert_eq!(
         offer(&mut world, other, job, 2, 110),
@@ -103,9 +104,9 @@ fn a_restart_takes_no_attempt_for_one_that_is_behind() {
     world.report(|_| (250, 1.0));
     world.plan();
     world.observed = Observed::new(world.now.boot, LEASE);
-    assert_eq!(world.plan().changes, [], "nobody has said yet how far it is");
+    assert_eq!(world.plan().events, [], "nobody has said yet how far it is");
     world.report(|_| (251, 1.0));
-    assert_eq!(world.plan().changes, []);
+    assert_eq!(world.plan().events, []);
 }
 
 #[test]
@@ -118,12 +119,11 @@ fn what_is_no_further_is_dropped_with_a_line_in_the_history() {
     );
     assert!(bring(&mut world, silent, job, 1, 200).is_err());
     let last = world.batches.iter().flatten().last().unwrap();
-    let declined =
-        Change::CheckpointDeclined { job, epoch: Epoch(1), node: silent, step: 200, at: last.at() };
+    let declined = What::CheckpointDeclined { job, epoch: Epoch(1), node: silent, step: 200 }.at(last.at);
     assert_eq!(*last, declined);
     // What was committed in time was taken: that its answer was lost is no reason to tell otherwise.
     assert_eq!(offer(&mut world, silent, job, 1, 100), (None, 0));
-    world.ask(Request::Cancel { job, by: name("ann") }).unwrap();
+    world.ask(Cancel { job, by: name("ann") }).unwrap();
     bring(&mut world, silent, job, 1, 260).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Cancelling, "what it came to may still be kept");
 }
@@ -142,7 +142,7 @@ fn only_who_had_the_epoch_may_bring_what_it_made() {
 fn the_last_step_that_comes_late_ends_the_job() {
     // While it waits for a device.
     let (mut world, job, silent, other) = taken_over();
-    world.ask(Request::Goodbye { node: other }).unwrap();
+    world.ask(Goodbye { node: other }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Queued);
     bring(&mut world, silent, job, 1, 300).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Completed);
@@ -150,10 +150,13 @@ fn the_last_step_that_comes_late_ends_the_job() {
     let (mut world, job, silent, other) = taken_over();
     world.report(|_| (299, 1.0));
     bring(&mut world, silent, job, 1, 300).unwrap();
-    let changes = world.plan().changes;
-    assert!(matches!(changes[..], [.., Change::HandOverRequested { why: HandOver::Overtaken { .. }, .. }]));
+    let events = world.plan().events;
+    assert!(matches!(
+        events[..],
+        [.., Event { what: What::HandOverRequested { why: HandOver::Overtaken { .. }, .. }, .. }]
+    ));
     let (ending, last_output) = (Ending::Stopped, String::new());
-    world.ask(Request::AttemptEnded { node: other, job, epoch: Epoch(2), ending, last_output }).unwrap();
+    world.ask(EndAttempt { node: other, job, epoch: Epoch(2), ending, last_output }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Completed);
 }
 

@@ -17,7 +17,8 @@ use hatchery_common::{
     trainer::{Ending, FailureCause},
 };
 use hatchery_scheduler::{
-    Change, HandOver, JobPhase, Known, LeaseEnd, Policy, Request, Verdict, Wait, assignment, explain,
+    Cancel, CommitCheckpoint, EndAttempt, Event, HandOver, JobPhase, Known, LeaseEnd, Pause, Policy, Requeue,
+    Resume, SetNodeMode, SetPriority, Verdict, Wait, What, assignment, explain,
 };
 use world::{LEASE, World, checkpoint, name};
 
@@ -50,13 +51,13 @@ fn end(world: &mut World, job: JobId, ending: Ending) {
     let lease = world.job(job).lease.clone().unwrap();
     let epoch = world.job(job).epoch;
     let last_output = String::new();
-    world.ask(Request::AttemptEnded { node: lease.node, job, epoch, ending, last_output }).unwrap();
+    world.ask(EndAttempt { node: lease.node, job, epoch, ending, last_output }).unwrap();
 }
 
 fn commit(world: &mut World, job: JobId, step: u64) {
     let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, step));
     let node = node_of(world, job).unwrap();
-    world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
+    world.ask(CommitCheckpoint { node, manifest, self_test: None }).unwrap();
 }
 
 fn priority(points: u8) -> Priority {
@@ -92,19 +93,24 @@ fn what_was_measured_counts_more_than_what_was_calibrated() {
     // The card is a hundred times slower than it should be.
     world.advance(Duration::from_secs(11));
     world.report(|_| (3, 0.278));
-    let measured = world.plan().changes;
-    assert!(matches!(measured[0], Change::SpeedMeasured { .. }), "{measured:?}");
+    let measured = world.plan().events;
+    assert!(matches!(measured[0].what, What::SpeedMeasured { .. }), "{measured:?}");
     world.advance(2 * MINUTE);
     world.report(|_| (30, 0.278));
-    let moved = world.plan().changes;
-    let [Change::HandOverRequested { job, why: HandOver::Migrate { to, .. }, .. }] = &moved[..] else {
+    let moved = world.plan().events;
+    let [Event { what: What::HandOverRequested { job, why: HandOver::Migrate { to, .. }, .. }, .. }] =
+        &moved[..]
+    else {
         panic!("{moved:?}")
     };
     assert_eq!((*job, *to), (first, mac), "it moves to where it ends first");
     assert!(assignment(&world.cluster, gpu, LEASE).attempts[0].stop);
     commit(&mut world, first, 33);
     end(&mut world, first, Ending::Stopped);
-    assert!(matches!(world.batches.last().unwrap()[0], Change::LeaseEnded { why: LeaseEnd::HandedOver, .. }));
+    assert!(matches!(
+        world.batches.last().unwrap()[0].what,
+        What::LeaseEnded { why: LeaseEnd::HandedOver, .. }
+    ));
     world.plan();
     assert_eq!(node_of(&world, first), Some(mac));
     assert_eq!(world.job(first).lease.as_ref().unwrap().resume_from, world.job(first).checkpoint);
@@ -129,14 +135,14 @@ fn a_run_moves_only_if_that_pays_and_only_where_nobody_waits() {
     commit(&mut world, blocker, 278_000);
     end(&mut world, blocker, Ending::Completed);
     let other = world.submit(100_000, any());
-    let changes = world.plan().changes;
+    let events = world.plan().events;
     assert_eq!(node_of(&world, other), Some(gpu), "who waits comes before who runs");
-    assert!(!changes.iter().any(|change| matches!(change, Change::HandOverRequested { .. })), "{changes:?}");
+    assert!(!events.iter().any(|event| matches!(&event.what, What::HandOverRequested { .. })), "{events:?}");
     commit(&mut world, other, 100_000);
     end(&mut world, other, Ending::Completed);
-    let changes = world.plan().changes;
-    let moves = |change: &Change| matches!(change, Change::HandOverRequested { why: HandOver::Migrate { to, .. }, .. } if *to == gpu);
-    assert!(changes.iter().any(moves), "{changes:?}");
+    let events = world.plan().events;
+    let moves = |event: &Event| matches!(&event.what, What::HandOverRequested { why: HandOver::Migrate { to, .. }, .. } if *to == gpu);
+    assert!(events.iter().any(moves), "{events:?}");
 }
 
 #[test]
@@ -146,14 +152,16 @@ fn a_job_of_higher_priority_pushes_one_off_through_a_checkpoint() {
     let low = world.submit(36_000, any());
     world.plan();
     let equal = world.submit(600, any());
-    assert_eq!(world.plan().changes, [], "an equal one waits");
+    assert_eq!(world.plan().events, [], "an equal one waits");
     let high = world.submit_as("bob", 600, |spec| spec.queue.priority = priority(80));
-    assert_eq!(world.plan().changes, [], "it has only just begun");
+    assert_eq!(world.plan().events, [], "it has only just begun");
     world.advance(Duration::from_secs(10));
     world.report(|_| (100, 10.0));
-    let changes = world.plan().changes;
-    let [.., Change::HandOverRequested { job, why: HandOver::Preempt { by }, .. }] = &changes[..] else {
-        panic!("{changes:?}")
+    let events = world.plan().events;
+    let [.., Event { what: What::HandOverRequested { job, why: HandOver::Preempt { by }, .. }, .. }] =
+        &events[..]
+    else {
+        panic!("{events:?}")
     };
     assert_eq!((*job, *by), (low, high));
     commit(&mut world, low, 100);
@@ -171,7 +179,7 @@ fn a_job_of_higher_priority_pushes_one_off_through_a_checkpoint() {
     world.report(|_| (590, 10.0));
     world.plan();
     world.submit_as("bob", 600, |spec| spec.queue.priority = priority(100));
-    assert_eq!(world.plan().changes, []);
+    assert_eq!(world.plan().events, []);
 }
 
 #[test]
@@ -179,43 +187,43 @@ fn pause_resume_requeue_and_priority() {
     let (mut world, [gpu, mac, _]) = trio();
     let by = || name("ann");
     let job = world.submit(10_000, DeviceWishes { kinds: vec![DeviceKind::Cuda], ..any() });
-    world.ask(Request::Pause { job, by: by() }).unwrap();
+    world.ask(Pause { job, by: by() }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Paused);
-    assert_eq!(world.plan().changes, [], "it gets no device");
-    world.ask(Request::Resume { job, by: by() }).unwrap();
+    assert_eq!(world.plan().events, [], "it gets no device");
+    world.ask(Resume { job, by: by() }).unwrap();
     world.plan();
     assert_eq!(node_of(&world, job), Some(gpu));
 
-    world.ask(Request::Pause { job, by: by() }).unwrap();
+    world.ask(Pause { job, by: by() }).unwrap();
     assert!(assignment(&world.cluster, gpu, LEASE).attempts[0].stop);
     commit(&mut world, job, 77);
     end(&mut world, job, Ending::Stopped);
     assert_eq!((&world.job(job).phase, world.job(job).checkpoint_step), (&JobPhase::Paused, 77));
-    world.ask(Request::Resume { job, by: by() }).unwrap();
+    world.ask(Resume { job, by: by() }).unwrap();
     world.plan();
     assert_eq!(node_of(&world, job), Some(gpu));
 
     // Somebody changes their mind while the trainer is stopping.
-    world.ask(Request::Pause { job, by: by() }).unwrap();
-    world.ask(Request::Resume { job, by: by() }).unwrap();
+    world.ask(Pause { job, by: by() }).unwrap();
+    world.ask(Resume { job, by: by() }).unwrap();
     end(&mut world, job, Ending::Stopped);
     assert_eq!(world.job(job).phase, JobPhase::Queued);
     world.plan();
-    world.ask(Request::Requeue { job, by: by() }).unwrap();
+    world.ask(Requeue { job, by: by() }).unwrap();
     let urgent = world.submit(10_000, DeviceWishes { kinds: vec![DeviceKind::Cuda], ..any() });
-    world.ask(Request::SetPriority { job: urgent, priority: priority(70), by: by() }).unwrap();
+    world.ask(SetPriority { job: urgent, priority: priority(70), by: by() }).unwrap();
     end(&mut world, job, Ending::Stopped);
     world.plan();
     assert_eq!((node_of(&world, urgent), node_of(&world, job)), (Some(gpu), None));
 
-    world.ask(Request::Pause { job: urgent, by: by() }).unwrap();
+    world.ask(Pause { job: urgent, by: by() }).unwrap();
     world.advance(LEASE);
     world.hear(mac);
     world.plan();
     assert_eq!(world.job(urgent).phase, JobPhase::Paused, "also when its node is lost meanwhile");
-    world.ask(Request::Cancel { job: urgent, by: by() }).unwrap();
+    world.ask(Cancel { job: urgent, by: by() }).unwrap();
     assert_eq!(world.job(urgent).phase, JobPhase::Cancelled);
-    assert!(world.ask(Request::Resume { job: urgent, by: by() }).is_err());
+    assert!(world.ask(Resume { job: urgent, by: by() }).is_err());
 }
 
 #[test]
@@ -232,7 +240,7 @@ fn a_node_whose_owner_needs_it_empties_at_once_and_is_given_work_when_it_is_back
     owner(&mut world, true);
     let reason = AwayReason::OwnerActive;
     let why = HandOver::NodeAway { reason };
-    assert_eq!(world.plan().changes, [Change::HandOverRequested { job, why, at: world.now.wall }]);
+    assert_eq!(world.plan().events, [What::HandOverRequested { job, why }.at(world.now.wall)]);
     let only = world.submit(5, DeviceWishes { kinds: vec![DeviceKind::Cuda], ..any() });
     assert_eq!(world.plan().waits[&only].code(), "node_away");
     let verdict = |world: &World, job, node| {
@@ -249,7 +257,10 @@ fn a_node_whose_owner_needs_it_empties_at_once_and_is_given_work_when_it_is_back
     commit(&mut world, job, 100);
     end(&mut world, job, Ending::NodeAway);
     let ended = world.batches.last().unwrap();
-    assert!(matches!(ended[..], [Change::LeaseEnded { why: LeaseEnd::HandedOver, not_before: None, .. }]));
+    assert!(matches!(
+        ended[..],
+        [Event { what: What::LeaseEnded { why: LeaseEnd::HandedOver, not_before: None, .. }, .. }]
+    ));
     world.plan();
     let place = node_of(&world, job);
     assert!(place == Some(mac) || place == Some(cpu), "{place:?}");
@@ -271,14 +282,17 @@ fn an_attempt_that_its_node_ended_by_itself_counts_as_handed_over_whatever_was_a
     // It was away and is back, all while nobody heard of it.
     end(&mut world, job, Ending::NodeAway);
     let ended = world.batches.last().unwrap();
-    assert!(matches!(ended[..], [Change::LeaseEnded { why: LeaseEnd::HandedOver, .. }]), "{ended:?}");
+    assert!(
+        matches!(ended[..], [Event { what: What::LeaseEnded { why: LeaseEnd::HandedOver, .. }, .. }]),
+        "{ended:?}"
+    );
     world.plan();
     assert_eq!((node_of(&world, job), world.job(job).epoch.0), (Some(gpu), 2));
     let by = || name("ann");
-    world.ask(Request::Pause { job: paused, by: by() }).unwrap();
+    world.ask(Pause { job: paused, by: by() }).unwrap();
     end(&mut world, paused, Ending::NodeAway);
     assert_eq!(world.job(paused).phase, JobPhase::Paused);
-    world.ask(Request::Cancel { job: cancelled, by: by() }).unwrap();
+    world.ask(Cancel { job: cancelled, by: by() }).unwrap();
     end(&mut world, cancelled, Ending::NodeAway);
     assert_eq!(world.job(cancelled).phase, JobPhase::Cancelled);
 }
@@ -289,16 +303,19 @@ fn a_drained_node_empties_and_a_cordoned_one_keeps_what_it_has() {
     let job = world.submit(10_000, any());
     world.plan();
     let set = |world: &mut World, node, mode| {
-        world.ask(Request::SetNodeMode { node, mode, by: name("ann") }).unwrap();
+        world.ask(SetNodeMode { node, mode, by: name("ann") }).unwrap();
     };
     set(&mut world, gpu, NodeMode::Cordoned);
-    assert_eq!(world.plan().changes, []);
+    assert_eq!(world.plan().events, []);
     let second = world.submit(100, any());
     world.plan();
     assert_eq!(node_of(&world, second), Some(mac));
     set(&mut world, gpu, NodeMode::Draining);
-    let changes = world.plan().changes;
-    assert!(matches!(changes[..], [Change::HandOverRequested { why: HandOver::Drain, .. }]), "{changes:?}");
+    let events = world.plan().events;
+    assert!(
+        matches!(events[..], [Event { what: What::HandOverRequested { why: HandOver::Drain, .. }, .. }]),
+        "{events:?}"
+    );
     end(&mut world, job, Ending::Stopped);
     let plan = world.plan();
     assert!(matches!(plan.waits[&job], Wait::Busy { .. }) || node_of(&world, job) == Some(cpu));
@@ -367,7 +384,7 @@ fn a_job_comes_after_others_and_fails_with_them() {
     end(&mut world, first, Ending::Completed);
     world.plan();
     assert_eq!(node_of(&world, second), Some(gpu));
-    world.ask(Request::Cancel { job: second, by: name("ann") }).unwrap();
+    world.ask(Cancel { job: second, by: name("ann") }).unwrap();
     end(&mut world, second, Ending::Stopped);
     world.plan();
     let JobPhase::Failed { why } = &world.job(third).phase else { panic!("{:?}", world.job(third).phase) };
@@ -430,7 +447,7 @@ fn every_device_is_explained() {
     world.join("small", &[(Device::CPU, Some(flops(0.3)))]);
     let first = world.submit(100_000, any());
     world.plan();
-    world.ask(Request::SetNodeMode { node: cpu, mode: NodeMode::Cordoned, by: name("ann") }).unwrap();
+    world.ask(SetNodeMode { node: cpu, mode: NodeMode::Cordoned, by: name("ann") }).unwrap();
     let job = world.submit_as("ann", 5_000, |spec| {
         spec.devices.exclude = vec![name("small")];
     });
@@ -466,12 +483,9 @@ fn a_replica_that_only_answers_is_not_at_hand_for_who_goes_on() {
         let mut manifest = checkpoint(world.job(job), world.job(job).epoch, 100);
         manifest.files[2].size_bytes = 2 << 30;
         let id = manifest.id();
-        let commit =
-            Request::CommitCheckpoint { node: trained_on, manifest: Box::new(manifest), self_test: None };
+        let commit = CommitCheckpoint { node: trained_on, manifest: Box::new(manifest), self_test: None };
         world.ask(commit).unwrap();
-        world
-            .ask(Request::SetNodeMode { node: trained_on, mode: NodeMode::Cordoned, by: name("ann") })
-            .unwrap();
+        world.ask(SetNodeMode { node: trained_on, mode: NodeMode::Cordoned, by: name("ann") }).unwrap();
         end(&mut world, job, Ending::NodeAway);
         for (index, node) in others.into_iter().enumerate() {
             let state = ReplicaState::Ready { self_test_ms: 1.0 };

@@ -55,7 +55,7 @@ fn the_histories_are_rich() {
             world.step(step);
             waits.extend(world.plan().waits.values().map(hatchery_scheduler::Wait::code));
         }
-        kinds.extend(world.batches.iter().flatten().map(hatchery_scheduler::Change::kind));
+        kinds.extend(world.batches.iter().flatten().map(|event| event.what.kind()));
         phases.extend(world.cluster.jobs.values().map(|job| job.phase.name()));
     }
     assert_eq!(kinds.len(), 26, "{kinds:?}");

@@ -11,7 +11,7 @@ use hatchery_common::{
     id::{Epoch, JobId},
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, JobPhase, restored};
+use hatchery_scheduler::{Event, JobPhase, What, restored};
 use proptest::prelude::*;
 use world::{Step, World, steps};
 
@@ -23,9 +23,9 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases: asked.unwrap_or(CASES), failure_persistence: None, ..ProptestConfig::default() }
 }
 
-fn grants(batches: &[Vec<Change>]) -> BTreeSet<(JobId, Epoch)> {
-    let granted = batches.iter().flatten().filter_map(|change| match change {
-        Change::LeaseGranted { job, epoch, .. } => Some((*job, *epoch)),
+fn grants(batches: &[Vec<Event>]) -> BTreeSet<(JobId, Epoch)> {
+    let granted = batches.iter().flatten().filter_map(|event| match &event.what {
+        What::LeaseGranted { job, epoch, .. } => Some((*job, *epoch)),
         _ => None,
     });
     granted.collect()
@@ -65,13 +65,13 @@ proptest! {
         // Twice the same backup, each time later than all that was before.
         for (round, later) in later.iter().enumerate() {
             let mut world = after(&kept);
-            let last_event_at = world.batches.last().map_or(world.now.wall, |batch| batch[0].at());
+            let last_event_at = world.batches.last().map_or(world.now.wall, |batch| batch[0].at);
             // A job that is submitted later has an id that was never used; here ids are drawn anew and may be.
             let known: BTreeSet<JobId> = world.cluster.jobs.keys().copied().collect();
             world.advance(Duration::from_millis(now.0.saturating_sub(world.now.boot.0) + 1));
             let batches = world.batches.len();
-            let changes = restored(&world.cluster, last_event_at, world.now.wall);
-            world.apply(changes);
+            let events = restored(&world.cluster, last_event_at, world.now.wall);
+            world.apply(events);
             prop_assert!(world.cluster.jobs.values().all(|job| job.lease.is_none()));
             prop_assert!(world.cluster.jobs.values().all(|job| job.phase != JobPhase::Cancelling));
             go_on(&mut world, later);
@@ -86,8 +86,8 @@ proptest! {
         // Without any clock, one restore is still ahead of all that was granted since its backup.
         let mut world = after(&kept);
         let batches = world.batches.len();
-        let changes = restored(&world.cluster, Timestamp(0), Timestamp(0));
-        world.apply(changes);
+        let events = restored(&world.cluster, Timestamp(0), Timestamp(0));
+        world.apply(events);
         world.plan();
         prop_assert!(grants(&world.batches[batches..]).is_disjoint(&grants(&lost.batches)));
     }

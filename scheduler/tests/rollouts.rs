@@ -14,7 +14,10 @@ use hatchery_common::{
     self_test::{SELF_TEST_BYTES, SelfTest},
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, Rejected, Request, Rollout, assignment, decide, limits::ROLLOUTS_MAX};
+use hatchery_scheduler::{
+    Command, CommitCheckpoint, Pin, Push, Rejected, RollBack, Rollout, What, Withdraw, assignment,
+    limits::ROLLOUTS_MAX,
+};
 use world::{LEASE, ROLLOUTS_KEPT, World, checkpoint, name};
 
 /// Two nodes and a job that runs on one of them, with this policy.
@@ -31,7 +34,7 @@ fn commit(world: &mut World, job: JobId, step: u64) -> CheckpointId {
     world.advance(Duration::from_secs(1));
     let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, step));
     let (id, node) = (manifest.id(), world.job(job).lease.as_ref().unwrap().node);
-    world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
+    world.ask(CommitCheckpoint { node, manifest, self_test: None }).unwrap();
     world.hear(node);
     world.plan();
     id
@@ -41,8 +44,7 @@ fn activate(world: &mut World, checkpoint: CheckpointId, to: NodeSelector) -> Ro
     world.advance(Duration::from_secs(1));
     let rollout = RolloutId::from_bytes(world.draw_id());
     let by = name("ann");
-    let push =
-        Request::Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: Some(5_000_000), by };
+    let push = Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: Some(5_000_000), by };
     world.ask(push).unwrap();
     rollout
 }
@@ -56,8 +58,7 @@ fn the_newest_activation_counts_and_a_rollback_brings_back_what_was_before() {
     let to = NodeSelector::All;
     let policy = ReplicaPolicy { to, which: ReplicateWhich::Last, ..ReplicaPolicy::default() };
     let (mut world, job, [a, b]) = running(policy, RetainPolicy::default());
-    let roll_back_from =
-        |world: &mut World, from| world.ask(Request::RollBack { job, from, by: name("bob") });
+    let roll_back_from = |world: &mut World, from| world.ask(RollBack { job, from, by: name("bob") });
     let roll_back = |world: &mut World| roll_back_from(world, NodeSelector::All);
     assert_eq!(active(&world, a, job), None);
     let first = commit(&mut world, job, 100);
@@ -137,7 +138,7 @@ fn what_was_taken_back_takes_no_room_from_new_rollouts() {
     let now = world.now.wall;
     fill(&mut world, Some(now));
     let by = name("ann");
-    let push = Request::Push {
+    let push = Push {
         rollout: RolloutId::from_bytes([7; 16]),
         checkpoint: first,
         to: NodeSelector::None,
@@ -145,10 +146,10 @@ fn what_was_taken_back_takes_no_room_from_new_rollouts() {
         bytes_per_sec_max: None,
         by,
     };
-    decide(&world.cluster, push.clone(), world.now).unwrap();
+    push.clone().decide(&world.cluster, world.now).unwrap();
     world.cluster.rollouts.retain(|id, _| *id == rollout);
     fill(&mut world, None);
-    let error = decide(&world.cluster, push, world.now).unwrap_err().to_string();
+    let error = push.decide(&world.cluster, world.now).unwrap_err().to_string();
     assert!(error.contains("current rollouts"), "{error}");
 }
 
@@ -183,7 +184,7 @@ fn a_thousand_pushes_leave_bounded_records_and_rollbacks_lead_where_they_did() {
     assert_eq!(active(&world, a, job), before.next());
     for _ in 1..ROLLOUTS_KEPT {
         let from = NodeSelector::Nodes(vec![a]);
-        world.ask(Request::RollBack { job, from, by: name("bob") }).unwrap();
+        world.ask(RollBack { job, from, by: name("bob") }).unwrap();
         world.plan();
         assert_eq!(active(&world, a, job), before.next());
     }
@@ -194,14 +195,14 @@ fn a_thousand_pushes_leave_bounded_records_and_rollbacks_lead_where_they_did() {
     assert_eq!(active(&world, late, job), everywhere);
 
     // All of it taken back: the policy's is active, and the history stays short.
-    while world.ask(Request::RollBack { job, from: NodeSelector::All, by: name("bob") }).is_ok() {
+    while world.ask(RollBack { job, from: NodeSelector::All, by: name("bob") }).is_ok() {
         world.advance(Duration::from_secs(1));
         world.plan();
     }
     assert_eq!(active(&world, a, job), by_policy(&world));
     assert_eq!(world.cluster.rollouts.len(), ROLLOUTS_KEPT);
-    let last = world.batches.iter().flatten().rev().find_map(|change| match change {
-        Change::RolloutWithdrawn { rollout, .. } => Some(*rollout),
+    let last = world.batches.iter().flatten().rev().find_map(|event| match &event.what {
+        What::RolloutWithdrawn { rollout, .. } => Some(*rollout),
         _ => None,
     });
     assert!(world.cluster.rollouts.contains_key(&last.unwrap()), "what was taken back last is shown");
@@ -215,7 +216,7 @@ fn the_last_one_taken_back_stays_on_record_also_where_the_clock_was_set_back() {
     for _ in 0..2 * ROLLOUTS_KEPT {
         let rollout = activate(&mut world, first, NodeSelector::All);
         world.now.wall = Timestamp(world.now.wall.0 - 60_000);
-        world.ask(Request::RollBack { job, from: NodeSelector::All, by: name("bob") }).unwrap();
+        world.ask(RollBack { job, from: NodeSelector::All, by: name("bob") }).unwrap();
         world.plan();
         assert!(world.cluster.rollouts[&rollout].withdrawn_at.is_some());
     }
@@ -230,7 +231,7 @@ fn what_is_only_to_be_held_is_superseded_by_the_same_alone() {
     let hold = |world: &mut World, checkpoint, to| {
         world.advance(Duration::from_secs(1));
         let (rollout, by) = (RolloutId::from_bytes(world.draw_id()), name("ann"));
-        let push = Request::Push { rollout, checkpoint, to, activate: false, bytes_per_sec_max: None, by };
+        let push = Push { rollout, checkpoint, to, activate: false, bytes_per_sec_max: None, by };
         world.ask(push).unwrap();
         world.plan();
         rollout
@@ -257,7 +258,7 @@ fn a_policy_says_what_is_kept_and_need_comes_before_it() {
         steps
     };
     let first = commit(&mut world, job, 100);
-    world.ask(Request::Pin { checkpoint: first, is_pinned: true, by: name("ann") }).unwrap();
+    world.ask(Pin { checkpoint: first, is_pinned: true, by: name("ann") }).unwrap();
     let second = commit(&mut world, job, 201);
     let rollout = activate(&mut world, second, NodeSelector::None);
     for step in [301, 400, 500, 600, 700] {
@@ -270,21 +271,21 @@ fn a_policy_says_what_is_kept_and_need_comes_before_it() {
     assert_eq!(steps(&world), kept, "pinned, rolled out, the best, a landmark, the last two");
 
     let from = NodeSelector::All;
-    world.ask(Request::Withdraw { rollout, from, by: name("ann") }).unwrap();
+    world.ask(Withdraw { rollout, from, by: name("ann") }).unwrap();
     world.plan();
     assert!(steps(&world).contains(&201) == (best == 201), "nobody needs it any more");
-    world.ask(Request::Pin { checkpoint: first, is_pinned: false, by: name("ann") }).unwrap();
+    world.ask(Pin { checkpoint: first, is_pinned: false, by: name("ann") }).unwrap();
     world.plan();
     assert!(steps(&world).contains(&100) == (best == 100));
     // An agent that missed the answer asks again, long after.
     let retired = *world.cluster.retired.keys().next().unwrap();
-    let change = world.batches.iter().flatten().find_map(|change| match change {
-        Change::CheckpointCommitted { manifest, .. } if manifest.id() == retired => Some(manifest.clone()),
+    let event = world.batches.iter().flatten().find_map(|event| match &event.what {
+        What::CheckpointCommitted { manifest, .. } if manifest.id() == retired => Some(manifest.clone()),
         _ => None,
     });
     let node = world.job(job).lease.as_ref().unwrap().node;
-    let again = Request::CommitCheckpoint { node, manifest: change.unwrap(), self_test: None };
-    assert_eq!(world.ask(again).unwrap().changes, []);
+    let again = CommitCheckpoint { node, manifest: event.unwrap(), self_test: None };
+    assert_eq!(world.ask(again).unwrap().events, []);
     world.check_history();
 }
 
@@ -306,7 +307,7 @@ fn what_a_checkpoint_answered_where_it_was_made_is_kept_with_it() {
     let self_test = SelfTest { answer: b"answers to this.".to_vec(), log_probabilities, serving: None };
     assert_eq!(self_test.check(), Ok(()));
     let boxed = Some(Box::new(self_test.clone()));
-    world.ask(Request::CommitCheckpoint { node, manifest, self_test: boxed }).unwrap();
+    world.ask(CommitCheckpoint { node, manifest, self_test: boxed }).unwrap();
     assert_eq!(world.cluster.checkpoints[&id].self_test, Some(self_test));
     world.check_history();
 }

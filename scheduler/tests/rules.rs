@@ -20,7 +20,10 @@ use hatchery_common::{
     time::Timestamp,
     trainer::{Ending, FailureCause},
 };
-use hatchery_scheduler::{Change, JobPhase, LeaseEnd, Rejected, Request, assignment, desired_nodes, limits};
+use hatchery_scheduler::{
+    Cancel, Command, CommitCheckpoint, CreateToken, EndAttempt, Event, Goodbye, JobPhase, LeaseEnd, Push,
+    Rejected, RemoveNode, Renew, SetInventory, Submit, What, assignment, desired_nodes, limits,
+};
 use world::{LEASE, World, checkpoint, dataset, name, spec};
 
 const CPU: &[(Device, Option<f64>)] = &[(Device::CPU, Some(8e10))];
@@ -51,12 +54,10 @@ fn holder(world: &World, job: JobId) -> NodeId {
     world.job(job).lease.as_ref().unwrap().node
 }
 
-fn end(world: &mut World, job: JobId, ending: Ending) -> Result<Vec<Change>, Rejected> {
+fn end(world: &mut World, job: JobId, ending: Ending) -> Result<Vec<Event>, Rejected> {
     let (node, epoch) = (holder(world, job), world.job(job).epoch);
     let last_output = "the last words".into();
-    world
-        .ask(Request::AttemptEnded { node, job, epoch, ending, last_output })
-        .map(|decision| decision.changes)
+    world.ask(EndAttempt { node, job, epoch, ending, last_output }).map(|decision| decision.events)
 }
 
 fn fail(world: &mut World, job: JobId, cause: FailureCause) {
@@ -66,9 +67,7 @@ fn fail(world: &mut World, job: JobId, cause: FailureCause) {
 fn commit(world: &mut World, job: JobId, step: u64) -> Result<usize, Rejected> {
     let node = holder(world, job);
     let manifest = Box::new(checkpoint(world.job(job), world.job(job).epoch, step));
-    world
-        .ask(Request::CommitCheckpoint { node, manifest, self_test: None })
-        .map(|decision| decision.changes.len())
+    world.ask(CommitCheckpoint { node, manifest, self_test: None }).map(|decision| decision.events.len())
 }
 
 /// Waits until the job may run again, and plans.
@@ -89,7 +88,7 @@ fn a_job_runs_commits_and_completes() {
     end(&mut world, job, Ending::Completed).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Completed);
     assert_eq!(world.job(job).ended_at, Some(world.now.wall));
-    let again = world.ask(Request::Cancel { job, by: name("ann") });
+    let again = world.ask(Cancel { job, by: name("ann") });
     assert_eq!(again, Err(Rejected::AlreadyEnded { job, phase: "completed" }));
 }
 
@@ -139,7 +138,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_by_field() {
     ));
     wrong.push(("files", hatchery_common::checkpoint::CheckpointManifest { files: vec![], ..good }));
     for (field, manifest) in wrong {
-        match world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest), self_test: None }) {
+        match world.ask(CommitCheckpoint { node, manifest: Box::new(manifest), self_test: None }) {
             Err(Rejected::Field(error)) => assert_eq!(error.field, field),
             other => panic!("{field}: {other:?}"),
         }
@@ -152,9 +151,9 @@ fn only_the_holder_of_the_lease_is_heard() {
     let other = *world.cluster.nodes.keys().find(|node| **node != holder(&world, job)).unwrap();
     let manifest = Box::new(checkpoint(world.job(job), Epoch(1), 100));
     let fenced = Rejected::Fenced { job, given: Epoch(1), current: Epoch(1) };
-    assert_eq!(world.ask(Request::CommitCheckpoint { node: other, manifest, self_test: None }), Err(fenced));
+    assert_eq!(world.ask(CommitCheckpoint { node: other, manifest, self_test: None }), Err(fenced));
     let (node, ending) = (holder(&world, job), Ending::Completed);
-    let late = Request::AttemptEnded { node, job, epoch: Epoch(0), ending, last_output: String::new() };
+    let late = EndAttempt { node, job, epoch: Epoch(0), ending, last_output: String::new() };
     assert_eq!(world.ask(late), Err(Rejected::Fenced { job, given: Epoch(0), current: Epoch(1) }));
 }
 
@@ -167,11 +166,11 @@ fn a_lost_node_s_job_goes_on_elsewhere_from_its_checkpoint() {
     world.observed.nodes.get_mut(&lost).unwrap().connected = false;
     world.advance(ALMOST_A_LEASE);
     world.hear(left);
-    assert_eq!(world.plan().changes, [], "the lease still runs");
+    assert_eq!(world.plan().events, [], "the lease still runs");
     world.advance(MILLISECOND);
     world.hear(left);
     let plan = world.plan();
-    assert!(matches!(plan.changes[0], Change::LeaseEnded { why: LeaseEnd::NodeLost, .. }));
+    assert!(matches!(plan.events[0].what, What::LeaseEnded { why: LeaseEnd::NodeLost, .. }));
     let after = world.job(job);
     assert_eq!((after.epoch, holder(&world, job)), (Epoch(2), left));
     assert_eq!(after.lease.as_ref().unwrap().resume_from, after.checkpoint);
@@ -184,9 +183,9 @@ fn after_a_restart_every_lease_gets_its_full_term_again() {
     world.advance(ALMOST_A_LEASE);
     world.observed = hatchery_scheduler::Observed::new(world.now.boot, LEASE);
     world.advance(ALMOST_A_LEASE);
-    assert_eq!(world.plan().changes, []);
+    assert_eq!(world.plan().events, []);
     world.advance(MILLISECOND);
-    assert_eq!(world.plan().changes.len(), 1);
+    assert_eq!(world.plan().events.len(), 1);
     assert_eq!(world.job(job).phase, JobPhase::Queued);
 }
 
@@ -262,7 +261,7 @@ fn long_output_is_cut_at_its_start() {
     let (node, epoch) = (holder(&world, job), Epoch(1));
     let ending = Ending::Failed { cause: FailureCause::BadInput, message: "m".into() };
     let last_output = format!("{}the end", "ä".repeat(10_000));
-    world.ask(Request::AttemptEnded { node, job, epoch, ending, last_output }).unwrap();
+    world.ask(EndAttempt { node, job, epoch, ending, last_output }).unwrap();
     let JobPhase::Failed { why } = &world.job(job).phase else { panic!() };
     assert!(why.len() < limits::OUTPUT_BYTES_MAX + 100 && why.ends_with("the end"), "{}", why.len());
 }
@@ -270,9 +269,9 @@ fn long_output_is_cut_at_its_start() {
 #[test]
 fn a_cancelled_attempt_keeps_its_lease_until_it_has_stopped() {
     let (mut world, job) = running(1);
-    let cancel = Request::Cancel { job, by: name("ann") };
-    assert_eq!(world.ask(cancel.clone()).unwrap().changes.len(), 1);
-    assert_eq!(world.ask(cancel).unwrap().changes, []);
+    let cancel = Cancel { job, by: name("ann") };
+    assert_eq!(world.ask(cancel.clone()).unwrap().events.len(), 1);
+    assert_eq!(world.ask(cancel).unwrap().events, []);
     let told = assignment(&world.cluster, holder(&world, job), LEASE);
     assert!(told.attempts[0].stop);
     assert_eq!(commit(&mut world, job, 42), Ok(1), "its last checkpoint counts");
@@ -283,7 +282,7 @@ fn a_cancelled_attempt_keeps_its_lease_until_it_has_stopped() {
 #[test]
 fn a_cancelled_attempt_on_a_lost_node_ends_with_its_lease() {
     let (mut world, job) = running(1);
-    world.ask(Request::Cancel { job, by: name("ann") }).unwrap();
+    world.ask(Cancel { job, by: name("ann") }).unwrap();
     world.advance(LEASE);
     world.plan();
     assert_eq!(world.job(job).phase, JobPhase::Cancelled);
@@ -293,7 +292,7 @@ fn a_cancelled_attempt_on_a_lost_node_ends_with_its_lease() {
 fn a_goodbye_frees_the_job_at_once() {
     let (mut world, job) = running(1);
     let node = holder(&world, job);
-    world.ask(Request::Goodbye { node }).unwrap();
+    world.ask(Goodbye { node }).unwrap();
     assert_eq!((&world.job(job).phase, world.job(job).not_before), (&JobPhase::Queued, None));
 }
 
@@ -302,20 +301,20 @@ fn a_removed_node_loses_its_leases_and_its_certificates() {
     let (mut world, job) = running(1);
     let node = holder(&world, job);
     let old = *world.cluster.certificates.keys().next().unwrap();
-    world.ask(Request::RemoveNode { node, lease: LEASE }).unwrap();
+    world.ask(RemoveNode { node, lease: LEASE }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Queued);
     let other = world.join("other", CPU);
     world.advance(ALMOST_A_LEASE);
     world.hear(other);
-    assert_eq!(world.plan().changes, [], "the removed node may train on still");
+    assert_eq!(world.plan().events, [], "the removed node may train on still");
     world.advance(MILLISECOND);
     world.hear(other);
     world.plan();
     assert_eq!(holder(&world, job), other);
     let new = hatchery_common::id::CertificateId::from_bytes([7; 16]);
-    assert_eq!(world.ask(Request::Renew { old, new }), Err(Rejected::BadCertificate));
+    assert_eq!(world.ask(Renew { old, new }), Err(Rejected::BadCertificate));
     assert_eq!(
-        world.ask(Request::RemoveNode { node, lease: LEASE }).unwrap_err().to_string(),
+        world.ask(RemoveNode { node, lease: LEASE }).unwrap_err().to_string(),
         format!("there is no node {node}")
     );
 }
@@ -336,7 +335,7 @@ fn nodes_of_one_name_are_numbered_and_labels_of_the_token_win() {
 fn a_submission_is_checked_against_its_dataset() {
     let mut world = World::new();
     let small = world.dataset(20);
-    let submit = |spec| Request::Submit {
+    let submit = |spec| Submit {
         request: RequestId::from_bytes([1; 16]),
         job: JobId::from_bytes([1; 16]),
         body: Digest::of(b"body"),
@@ -360,14 +359,14 @@ fn the_queue_is_bounded() {
         let id = JobId::from_bytes(number.to_le_bytes());
         world.cluster.jobs.insert(id, hatchery_scheduler::Job { id, ..job.clone() });
     }
-    let request = Request::Submit {
+    let request = Submit {
         request: RequestId::from_bytes([1; 16]),
         job: JobId::from_bytes([255; 16]),
         body: Digest::of(b"body"),
         spec: Box::new(job.spec),
         submitter: name("ann"),
     };
-    let error = hatchery_scheduler::decide(&world.cluster, request, world.now).unwrap_err();
+    let error = request.decide(&world.cluster, world.now).unwrap_err();
     assert_eq!(error.to_string(), "the fleet already has 10000 jobs waiting, the limit");
 }
 
@@ -401,9 +400,9 @@ fn wishes_are_kept() {
     assert_eq!(holder(&world, job), cpu);
 }
 
-fn push(rollout: RolloutId, checkpoint: CheckpointId, to: NodeSelector) -> Request {
+fn push(rollout: RolloutId, checkpoint: CheckpointId, to: NodeSelector) -> Push {
     let by = name("ann");
-    Request::Push { rollout, checkpoint, to, activate: false, bytes_per_sec_max: None, by }
+    Push { rollout, checkpoint, to, activate: false, bytes_per_sec_max: None, by }
 }
 
 #[test]
@@ -419,7 +418,7 @@ fn checkpoints_go_where_policy_and_people_want_them() {
     let spec = JobSpec { replicate, ..spec(&dataset, 300) };
     let (request, job) = (RequestId::from_bytes([1; 16]), JobId::from_bytes([2; 16]));
     let body = Digest::of(b"body");
-    world.ask(Request::Submit { request, job, body, spec: Box::new(spec), submitter: name("ann") }).unwrap();
+    world.ask(Submit { request, job, body, spec: Box::new(spec), submitter: name("ann") }).unwrap();
     world.plan();
     commit(&mut world, job, 100).unwrap();
     let first = world.job(job).checkpoint.unwrap();
@@ -447,7 +446,7 @@ fn the_best_checkpoint_is_that_of_the_lowest_validation_loss() {
         manifest.metrics.validation_step = validation.map(|(step, _)| step);
         manifest.metrics.validation_loss = validation.map(|(_, loss)| loss);
         let (id, manifest) = (manifest.id(), Box::new(manifest));
-        world.ask(Request::CommitCheckpoint { node, manifest, self_test: None }).unwrap();
+        world.ask(CommitCheckpoint { node, manifest, self_test: None }).unwrap();
         let job = world.job(job);
         let assigned = assignment(&world.cluster, node, LEASE).checkpoints;
         assert!(assigned.iter().copied().eq(job.best), "only the best is replicated");
@@ -468,7 +467,7 @@ fn a_run_that_ended_early_is_completed_though_its_node_says_nothing_more() {
     let node = holder(&world, job);
     let mut manifest = checkpoint(world.job(job), world.job(job).epoch, 40);
     manifest.metrics.early_stop = Some(3);
-    world.ask(Request::CommitCheckpoint { node, manifest: Box::new(manifest), self_test: None }).unwrap();
+    world.ask(CommitCheckpoint { node, manifest: Box::new(manifest), self_test: None }).unwrap();
     assert_eq!(world.job(job).phase, JobPhase::Running);
     world.advance(2 * LEASE);
     world.plan();
@@ -489,7 +488,7 @@ fn a_job_may_begin_with_a_checkpoint_of_another() {
         change(&mut spec);
         let (request, job) = (RequestId::from_bytes([id; 16]), JobId::from_bytes([id; 16]));
         let (body, spec, submitter) = (Digest::of(&[id]), Box::new(spec), name("ann"));
-        world.ask(Request::Submit { request, job, body, spec, submitter }).map(|_| job)
+        world.ask(Submit { request, job, body, spec, submitter }).map(|_| job)
     };
     let refused: [(StartHow, Alter, &str); 4] = [
         (StartHow::Continue, |spec| spec.train = spec_of_steps(300), "300 steps"),
@@ -567,7 +566,7 @@ fn a_doubled_device_and_a_measurement_that_is_no_number_are_refused() {
     let node = world.join("a", CPU);
     for devices in [vec![CPU[0], CPU[0]], vec![(Device::CPU, Some(f64::NAN))]] {
         let inventory = Box::new(world::inventory(&devices));
-        match world.ask(Request::Inventory { node, inventory }) {
+        match world.ask(SetInventory { node, inventory }) {
             Err(Rejected::Field(error)) => assert_eq!(error.field, "devices"),
             other => panic!("{other:?}"),
         }
@@ -577,7 +576,7 @@ fn a_doubled_device_and_a_measurement_that_is_no_number_are_refused() {
 #[test]
 fn a_token_must_expire_later() {
     let mut world = World::new();
-    let request = Request::CreateToken {
+    let request = CreateToken {
         secret: Digest::of(b"secret"),
         scope: Scope::Viewer,
         name: None,
@@ -594,8 +593,8 @@ fn a_leaving_node_is_given_nothing_and_keeps_what_it_has() {
     let (mut world, job) = running(1);
     let node = holder(&world, job);
     world.observed.nodes.get_mut(&node).unwrap().report.leaving = true;
-    assert_eq!(world.plan().changes, []);
+    assert_eq!(world.plan().events, []);
     end(&mut world, job, Ending::Stopped).unwrap();
-    assert_eq!(world.plan().changes, [], "it is not given back to the one that leaves");
+    assert_eq!(world.plan().events, [], "it is not given back to the one that leaves");
     assert_eq!(world.job(job).phase, JobPhase::Queued);
 }

@@ -17,7 +17,7 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     trainer::{Ending, FailureCause, Progress},
 };
-use hatchery_scheduler::{Observed, Request, Wait};
+use hatchery_scheduler::{Cancel, EndAttempt, Observed, RemoveNode, SetInventory, SetNodeMode, Wait};
 use world::{LEASE, World, name};
 
 /// FLOP/s at which the small test model makes so many steps in a second.
@@ -55,7 +55,7 @@ fn with_no_such_device() {
     let bare = world.join("arm-c", &[]);
     let trainer = TrainerState::Missing { why: "libtorch is not installed; run `cargo xtask setup`".into() };
     let inventory = Box::new(Inventory { trainer, ..Inventory::default() });
-    world.ask(Request::Inventory { node: bare, inventory }).unwrap();
+    world.ask(SetInventory { node: bare, inventory }).unwrap();
     let wishes = DeviceWishes {
         kinds: vec![DeviceKind::Cuda],
         nodes: vec![name("gpu-a"), name("gpu-b")],
@@ -88,7 +88,7 @@ fn with_the_owner_there() {
     let mut world = World::new();
     let [one, two] = ["workstation", "laptop"].map(|name| world.join(name, &[(Device::cuda(0), None)]));
     let closed = world.join("server", &[(Device::cuda(0), None)]);
-    world.ask(Request::SetNodeMode { node: closed, mode: NodeMode::Cordoned, by: name("ann") }).unwrap();
+    world.ask(SetNodeMode { node: closed, mode: NodeMode::Cordoned, by: name("ann") }).unwrap();
     let job = world.submit(10, DeviceWishes { nodes: vec![name("workstation"), name("server")], ..cuda() });
     let both = world.submit(10, cuda());
     let takes = |world: &mut World, node, reason, until| {
@@ -117,7 +117,7 @@ fn with_a_node_that_has_only_just_dialled() {
     world.observed.nodes.get_mut(&node).unwrap().last_heard = BootTime::default();
     assert_eq!(world.plan().waits[&job].code(), "node_unknown", "its first report may say that it is away");
     world.hear(node);
-    assert_eq!(world.plan().changes.len(), 1);
+    assert_eq!(world.plan().events.len(), 1);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn with_the_node_away() {
         sentence(&mut world, job),
         "waiting: gpu-a and gpu-b, which could run this, are not connected"
     );
-    world.ask(Request::RemoveNode { node: two, lease: world::LEASE }).unwrap();
+    world.ask(RemoveNode { node: two, lease: world::LEASE }).unwrap();
     assert_eq!(sentence(&mut world, job), "waiting: gpu-a, which could run this, is not connected");
 }
 
@@ -153,7 +153,7 @@ fn after_a_restart() {
     );
     world.advance(Duration::from_secs(12));
     world.hear(cpu);
-    assert_eq!(world.plan().changes.len(), 1, "then it takes what there is");
+    assert_eq!(world.plan().events.len(), 1, "then it takes what there is");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn for_a_busy_device() {
     );
     world.observed.nodes.get_mut(&gpu).unwrap().report.attempts = vec![report(98_200, 0.0001)];
     assert_eq!(sentence(&mut world, next), "waiting: cuda:0 of gpu-a is busy for about another 208 d 8 h");
-    world.ask(Request::Cancel { job: first, by: name("ann") }).unwrap();
+    world.ask(Cancel { job: first, by: name("ann") }).unwrap();
     assert!(
         sentence(&mut world, next).contains("is busy for about another 10 s")
             || world.job(job).lease.is_none()
@@ -219,6 +219,6 @@ fn while_it_backs_off() {
     world.plan();
     let ending = Ending::Failed { cause: FailureCause::Crashed, message: "signal 11".into() };
     let epoch = world.job(job).epoch;
-    world.ask(Request::AttemptEnded { node, job, epoch, ending, last_output: String::new() }).unwrap();
+    world.ask(EndAttempt { node, job, epoch, ending, last_output: String::new() }).unwrap();
     assert_eq!(sentence(&mut world, job), "waiting: retries in 2 s, because attempt 1 crashed on gpu-a");
 }

@@ -17,7 +17,7 @@ use hatchery_common::{
 };
 use hatchery_coordinator::store::{SqliteStore, Store};
 use hatchery_fake_trainer::Moments;
-use hatchery_scheduler::{Change, HandOver, JobPhase};
+use hatchery_scheduler::{HandOver, JobPhase, What};
 use serde_json::Value;
 
 use crate::{
@@ -149,23 +149,23 @@ fn broken_epochs(world: &World) -> Vec<String> {
     let mut epochs: BTreeMap<JobId, (Epoch, bool)> = BTreeMap::new();
     let mut reached: BTreeMap<JobId, u64> = BTreeMap::new();
     let mut problems = Vec::new();
-    for (at, change) in &lock(&world.history).commits {
-        match change {
-            Change::LeaseGranted { job, epoch, .. } => {
+    for (at, event) in &lock(&world.history).commits {
+        match &event.what {
+            What::LeaseGranted { job, epoch, .. } => {
                 let (current, is_leased) = epochs.entry(*job).or_default();
                 if *epoch <= *current || *is_leased {
                     problems.push(format!("I3: job {} got epoch {epoch} after {current}", job.short()));
                 }
                 (*current, *is_leased) = (*epoch, true);
             }
-            Change::LeaseEnded { job, epoch, .. } => {
+            What::LeaseEnded { job, epoch, .. } => {
                 let (current, is_leased) = epochs.entry(*job).or_default();
                 if epoch != current || !*is_leased {
                     problems.push(format!("I3: epoch {epoch} of job {} ended under {current}", job.short()));
                 }
                 *is_leased = false;
             }
-            Change::CheckpointCommitted { manifest, late, .. } => {
+            What::CheckpointCommitted { manifest, late, .. } => {
                 let current = epochs.get(&manifest.job).copied().unwrap_or_default();
                 let was_leased = manifest.epoch <= current.0 && current != (manifest.epoch, true);
                 let before = reached.insert(manifest.job, manifest.step);
@@ -190,13 +190,18 @@ fn ended_twice(world: &World) -> Vec<String> {
     let mut ended: BTreeMap<JobId, &JobPhase> = BTreeMap::new();
     let mut problems = Vec::new();
     let history = lock(&world.history);
-    for (_, change) in &history.commits {
-        let Some(job) = change.job() else { continue };
-        let is_over = matches!(change, Change::JobEnded { .. } | Change::LeaseGranted { .. });
+    for (_, event) in &history.commits {
+        let Some(job) = event.what.job() else { continue };
+        let is_over = matches!(&event.what, What::JobEnded { .. } | What::LeaseGranted { .. });
         if let Some(phase) = ended.get(&job).filter(|_| is_over) {
-            problems.push(format!("I4: job {} was {} and then {}", job.short(), phase.name(), change.kind()));
+            problems.push(format!(
+                "I4: job {} was {} and then {}",
+                job.short(),
+                phase.name(),
+                event.what.kind()
+            ));
         }
-        if let Change::JobEnded { phase, .. } = change {
+        if let What::JobEnded { phase, .. } = &event.what {
             ended.insert(job, phase);
         }
     }
@@ -207,20 +212,18 @@ fn ended_twice(world: &World) -> Vec<String> {
 fn unwished(world: &World) -> Vec<String> {
     let (mut pausing, mut paused, mut closed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut problems = Vec::new();
-    for (at, change) in &lock(&world.history).commits {
-        match change {
-            Change::JobPaused { job, .. } => drop(paused.insert(*job)),
-            Change::HandOverRequested { job, why: HandOver::Pause { .. }, .. } => drop(pausing.insert(*job)),
-            Change::HandOverRequested { job, .. } | Change::CancelRequested { job, .. } => {
+    for (at, event) in &lock(&world.history).commits {
+        match &event.what {
+            What::JobPaused { job, .. } => drop(paused.insert(*job)),
+            What::HandOverRequested { job, why: HandOver::Pause { .. }, .. } => drop(pausing.insert(*job)),
+            What::HandOverRequested { job, .. } | What::CancelRequested { job, .. } => {
                 pausing.remove(job);
             }
-            Change::LeaseEnded { job, .. } if pausing.remove(job) => drop(paused.insert(*job)),
-            Change::JobResumed { job, .. } => drop(paused.remove(job)),
-            Change::NodeModeChanged { node, mode: NodeMode::Open, .. } => drop(closed.remove(node)),
-            Change::NodeModeChanged { node, .. } => drop(closed.insert(*node)),
-            Change::LeaseGranted { job, lease, .. }
-                if paused.contains(job) || closed.contains(&lease.node) =>
-            {
+            What::LeaseEnded { job, .. } if pausing.remove(job) => drop(paused.insert(*job)),
+            What::JobResumed { job, .. } => drop(paused.remove(job)),
+            What::NodeModeChanged { node, mode: NodeMode::Open, .. } => drop(closed.remove(node)),
+            What::NodeModeChanged { node, .. } => drop(closed.insert(*node)),
+            What::LeaseGranted { job, lease, .. } if paused.contains(job) || closed.contains(&lease.node) => {
                 problems.push(format!("I4: at {at:?} job {} was granted: {lease:?}", job.short()));
             }
             _ => {}

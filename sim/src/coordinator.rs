@@ -10,10 +10,10 @@ use std::{
 
 use hatchery_coordinator::{
     Platform, StoreQueue,
-    store::{Event, SqliteStore, Store, StoreError},
+    store::{SqliteStore, Store, StoreError, StoredEvent},
 };
 use hatchery_net::transport::{Listener, Network};
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::{Cluster, Event};
 use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
@@ -79,7 +79,7 @@ impl Store for FaultyStore {
         self.inner.load()
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&mut self, events: &[Event]) -> Result<(), StoreError> {
         let fails = |make: fn(PathBuf, rusqlite::Error) -> StoreError| {
             Err(make(self.path.clone(), rusqlite::Error::InvalidQuery))
         };
@@ -88,11 +88,11 @@ impl Store for FaultyStore {
             lock(&self.platform.history).note(format_args!("commit: full"));
             return fails(|path, source| StoreError::Full { path, source });
         }
-        if let Err(error) = self.inner.commit(changes) {
+        if let Err(error) = self.inner.commit(events) {
             lock(&self.platform.history).note(format_args!("commit: {error}"));
             return Err(error);
         }
-        lock(&self.platform.history).committed(changes);
+        lock(&self.platform.history).committed(events);
         if disk.broken {
             disk.broken = false;
             return fails(|path, source| StoreError::Io { path, source });
@@ -104,7 +104,7 @@ impl Store for FaultyStore {
         Ok(())
     }
 
-    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
+    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         self.inner.events(after, limit)
     }
 }

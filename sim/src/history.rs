@@ -8,7 +8,7 @@ use std::{
 };
 
 use hatchery_common::id::{Epoch, JobId, RequestId};
-use hatchery_scheduler::{Change, Cluster, violations};
+use hatchery_scheduler::{Cluster, Event, violations};
 
 use crate::clock;
 
@@ -31,7 +31,7 @@ pub(crate) struct Life {
 pub(crate) struct History {
     /// The durable state, as all commits together have made it.
     pub(crate) cluster: Cluster,
-    pub(crate) commits: Vec<(Duration, Change)>,
+    pub(crate) commits: Vec<(Duration, Event)>,
     pub(crate) lives: Vec<Life>,
     /// Which jobs were acknowledged to whom, by request.
     pub(crate) acknowledged: BTreeMap<RequestId, Vec<JobId>>,
@@ -65,12 +65,12 @@ impl History {
     }
 
     /// Changes became durable together.
-    pub(crate) fn committed(&mut self, changes: &[Change]) {
-        for change in changes {
-            let text = serde_json::to_string(change).unwrap_or_default();
+    pub(crate) fn committed(&mut self, events: &[Event]) {
+        for event in events {
+            let text = serde_json::to_string(event).unwrap_or_default();
             self.note(format_args!("commit {text}"));
-            self.cluster.evolve(change);
-            self.commits.push((clock::now(), change.clone()));
+            self.cluster.evolve(event);
+            self.commits.push((clock::now(), event.clone()));
         }
         for violation in violations(&self.cluster) {
             self.problem(format!("I4: {violation}"));

@@ -156,7 +156,7 @@ impl<'a> Simulation<'a> {
         loop {
             self.report();
             let plan = self.world.plan();
-            self.world.apply(&plan.changes);
+            self.world.apply(&plan.events);
             self.follow();
             self.plans += 1;
             ensure!(self.plans < PLANS_MAX, "{}: no end after {PLANS_MAX} plans", self.case.name);

@@ -8,7 +8,7 @@ use hatchery_common::{
     id::{JobId, NodeId},
     trainer::{Ending, Progress},
 };
-use hatchery_scheduler::{Change, Job, JobPhase};
+use hatchery_scheduler::{Event, Job, JobPhase, What};
 use serde::Serialize;
 
 use crate::{
@@ -109,25 +109,25 @@ fn hear_of(world: &mut World, node: NodeId, job: JobId, dice: &mut Dice) {
     world.hear_of(node, Some((job, Some(progress))));
 }
 
-fn time(world: &mut World) -> (Timed, Vec<Change>) {
+fn time(world: &mut World) -> (Timed, Vec<Event>) {
     let queued = queued(world);
     let start = Instant::now();
     let plan = world.plan();
     let ms = start.elapsed().as_secs_f64() * 1000.0;
-    let granted = plan.changes.iter().filter(|change| matches!(change, Change::LeaseGranted { .. })).count();
-    (Timed { queued, granted, ms }, plan.changes)
+    let granted = plan.events.iter().filter(|event| matches!(&event.what, What::LeaseGranted { .. })).count();
+    (Timed { queued, granted, ms }, plan.events)
 }
 
 /// Times one plan and applies it.
 fn plan(world: &mut World) -> Timed {
-    let (timed, changes) = time(world);
-    world.apply(&changes);
+    let (timed, events) = time(world);
+    world.apply(&events);
     timed
 }
 
 fn apply_plan(world: &mut World) {
-    let changes = world.plan().changes;
-    world.apply(&changes);
+    let events = world.plan().events;
+    world.apply(&events);
 }
 
 fn timing(after: &'static str, plans: Vec<Timed>) -> Timing {

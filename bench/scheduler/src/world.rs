@@ -17,7 +17,10 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     trainer::{Calibration, Ending, Metrics, Progress},
 };
-use hatchery_scheduler::{Change, Cluster, Now, Observed, Plan, Request, decide, plan};
+use hatchery_scheduler::{
+    Cluster, Command, CommitCheckpoint, CreateToken, EndAttempt, Event, Join, Now, Observed, Plan,
+    RegisterDataset, SetInventory, Submit, plan,
+};
 
 /// So long that no lease ever runs out: every node is heard from all the time, between the events too.
 pub(crate) const LEASE: Duration = Duration::from_hours(24 * 365 * 10);
@@ -52,7 +55,7 @@ impl World {
         let dataset = DatasetManifest::new(name("notes"), vec![file])?;
         let (cluster, observed) = (Cluster::default(), Observed::new(START.boot, LEASE));
         let mut world = Self { cluster, observed, now: START, dataset, ids_drawn: 0 };
-        world.ask(Request::RegisterDataset { manifest: world.dataset.clone() })?;
+        world.ask(RegisterDataset { manifest: world.dataset.clone() })?;
         Ok(world)
     }
 
@@ -67,9 +70,9 @@ impl World {
     }
 
     /// Decides, and applies what was decided.
-    pub(crate) fn ask(&mut self, request: Request) -> Result<()> {
-        let decision = decide(&self.cluster, request, self.now)?;
-        self.apply(&decision.changes);
+    pub(crate) fn ask(&mut self, command: impl Command) -> Result<()> {
+        let decision = command.decide(&self.cluster, self.now)?;
+        self.apply(&decision.events);
         Ok(())
     }
 
@@ -79,9 +82,9 @@ impl World {
         plan
     }
 
-    pub(crate) fn apply(&mut self, changes: &[Change]) {
-        for change in changes {
-            self.cluster.evolve(change);
+    pub(crate) fn apply(&mut self, events: &[Event]) {
+        for event in events {
+            self.cluster.evolve(event);
         }
     }
 
@@ -93,7 +96,7 @@ impl World {
         let name = name(&format!("n{:05}-{kind}", self.cluster.nodes.len()));
         let secret = Digest::of(&id);
         let expires_at = self.now.wall + Duration::from_mins(1);
-        self.ask(Request::CreateToken {
+        self.ask(CreateToken {
             secret,
             scope: Scope::Agent,
             name: None,
@@ -101,8 +104,8 @@ impl World {
             by: name.clone(),
             expires_at,
         })?;
-        self.ask(Request::Join { secret, certificate, node, name, labels: BTreeMap::new() })?;
-        self.ask(Request::Inventory { node, inventory: Box::new(inventory(kind, steps_per_sec)) })?;
+        self.ask(Join { secret, certificate, node, name, labels: BTreeMap::new() })?;
+        self.ask(SetInventory { node, inventory: Box::new(inventory(kind, steps_per_sec)) })?;
         self.hear(node);
         Ok(node)
     }
@@ -114,7 +117,7 @@ impl World {
         let devices = DeviceWishes { kinds, ..DeviceWishes::default() };
         let spec = SEED.job(self.dataset.id(), &name("run"));
         let spec = Box::new(JobSpec { train, devices, ..spec });
-        self.ask(Request::Submit { request, job, body, spec, submitter: name("ann") })?;
+        self.ask(Submit { request, job, body, spec, submitter: name("ann") })?;
         Ok(job)
     }
 
@@ -159,9 +162,9 @@ impl World {
                 metrics: Metrics::default(),
                 files: CheckpointManifest::FILES.map(file).to_vec(),
             });
-            self.ask(Request::CommitCheckpoint { node, manifest, self_test: None })?;
+            self.ask(CommitCheckpoint { node, manifest, self_test: None })?;
         }
-        self.ask(Request::AttemptEnded { node, job, epoch, ending, last_output: String::new() })
+        self.ask(EndAttempt { node, job, epoch, ending, last_output: String::new() })
     }
 
     /// Later ones sort after earlier ones.

@@ -18,7 +18,7 @@ mod watch;
 
 use clap::CommandFactory;
 use control::Control;
-use hatchery_common::view::BlobsView;
+use hatchery_common::view::{BlobsView, StatusView};
 
 use crate::{
     args::{Cli, Command},
@@ -96,8 +96,15 @@ async fn status(home: &Home, output: Output) -> Outcome {
             ("jobs", Some(format!("{} running, {} waiting", status.jobs_running, status.jobs_queued))),
             ("events", Some(status.last_event.to_string())),
             ("blobs", Some(blobs(&status.blobs))),
+            ("broken invariants", broken_invariants(status)),
         ])
     })
+}
+
+/// What the coordinator refused to commit; nothing in a sound fleet.
+fn broken_invariants(status: &StatusView) -> Option<String> {
+    let last = status.invariant_broken_last.as_deref().unwrap_or_default();
+    (status.invariants_broken > 0).then(|| format!("{}, the last: {last}", status.invariants_broken))
 }
 
 /// What the coordinator keeps, and how much of it is about to go.

@@ -21,7 +21,7 @@ use hatchery_common::{
     time::Timestamp,
     tls::Authority,
 };
-use hatchery_scheduler::{Change, Cluster, restored};
+use hatchery_scheduler::{Cluster, What, restored};
 use serde::Serialize;
 
 use super::{
@@ -318,13 +318,13 @@ impl Staging<'_> {
             return Err(self.damaged(why));
         }
         let last = store.events(before.last_event.saturating_sub(1), 1)?;
-        let last_event_at = last.last().map_or(manifest.made_at, |event| event.at);
-        let changes = restored(&before, last_event_at.max(manifest.made_at), Timestamp::now());
-        let floor = changes.iter().find_map(|change| match change {
-            Change::Restored { epoch_floor, .. } => Some(*epoch_floor),
+        let last_event_at = last.last().map_or(manifest.made_at, |stored| stored.event.at);
+        let events = restored(&before, last_event_at.max(manifest.made_at), Timestamp::now());
+        let floor = events.iter().find_map(|event| match &event.what {
+            What::Restored { epoch_floor, .. } => Some(*epoch_floor),
             _ => None,
         });
-        store.commit(&changes)?;
+        store.commit(&events)?;
         // Closed, it is one file again.
         drop(store);
         durable::sync_folder(self.folder)?;

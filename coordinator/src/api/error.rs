@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use crate::{
     api::lookup::LookupError,
-    core::{handle::RequestError, store_thread::Stopped},
+    core::{handle::CommandError, store_thread::Stopped},
     sessions::generations::GenerateError,
 };
 
@@ -21,10 +21,13 @@ pub(crate) enum ApiError {
     Lookup(#[from] LookupError),
     /// The event loop refused.
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Command(#[from] CommandError),
     /// No node can answer.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// What was watched is there no longer.
+    #[error("{what} {id} no longer exists")]
+    Gone { what: &'static str, id: String },
     /// Blobs that a manifest names are not here.
     #[error(
         "{missing} of the {count} blobs named are not here, the first is {first}; put them with Blobs/Put, then try again"
@@ -40,7 +43,7 @@ pub(crate) enum ApiError {
 
 impl From<Rejected> for ApiError {
     fn from(rejected: Rejected) -> Self {
-        Self::Request(rejected.into())
+        Self::Command(rejected.into())
     }
 }
 
@@ -58,11 +61,11 @@ impl From<ApiError> for Status {
                 LookupError::NotFound { .. } => Code::NotFound,
                 LookupError::Ambiguous { .. } => Code::InvalidArgument,
             },
-            ApiError::Request(error) => match error {
-                RequestError::Rejected(rejected) => code_of(rejected),
-                RequestError::DiskFull(_) => Code::ResourceExhausted,
-                RequestError::NotDurable(_) => Code::Internal,
-                RequestError::Stopping => Code::Unavailable,
+            ApiError::Command(error) => match error {
+                CommandError::Rejected(rejected) => code_of(rejected),
+                CommandError::DiskFull(_) => Code::ResourceExhausted,
+                CommandError::NotDurable(_) | CommandError::InvariantBroken(_) => Code::Internal,
+                CommandError::Stopping => Code::Unavailable,
             },
             ApiError::Generate(error) => match error {
                 GenerateError::NotReady { .. } => Code::FailedPrecondition,
@@ -70,6 +73,7 @@ impl From<ApiError> for Status {
                 GenerateError::NodeLeft { .. } | GenerateError::Silent { .. } => Code::Unavailable,
                 GenerateError::Failed { .. } | GenerateError::OrderBroken { .. } => Code::Internal,
             },
+            ApiError::Gone { .. } => Code::NotFound,
             ApiError::BlobsMissing { .. } => Code::FailedPrecondition,
             ApiError::Internal(_) => Code::Internal,
             ApiError::Stopped(_) => Code::Unavailable,

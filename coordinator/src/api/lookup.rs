@@ -1,5 +1,7 @@
 //! From what people type to what is meant: ids, unique prefixes of ids, names, and `latest`.
 
+use std::{fmt::Display, str::FromStr};
+
 use hatchery_common::{
     field::nearest_key,
     id::{CertificateId, CheckpointId, NodeId, RolloutId},
@@ -33,10 +35,11 @@ pub(crate) enum LookupError {
 }
 
 /// One thing that might be meant.
-struct Candidate<T> {
-    key: T,
-    id: String,
-    name: String,
+#[derive(Clone, Copy)]
+struct Candidate<'a, T> {
+    id: T,
+    /// Empty where things have no names.
+    name: &'a str,
 }
 
 /// The job meant by an id, a prefix, a name or `latest`.
@@ -45,22 +48,15 @@ pub(crate) fn job<'a>(cluster: &'a Cluster, given: &str) -> Result<&'a Job, Look
         let newest = cluster.jobs.values().max_by_key(|job| (job.submitted_at, job.id));
         return newest.ok_or_else(|| not_found("job", given, "; no job was submitted yet"));
     }
-    let candidates = cluster.jobs.values().map(|job| Candidate {
-        key: job,
-        id: job.id.to_string(),
-        name: job.spec.name.to_string(),
-    });
-    find("job", given, candidates.collect())
+    let candidates = cluster.jobs.values().map(|job| Candidate { id: job.id, name: job.spec.name.as_str() });
+    let id = find("job", given, |id| cluster.jobs.contains_key(id), candidates)?;
+    Ok(&cluster.jobs[&id])
 }
 
 /// The node meant by an id, a prefix or a name.
 pub(crate) fn node(cluster: &Cluster, given: &str) -> Result<NodeId, LookupError> {
-    let candidates = cluster.nodes.values().map(|node| Candidate {
-        key: node.id,
-        id: node.id.to_string(),
-        name: node.name.to_string(),
-    });
-    find("node", given, candidates.collect())
+    let candidates = cluster.nodes.values().map(|node| Candidate { id: node.id, name: node.name.as_str() });
+    find("node", given, |id| cluster.nodes.contains_key(id), candidates)
 }
 
 /// What somebody asks for an answer.
@@ -105,9 +101,8 @@ pub(crate) fn asked<'a>(cluster: &'a Cluster, given: &str) -> Result<Asked<'a>, 
             .map(|(id, _)| Asked::Checkpoint(*id))
             .ok_or_else(|| not_found("checkpoint", given, "; no checkpoint was committed yet"));
     }
-    let candidates =
-        cluster.checkpoints.keys().map(|id| Candidate { key: *id, id: id.to_string(), name: String::new() });
-    match find("checkpoint", given, candidates.collect()) {
+    let candidates = cluster.checkpoints.keys().map(|id| Candidate { id: *id, name: "" });
+    match find("checkpoint", given, |id| cluster.checkpoints.contains_key(id), candidates) {
         Err(LookupError::NotFound { .. }) => {}
         found => return found.map(Asked::Checkpoint),
     }
@@ -135,65 +130,62 @@ fn best(job: &Job, given: &str) -> Result<CheckpointId, LookupError> {
 
 /// The certificate meant by an id or a prefix.
 pub(crate) fn certificate(cluster: &Cluster, given: &str) -> Result<CertificateId, LookupError> {
-    let candidates = cluster.certificates.values().map(|certificate| Candidate {
-        key: certificate.id,
-        id: certificate.id.to_string(),
-        name: String::new(),
-    });
-    find("certificate", given, candidates.collect())
+    let candidates = cluster.certificates.keys().map(|id| Candidate { id: *id, name: "" });
+    find("certificate", given, |id| cluster.certificates.contains_key(id), candidates)
 }
 
 /// The rollout meant by an id or a prefix.
 pub(crate) fn rollout(cluster: &Cluster, given: &str) -> Result<RolloutId, LookupError> {
-    let candidates =
-        cluster.rollouts.keys().map(|id| Candidate { key: *id, id: id.to_string(), name: String::new() });
-    find("rollout", given, candidates.collect())
+    let candidates = cluster.rollouts.keys().map(|id| Candidate { id: *id, name: "" });
+    find("rollout", given, |id| cluster.rollouts.contains_key(id), candidates)
 }
 
-/// The whole id comes first, then a name, then a prefix.
-fn find<T>(what: &'static str, given: &str, candidates: Vec<Candidate<T>>) -> Result<T, LookupError> {
+/// The whole id comes first, then a name, then a prefix. What else might be meant is looked for only on a miss.
+fn find<'a, T: Copy + Display + FromStr>(
+    what: &'static str,
+    given: &str,
+    is_there: impl Fn(&T) -> bool,
+    candidates: impl Iterator<Item = Candidate<'a, T>> + Clone,
+) -> Result<T, LookupError> {
     let wanted = given.to_ascii_lowercase();
-    let is_prefix = |id: &str| wanted.len() >= PREFIX_LEN_MIN && id.starts_with(&wanted);
-    let hint = hint(given, &candidates);
-    let mut same_id = Vec::new();
-    let (mut same_name, mut same_prefix) = (Vec::new(), Vec::new());
-    for candidate in candidates {
-        if candidate.id == wanted {
-            same_id.push(candidate);
-        } else if !candidate.name.is_empty() && candidate.name == given {
-            same_name.push(candidate);
-        } else if is_prefix(&candidate.id) {
-            same_prefix.push(candidate);
+    if let Some(id) = wanted.parse().ok().filter(is_there) {
+        return Ok(id);
+    }
+    let is_named = |candidate: &Candidate<'_, T>| !candidate.name.is_empty() && candidate.name == given;
+    let mut found: Vec<_> = candidates.clone().filter(is_named).collect();
+    if found.is_empty() && wanted.len() >= PREFIX_LEN_MIN {
+        let is_prefixed = |candidate: &Candidate<'_, T>| candidate.id.to_string().starts_with(&wanted);
+        found = candidates.clone().filter(is_prefixed).collect();
+    }
+    match found[..] {
+        [one] => Ok(one.id),
+        [] => {
+            let names = candidates.map(|candidate| candidate.name).filter(|name| !name.is_empty());
+            let near = nearest_key(given, names);
+            Err(not_found(
+                what,
+                given,
+                &near.map_or_else(String::new, |near| format!("; did you mean `{near}`?")),
+            ))
+        }
+        _ => {
+            let mut shown: Vec<String> = found.iter().take(CANDIDATES_MAX).map(Candidate::shown).collect();
+            if found.len() > shown.len() {
+                shown.push("...".to_owned());
+            }
+            let (given, count, candidates) = (given.to_owned(), found.len(), shown.join(", "));
+            Err(LookupError::Ambiguous { what, given, count, candidates })
         }
     }
-    let mut found = [same_id, same_name, same_prefix].into_iter().find(|found| !found.is_empty());
-    let found = found.take().unwrap_or_default();
-    if found.len() > 1 {
-        let mut shown: Vec<String> = found.iter().take(CANDIDATES_MAX).map(Candidate::shown).collect();
-        if found.len() > shown.len() {
-            shown.push("...".to_owned());
-        }
-        return Err(LookupError::Ambiguous {
-            what,
-            given: given.to_owned(),
-            count: found.len(),
-            candidates: shown.join(", "),
-        });
-    }
-    found.into_iter().next().map(|found| found.key).ok_or_else(|| not_found(what, given, &hint))
 }
 
-impl<T> Candidate<T> {
+impl<T: Display> Candidate<'_, T> {
     fn shown(&self) -> String {
         const SHOWN_LEN: usize = 12;
-        let id = &self.id[..SHOWN_LEN];
+        let id = self.id.to_string();
+        let id = &id[..SHOWN_LEN];
         if self.name.is_empty() { id.to_owned() } else { format!("{id} ({})", self.name) }
     }
-}
-
-fn hint<T>(given: &str, candidates: &[Candidate<T>]) -> String {
-    let names = candidates.iter().map(|candidate| candidate.name.as_str()).filter(|name| !name.is_empty());
-    nearest_key(given, names).map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
 }
 
 fn not_found(what: &'static str, given: &str, hint: &str) -> LookupError {
@@ -202,16 +194,15 @@ fn not_found(what: &'static str, given: &str, hint: &str) -> LookupError {
 
 #[cfg(test)]
 mod tests {
+    use hatchery_common::id::JobId;
+
     use super::*;
 
     fn find_among(given: &str, all: &[(&str, &str)]) -> Result<usize, LookupError> {
-        let pad = |id: &str| format!("{id:0<32}");
-        let candidates = all
-            .iter()
-            .enumerate()
-            .map(|(key, (id, name))| Candidate { key, id: pad(id), name: (*name).to_owned() })
-            .collect();
-        find("job", given, candidates)
+        let id = |id: &str| format!("{id:0<32}").parse::<JobId>().unwrap();
+        let candidates = all.iter().map(|(one, name)| Candidate { id: id(one), name });
+        let position = |found: &JobId| all.iter().position(|(one, _)| id(one) == *found);
+        find("job", given, |one| position(one).is_some(), candidates).map(|found| position(&found).unwrap())
     }
 
     #[test]

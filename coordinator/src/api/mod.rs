@@ -1,21 +1,22 @@
 //! The services: each call is read, put to the event loop or answered from the snapshot, and written.
 
+mod access;
 mod agents;
 pub(crate) mod authorization;
+mod call;
+mod checkpoints;
 pub(crate) mod context;
+mod datasets;
 pub(crate) mod error;
 mod fleet;
+mod generate;
+mod jobs;
 mod lookup;
+mod nodes;
+mod rollouts;
 mod routing;
+mod status;
 mod watch;
-
-use std::pin::Pin;
-
-use futures::Stream;
-use tonic::Status;
 
 pub(crate) use agents::AgentsService;
 pub(crate) use fleet::FleetService;
-
-/// The responses of a streaming call.
-type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -9,12 +9,12 @@ use hatchery_common::{
 };
 use hatchery_net::blocking;
 use tokio::sync::watch::error::RecvError;
-use tonic::Status;
 
 use crate::{
     api::{context::Context, error::ApiError},
+    core::handle::CommandError,
     sessions::logs::{AttemptLog, Logs},
-    store::Event,
+    store::StoredEvent,
     views::{self, event},
 };
 
@@ -23,15 +23,15 @@ const EVENTS_PAGE: usize = 256;
 /// Most bytes of a log in one message.
 const LOG_BYTES_MAX: usize = 64 * 1024;
 
-fn stopping(_: RecvError) -> Status {
-    Status::unavailable("the coordinator is stopping; try again when it is back")
+fn stopping(_: RecvError) -> ApiError {
+    CommandError::Stopping.into()
 }
 
 /// A job as it is now and whenever it has changed, with the number of the last event, until it has ended.
 pub(crate) fn job(
     context: &Context,
     id: JobId,
-) -> impl Stream<Item = Result<(JobView, u64), Status>> + use<> {
+) -> impl Stream<Item = Result<(JobView, u64), ApiError>> + use<> {
     let snapshots = context.event_loop.snapshots.clone();
     stream::try_unfold((snapshots, None::<JobView>), move |(mut snapshots, last)| async move {
         if last.as_ref().is_some_and(JobView::is_terminal) {
@@ -40,7 +40,7 @@ pub(crate) fn job(
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let job = snapshot.cluster.jobs.get(&id).map(|job| views::job(&snapshot, job));
-            let job = job.ok_or_else(|| Status::not_found(format!("job {id} no longer exists")))?;
+            let job = job.ok_or_else(|| ApiError::Gone { what: "job", id: id.to_string() })?;
             if last.as_ref() != Some(&job) {
                 return Ok(Some(((job.clone(), snapshot.cluster.last_event), (snapshots, Some(job)))));
             }
@@ -56,13 +56,13 @@ pub(crate) fn events(
     after: u64,
     follow: bool,
     job: Option<JobId>,
-) -> impl Stream<Item = Result<EventView, Status>> + use<> {
+) -> impl Stream<Item = Result<EventView, ApiError>> + use<> {
     let last_event = context.event_loop.last_event.clone();
-    let start = (Arc::clone(context), last_event, after, VecDeque::<Event>::new());
+    let start = (Arc::clone(context), last_event, after, VecDeque::<StoredEvent>::new());
     stream::try_unfold(start, move |(context, mut last_event, mut after, mut page)| async move {
         loop {
             while let Some(event) = page.pop_front() {
-                if job.is_none_or(|job| event.change.job() == Some(job)) {
+                if job.is_none_or(|job| event.event.what.job() == Some(job)) {
                     let view = event::event(&context.event_loop.snapshot().cluster, &event);
                     return Ok(Some((view, (context, last_event, after, page))));
                 }
@@ -71,8 +71,8 @@ pub(crate) fn events(
             let shown = *last_event.borrow_and_update();
             if after < shown {
                 let limit = EVENTS_PAGE.min((shown - after) as usize);
-                let events = context.store.events(after, limit).await.map_err(ApiError::from)?;
-                page = events.map_err(|error| Status::internal(error.to_string()))?.into();
+                let events = context.store.events(after, limit).await?;
+                page = events.map_err(|error| ApiError::Internal(error.to_string()))?.into();
                 after = page.back().map_or(shown, |event| event.seq);
             } else if follow {
                 last_event.changed().await.map_err(stopping)?;
@@ -88,7 +88,7 @@ pub(crate) fn logs(
     context: &Arc<Context>,
     job: JobId,
     follow: bool,
-) -> impl Stream<Item = Result<(Epoch, Vec<u8>), Status>> + use<> {
+) -> impl Stream<Item = Result<(Epoch, Vec<u8>), ApiError>> + use<> {
     let context = Arc::clone(context);
     let (writes, last_event) = (context.logs.writes(), context.event_loop.last_event.clone());
     let start = (context, writes, last_event, Place::default());
@@ -102,7 +102,7 @@ pub(crate) fn logs(
             drop(snapshot);
             let (logs, from) = (context.logs.clone(), place.clone());
             let read = blocking(move || from.read(&logs, job, !goes_on)).await;
-            if let Some((epoch, text, place)) = read.map_err(|error| Status::internal(error.to_string()))? {
+            if let Some((epoch, text, place)) = read.map_err(|error| ApiError::Internal(error.to_string()))? {
                 return Ok(Some(((epoch, text), (context, writes, last_event, place))));
             }
             if !goes_on {

@@ -3,7 +3,7 @@
 
 use std::{mem, sync::Arc};
 
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::{Cluster, Event};
 
 /// A state that moves by steps, the same step always the same way.
 pub(crate) trait Evolve: Clone {
@@ -12,10 +12,10 @@ pub(crate) trait Evolve: Clone {
 }
 
 impl Evolve for Cluster {
-    type Step = Change;
+    type Step = Event;
 
-    fn evolve(&mut self, change: &Change) {
-        Self::evolve(self, change);
+    fn evolve(&mut self, event: &Event) {
+        Self::evolve(self, event);
     }
 }
 
@@ -56,6 +56,16 @@ impl<T: Evolve> DoubleBuffer<T> {
     /// Whether there are steps that are not accepted yet.
     pub(crate) fn has_steps(&self) -> bool {
         !self.steps.is_empty()
+    }
+
+    /// The steps that are not accepted yet.
+    pub(crate) fn steps(&self) -> &[T::Step] {
+        &self.steps
+    }
+
+    /// Drops the draft: none of its steps happened.
+    pub(crate) fn discard(&mut self) {
+        (self.draft, self.steps) = (None, Vec::new());
     }
 
     /// The steps since, taken out: give them back to [`accept`](Self::accept), or call [`reset`](Self::reset).

@@ -1,10 +1,11 @@
 //! The heart: one task that owns the cluster's state.
 //!
 //! ```text
-//! events that arrived together
-//!   -> take each: note what was heard; decide requests and try their changes on the draft
+//! inputs that arrived together
+//!   -> take each: note what was heard; decide commands and try their events on the draft
 //!   -> plan on the draft
-//!   -> commit all changes in one transaction
+//!   -> check that no invariant is broken
+//!   -> commit all events in one transaction
 //!   -> show the draft, then answer
 //! ```
 //!
@@ -20,28 +21,28 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
 };
 use hatchery_scheduler::{
-    Cluster, InLine, Now, Observed, Outcome, Plan, Policy, Rejected, Request, Wait, decide, forget_rollouts,
-    limits::ROLLOUTS_KEPT, plan, retire,
+    Cluster, Command as _, EndAttempt, InLine, Now, Observed, Plan, Policy, Violation, Wait, What,
+    check_batch, check_plan, forget_rollouts, limits::ROLLOUTS_KEPT, plan, retire,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 
 use crate::{
     core::{
         double_buffer::{DoubleBuffer, Evolve},
-        handle::{Event, LoopHandle, RequestError, SessionNumber, Snapshot},
+        handle::{Answer, CommandError, Input, LoopHandle, Refused, SessionNumber, Snapshot},
         observations::{Observations, Sighting},
         store_thread::{Stopped, StoreCalls},
     },
     store::StoreError,
 };
 
-/// Events waiting for the loop; who has more waits for room.
-const EVENTS_MAX: usize = 1024;
-/// Most events that share a transaction.
-const BATCH_EVENTS_MAX: usize = 256;
+/// Inputs waiting for the loop; who has more waits for room.
+const INPUTS_MAX: usize = 1024;
+/// Most inputs that share a transaction.
+const BATCH_MAX: usize = 256;
 /// The loop looks at the clock at least this often: timers stand still while a machine is suspended, leases do not.
 const TICK_EVERY_MAX: Duration = Duration::from_secs(5);
 /// And at most this often, when only time has passed.
@@ -72,20 +73,19 @@ impl From<Stopped> for LoopError {
     }
 }
 
-type Reply = oneshot::Sender<Result<Outcome, RequestError>>;
-
 /// The loop's own state.
 pub(crate) struct EventLoop {
-    events: mpsc::Receiver<Event>,
+    inputs: mpsc::Receiver<Input>,
     store: StoreCalls,
     cluster: DoubleBuffer<Cluster>,
     observations: DoubleBuffer<Observations>,
     waits: Arc<BTreeMap<JobId, Wait>>,
     queues: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
+    refused: Arc<Refused>,
     /// The newest session of each node.
     sessions: BTreeMap<NodeId, SessionNumber>,
     /// Answers that wait for the commit.
-    replies: Vec<(Reply, Result<Outcome, Rejected>)>,
+    answers: Vec<Answer>,
     tick_in: Duration,
     /// Nobody can be heard any more, so nothing is given away.
     is_stopping: bool,
@@ -105,11 +105,11 @@ impl EventLoop {
         let mut heard = Observations::new(observed);
         let history = cluster.last_event.saturating_sub(HISTORY_EVENTS_MAX);
         for event in store.events(history, HISTORY_EVENTS_MAX as usize).await?? {
-            if let Some(sighting) = Sighting::of_change(&event.change) {
+            if let Some(sighting) = Sighting::of_event(&event.event) {
                 heard.evolve(&sighting);
             }
         }
-        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let (last_event, last_event_shown) = watch::channel(cluster.last_event);
         let (cluster, observations) = (DoubleBuffer::new(cluster), DoubleBuffer::new(heard));
         let (waits, queues) = (Arc::new(BTreeMap::new()), Arc::new(BTreeMap::new()));
@@ -118,42 +118,44 @@ impl EventLoop {
             observations: Arc::clone(observations.shown()),
             waits: Arc::clone(&waits),
             queues: Arc::clone(&queues),
+            refused: Arc::default(),
         };
         let (snapshots, shown) = watch::channel(Arc::new(snapshot));
         let this = Self {
-            events,
+            inputs,
             store,
             cluster,
             observations,
             waits,
             queues,
+            refused: Arc::default(),
             sessions: BTreeMap::new(),
-            replies: Vec::new(),
+            answers: Vec::new(),
             tick_in: Duration::ZERO,
             is_stopping: false,
             snapshots,
             last_event,
         };
-        Ok((this, LoopHandle { events: sender, snapshots: shown, last_event: last_event_shown }))
+        Ok((this, LoopHandle { inputs: sender, snapshots: shown, last_event: last_event_shown }))
     }
 
-    /// Handles events until [`Event::Shutdown`], then those that are queued still.
+    /// Takes inputs until [`Input::Shutdown`], then those that are queued still.
     pub(crate) async fn run(mut self) -> Result<(), LoopError> {
-        let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut listened = (BootTime::now(), Instant::now());
         // Between loading and listening nobody could be heard: leases run from here.
         self.observations.step(Sighting::Deaf { until: listened.0 });
         loop {
-            match timeout(self.tick_in, self.events.recv_many(&mut batch, BATCH_EVENTS_MAX)).await {
+            match timeout(self.tick_in, self.inputs.recv_many(&mut batch, BATCH_MAX)).await {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
-                Err(_) => batch.push(Event::Tick),
+                Err(_) => batch.push(Input::Tick),
             }
             let now = Now { wall: Timestamp::now(), boot: BootTime::now() };
             self.note_deafness(listened, now);
             listened = (now.boot, Instant::now());
-            for event in batch.drain(..) {
-                self.take(event, now);
+            for input in batch.drain(..) {
+                self.take(input, now);
             }
             self.settle(now).await?;
         }
@@ -174,19 +176,20 @@ impl EventLoop {
         }
     }
 
-    fn take(&mut self, event: Event, now: Now) {
-        match event {
-            Event::Request { request, reply } => {
-                let result = self.try_request(*request, now);
-                self.replies.push((reply, result));
+    fn take(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Command(ask) => {
+                let (events, answer) = ask(self.cluster.draft(), now);
+                events.into_iter().for_each(|event| self.cluster.step(event));
+                self.answers.push(answer);
             }
-            Event::SessionOpened { node, session } => {
+            Input::SessionOpened { node, session } => {
                 if self.sessions.get(&node).is_none_or(|newest| *newest < session) {
                     self.sessions.insert(node, session);
                     self.observations.step(Sighting::Opened { node });
                 }
             }
-            Event::Report { node, session, report, taken } => {
+            Input::Report { node, session, report, taken } => {
                 if self.sessions.get(&node) == Some(&session) {
                     self.take_endings(node, &report, now);
                     self.observations.step(Sighting::Heard { node, at: now.boot, report });
@@ -194,23 +197,16 @@ impl EventLoop {
                     let _ = taken.send(());
                 }
             }
-            Event::SessionClosed { node, session } => {
+            Input::SessionClosed { node, session } => {
                 if self.sessions.get(&node) == Some(&session) {
                     self.sessions.remove(&node);
                     self.observations.step(Sighting::Closed { node });
                 }
             }
-            Event::Tick => {}
-            Event::Stopping => self.is_stopping = true,
-            Event::Shutdown => self.events.close(),
+            Input::Tick => {}
+            Input::Stopping => self.is_stopping = true,
+            Input::Shutdown => self.inputs.close(),
         }
-    }
-
-    /// Decides a request and tries its changes on the draft.
-    fn try_request(&mut self, request: Request, now: Now) -> Result<Outcome, Rejected> {
-        let decision = decide(self.cluster.draft(), request, now)?;
-        decision.changes.into_iter().for_each(|change| self.cluster.step(change));
-        Ok(decision.outcome)
     }
 
     /// An agent names an ended attempt in each report until its assignment drops it, so none of these is ever lost.
@@ -223,71 +219,111 @@ impl EventLoop {
             if !leased {
                 continue;
             }
-            let request = Request::AttemptEnded {
+            let end = EndAttempt {
                 node,
                 job: attempt.job,
                 epoch: attempt.epoch,
                 ending: ending.clone(),
                 last_output: last_output.clone(),
             };
-            if let Err(rejected) = self.try_request(request, now) {
-                tracing::debug!(%node, job = %attempt.job, %rejected, "ignoring the end of an attempt");
+            match end.decide(self.cluster.draft(), now) {
+                Ok(decision) => decision.events.into_iter().for_each(|event| self.cluster.step(event)),
+                Err(rejected) => {
+                    tracing::debug!(%node, job = %attempt.job, %rejected, "ignoring the end of an attempt");
+                }
             }
         }
     }
 
     /// Plans, commits, shows and answers.
     async fn settle(&mut self, now: Now) -> Result<(), LoopError> {
-        let plan = if self.is_stopping {
-            Plan::default()
-        } else {
-            plan(self.cluster.draft(), &self.observations.draft().observed, now)
-        };
-        plan.changes.into_iter().for_each(|change| self.cluster.step(change));
+        let plan = if self.is_stopping { Plan::default() } else { self.plan(now) };
+        plan.events.into_iter().for_each(|event| self.cluster.step(event));
         // What is to be kept follows from the cluster alone: where nothing has changed, nothing is due. A rollout that goes
         // may be what kept a checkpoint.
         if self.cluster.has_steps() {
-            for change in forget_rollouts(self.cluster.draft(), ROLLOUTS_KEPT, now.wall) {
-                self.cluster.step(change);
+            for event in forget_rollouts(self.cluster.draft(), ROLLOUTS_KEPT, now.wall) {
+                self.cluster.step(event);
             }
-            for change in retire(self.cluster.draft(), now.wall) {
-                self.cluster.step(change);
+            for event in retire(self.cluster.draft(), now.wall) {
+                self.cluster.step(event);
             }
         }
         self.tick_in = plan
             .wake_at
             .map_or(TICK_EVERY_MAX, |wake_at| wake_at.since(now.boot).clamp(TICK_EVERY_MIN, TICK_EVERY_MAX));
 
-        let changes = self.cluster.take_steps();
-        if !changes.is_empty() {
+        if let Err(violation) = check_batch(self.cluster.shown(), self.cluster.draft(), self.cluster.steps())
+        {
+            self.refuse_batch(violation);
+            return Ok(());
+        }
+        let events = self.cluster.take_steps();
+        if !events.is_empty() {
             faults::strikes("event_loop::before_commit");
-            let (changes, result) = self.store.commit(changes).await?;
+            let (events, result) = self.store.commit(events).await?;
             faults::strikes("event_loop::after_commit");
             if let Err(error) = result {
                 return self.give_up_batch(error).await;
             }
-            for sighting in changes.iter().filter_map(Sighting::of_change) {
+            for sighting in events.iter().filter_map(Sighting::of_event) {
                 self.observations.step(sighting);
             }
-            self.cluster.accept(changes);
+            self.cluster.accept(events);
         }
         (self.waits, self.queues) = (Arc::new(plan.waits), Arc::new(plan.queues));
         self.observations.step(Sighting::Planned { lines: Arc::clone(&self.queues) });
         self.show();
-        for (reply, result) in self.replies.drain(..) {
+        for answer in self.answers.drain(..) {
             faults::strikes("event_loop::before_reply");
-            // A caller that has left does not want to know.
-            let _ = reply.send(result.map_err(RequestError::Rejected));
+            answer(Ok(()));
         }
         Ok(())
     }
 
+    /// Plans. A plan that breaks an invariant is refused whole: who waits, waits on.
+    fn plan(&mut self, now: Now) -> Plan {
+        let mut made = plan(self.cluster.draft(), &self.observations.draft().observed, now);
+        if faults::strikes("mutant::granted_epoch") {
+            for event in &mut made.events {
+                if let What::LeaseGranted { epoch, .. } = &mut event.what {
+                    *epoch = epoch.next();
+                }
+            }
+        }
+        match check_plan(self.cluster.draft(), &made) {
+            Ok(()) => made,
+            Err(violation) => {
+                self.note_violation("plan", violation);
+                let (waits, queues) = (self.waits.as_ref().clone(), self.queues.as_ref().clone());
+                Plan { events: Vec::new(), waits, queues, wake_at: Some(now.boot + RETRY_EVERY) }
+            }
+        }
+    }
+
+    /// Nothing of the batch happened, because it would have broken an invariant.
+    fn refuse_batch(&mut self, violation: Violation) {
+        self.cluster.discard();
+        self.tick_in = RETRY_EVERY;
+        for answer in self.answers.drain(..) {
+            answer(Err(CommandError::InvariantBroken(violation.clone())));
+        }
+        self.note_violation("batch", violation);
+        self.show();
+    }
+
+    fn note_violation(&mut self, refused: &'static str, violation: Violation) {
+        tracing::error!(%violation, refused, "an invariant would have been broken; nothing of it is committed");
+        let count = self.refused.count + 1;
+        self.refused = Arc::new(Refused { count, last: Some(violation) });
+    }
+
     /// Nothing of the batch happened: what was heard is shown, the cluster is what the store says it is.
     async fn give_up_batch(&mut self, error: StoreError) -> Result<(), LoopError> {
-        tracing::error!(%error, requests = self.replies.len(), "a commit failed; none of it was published");
-        let answer = match &error {
-            StoreError::Full { .. } => RequestError::DiskFull(error.to_string()),
-            _ => RequestError::NotDurable(error.to_string()),
+        tracing::error!(%error, commands = self.answers.len(), "a commit failed; none of it was published");
+        let why = match &error {
+            StoreError::Full { .. } => CommandError::DiskFull(error.to_string()),
+            _ => CommandError::NotDurable(error.to_string()),
         };
         // From here on only a new start can say what the disk holds.
         let is_fatal = matches!(error, StoreError::Io { .. } | StoreError::Corrupt { .. });
@@ -296,8 +332,8 @@ impl EventLoop {
             self.tick_in = RETRY_EVERY;
             self.show();
         }
-        for (reply, _) in self.replies.drain(..) {
-            let _ = reply.send(Err(answer.clone()));
+        for answer in self.answers.drain(..) {
+            answer(Err(why.clone()));
         }
         if is_fatal { Err(error.into()) } else { Ok(()) }
     }
@@ -310,6 +346,7 @@ impl EventLoop {
             observations: Arc::clone(self.observations.shown()),
             waits: Arc::clone(&self.waits),
             queues: Arc::clone(&self.queues),
+            refused: Arc::clone(&self.refused),
         };
         let last_event = snapshot.cluster.last_event;
         self.snapshots.send_replace(Arc::new(snapshot));

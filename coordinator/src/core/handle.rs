@@ -1,4 +1,4 @@
-//! What the rest of the coordinator has of the event loop: a place to put events, and the last state it has shown.
+//! What the rest of the coordinator has of the event loop: a place to put inputs, and the last state it has shown.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,19 +7,17 @@ use hatchery_common::{
     id::{JobId, NodeId},
     session::Report,
 };
-use hatchery_scheduler::{Cluster, InLine, Observed, Outcome, Rejected, Request, Wait};
+use hatchery_scheduler::{
+    Cluster, Command, Decision, Event, InLine, Now, Observed, Rejected, Violation, Wait,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::observations::Observations;
 
-/// Something that happened. The event loop handles one after the other and nothing else.
-#[derive(Debug)]
-pub(crate) enum Event {
+/// What the event loop takes in, one after the other.
+pub(crate) enum Input {
     /// Somebody wants something changed.
-    Request {
-        request: Box<Request>,
-        reply: oneshot::Sender<Result<Outcome, RequestError>>,
-    },
+    Command(Ask),
     /// A node's session is open; it ends the one before.
     SessionOpened {
         node: NodeId,
@@ -44,13 +42,22 @@ pub(crate) enum Event {
     Shutdown,
 }
 
+/// A command with the way back to its caller: gives the events that it comes to, and how to answer.
+pub(crate) type Ask = Box<dyn FnOnce(&Cluster, Now) -> (Vec<Event>, Answer) + Send>;
+
+/// Answers a command's caller, once its events are committed or are not to be.
+pub(crate) type Answer = Box<dyn FnOnce(Result<(), CommandError>) + Send>;
+
+/// Where a command's outcome comes.
+type Outcome<C> = oneshot::Receiver<Result<<C as Command>::Outcome, CommandError>>;
+
 /// Which session of a node this is; a newer one has a higher number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SessionNumber(pub(crate) u64);
 
-/// Why a request came to nothing.
+/// Why a command came to nothing.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum RequestError {
+pub(crate) enum CommandError {
     #[error(transparent)]
     Rejected(#[from] Rejected),
     /// The disk is full; nothing was changed.
@@ -59,7 +66,12 @@ pub(crate) enum RequestError {
     /// It could not be made durable.
     #[error("nothing was changed, for it could not be made durable: {0}")]
     NotDurable(String),
-    /// The coordinator is stopping; whether the request came through is not known.
+    /// It would have broken an invariant: a fault of the program.
+    #[error(
+        "nothing was changed, for it would break an invariant: {0}; this is a fault of the program, report it"
+    )]
+    InvariantBroken(Violation),
+    /// The coordinator is stopping; whether the command came through is not known.
     #[error("the coordinator is stopping; try again when it is back")]
     Stopping,
 }
@@ -73,6 +85,15 @@ pub(crate) struct Snapshot {
     pub(crate) waits: Arc<BTreeMap<JobId, Wait>>,
     /// The jobs that wait for each device.
     pub(crate) queues: Arc<BTreeMap<(NodeId, Device), Vec<InLine>>>,
+    /// Batches and plans that were refused since the start because they would have broken an invariant.
+    pub(crate) refused: Arc<Refused>,
+}
+
+/// Batches and plans that would have broken an invariant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refused {
+    pub(crate) count: u64,
+    pub(crate) last: Option<Violation>,
 }
 
 impl Snapshot {
@@ -85,18 +106,39 @@ impl Snapshot {
 /// A way to reach the event loop.
 #[derive(Clone, Debug)]
 pub(crate) struct LoopHandle {
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The number of the last durable event; changes only with it.
     pub(crate) last_event: watch::Receiver<u64>,
 }
 
 impl LoopHandle {
-    /// Wants something changed; the answer comes when it is durable.
-    pub(crate) async fn request(&self, request: Request) -> Result<Outcome, RequestError> {
+    /// Wants something changed; the outcome comes when it is durable.
+    pub(crate) async fn command<C>(&self, command: C) -> Result<C::Outcome, CommandError>
+    where
+        C: Command + Send + 'static,
+        C::Outcome: Send + 'static,
+    {
+        self.put(command).await?.await.map_err(|_| CommandError::Stopping)?
+    }
+
+    /// Puts a command in; its outcome comes over what is returned.
+    pub(crate) async fn put<C>(&self, command: C) -> Result<Outcome<C>, CommandError>
+    where
+        C: Command + Send + 'static,
+        C::Outcome: Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        self.send(Event::Request { request: Box::new(request), reply }).await?;
-        answer.await.map_err(|_| RequestError::Stopping)?
+        let ask: Ask = Box::new(move |cluster, now| {
+            let (events, outcome) = match command.decide(cluster, now) {
+                Ok(Decision { events, outcome }) => (events, Ok(outcome)),
+                Err(rejected) => (Vec::new(), Err(CommandError::Rejected(rejected))),
+            };
+            // A caller that has left does not want to know.
+            (events, Box::new(move |committed| drop(reply.send(committed.and(outcome)))))
+        });
+        self.send(Input::Command(ask)).await?;
+        Ok(answer)
     }
 
     /// Reports on behalf of a node; returns when the event loop has taken it.
@@ -105,15 +147,15 @@ impl LoopHandle {
         node: NodeId,
         session: SessionNumber,
         report: Report,
-    ) -> Result<(), RequestError> {
+    ) -> Result<(), CommandError> {
         let (taken, is_taken) = oneshot::channel();
-        self.send(Event::Report { node, session, report: Box::new(report), taken }).await?;
-        is_taken.await.map_err(|_| RequestError::Stopping)
+        self.send(Input::Report { node, session, report: Box::new(report), taken }).await?;
+        is_taken.await.map_err(|_| CommandError::Stopping)
     }
 
-    /// Puts in an event, waiting for room if there is none.
-    pub(crate) async fn send(&self, event: Event) -> Result<(), RequestError> {
-        self.events.send(event).await.map_err(|_| RequestError::Stopping)
+    /// Puts an input in, waiting for room if there is none.
+    pub(crate) async fn send(&self, input: Input) -> Result<(), CommandError> {
+        self.inputs.send(input).await.map_err(|_| CommandError::Stopping)
     }
 
     /// The fleet as it was last shown.

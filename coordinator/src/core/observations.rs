@@ -9,7 +9,7 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     trainer::{Progress, Validation},
 };
-use hatchery_scheduler::{Change, InLine, Lease, Observed};
+use hatchery_scheduler::{Event, InLine, Lease, Observed, What};
 
 use crate::core::double_buffer::Evolve;
 
@@ -73,13 +73,13 @@ pub(crate) enum Sighting {
 }
 
 impl Sighting {
-    /// What is worth remembering of a change.
-    pub(crate) fn of_change(change: &Change) -> Option<Self> {
-        match change {
-            Change::LeaseGranted { job, epoch, lease } => {
+    /// What is worth remembering of an event.
+    pub(crate) fn of_event(event: &Event) -> Option<Self> {
+        match &event.what {
+            What::LeaseGranted { job, epoch, lease } => {
                 Some(Self::Granted { job: *job, epoch: *epoch, lease: lease.clone() })
             }
-            Change::NodeRemoved { node, .. } => Some(Self::Gone { node: *node }),
+            What::NodeRemoved { node, .. } => Some(Self::Gone { node: *node }),
             _ => None,
         }
     }

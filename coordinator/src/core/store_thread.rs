@@ -1,9 +1,9 @@
 //! The store on a thread of its own: it waits for the disk, and nothing that waits for the disk runs on the event loop.
 
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::{Cluster, Event};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::{Event, Store, StoreError};
+use crate::store::{Store, StoreError, StoredEvent};
 
 /// Calls waiting for the store. The event loop makes one at a time; the rest are readers of the history.
 const CALLS_MAX: usize = 64;
@@ -13,8 +13,8 @@ pub struct StoreCall(Call);
 
 enum Call {
     Load(oneshot::Sender<Result<Cluster, StoreError>>),
-    Commit(Vec<Change>, oneshot::Sender<(Vec<Change>, Result<(), StoreError>)>),
-    Events { after: u64, limit: usize, reply: oneshot::Sender<Result<Vec<Event>, StoreError>> },
+    Commit(Vec<Event>, oneshot::Sender<(Vec<Event>, Result<(), StoreError>)>),
+    Events { after: u64, limit: usize, reply: oneshot::Sender<Result<Vec<StoredEvent>, StoreError>> },
     Close,
 }
 
@@ -61,9 +61,9 @@ impl StoreCall {
     pub fn answer(self, store: &mut dyn Store) -> bool {
         match self.0 {
             Call::Load(reply) => drop(reply.send(store.load())),
-            Call::Commit(changes, reply) => {
-                let result = store.commit(&changes);
-                let _ = reply.send((changes, result));
+            Call::Commit(events, reply) => {
+                let result = store.commit(&events);
+                let _ = reply.send((events, result));
             }
             Call::Events { after, limit, reply } => drop(reply.send(store.events(after, limit))),
             Call::Close => return false,
@@ -78,12 +78,12 @@ impl StoreCalls {
         self.call(Call::Load).await
     }
 
-    /// Makes `changes` durable in one transaction, and gives them back.
+    /// Makes `events` durable in one transaction, and gives them back.
     pub(crate) async fn commit(
         &self,
-        changes: Vec<Change>,
-    ) -> Result<(Vec<Change>, Result<(), StoreError>), Stopped> {
-        self.call(|reply| Call::Commit(changes, reply)).await
+        events: Vec<Event>,
+    ) -> Result<(Vec<Event>, Result<(), StoreError>), Stopped> {
+        self.call(|reply| Call::Commit(events, reply)).await
     }
 
     /// At most `limit` events after number `after`, in order.
@@ -91,7 +91,7 @@ impl StoreCalls {
         &self,
         after: u64,
         limit: usize,
-    ) -> Result<Result<Vec<Event>, StoreError>, Stopped> {
+    ) -> Result<Result<Vec<StoredEvent>, StoreError>, Stopped> {
         self.call(|reply| Call::Events { after, limit, reply }).await
     }
 

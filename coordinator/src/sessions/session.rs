@@ -10,7 +10,7 @@ use hatchery_common::{
 };
 use hatchery_net::blocking;
 use hatchery_proto::v1::{SessionRequest, SessionResponse};
-use hatchery_scheduler::{Cluster, Request, assignment};
+use hatchery_scheduler::{Cluster, Goodbye, SetInventory, assignment};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     api::{context::Context, error::ApiError},
-    core::handle::{Event, RequestError, SessionNumber},
+    core::handle::{CommandError, Input, SessionNumber},
 };
 
 /// A new session must say hello within this time.
@@ -62,7 +62,7 @@ async fn hello(
         .map_err(|_| Status::deadline_exceeded("no Hello arrived; a session begins with Hello"))??;
     match message.map(read).transpose()? {
         Some(AgentMessage::Hello(inventory)) => {
-            take_inventory(context, Request::Inventory { node, inventory }).await
+            take_inventory(context, SetInventory { node, inventory }).await
         }
         _ => Err(Status::invalid_argument("message: a session begins with Hello")),
     }
@@ -73,10 +73,10 @@ fn read(message: SessionRequest) -> Result<AgentMessage, Status> {
 }
 
 /// A full disk is no reason to lose a node: its inventory is taken when it comes again.
-async fn take_inventory(context: &Context, request: Request) -> Result<(), Status> {
-    match context.event_loop.request(request).await {
+async fn take_inventory(context: &Context, command: SetInventory) -> Result<(), Status> {
+    match context.event_loop.command(command).await {
         Ok(_) => Ok(()),
-        Err(error @ (RequestError::DiskFull(_) | RequestError::NotDurable(_))) => {
+        Err(error @ (CommandError::DiskFull(_) | CommandError::NotDurable(_))) => {
             tracing::warn!(%error, "cannot save an inventory");
             Ok(())
         }
@@ -158,14 +158,14 @@ impl<'a> Session<'a> {
         self.context.generations.session_closed(session);
         tracing::info!(%node, "session closed");
         // When the event loop has gone there is nobody left to tell.
-        drop(self.context.event_loop.send(Event::SessionClosed { node, session }).await);
+        drop(self.context.event_loop.send(Input::SessionClosed { node, session }).await);
         ended
     }
 
     async fn drive(&mut self) -> Result<(), Status> {
         self.context
             .event_loop
-            .send(Event::SessionOpened { node: self.node, session: self.number })
+            .send(Input::SessionOpened { node: self.node, session: self.number })
             .await
             .map_err(ApiError::from)?;
         let snapshot = self.context.event_loop.snapshot();
@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
                 self.send(CoordinatorMessage::ReportReceived { sequence }).await?;
             }
             AgentMessage::Inventory(inventory) => {
-                take_inventory(self.context, Request::Inventory { node, inventory }).await?;
+                take_inventory(self.context, SetInventory { node, inventory }).await?;
             }
             AgentMessage::LogLines { job, epoch, offset, text } => {
                 self.keep_log(job, epoch, offset, text).await;
@@ -245,8 +245,8 @@ impl<'a> Session<'a> {
     async fn goodbye(&self) -> Result<(), Status> {
         let (node, session) = (self.node, self.number);
         let event_loop = &self.context.event_loop;
-        event_loop.send(Event::SessionClosed { node, session }).await.map_err(ApiError::from)?;
-        event_loop.request(Request::Goodbye { node }).await.map_err(ApiError::from)?;
+        event_loop.send(Input::SessionClosed { node, session }).await.map_err(ApiError::from)?;
+        event_loop.command(Goodbye { node }).await.map_err(ApiError::from)?;
         Ok(())
     }
 

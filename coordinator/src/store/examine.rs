@@ -13,11 +13,11 @@ use hatchery_common::{
     faults,
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::Cluster;
 use rusqlite::params;
 
 use super::{
-    SqliteStore, StoreError,
+    SqliteStore, StoreError, body,
     compare::{self, Difference},
     connection::Database,
     read, write,
@@ -214,21 +214,21 @@ fn take(new: &Database, cluster: &mut Cluster, row: &Row) -> Result<Result<Times
     if row.seq as u64 != expected {
         return Ok(Err(format!("event {expected} is missing")));
     }
-    let change: Change = match serde_json::from_str(&row.body) {
-        Ok(change) => change,
-        Err(error) => return Ok(Err(error.to_string())),
+    let event = match body::parse(Timestamp(row.at as u64), &row.body) {
+        Ok(event) => event,
+        Err(why) => return Ok(Err(why)),
     };
-    let said = (row.at, row.kind.as_str(), row.job.clone());
-    if said != (change.at().0 as i64, change.kind(), change.job().map(|job| job.to_string())) {
+    let said = (row.kind.as_str(), row.job.clone());
+    if said != (event.what.kind(), event.what.job().map(|job| job.to_string())) {
         return Ok(Err("its columns do not match its body".to_owned()));
     }
     let sql = "INSERT INTO events (seq, at, kind, job, body) VALUES (?1, ?2, ?3, ?4, ?5)";
     new.execute(sql, params![row.seq, row.at, row.kind, row.job, row.body])?;
-    match write::rows(new, &change) {
+    match write::rows(new, &event) {
         Ok(()) => {}
         Err(error @ StoreError::Stale { .. }) => return Ok(Err(error.to_string())),
         Err(error) => return Err(error),
     }
-    cluster.evolve(&change);
-    Ok(Ok(change.at()))
+    cluster.evolve(&event);
+    Ok(Ok(event.at))
 }

@@ -205,16 +205,7 @@ fn scope(word: &str) -> Result<Scope, String> {
     word.parse::<Scope>().map_err(|error| error.to_string())
 }
 
-/// Reads JSON that stands in `table`.
-pub(super) fn json<T: DeserializeOwned>(
-    database: &Database,
-    table: &'static str,
-    text: &str,
-) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| unreadable(database, table, error.to_string()))
-}
-
-fn unreadable(database: &Database, table: &'static str, why: String) -> StoreError {
+pub(super) fn unreadable(database: &Database, table: &'static str, why: String) -> StoreError {
     StoreError::Unreadable { path: database.path().to_owned(), table, why }
 }
 

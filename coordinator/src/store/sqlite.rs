@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use hatchery_common::time::Timestamp;
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::{Cluster, Event};
 
-use super::{Event, Store, StoreError, connection::Database, read, write};
+use super::{Store, StoreError, StoredEvent, body, connection::Database, read, write};
 
 /// One SQLite file: WAL, every commit on the disk before it is answered, checked whole when it is opened.
 pub struct SqliteStore {
@@ -32,19 +32,19 @@ impl Store for SqliteStore {
         read::cluster(&self.database)
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        if changes.is_empty() {
+    fn commit(&mut self, events: &[Event]) -> Result<(), StoreError> {
+        if events.is_empty() {
             return Ok(());
         }
         self.database.transaction(|| {
-            changes.iter().try_for_each(|change| {
-                write::event(&self.database, change)?;
-                write::rows(&self.database, change)
+            events.iter().try_for_each(|event| {
+                write::event(&self.database, event)?;
+                write::rows(&self.database, event)
             })
         })
     }
 
-    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
+    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let sql = "SELECT seq, at, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
         let window = (i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
         let rows = self.database.query(sql, window, |row| {
@@ -52,8 +52,9 @@ impl Store for SqliteStore {
         })?;
         rows.into_iter()
             .map(|(seq, at, body)| {
-                let change = read::json(&self.database, "events", &body)?;
-                Ok(Event { seq: seq as u64, at: Timestamp(at as u64), change })
+                let event = body::parse(Timestamp(at as u64), &body);
+                let event = event.map_err(|why| read::unreadable(&self.database, "events", why))?;
+                Ok(StoredEvent { seq: seq as u64, event })
             })
             .collect()
     }

@@ -1,25 +1,26 @@
-//! A change as rows. Updates name the epoch and the phase that they start from, so that one which does not fit what is
+//! An event as rows. Updates name the epoch and the phase that they start from, so that one which does not fit what is
 //! stored touches no row, and the whole transaction is undone.
 
 use hatchery_common::{id::Name, node::Inventory, recipe::NodeSelector, time::Timestamp};
-use hatchery_scheduler::{Change, JobPhase, LeaseEnd};
+use hatchery_scheduler::{Event, JobPhase, LeaseEnd, What};
 use rusqlite::{Params, params};
 use serde::Serialize;
 
 use super::{StoreError, connection::Database};
 
-/// Appends `change` to the events.
-pub(super) fn event(database: &Database, change: &Change) -> Result<(), StoreError> {
+/// Appends `event` to the events.
+pub(super) fn event(database: &Database, event: &Event) -> Result<(), StoreError> {
     let sql = "INSERT INTO events (at, kind, job, body) VALUES (?1, ?2, ?3, ?4)";
-    let job = change.job().map(|job| job.to_string());
-    database.execute(sql, params![time(change.at()), change.kind(), job, json(change)]).map(drop)
+    let job = event.what.job().map(|job| job.to_string());
+    database.execute(sql, params![time(event.at), event.what.kind(), job, json(event)]).map(drop)
 }
 
-/// Brings the tables up to `change`.
-pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreError> {
-    let write = Write { database, change };
-    match change {
-        Change::TokenCreated { secret, token } => write.one(
+/// Brings the tables up to `event`.
+pub(super) fn rows(database: &Database, event: &Event) -> Result<(), StoreError> {
+    let write = Write { database, event };
+    let at = event.at;
+    match &event.what {
+        What::TokenCreated { secret, token } => write.one(
             "INSERT INTO tokens (secret, scope, name, labels, created_by, created_at, expires_at, used_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
@@ -33,11 +34,11 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
                 token.used_at.map(time),
             ],
         ),
-        Change::TokenUsed { secret, at } => write.one(
+        What::TokenUsed { secret } => write.one(
             "UPDATE tokens SET used_at = ?2 WHERE secret = ?1 AND used_at IS NULL",
-            params![secret.to_string(), time(*at)],
+            params![secret.to_string(), time(at)],
         ),
-        Change::CertificateIssued { certificate } => write.one(
+        What::CertificateIssued { certificate } => write.one(
             "INSERT INTO certificates (id, scope, node, name, issued_at, revoked_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
@@ -49,36 +50,36 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
                 certificate.revoked_at.map(time),
             ],
         ),
-        Change::CertificateRevoked { certificate, at } => write.one(
+        What::CertificateRevoked { certificate } => write.one(
             "UPDATE certificates SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
-            params![certificate.to_string(), time(*at)],
+            params![certificate.to_string(), time(at)],
         ),
-        Change::NodeJoined { node, name, labels, at } => write.one(
+        What::NodeJoined { node, name, labels } => write.one(
             "INSERT INTO nodes (id, name, labels, inventory, joined_at) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 node.to_string(),
                 name.as_str(),
                 json(labels),
                 json(&Inventory::default()),
-                time(*at)
+                time(at)
             ],
         ),
-        Change::NodeInventoried { node, inventory, .. } => write.one(
+        What::NodeInventoried { node, inventory, .. } => write.one(
             "UPDATE nodes SET inventory = ?2 WHERE id = ?1 AND removed_at IS NULL",
             params![node.to_string(), json(inventory)],
         ),
-        Change::NodeModeChanged { node, mode, .. } => write.one(
+        What::NodeModeChanged { node, mode, .. } => write.one(
             "UPDATE nodes SET mode = ?2 WHERE id = ?1 AND removed_at IS NULL",
             params![node.to_string(), mode.name()],
         ),
-        Change::NodeRemoved { node, at } => {
+        What::NodeRemoved { node } => {
             database.execute("DELETE FROM speeds WHERE node = ?1", params![node.to_string()])?;
             write.one(
                 "UPDATE nodes SET removed_at = ?2 WHERE id = ?1 AND removed_at IS NULL",
-                params![node.to_string(), time(*at)],
+                params![node.to_string(), time(at)],
             )
         }
-        Change::SpeedMeasured { key, speed } => write.one(
+        What::SpeedMeasured { key, speed } => write.one(
             "INSERT OR REPLACE INTO speeds (node, device, workload, steps_per_sec, spread, measurements, at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
@@ -91,17 +92,17 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
                 time(speed.at)
             ],
         ),
-        Change::DatasetRegistered { manifest, at } => write.one(
+        What::DatasetRegistered { manifest } => write.one(
             "INSERT INTO datasets (id, name, corpus_bytes, manifest, registered_at) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 manifest.id().to_string(),
                 manifest.name().as_str(),
                 manifest.corpus_bytes() as i64,
                 json(manifest),
-                time(*at)
+                time(at)
             ],
         ),
-        Change::RolloutStarted { rollout } => write.one(
+        What::RolloutStarted { rollout } => write.one(
             "INSERT INTO rollouts
                 (id, checkpoint, selector, asked_by, asked_at, activate, bytes_per_sec_max, withdrawn_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -116,57 +117,57 @@ pub(super) fn rows(database: &Database, change: &Change) -> Result<(), StoreErro
                 rollout.withdrawn_at.map(time),
             ],
         ),
-        Change::RolloutWithdrawn { rollout, from: NodeSelector::All, at, .. } => write.one(
+        What::RolloutWithdrawn { rollout, from: NodeSelector::All, .. } => write.one(
             "UPDATE rollouts SET withdrawn_at = ?2 WHERE id = ?1 AND withdrawn_at IS NULL",
-            params![rollout.to_string(), time(*at)],
+            params![rollout.to_string(), time(at)],
         ),
-        Change::RolloutWithdrawn { rollout, from, .. } => write.one(
+        What::RolloutWithdrawn { rollout, from, .. } => write.one(
             "UPDATE rollouts SET not_on = json_insert(not_on, '$[#]', json(?2))
              WHERE id = ?1 AND withdrawn_at IS NULL",
             params![rollout.to_string(), json(from)],
         ),
-        Change::RolloutForgotten { rollout, .. } => {
+        What::RolloutForgotten { rollout, .. } => {
             write.one("DELETE FROM rollouts WHERE id = ?1", params![rollout.to_string()])
         }
         // What is needed is kept: checked here once more for what would cost most.
-        Change::CheckpointRetired { checkpoint, at, .. } => write.one(
+        What::CheckpointRetired { checkpoint, .. } => write.one(
             "UPDATE checkpoints SET retired_at = ?2, is_pinned = 0, self_test = NULL
              WHERE id = ?1 AND retired_at IS NULL AND is_pinned = 0
                 AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.checkpoint = ?1)",
-            params![checkpoint.to_string(), time(*at)],
+            params![checkpoint.to_string(), time(at)],
         ),
-        Change::PinChanged { checkpoint, is_pinned, .. } => write.one(
+        What::PinChanged { checkpoint, is_pinned, .. } => write.one(
             "UPDATE checkpoints SET is_pinned = ?2 WHERE id = ?1 AND retired_at IS NULL",
             params![checkpoint.to_string(), is_pinned],
         ),
-        Change::Restored { epoch_floor, .. } => {
+        What::Restored { epoch_floor, .. } => {
             let sql = "UPDATE jobs SET epoch = ?1 WHERE ended_at IS NULL AND epoch < ?1";
             database.execute(sql, params![epoch_floor.0 as i64]).map(drop)
         }
         // It stands in the events.
-        Change::CheckpointDeclined { .. } => Ok(()),
-        Change::JobSubmitted { .. }
-        | Change::LeaseGranted { .. }
-        | Change::LeaseEnded { .. }
-        | Change::CancelRequested { .. }
-        | Change::HandOverRequested { .. }
-        | Change::JobPaused { .. }
-        | Change::JobResumed { .. }
-        | Change::PriorityChanged { .. }
-        | Change::JobEnded { .. }
-        | Change::CheckpointCommitted { .. } => write.job(),
+        What::CheckpointDeclined { .. } => Ok(()),
+        What::JobSubmitted { .. }
+        | What::LeaseGranted { .. }
+        | What::LeaseEnded { .. }
+        | What::CancelRequested { .. }
+        | What::HandOverRequested { .. }
+        | What::JobPaused { .. }
+        | What::JobResumed { .. }
+        | What::PriorityChanged { .. }
+        | What::JobEnded { .. }
+        | What::CheckpointCommitted { .. } => write.job(),
     }
 }
 
 struct Write<'a> {
     database: &'a Database,
-    change: &'a Change,
+    event: &'a Event,
 }
 
 impl Write<'_> {
     /// Runs a statement that must touch exactly one row.
     fn one(&self, sql: &str, params: impl Params) -> Result<(), StoreError> {
-        let kind = self.change.kind();
+        let kind = self.event.what.kind();
         match self.database.execute(sql, params) {
             Ok(1) => Ok(()),
             Ok(rows) => Err(StoreError::Stale {
@@ -183,8 +184,9 @@ impl Write<'_> {
     }
 
     fn job(&self) -> Result<(), StoreError> {
-        match self.change {
-            Change::JobSubmitted { job, request, body, spec, submitter, at } => {
+        let at = self.event.at;
+        match &self.event.what {
+            What::JobSubmitted { job, request, body, spec, submitter } => {
                 self.one(
                     "INSERT INTO jobs (id, name, dataset, submitter, spec, submitted_at, phase)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queued')",
@@ -194,7 +196,7 @@ impl Write<'_> {
                         spec.dataset.to_string(),
                         submitter.as_str(),
                         json(spec),
-                        time(*at)
+                        time(at)
                     ],
                 )?;
                 self.one(
@@ -202,7 +204,7 @@ impl Write<'_> {
                     params![request.to_string(), body.to_string(), job.to_string()],
                 )
             }
-            Change::LeaseGranted { job, epoch, lease } => {
+            What::LeaseGranted { job, epoch, lease } => {
                 self.one(
                     "UPDATE jobs SET phase = 'running', epoch = ?2, started_at = coalesce(started_at, ?3),
                         not_before = NULL
@@ -222,7 +224,7 @@ impl Write<'_> {
                     ],
                 )
             }
-            Change::LeaseEnded { job, epoch, why, not_before, at } => {
+            What::LeaseEnded { job, epoch, why, not_before } => {
                 self.one(
                     "UPDATE jobs SET hand_over = NULL,
                         phase = iif(hand_over ->> 'why' = 'pause', 'paused', 'queued'),
@@ -238,7 +240,7 @@ impl Write<'_> {
                 };
                 self.one(
                     "UPDATE attempts SET ended_at = ?3, how = ?4 WHERE job = ?1 AND epoch = ?2 AND ended_at IS NULL",
-                    params![job.to_string(), epoch.0 as i64, time(*at), how],
+                    params![job.to_string(), epoch.0 as i64, time(at), how],
                 )?;
                 let LeaseEnd::Failed { cause, message } = why else { return Ok(()) };
                 self.one(
@@ -248,35 +250,35 @@ impl Write<'_> {
                         epoch.0 as i64,
                         json(cause).trim_matches('"'),
                         message,
-                        time(*at)
+                        time(at)
                     ],
                 )
             }
-            Change::CancelRequested { job, .. } => self.one(
+            What::CancelRequested { job, .. } => self.one(
                 "UPDATE jobs SET phase = 'cancelling', hand_over = NULL WHERE id = ?1 AND phase = 'running'",
                 params![job.to_string()],
             ),
-            Change::HandOverRequested { job, why, .. } => self.one(
+            What::HandOverRequested { job, why, .. } => self.one(
                 "UPDATE jobs SET hand_over = ?2 WHERE id = ?1 AND phase = 'running'",
                 params![job.to_string(), json(why)],
             ),
-            Change::JobPaused { job, .. } => self.one(
+            What::JobPaused { job, .. } => self.one(
                 "UPDATE jobs SET phase = 'paused', not_before = NULL WHERE id = ?1 AND phase = 'queued'",
                 params![job.to_string()],
             ),
-            Change::JobResumed { job, .. } => self.one(
+            What::JobResumed { job, .. } => self.one(
                 "UPDATE jobs SET phase = 'queued' WHERE id = ?1 AND phase = 'paused'",
                 params![job.to_string()],
             ),
-            Change::PriorityChanged { job, priority, .. } => self.one(
+            What::PriorityChanged { job, priority, .. } => self.one(
                 "UPDATE jobs SET spec = json_set(spec, '$.queue.priority', ?2) WHERE id = ?1 AND ended_at IS NULL",
                 params![job.to_string(), priority.get()],
             ),
-            Change::JobEnded { job, phase, at } => {
+            What::JobEnded { job, phase } => {
                 // Only the attempt of a running job is open, so at most one row changes here.
                 self.database.execute(
                     "UPDATE attempts SET ended_at = ?2, how = ?3 WHERE job = ?1 AND ended_at IS NULL",
-                    params![job.to_string(), time(*at), phase.name()],
+                    params![job.to_string(), time(at), phase.name()],
                 )?;
                 let why = match phase {
                     JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.as_str()),
@@ -285,10 +287,10 @@ impl Write<'_> {
                 self.one(
                     "UPDATE jobs SET phase = ?2, why = ?3, ended_at = ?4, not_before = NULL, hand_over = NULL
                      WHERE id = ?1 AND ended_at IS NULL",
-                    params![job.to_string(), phase.name(), why, time(*at)],
+                    params![job.to_string(), phase.name(), why, time(at)],
                 )
             }
-            Change::CheckpointCommitted { manifest, late, self_test, at } => {
+            What::CheckpointCommitted { manifest, late, self_test } => {
                 let (id, job) = (manifest.id().to_string(), manifest.job.to_string());
                 self.one(
                     "INSERT INTO checkpoints (id, job, epoch, step, parent, size_bytes, manifest, committed_at, late, self_test)
@@ -301,7 +303,7 @@ impl Write<'_> {
                         manifest.parent.map(|parent| parent.to_string()),
                         manifest.size_bytes() as i64,
                         json(manifest),
-                        time(*at),
+                        time(at),
                         late,
                         self_test.as_ref().map(json)
                     ],

@@ -9,81 +9,67 @@ use hatchery_common::{
     recipe::NodeSelector,
     view::EventView,
 };
-use hatchery_scheduler::{Change, Cluster, HandOver, JobPhase, LeaseEnd, Rough};
+use hatchery_scheduler::{Cluster, HandOver, JobPhase, LeaseEnd, Rough, What};
 
-use crate::store::Event;
+use crate::store::StoredEvent;
 
 /// Most nodes or labels of one set that are called by their names.
 const NAMED_MAX: usize = 8;
 
 /// An event as people see it. Names are those of `cluster`; what has left it is called by its id.
-pub(crate) fn event(cluster: &Cluster, event: &Event) -> EventView {
+pub(crate) fn event(cluster: &Cluster, StoredEvent { seq, event }: &StoredEvent) -> EventView {
     EventView {
-        number: event.seq,
+        number: *seq,
         at: event.at,
-        kind: event.change.kind().to_owned(),
-        job: event.change.job(),
-        node: node_of(&event.change),
-        text: sentence(cluster, &event.change),
-        change: serde_json::to_value(&event.change).expect("a change was read from JSON"),
-    }
-}
-
-/// The node that a change is about, if it is about one.
-fn node_of(change: &Change) -> Option<NodeId> {
-    match change {
-        Change::NodeJoined { node, .. }
-        | Change::NodeInventoried { node, .. }
-        | Change::NodeModeChanged { node, .. }
-        | Change::NodeRemoved { node, .. } => Some(*node),
-        Change::LeaseGranted { lease, .. } => Some(lease.node),
-        Change::SpeedMeasured { key, .. } => Some(key.node),
-        Change::CertificateIssued { certificate } => certificate.node,
-        _ => None,
+        kind: event.what.kind().to_owned(),
+        job: event.what.job(),
+        node: event.what.node(),
+        text: sentence(cluster, &event.what),
+        change: serde_json::to_value(event).expect("an event was read from JSON"),
     }
 }
 
 /// What happened, as a sentence without its full stop.
-fn sentence(cluster: &Cluster, change: &Change) -> String {
+fn sentence(cluster: &Cluster, what: &What) -> String {
     let job = |id: &JobId| job_name(cluster, *id);
     let node = |id: &NodeId| node_name(cluster, *id);
-    match change {
-        Change::TokenCreated { token, .. } => {
+    match what {
+        What::TokenCreated { token, .. } => {
             format!("{} created a join string for {}", token.created_by, scope_name(token.scope))
         }
-        Change::TokenUsed { .. } => "a join string was used".to_owned(),
-        Change::CertificateIssued { certificate } => {
+        What::TokenUsed { .. } => "a join string was used".to_owned(),
+        What::CertificateIssued { certificate } => {
             format!("{} received a certificate as {}", certificate.name, scope_name(certificate.scope))
         }
-        Change::CertificateRevoked { certificate, .. } => match cluster.certificates.get(certificate) {
+        What::CertificateRevoked { certificate, .. } => match cluster.certificates.get(certificate) {
             Some(known) => format!("certificate {} of {} was revoked", certificate.short(), known.name),
             None => format!("certificate {} was revoked", certificate.short()),
         },
-        Change::NodeJoined { name, .. } => format!("node {name} joined"),
-        Change::NodeInventoried { node: id, inventory, .. } => {
+        What::NodeJoined { name, .. } => format!("node {name} joined"),
+        What::NodeInventoried { node: id, inventory, .. } => {
             let devices: Vec<String> = inventory.devices.iter().map(|one| one.device.to_string()).collect();
             let devices =
                 if devices.is_empty() { "no device for training".to_owned() } else { devices.join(", ") };
             format!("node {} has {devices}", node(id))
         }
-        Change::NodeRemoved { node: id, .. } => format!("node {} was removed", id.short()),
-        Change::DatasetRegistered { manifest, .. } => format!(
+        What::NodeRemoved { node: id, .. } => format!("node {} was removed", id.short()),
+        What::DatasetRegistered { manifest, .. } => format!(
             "dataset {} was registered ({} files, {} bytes)",
             manifest.name(),
             manifest.files().len(),
             manifest.corpus_bytes()
         ),
-        Change::JobSubmitted { spec, submitter, .. } => format!("{submitter} submitted {}", spec.name),
-        Change::LeaseGranted { job: id, epoch, lease } => {
+        What::JobSubmitted { spec, submitter, .. } => format!("{submitter} submitted {}", spec.name),
+        What::LeaseGranted { job: id, epoch, lease } => {
             let from = lease.resume_from.map(|from| format!(", from checkpoint {}", from.short()));
             let from = from.unwrap_or_default();
             format!("{} starts on {} {} (attempt {epoch}){from}", job(id), node(&lease.node), lease.device)
         }
-        Change::LeaseEnded { job: id, epoch, why, .. } => {
+        What::LeaseEnded { job: id, epoch, why, .. } => {
             format!("attempt {epoch} of {} ended: {}; the job waits again", job(id), lease_end(why))
         }
-        Change::CancelRequested { job: id, by, .. } => format!("{by} cancelled {}", job(id)),
-        Change::HandOverRequested { job: id, why, .. } => match why {
+        What::CancelRequested { job: id, by, .. } => format!("{by} cancelled {}", job(id)),
+        What::HandOverRequested { job: id, why, .. } => match why {
             HandOver::Pause { by } => format!("{by} paused {}, after a checkpoint", job(id)),
             HandOver::Requeue { by } => format!("{by} requeued {}", job(id)),
             HandOver::Drain => format!("{} leaves its node, which is draining", job(id)),
@@ -99,24 +85,24 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
                 Rough(Duration::from_secs(*sooner_secs))
             ),
         },
-        Change::JobPaused { job: id, by, .. } => format!("{by} paused {}", job(id)),
-        Change::JobResumed { job: id, by, .. } => format!("{by} resumed {}", job(id)),
-        Change::PriorityChanged { job: id, priority, by, .. } => {
+        What::JobPaused { job: id, by, .. } => format!("{by} paused {}", job(id)),
+        What::JobResumed { job: id, by, .. } => format!("{by} resumed {}", job(id)),
+        What::PriorityChanged { job: id, priority, by, .. } => {
             format!("{by} changed the priority of {} to {}", job(id), priority.get())
         }
-        Change::NodeModeChanged { node: id, mode, by, .. } => match mode {
+        What::NodeModeChanged { node: id, mode, by, .. } => match mode {
             NodeMode::Open => format!("{by} reopened node {}", node(id)),
             NodeMode::Cordoned => format!("{by} cordoned node {}", node(id)),
             NodeMode::Draining => format!("{by} drains node {}", node(id)),
         },
-        Change::SpeedMeasured { key, speed } => format!(
+        What::SpeedMeasured { key, speed } => format!(
             "{} {} averages {:.2} steps/s over {} measurements of one workload",
             node(&key.node),
             key.device,
             speed.steps_per_sec,
             speed.measurements
         ),
-        Change::JobEnded { job: id, phase, .. } => match phase {
+        What::JobEnded { job: id, phase, .. } => match phase {
             JobPhase::Failed { why } => format!("{} failed: {}", job(id), first_line(why)),
             JobPhase::Poisoned { why } => format!("{} is poisoned: {}", job(id), first_line(why)),
             phase => {
@@ -126,7 +112,7 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
                 format!("{} is {}{early}", job(id), phase.name())
             }
         },
-        Change::CheckpointCommitted { manifest, late, .. } => {
+        What::CheckpointCommitted { manifest, late, .. } => {
             let (id, step) = (manifest.id().short(), manifest.step);
             let late = if *late {
                 format!(", delivered late by attempt {}: its node had been disconnected", manifest.epoch)
@@ -135,31 +121,31 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             };
             format!("{} has checkpoint {id} at step {step}{late}", job(&manifest.job))
         }
-        Change::CheckpointDeclined { job: id, epoch, node: of, step, .. } => format!(
+        What::CheckpointDeclined { job: id, epoch, node: of, step, .. } => format!(
             "attempt {epoch} of {} on {} delivered a checkpoint of step {step} too late; it is discarded",
             job(id),
             node(of)
         ),
-        Change::Restored { epoch_floor, .. } => {
+        What::Restored { epoch_floor, .. } => {
             format!("the fleet was restored from a backup; attempts continue from number {epoch_floor}")
         }
-        Change::CheckpointRetired { checkpoint, job: id, .. } => {
+        What::CheckpointRetired { checkpoint, job: id, .. } => {
             let step = cluster.retired.get(checkpoint).map(|retired| format!(" of step {}", retired.step));
             let step = step.unwrap_or_default();
             format!("checkpoint {}{step} of {} was retired", checkpoint.short(), job(id))
         }
-        Change::PinChanged { checkpoint, is_pinned: true, by, .. } => {
+        What::PinChanged { checkpoint, is_pinned: true, by, .. } => {
             format!("{by} pinned checkpoint {}", checkpoint.short())
         }
-        Change::PinChanged { checkpoint, by, .. } => {
+        What::PinChanged { checkpoint, by, .. } => {
             format!("{by} unpinned checkpoint {}", checkpoint.short())
         }
-        Change::RolloutStarted { rollout } => {
+        What::RolloutStarted { rollout } => {
             let active = if rollout.activate { " and activated it there" } else { "" };
             let (checkpoint, to) = (rollout.checkpoint.short(), selected(cluster, &rollout.to));
             format!("{} rolled out checkpoint {checkpoint} to {to}{active}", rollout.by)
         }
-        Change::RolloutWithdrawn { rollout: id, from, by, .. } => match cluster.rollouts.get(id) {
+        What::RolloutWithdrawn { rollout: id, from, by, .. } => match cluster.rollouts.get(id) {
             Some(rollout) => {
                 let from = if *from == NodeSelector::All { &rollout.to } else { from };
                 let (checkpoint, from) = (rollout.checkpoint.short(), selected(cluster, from));
@@ -167,7 +153,7 @@ fn sentence(cluster: &Cluster, change: &Change) -> String {
             }
             None => format!("{by} undid rollout {}", id.short()),
         },
-        Change::RolloutForgotten { rollout, checkpoint, .. } => format!(
+        What::RolloutForgotten { rollout, checkpoint, .. } => format!(
             "rollout {} of checkpoint {} was removed from the records, superseded by newer ones",
             rollout.short(),
             checkpoint.short()

@@ -39,6 +39,8 @@ pub(crate) fn status(snapshot: &Snapshot, started_at: Timestamp, blobs: BlobsVie
         jobs_running: jobs(|job| job.lease.is_some()),
         jobs_queued: jobs(|job| job.phase == JobPhase::Queued),
         blobs,
+        invariants_broken: snapshot.refused.count,
+        invariant_broken_last: snapshot.refused.last.as_ref().map(ToString::to_string),
     }
 }
 

@@ -7,7 +7,7 @@ use hatchery_common::{
     time::{BootTime, Timestamp},
     view::PlacementView,
 };
-use hatchery_scheduler::{Cluster, Now, Observed, Rejected, Request, decide, explain, plan};
+use hatchery_scheduler::{Cluster, Command as _, Now, Observed, Rejected, Submit, explain, plan};
 
 use crate::{core::handle::Snapshot, views};
 
@@ -26,10 +26,10 @@ pub(crate) fn of_spec(
     let (job, now) = (JobId::random(), now());
     let mut cluster = Cluster::clone(&snapshot.cluster);
     let (request, body) = (RequestId::random(), Digest::of(b""));
-    let submit = Request::Submit { request, job, body, spec: Box::new(spec), submitter };
-    let changes = decide(&cluster, submit, now)?.changes;
-    for change in &changes {
-        cluster.evolve(change);
+    let submit = Submit { request, job, body, spec: Box::new(spec), submitter };
+    let events = submit.decide(&cluster, now)?.events;
+    for event in &events {
+        cluster.evolve(event);
     }
     let observed: &Observed = snapshot.observed();
     let wait = plan(&cluster, observed, now).waits.remove(&job);

@@ -22,7 +22,7 @@ use hatchery_coordinator::{
     admin::{self, AdminError, BackupOptions, BackupSummary, UNFINISHED_FOLDER, Watcher},
 };
 use hatchery_proto::client::CallError;
-use hatchery_scheduler::Change;
+use hatchery_scheduler::{Event, What};
 use proptest::prelude::*;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use crate::{
     agent::token,
     house::{House, soon, spec},
-    state::{Busy, busy, changes, commit, load, replayed},
+    state::{Busy, busy, commit, events, load, replayed},
 };
 
 const WITH_BLOBS: BackupOptions = BackupOptions { with_blobs: true };
@@ -75,7 +75,7 @@ async fn a_backup_under_load_is_one_instant() {
     assert!(soon(load_on_it).await.unwrap() > 0);
     assert_eq!(names(folder.path()), ["0.tar", "1.tar", "2.tar", "3.tar"], "no scratch is left");
     let (house, state) = busy.left().await;
-    let all = changes(&state);
+    let all = events(&state);
     assert!(summaries.is_sorted_by(|a, b| a.last_event < b.last_event), "{summaries:?}");
 
     for summary in summaries {
@@ -84,11 +84,17 @@ async fn a_backup_under_load_is_one_instant() {
         let to = folder.path().join(format!("from-{}", summary.last_event));
         let restored = admin::restore(&summary.file, &to, false, &mut ()).unwrap();
         let count = summary.last_event as usize;
-        let after = changes(&to);
+        let after = events(&to);
         assert_eq!(after[..count], all[..count], "the history is a prefix of the real one");
         let then = replayed(&all[..count]);
         let tail = &after[count..];
-        assert!(matches!(tail, [Change::LeaseEnded { .. }, Change::Restored { .. }]), "{tail:?}");
+        assert!(
+            matches!(
+                tail,
+                [Event { what: What::LeaseEnded { .. }, .. }, Event { what: What::Restored { .. }, .. }]
+            ),
+            "{tail:?}"
+        );
         let now = load(&to);
         assert_eq!(now, replayed(&after));
         assert_eq!(

@@ -14,7 +14,7 @@ use hatchery_scheduler::limits::ROLLOUTS_KEPT;
 use crate::{
     agent::{Agent, Session},
     house::{House, checkpoint, name, soon},
-    state::{changes, load, replayed},
+    state::{events, load, replayed},
 };
 
 fn replica(checkpoint: CheckpointId, active: bool) -> ReplicaReport {
@@ -162,8 +162,8 @@ async fn records_stay_bounded_however_often_something_is_pushed_and_taken_back()
     assert_eq!(soon(house.fleet().await.rollouts(true)).await.unwrap(), shown);
     house.stop().await;
     let state = house.state();
-    assert_eq!(replayed(&changes(&state)), load(&state), "events replayed are the tables");
-    let forgotten = changes(&state).iter().filter(|change| change.kind() == "rollout_forgotten").count();
+    assert_eq!(replayed(&events(&state)), load(&state), "events replayed are the tables");
+    let forgotten = events(&state).iter().filter(|event| event.what.kind() == "rollout_forgotten").count();
     assert_eq!(forgotten, PUSHES + 1 - ROLLOUTS_KEPT);
 }
 

@@ -13,7 +13,7 @@ use hatchery_common::{
 };
 use hatchery_coordinator::store::{SqliteStore, Store};
 use hatchery_proto::client::CallError;
-use hatchery_scheduler::{Change, Cluster};
+use hatchery_scheduler::{Cluster, Event};
 
 use crate::{
     agent::{Agent, Session, report_of},
@@ -69,16 +69,16 @@ pub(crate) fn load(state: &Path) -> Cluster {
 }
 
 /// All changes in a state folder.
-pub(crate) fn changes(state: &Path) -> Vec<Change> {
+pub(crate) fn events(state: &Path) -> Vec<Event> {
     let mut store = SqliteStore::open(&state.join("hatchery.db")).unwrap();
-    store.events(0, usize::MAX).unwrap().into_iter().map(|event| event.change).collect()
+    store.events(0, usize::MAX).unwrap().into_iter().map(|event| event.event).collect()
 }
 
 /// What `changes` come to.
-pub(crate) fn replayed(changes: &[Change]) -> Cluster {
+pub(crate) fn replayed(events: &[Event]) -> Cluster {
     let mut cluster = Cluster::default();
-    for change in changes {
-        cluster.evolve(change);
+    for event in events {
+        cluster.evolve(event);
     }
     cluster
 }

@@ -45,6 +45,8 @@ impl From<StatusView> for v1::GetStatusResponse {
             jobs_running: status.jobs_running,
             jobs_queued: status.jobs_queued,
             blobs: Some(status.blobs.into()),
+            invariants_broken: status.invariants_broken,
+            invariant_broken_last: status.invariant_broken_last,
         }
     }
 }
@@ -62,6 +64,8 @@ impl TryFrom<v1::GetStatusResponse> for StatusView {
             jobs_running: status.jobs_running,
             jobs_queued: status.jobs_queued,
             blobs: status.blobs.map(Into::into).unwrap_or_default(),
+            invariants_broken: status.invariants_broken,
+            invariant_broken_last: status.invariant_broken_last,
         })
     }
 }

@@ -8,16 +8,16 @@ use hatchery_common::{
     field::FieldError,
     id::{Epoch, JobId, NodeId},
     self_test::SelfTest,
-    time::Timestamp,
     trainer::Ending,
 };
 
-use super::{Decision, Outcome};
+use super::{Command, Decision};
 use crate::{
     cluster::{Cluster, Job, JobPhase, Lease},
     ending,
-    event::Change,
-    request::Rejected,
+    event::What,
+    observed::Now,
+    rejected::Rejected,
 };
 
 /// The lease that `node` holds on `job` under `epoch`.
@@ -46,69 +46,89 @@ enum Standing {
     Late,
 }
 
-/// A checkpoint that a node has.
-#[derive(Clone, Copy)]
-pub(super) struct Offer {
-    pub(super) job: JobId,
-    pub(super) epoch: Epoch,
-    pub(super) step: u64,
+/// Ask whether a checkpoint is wanted, before its bytes are brought. One that is not goes into the job's history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfferCheckpoint {
+    /// The node that has it.
+    pub node: NodeId,
+    pub job: JobId,
+    /// The epoch that it was made under.
+    pub epoch: Epoch,
+    pub step: u64,
 }
 
-pub(super) fn offer(
-    cluster: &Cluster,
-    node: NodeId,
-    offer: Offer,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let Offer { job: id, epoch, step } = offer;
-    let job = super::job(cluster, id)?;
-    let taken = || {
-        let kept = cluster.checkpoints.values().map(|checkpoint| &checkpoint.manifest);
-        let kept = kept.map(|manifest| (manifest.job, manifest.epoch, manifest.step));
-        let retired = cluster.retired.values().map(|retired| (retired.job, retired.epoch, retired.step));
-        kept.chain(retired).any(|one| one == (id, epoch, step))
-    };
-    let standing = standing(job, epoch, node);
-    let declined = match &standing {
-        Ok(_) if step > job.steps_done() && step <= job.spec.train.raw().steps => None,
-        // An agent that missed the answer asks again: committing anew tells it what it missed.
-        Ok(_) | Err(Rejected::AlreadyEnded { .. } | Rejected::Fenced { .. }) if taken() => None,
-        Ok(_) => Some(format!("the newest checkpoint is of step {}", job.steps_done())),
-        Err(error) => Some(error.to_string()),
-    };
-    let was_held = job.was_held(epoch, node);
-    let is_possible = (1..=job.spec.train.raw().steps).contains(&step);
-    let declined_late =
-        declined.is_some() && was_held && is_possible && !matches!(standing, Ok(Standing::Current));
-    let change = Change::CheckpointDeclined { job: id, epoch, node, step, at };
-    Ok(Decision {
-        changes: declined_late.then_some(change).into_iter().collect(),
-        outcome: Outcome::Offered { declined },
-    })
-}
+impl Command for OfferCheckpoint {
+    type Outcome = Offered;
 
-pub(super) fn commit(
-    cluster: &Cluster,
-    node: NodeId,
-    manifest: Box<CheckpointManifest>,
-    self_test: Option<Box<SelfTest>>,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, manifest.job)?;
-    // An agent that missed the answer asks again, perhaps after it lost its lease: what is committed stays so.
-    let id = manifest.id();
-    if cluster.checkpoints.contains_key(&id) || cluster.retired.contains_key(&id) {
-        return Ok(Decision::done([]));
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision<Offered>, Rejected> {
+        let Self { node, job: id, epoch, step } = self;
+        let at = now.wall;
+        let job = super::job(cluster, id)?;
+        let taken = || {
+            let kept = cluster.checkpoints.values().map(|checkpoint| &checkpoint.manifest);
+            let kept = kept.map(|manifest| (manifest.job, manifest.epoch, manifest.step));
+            let retired = cluster.retired.values().map(|retired| (retired.job, retired.epoch, retired.step));
+            kept.chain(retired).any(|one| one == (id, epoch, step))
+        };
+        let standing = standing(job, epoch, node);
+        let declined = match &standing {
+            Ok(_) if step > job.steps_done() && step <= job.spec.train.raw().steps => None,
+            // An agent that missed the answer asks again: committing anew tells it what it missed.
+            Ok(_) | Err(Rejected::AlreadyEnded { .. } | Rejected::Fenced { .. }) if taken() => None,
+            Ok(_) => Some(format!("the newest checkpoint is of step {}", job.steps_done())),
+            Err(error) => Some(error.to_string()),
+        };
+        let was_held = job.was_held(epoch, node);
+        let is_possible = (1..=job.spec.train.raw().steps).contains(&step);
+        let declined_late =
+            declined.is_some() && was_held && is_possible && !matches!(standing, Ok(Standing::Current));
+        let event = What::CheckpointDeclined { job: id, epoch, node, step }.at(at);
+        Ok(Decision {
+            events: declined_late.then_some(event).into_iter().collect(),
+            outcome: Offered { declined },
+        })
     }
-    let late = standing(job, manifest.epoch, node)? == Standing::Late;
-    check_manifest(cluster, job, &manifest)?;
-    let ends = manifest.step == job.spec.train.raw().steps || manifest.metrics.early_stop.is_some();
-    let waits = matches!(job.phase, JobPhase::Queued | JobPhase::Paused);
-    let id = job.id;
-    // Nothing runs that would come to the end by itself.
-    let end = (ends && waits).then_some(Change::JobEnded { job: id, phase: JobPhase::Completed, at });
-    let committed = Change::CheckpointCommitted { manifest, late, self_test, at };
-    Ok(Decision::done([committed].into_iter().chain(end)))
+}
+
+/// Whether a checkpoint is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// If not, why, for a person.
+    pub declined: Option<String>,
+}
+
+/// Commit a checkpoint whose blobs are all here and verified (the caller has checked).
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommitCheckpoint {
+    /// The node that asks.
+    pub node: NodeId,
+    pub manifest: Box<CheckpointManifest>,
+    /// What it answered on that node, if it did.
+    pub self_test: Option<Box<SelfTest>>,
+}
+
+impl Command for CommitCheckpoint {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { node, manifest, self_test } = self;
+        let at = now.wall;
+        let job = super::job(cluster, manifest.job)?;
+        // An agent that missed the answer asks again, perhaps after it lost its lease: what is committed stays so.
+        let id = manifest.id();
+        if cluster.checkpoints.contains_key(&id) || cluster.retired.contains_key(&id) {
+            return Ok(Decision::done([]));
+        }
+        let late = standing(job, manifest.epoch, node)? == Standing::Late;
+        check_manifest(cluster, job, &manifest)?;
+        let ends = manifest.step == job.spec.train.raw().steps || manifest.metrics.early_stop.is_some();
+        let waits = matches!(job.phase, JobPhase::Queued | JobPhase::Paused);
+        let id = job.id;
+        // Nothing runs that would come to the end by itself.
+        let end = (ends && waits).then_some(What::JobEnded { job: id, phase: JobPhase::Completed }.at(at));
+        let committed = What::CheckpointCommitted { manifest, late, self_test }.at(at);
+        Ok(Decision::done([committed].into_iter().chain(end)))
+    }
 }
 
 fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -> Result<(), FieldError> {
@@ -145,16 +165,26 @@ fn check_manifest(cluster: &Cluster, job: &Job, manifest: &CheckpointManifest) -
     Ok(())
 }
 
-/// An attempt's end as its node reports it.
-pub(super) struct End {
-    pub(super) job: JobId,
-    pub(super) epoch: Epoch,
-    pub(super) ending: Ending,
-    pub(super) last_output: String,
+/// An attempt ended on its node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndAttempt {
+    /// The node that says so.
+    pub node: NodeId,
+    pub job: JobId,
+    pub epoch: Epoch,
+    pub ending: Ending,
+    /// The last lines of its stderr.
+    pub last_output: String,
 }
 
-pub(super) fn ended(cluster: &Cluster, node: NodeId, end: End, at: Timestamp) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, end.job)?;
-    let lease = lease(job, end.epoch, node)?;
-    Ok(Decision::done([ending::ended(cluster, job, lease, &end.ending, &end.last_output, at)]))
+impl Command for EndAttempt {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { node, job, epoch, ending, last_output } = self;
+        let at = now.wall;
+        let job = super::job(cluster, job)?;
+        let lease = lease(job, epoch, node)?;
+        Ok(Decision::done([ending::ended(cluster, job, lease, &ending, &last_output, at)]))
+    }
 }

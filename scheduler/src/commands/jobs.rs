@@ -1,4 +1,4 @@
-//! Datasets and jobs: what people ask for.
+//! Commands about datasets and jobs.
 
 use hatchery_common::{
     dataset::DatasetManifest,
@@ -10,53 +10,79 @@ use hatchery_common::{
     time::Timestamp,
 };
 
-use super::{Decision, Outcome, check_count, check_labels, check_room, check_selector};
+use super::{Command, Decision, check_count, check_labels, check_room, check_selector};
 use crate::{
     cluster::{Cluster, HandOver, Job, JobPhase},
-    event::Change,
+    event::What,
     limits::{AFTER_MAX, DATASETS_MAX, JOBS_WAITING_MAX, NODES_NAMED_MAX},
-    request::Rejected,
+    observed::Now,
+    rejected::Rejected,
 };
 
-pub(super) fn register_dataset(
-    cluster: &Cluster,
-    manifest: DatasetManifest,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    if cluster.datasets.contains_key(&manifest.id()) {
-        return Ok(Decision::done([]));
-    }
-    check_room(cluster.datasets.len(), DATASETS_MAX, "datasets")?;
-    Ok(Decision::done([Change::DatasetRegistered { manifest, at }]))
+/// Register a dataset whose blobs are all here (the caller has checked).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisterDataset {
+    pub manifest: DatasetManifest,
 }
 
-/// A job as somebody submits it.
-pub(super) struct Submission {
-    pub(super) request: RequestId,
-    pub(super) job: JobId,
-    pub(super) body: Digest,
-    pub(super) spec: Box<JobSpec>,
-    pub(super) submitter: Name,
-}
+impl Command for RegisterDataset {
+    type Outcome = ();
 
-pub(super) fn submit(cluster: &Cluster, new: Submission, at: Timestamp) -> Result<Decision, Rejected> {
-    if let Some(&(body, job)) = cluster.requests.get(&new.request) {
-        if body != new.body {
-            return Err(Rejected::RequestReused { request: new.request, job });
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { manifest } = self;
+        let at = now.wall;
+        if cluster.datasets.contains_key(&manifest.id()) {
+            return Ok(Decision::done([]));
         }
-        return Ok(Decision { changes: Vec::new(), outcome: Outcome::Submitted { job, duplicate: true } });
+        check_room(cluster.datasets.len(), DATASETS_MAX, "datasets")?;
+        Ok(Decision::done([What::DatasetRegistered { manifest }.at(at)]))
     }
-    check_spec(cluster, &new.spec)?;
-    if cluster.jobs.contains_key(&new.job) {
-        return Err(FieldError::new("job", format!("{} already exists; draw a new id", new.job)).into());
+}
+
+/// Submit a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submit {
+    /// The request's id: I2.
+    pub request: RequestId,
+    /// The job's new id, if it becomes one.
+    pub job: JobId,
+    /// Digest of the body, by which a repeated request is known.
+    pub body: Digest,
+    pub spec: Box<JobSpec>,
+    pub submitter: Name,
+}
+
+impl Command for Submit {
+    type Outcome = Submitted;
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision<Submitted>, Rejected> {
+        let at = now.wall;
+        if let Some(&(body, job)) = cluster.requests.get(&self.request) {
+            if body != self.body {
+                return Err(Rejected::RequestReused { request: self.request, job });
+            }
+            return Ok(Decision { events: Vec::new(), outcome: Submitted { job, duplicate: true } });
+        }
+        check_spec(cluster, &self.spec)?;
+        if cluster.jobs.contains_key(&self.job) {
+            return Err(FieldError::new("job", format!("{} already exists; draw a new id", self.job)).into());
+        }
+        let waiting = cluster.jobs.values().filter(|job| job.phase == JobPhase::Queued).count();
+        check_room(waiting, JOBS_WAITING_MAX, "jobs waiting")?;
+        let Self { request, job, body, spec, submitter } = self;
+        Ok(Decision {
+            events: vec![What::JobSubmitted { job, request, body, spec, submitter }.at(at)],
+            outcome: Submitted { job, duplicate: false },
+        })
     }
-    let waiting = cluster.jobs.values().filter(|job| job.phase == JobPhase::Queued).count();
-    check_room(waiting, JOBS_WAITING_MAX, "jobs waiting")?;
-    let Submission { request, job, body, spec, submitter } = new;
-    Ok(Decision {
-        changes: vec![Change::JobSubmitted { job, request, body, spec, submitter, at }],
-        outcome: Outcome::Submitted { job, duplicate: false },
-    })
+}
+
+/// A job is in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    pub job: JobId,
+    /// Whether this same request had made it before: I2.
+    pub duplicate: bool,
 }
 
 /// Model and recipe were checked when they were read; here is what only the fleet can know.
@@ -126,50 +152,106 @@ fn check_start(cluster: &Cluster, spec: &JobSpec, start: StartFrom) -> Result<()
     }
 }
 
-pub(super) fn cancel(cluster: &Cluster, job: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
-    let phase = &super::job(cluster, job)?.phase;
-    match phase {
-        JobPhase::Queued | JobPhase::Paused => {
-            Ok(Decision::done([Change::JobEnded { job, phase: JobPhase::Cancelled, at }]))
+/// Cancel a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cancel {
+    pub job: JobId,
+    pub by: Name,
+}
+
+impl Command for Cancel {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { job, by } = self;
+        let at = now.wall;
+        let phase = &super::job(cluster, job)?.phase;
+        match phase {
+            JobPhase::Queued | JobPhase::Paused => {
+                Ok(Decision::done([What::JobEnded { job, phase: JobPhase::Cancelled }.at(at)]))
+            }
+            JobPhase::Running => Ok(Decision::done([What::CancelRequested { job, by }.at(at)])),
+            JobPhase::Cancelling => Ok(Decision::done([])),
+            ended => Err(Rejected::AlreadyEnded { job, phase: ended.name() }),
         }
-        JobPhase::Running => Ok(Decision::done([Change::CancelRequested { job, by, at }])),
-        JobPhase::Cancelling => Ok(Decision::done([])),
-        ended => Err(Rejected::AlreadyEnded { job, phase: ended.name() }),
     }
 }
 
-pub(super) fn pause(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, id)?;
-    match (&job.phase, &job.hand_over) {
-        (JobPhase::Queued, _) => Ok(Decision::done([Change::JobPaused { job: id, by, at }])),
-        (JobPhase::Paused, _) | (JobPhase::Running, Some(HandOver::Pause { .. })) => Ok(Decision::done([])),
-        (JobPhase::Running, _) => Ok(hand_over(id, HandOver::Pause { by }, at)),
-        _ => Err(wrong_phase(job, "paused")),
+/// Pause a job, through a checkpoint if it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pause {
+    pub job: JobId,
+    pub by: Name,
+}
+
+impl Command for Pause {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { job: id, by } = self;
+        let at = now.wall;
+        let job = super::job(cluster, id)?;
+        match (&job.phase, &job.hand_over) {
+            (JobPhase::Queued, _) => Ok(Decision::done([What::JobPaused { job: id, by }.at(at)])),
+            (JobPhase::Paused, _) | (JobPhase::Running, Some(HandOver::Pause { .. })) => {
+                Ok(Decision::done([]))
+            }
+            (JobPhase::Running, _) => Ok(hand_over(id, HandOver::Pause { by }, at)),
+            _ => Err(wrong_phase(job, "paused")),
+        }
     }
 }
 
-pub(super) fn resume(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, id)?;
-    match (&job.phase, &job.hand_over) {
-        (JobPhase::Paused, _) => Ok(Decision::done([Change::JobResumed { job: id, by, at }])),
-        // Its trainer is stopping already: it waits for a device then.
-        (JobPhase::Running, Some(HandOver::Pause { .. })) => Ok(hand_over(id, HandOver::Requeue { by }, at)),
-        (JobPhase::Queued | JobPhase::Running, _) => Ok(Decision::done([])),
-        _ => Err(wrong_phase(job, "resumed")),
+/// Let a paused job wait for a device again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resume {
+    pub job: JobId,
+    pub by: Name,
+}
+
+impl Command for Resume {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { job: id, by } = self;
+        let at = now.wall;
+        let job = super::job(cluster, id)?;
+        match (&job.phase, &job.hand_over) {
+            (JobPhase::Paused, _) => Ok(Decision::done([What::JobResumed { job: id, by }.at(at)])),
+            // Its trainer is stopping already: it waits for a device then.
+            (JobPhase::Running, Some(HandOver::Pause { .. })) => {
+                Ok(hand_over(id, HandOver::Requeue { by }, at))
+            }
+            (JobPhase::Queued | JobPhase::Running, _) => Ok(Decision::done([])),
+            _ => Err(wrong_phase(job, "resumed")),
+        }
     }
 }
 
-pub(super) fn requeue(cluster: &Cluster, id: JobId, by: Name, at: Timestamp) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, id)?;
-    match (&job.phase, &job.hand_over) {
-        (JobPhase::Queued, _) | (JobPhase::Running, Some(_)) => Ok(Decision::done([])),
-        (JobPhase::Running, None) => Ok(hand_over(id, HandOver::Requeue { by }, at)),
-        _ => Err(wrong_phase(job, "requeued")),
+/// Send a running job back to the queue, through a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Requeue {
+    pub job: JobId,
+    pub by: Name,
+}
+
+impl Command for Requeue {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { job: id, by } = self;
+        let at = now.wall;
+        let job = super::job(cluster, id)?;
+        match (&job.phase, &job.hand_over) {
+            (JobPhase::Queued, _) | (JobPhase::Running, Some(_)) => Ok(Decision::done([])),
+            (JobPhase::Running, None) => Ok(hand_over(id, HandOver::Requeue { by }, at)),
+            _ => Err(wrong_phase(job, "requeued")),
+        }
     }
 }
 
 fn hand_over(job: JobId, why: HandOver, at: Timestamp) -> Decision {
-    Decision::done([Change::HandOverRequested { job, why, at }])
+    Decision::done([What::HandOverRequested { job, why }.at(at)])
 }
 
 fn wrong_phase(job: &Job, action: &'static str) -> Rejected {
@@ -180,17 +262,25 @@ fn wrong_phase(job: &Job, action: &'static str) -> Rejected {
     }
 }
 
-pub(super) fn set_priority(
-    cluster: &Cluster,
-    id: JobId,
-    priority: Priority,
-    by: Name,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, id)?;
-    if job.phase.is_terminal() {
-        return Err(Rejected::AlreadyEnded { job: id, phase: job.phase.name() });
+/// Give a job another priority.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetPriority {
+    pub job: JobId,
+    pub priority: Priority,
+    pub by: Name,
+}
+
+impl Command for SetPriority {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { job: id, priority, by } = self;
+        let at = now.wall;
+        let job = super::job(cluster, id)?;
+        if job.phase.is_terminal() {
+            return Err(Rejected::AlreadyEnded { job: id, phase: job.phase.name() });
+        }
+        let event = What::PriorityChanged { job: id, priority, by }.at(at);
+        Ok(Decision::done((job.spec.queue.priority != priority).then_some(event)))
     }
-    let change = Change::PriorityChanged { job: id, priority, by, at };
-    Ok(Decision::done((job.spec.queue.priority != priority).then_some(change)))
 }

@@ -1,4 +1,4 @@
-//! What concerns one node: its inventory, its goodbye, its removal.
+//! Commands about one node.
 
 use std::time::Duration;
 
@@ -6,32 +6,40 @@ use hatchery_common::{
     field::FieldError,
     id::{Name, NodeId},
     node::{Inventory, NodeDevice, NodeMode},
-    time::Timestamp,
 };
 
-use super::{Decision, check_count};
+use super::{Command, Decision, check_count};
 use crate::{
     cluster::{Cluster, Job},
     ending,
-    event::{Change, LeaseEnd},
+    event::{LeaseEnd, What},
     limits::DEVICES_MAX,
-    request::Rejected,
+    observed::Now,
+    rejected::Rejected,
 };
 
-pub(super) fn inventory(
-    cluster: &Cluster,
-    id: NodeId,
-    inventory: Box<Inventory>,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let node = super::node(cluster, id)?;
-    check_devices(&inventory.devices)?;
-    // Free space moves all the time; it is reported by the session and is no news here.
-    let disk_free_bytes = inventory.disk_free_bytes;
-    if (Inventory { disk_free_bytes, ..node.inventory.clone() }) == *inventory {
-        return Ok(Decision::done([]));
+/// A node says what it is and has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetInventory {
+    pub node: NodeId,
+    pub inventory: Box<Inventory>,
+}
+
+impl Command for SetInventory {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { node: id, inventory } = self;
+        let at = now.wall;
+        let node = super::node(cluster, id)?;
+        check_devices(&inventory.devices)?;
+        // Free space moves all the time; it is reported by the session and is no news here.
+        let disk_free_bytes = inventory.disk_free_bytes;
+        if (Inventory { disk_free_bytes, ..node.inventory.clone() }) == *inventory {
+            return Ok(Decision::done([]));
+        }
+        Ok(Decision::done([What::NodeInventoried { node: id, inventory }.at(at)]))
     }
-    Ok(Decision::done([Change::NodeInventoried { node: id, inventory, at }]))
 }
 
 fn check_devices(devices: &[NodeDevice]) -> Result<(), FieldError> {
@@ -57,38 +65,69 @@ fn leased(cluster: &Cluster, node: NodeId) -> impl Iterator<Item = &Job> {
     cluster.jobs.values().filter(move |job| job.lease.as_ref().is_some_and(|lease| lease.node == node))
 }
 
-pub(super) fn goodbye(cluster: &Cluster, node: NodeId, at: Timestamp) -> Result<Decision, Rejected> {
-    super::node(cluster, node)?;
-    Ok(Decision::done(leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::Stopped, None, at))))
+/// An agent says goodbye: its leases end at once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Goodbye {
+    pub node: NodeId,
 }
 
-pub(super) fn set_mode(
-    cluster: &Cluster,
-    id: NodeId,
-    mode: NodeMode,
-    by: Name,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let node = super::node(cluster, id)?;
-    let change = Change::NodeModeChanged { node: id, mode, by, at };
-    Ok(Decision::done((node.mode != mode).then_some(change)))
+impl Command for Goodbye {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { node } = self;
+        let at = now.wall;
+        super::node(cluster, node)?;
+        Ok(Decision::done(
+            leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::Stopped, None, at)),
+        ))
+    }
 }
 
-pub(super) fn remove(
-    cluster: &Cluster,
-    node: NodeId,
-    lease: Duration,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    super::node(cluster, node)?;
-    // The node hears nothing more, and stops its trainers by itself when its leases run out: I6.
-    let until = at + lease;
-    let leases =
-        leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::NodeLost, Some(until), at));
-    let certificates = cluster
-        .certificates
-        .values()
-        .filter(|certificate| certificate.node == Some(node) && certificate.revoked_at.is_none())
-        .map(|certificate| Change::CertificateRevoked { certificate: certificate.id, at });
-    Ok(Decision::done(leases.chain(certificates).chain([Change::NodeRemoved { node, at }])))
+/// Choose whether a node is given work.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetNodeMode {
+    pub node: NodeId,
+    pub mode: NodeMode,
+    pub by: Name,
+}
+
+impl Command for SetNodeMode {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { node: id, mode, by } = self;
+        let at = now.wall;
+        let node = super::node(cluster, id)?;
+        let event = What::NodeModeChanged { node: id, mode, by }.at(at);
+        Ok(Decision::done((node.mode != mode).then_some(event)))
+    }
+}
+
+/// Take a node out: its leases end as lost, and its certificates are revoked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoveNode {
+    pub node: NodeId,
+    /// A lease's term. The node may train on for so long, so its jobs go nowhere else before it is over.
+    pub lease: Duration,
+}
+
+impl Command for RemoveNode {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { node, lease } = self;
+        let at = now.wall;
+        super::node(cluster, node)?;
+        // The node hears nothing more, and stops its trainers by itself when its leases run out: I6.
+        let until = at + lease;
+        let leases =
+            leased(cluster, node).map(|job| ending::interrupted(job, LeaseEnd::NodeLost, Some(until), at));
+        let certificates = cluster
+            .certificates
+            .values()
+            .filter(|certificate| certificate.node == Some(node) && certificate.revoked_at.is_none())
+            .map(|certificate| What::CertificateRevoked { certificate: certificate.id }.at(at));
+        Ok(Decision::done(leases.chain(certificates).chain([What::NodeRemoved { node }.at(at)])))
+    }
 }

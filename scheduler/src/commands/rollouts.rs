@@ -1,4 +1,4 @@
-//! Rollouts and pins: what people want of checkpoints.
+//! Commands about rollouts and pins.
 
 use hatchery_common::{
     field::FieldError,
@@ -7,36 +7,83 @@ use hatchery_common::{
     time::Timestamp,
 };
 
-use super::{Decision, Outcome, check_room, check_selector};
+use super::{Command, Decision, check_room, check_selector};
 use crate::{
     cluster::{Checkpoint, Cluster, Node, Rollout},
-    event::Change,
+    event::What,
     limits::{RATE_BYTES_PER_SEC_MIN, ROLLOUTS_MAX, WITHDRAWALS_MAX},
-    request::Rejected,
+    observed::Now,
+    rejected::Rejected,
 };
 
-/// The newest push is the newest rollout, also where the clock was set back.
-pub(super) fn push(cluster: &Cluster, mut rollout: Rollout) -> Result<Decision, Rejected> {
-    if cluster.rollouts.contains_key(&rollout.id) {
-        return Ok(Decision::done([]));
+/// Put a checkpoint on nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Push {
+    /// The rollout's new id.
+    pub rollout: RolloutId,
+    pub checkpoint: CheckpointId,
+    pub to: NodeSelector,
+    /// Whether it is to answer for its job there.
+    pub activate: bool,
+    /// How fast each node may fetch it at most, in bytes per second.
+    pub bytes_per_sec_max: Option<u64>,
+    pub by: Name,
+}
+
+impl Command for Push {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        // The newest push is the newest rollout, also where the clock was set back.
+        let newest = cluster.rollouts.values().map(|rollout| rollout.at).max();
+        let at = newest.map_or(now.wall, |newest| now.wall.max(Timestamp(newest.0.saturating_add(1))));
+        if cluster.rollouts.contains_key(&self.rollout) {
+            return Ok(Decision::done([]));
+        }
+        checkpoint(cluster, self.checkpoint)?;
+        check_rate(self.bytes_per_sec_max)?;
+        check_nodes(cluster, "to", &self.to)?;
+        check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "current rollouts")?;
+        let rollout = Rollout {
+            id: self.rollout,
+            checkpoint: self.checkpoint,
+            to: self.to,
+            by: self.by,
+            at,
+            activate: self.activate,
+            bytes_per_sec_max: self.bytes_per_sec_max,
+            withdrawn_at: None,
+            not_on: Vec::new(),
+        };
+        Ok(Decision::done([What::RolloutStarted { rollout }.at(at)]))
     }
-    checkpoint(cluster, rollout.checkpoint)?;
-    check_rate(rollout.bytes_per_sec_max)?;
-    check_nodes(cluster, "to", &rollout.to)?;
-    check_room(cluster.rollouts_in_force().count(), ROLLOUTS_MAX, "current rollouts")?;
-    let newest = cluster.rollouts.values().map(|rollout| rollout.at).max();
-    rollout.at = newest.map_or(rollout.at, |newest| rollout.at.max(Timestamp(newest.0.saturating_add(1))));
-    Ok(Decision::done([Change::RolloutStarted { rollout }]))
+}
+
+/// Take a rollout back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Withdraw {
+    pub rollout: RolloutId,
+    /// From which of its nodes.
+    pub from: NodeSelector,
+    pub by: Name,
+}
+
+impl Command for Withdraw {
+    type Outcome = RolloutId;
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision<RolloutId>, Rejected> {
+        withdraw(cluster, self.rollout, self.from, self.by, now.wall)
+    }
 }
 
 /// What was taken back last is the newest of the history, also where the clock was set back.
-pub(super) fn withdraw(
+fn withdraw(
     cluster: &Cluster,
     id: RolloutId,
     from: NodeSelector,
     by: Name,
     at: Timestamp,
-) -> Result<Decision, Rejected> {
+) -> Result<Decision<RolloutId>, Rejected> {
     let rollout = cluster.rollouts.get(&id);
     let rollout = rollout.ok_or_else(|| Rejected::NotFound { what: "rollout", id: id.to_string() })?;
     check_nodes(cluster, "from", &from)?;
@@ -46,44 +93,59 @@ pub(super) fn withdraw(
     }
     let newest = cluster.rollouts.values().filter_map(|rollout| rollout.withdrawn_at).max();
     let at = newest.map_or(at, |newest| at.max(Timestamp(newest.0.saturating_add(1))));
-    let change = Change::RolloutWithdrawn { rollout: id, from, by, at };
-    Ok(Decision {
-        changes: (!is_done).then_some(change).into_iter().collect(),
-        outcome: Outcome::Withdrawn { rollout: id },
-    })
+    let event = What::RolloutWithdrawn { rollout: id, from, by }.at(at);
+    Ok(Decision { events: (!is_done).then_some(event).into_iter().collect(), outcome: id })
 }
 
-pub(super) fn roll_back(
-    cluster: &Cluster,
-    id: JobId,
-    from: NodeSelector,
-    by: Name,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let job = super::job(cluster, id)?;
-    check_nodes(cluster, "from", &from)?;
-    let nodes: Vec<&Node> =
-        cluster.nodes.values().filter(|node| from.selects(node.id, &node.labels)).collect();
-    let activations = cluster.activations(id);
-    // One that reaches no node any more changes nothing when it is taken back, so it comes last.
-    let reaching = activations.iter().rfind(|rollout| nodes.iter().any(|node| rollout.reaches(node)));
-    let left = || activations.last().filter(|_| from == NodeSelector::All);
-    match reaching.or_else(left) {
-        Some(newest) => withdraw(cluster, newest.id, from, by, at),
-        None => Err(Rejected::NothingActivated { job: job.spec.name.clone() }),
+/// Take the newest activating rollout of a job back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RollBack {
+    pub job: JobId,
+    /// From which nodes: the newest that reaches one of them.
+    pub from: NodeSelector,
+    pub by: Name,
+}
+
+impl Command for RollBack {
+    type Outcome = RolloutId;
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision<RolloutId>, Rejected> {
+        let Self { job: id, from, by } = self;
+        let at = now.wall;
+        let job = super::job(cluster, id)?;
+        check_nodes(cluster, "from", &from)?;
+        let nodes: Vec<&Node> =
+            cluster.nodes.values().filter(|node| from.selects(node.id, &node.labels)).collect();
+        let activations = cluster.activations(id);
+        // One that reaches no node any more changes nothing when it is taken back, so it comes last.
+        let reaching = activations.iter().rfind(|rollout| nodes.iter().any(|node| rollout.reaches(node)));
+        let left = || activations.last().filter(|_| from == NodeSelector::All);
+        match reaching.or_else(left) {
+            Some(newest) => withdraw(cluster, newest.id, from, by, at),
+            None => Err(Rejected::NothingActivated { job: job.spec.name.clone() }),
+        }
     }
 }
 
-pub(super) fn pin(
-    cluster: &Cluster,
-    id: CheckpointId,
-    is_pinned: bool,
-    by: Name,
-    at: Timestamp,
-) -> Result<Decision, Rejected> {
-    let known = checkpoint(cluster, id)?;
-    let change = Change::PinChanged { checkpoint: id, job: known.manifest.job, is_pinned, by, at };
-    Ok(Decision::done((known.is_pinned != is_pinned).then_some(change)))
+/// Want a checkpoint kept, or no longer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pin {
+    pub checkpoint: CheckpointId,
+    /// Whether it is to be kept.
+    pub is_pinned: bool,
+    pub by: Name,
+}
+
+impl Command for Pin {
+    type Outcome = ();
+
+    fn decide(self, cluster: &Cluster, now: Now) -> Result<Decision, Rejected> {
+        let Self { checkpoint: id, is_pinned, by } = self;
+        let at = now.wall;
+        let known = checkpoint(cluster, id)?;
+        let event = What::PinChanged { checkpoint: id, job: known.manifest.job, is_pinned, by }.at(at);
+        Ok(Decision::done((known.is_pinned != is_pinned).then_some(event)))
+    }
 }
 
 fn check_nodes(cluster: &Cluster, field: &str, selector: &NodeSelector) -> Result<(), Rejected> {

@@ -10,41 +10,39 @@ use hatchery_common::{
     session::Report,
 };
 use hatchery_scheduler::{
-    AwayNode, Change, Cluster, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, ObservedNode, Plan, Rollout,
-    Wait, assignment, desired_nodes, plan,
+    AwayNode, Cluster, Event, HandOver, Instead, Job, JobPhase, LeaseEnd, Now, ObservedNode, Plan, Rollout,
+    Wait, What, assignment, desired_nodes, plan,
 };
 
 use super::{LEASE, MEMORY_BYTES, ROLLOUTS_KEPT, World};
 
 impl World {
     /// I3 and I4: epochs grow by one with each lease, terminal phases are final, no other step than the drawn ones.
-    pub(super) fn check_change(&self, change: &Change, before: Option<&Job>) {
-        let (Some(before), Some(after)) = (before, change.job().map(|job| self.job(job))) else { return };
-        let granted = u64::from(matches!(change, Change::LeaseGranted { .. }));
-        assert_eq!(after.epoch.0, before.epoch.0 + granted, "{change:?}");
+    pub(super) fn check_event(&self, event: &Event, before: Option<&Job>) {
+        let (Some(before), Some(after)) = (before, event.what.job().map(|job| self.job(job))) else { return };
+        let granted = u64::from(matches!(&event.what, What::LeaseGranted { .. }));
+        assert_eq!(after.epoch.0, before.epoch.0 + granted, "{event:?}");
         let legal = match (&before.phase, &after.phase) {
             (before, after) if before == after && !before.is_terminal() => {
                 let keeps = matches!(
-                    change,
-                    Change::CheckpointCommitted { .. }
-                        | Change::CheckpointDeclined { .. }
-                        | Change::HandOverRequested { .. }
-                        | Change::PriorityChanged { .. }
-                        | Change::CheckpointRetired { .. }
-                        | Change::PinChanged { .. }
+                    &event.what,
+                    What::CheckpointCommitted { .. }
+                        | What::CheckpointDeclined { .. }
+                        | What::HandOverRequested { .. }
+                        | What::PriorityChanged { .. }
+                        | What::CheckpointRetired { .. }
+                        | What::PinChanged { .. }
                 );
-                let queued_too = match change {
-                    Change::CheckpointCommitted { late, .. } => *late,
-                    change => !matches!(change, Change::HandOverRequested { .. }),
+                let queued_too = match &event.what {
+                    What::CheckpointCommitted { late, .. } => *late,
+                    event => !matches!(event, What::HandOverRequested { .. }),
                 };
                 keeps && (queued_too || after.name() != "queued")
             }
             // One that comes too late for a job that has ended is in the history all the same; its checkpoints are kept or not.
             (before, after) if before == after => matches!(
-                change,
-                Change::CheckpointDeclined { .. }
-                    | Change::CheckpointRetired { .. }
-                    | Change::PinChanged { .. }
+                &event.what,
+                What::CheckpointDeclined { .. } | What::CheckpointRetired { .. } | What::PinChanged { .. }
             ),
             (JobPhase::Queued | JobPhase::Paused, JobPhase::Completed) => true,
             (JobPhase::Queued, after) => matches!(
@@ -57,8 +55,8 @@ impl World {
             (JobPhase::Cancelling, after) => *after == JobPhase::Cancelled,
             _ => false,
         };
-        assert!(legal, "{change:?} took the job from {:?} to {:?}", before.phase, after.phase);
-        assert!(after.checkpoint_step >= before.checkpoint_step, "{change:?}");
+        assert!(legal, "{event:?} took the job from {:?} to {:?}", before.phase, after.phase);
+        assert!(after.checkpoint_step >= before.checkpoint_step, "{event:?}");
     }
 
     /// A plan ends exactly the leases that ran out, explains exactly the jobs that wait, and is a function.
@@ -68,20 +66,21 @@ impl World {
         let expired = |job: &Job| {
             job.lease.as_ref().is_some_and(|lease| self.observed.lease_until(lease.node) <= self.now.boot)
         };
-        let ended: BTreeSet<_> =
-            made.changes
-                .iter()
-                .filter_map(|change| match change {
-                    Change::LeaseEnded { job, why: LeaseEnd::NodeLost, .. }
-                    | Change::JobEnded { job, .. } => Some(*job),
-                    Change::LeaseGranted { .. }
-                    | Change::SpeedMeasured { .. }
-                    | Change::HandOverRequested { .. } => None,
-                    other => panic!("a plan makes no {other:?}"),
-                })
-                .collect();
-        for change in &made.changes {
-            let Change::LeaseGranted { lease, .. } = change else { continue };
+        let ended: BTreeSet<_> = made
+            .events
+            .iter()
+            .filter_map(|event| match &event.what {
+                What::LeaseEnded { job, why: LeaseEnd::NodeLost, .. } | What::JobEnded { job, .. } => {
+                    Some(*job)
+                }
+                What::LeaseGranted { .. } | What::SpeedMeasured { .. } | What::HandOverRequested { .. } => {
+                    None
+                }
+                other => panic!("a plan makes no {other:?}"),
+            })
+            .collect();
+        for event in &made.events {
+            let What::LeaseGranted { lease, .. } = &event.what else { continue };
             assert!(self.is_connected(lease.node), "what is lost or its owner's is given nothing");
         }
         let due: BTreeSet<_> =
@@ -93,9 +92,9 @@ impl World {
     }
 
     /// What is retired is of no use to anybody, and is beyond what its job's policy keeps; then nothing more is.
-    pub(super) fn check_retired(&self, changes: &[Change]) {
-        for change in changes {
-            let Change::CheckpointRetired { checkpoint, job, .. } = change else { panic!("{change:?}") };
+    pub(super) fn check_retired(&self, events: &[Event]) {
+        for event in events {
+            let What::CheckpointRetired { checkpoint, job, .. } = &event.what else { panic!("{event:?}") };
             let gone = &self.cluster.checkpoints[checkpoint];
             let (owner, retain) = (self.job(*job), self.job(*job).spec.retain);
             let line = self.cluster.checkpoints.values().filter(|one| one.manifest.job == *job);
@@ -117,10 +116,10 @@ impl World {
     }
 
     /// What goes off the record decided nothing, and so many newer ones stand before it that nobody misses it.
-    pub(super) fn check_forgotten(&self, changes: &[Change]) {
+    pub(super) fn check_forgotten(&self, events: &[Event]) {
         let mut after = self.cluster.clone();
-        for change in changes {
-            let Change::RolloutForgotten { rollout, checkpoint, .. } = change else { panic!("{change:?}") };
+        for event in events {
+            let What::RolloutForgotten { rollout, checkpoint, .. } = &event.what else { panic!("{event:?}") };
             let gone = &self.cluster.rollouts[rollout];
             assert_eq!(gone.checkpoint, *checkpoint);
             let job = self.cluster.job_of(*checkpoint);
@@ -140,7 +139,7 @@ impl World {
                     assert!(there >= ROLLOUTS_KEPT, "{there} rollbacks lead to it on {}", node.name);
                 }
             }
-            after.evolve(change);
+            after.evolve(event);
         }
         for id in self.cluster.nodes.keys() {
             let [was, is] = [&self.cluster, &after].map(|cluster| assignment(cluster, *id, LEASE));
@@ -163,7 +162,7 @@ impl World {
     /// After a plan the cluster is at rest: the same plan again, no changes, and no device idle without a reason.
     pub(super) fn check_rest(&self, made: &Plan) {
         let again = plan(&self.cluster, &self.observed, self.now);
-        assert_eq!(again.changes, [], "after {:?}", made.changes);
+        assert_eq!(again.events, [], "after {:?}", made.events);
         assert_eq!(again.waits, made.waits);
         let queued = self.cluster.jobs.values().filter(|job| job.phase == JobPhase::Queued);
         assert!(queued.map(|job| &job.id).eq(made.waits.keys()));
@@ -183,10 +182,10 @@ impl World {
         let rest = again.wake_at.map_or(3_600_000, |at| at.0 - self.now.boot.0 - 1);
         let rest = std::time::Duration::from_millis(rest);
         let later = Now { wall: self.now.wall + rest, boot: self.now.boot + rest };
-        let early = plan(&self.cluster, &self.observed, later).changes;
+        let early = plan(&self.cluster, &self.observed, later).events;
         // What needs no haste is seen to when the coordinator looks at the clock anyway, with what follows from it.
-        let no_haste = |change: &Change| {
-            matches!(change, Change::SpeedMeasured { .. } | Change::HandOverRequested { .. })
+        let no_haste = |event: &Event| {
+            matches!(&event.what, What::SpeedMeasured { .. } | What::HandOverRequested { .. })
         };
         let early = if early.iter().any(no_haste) { Vec::new() } else { early };
         assert_eq!(early, [], "it was to sleep for {rest:?}");
@@ -297,11 +296,11 @@ impl World {
     /// The history as JSON, from nothing, makes the same cluster; every node is told exactly its own part.
     pub(crate) fn check_history(&self) {
         let mut replayed = Cluster::default();
-        for change in self.batches.iter().flatten() {
-            let text = serde_json::to_string(change).unwrap();
-            let back: Change = serde_json::from_str(&text).unwrap();
-            assert_eq!(back, *change);
-            assert!(text.contains(&format!(r#""change":"{}""#, change.kind())), "{text}");
+        for event in self.batches.iter().flatten() {
+            let text = serde_json::to_string(event).unwrap();
+            let back: Event = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, *event);
+            assert!(text.contains(&format!(r#""change":"{}""#, event.what.kind())), "{text}");
             replayed.evolve(&back);
         }
         assert_eq!(replayed, self.cluster);

@@ -4,7 +4,7 @@ mod check;
 mod rollouts;
 mod steps;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -21,8 +21,8 @@ use hatchery_common::{
     trainer::{Calibration, Metrics, Progress},
 };
 use hatchery_scheduler::{
-    Change, Cluster, Decision, Job, Now, Observed, Plan, Rejected, Request, decide, forget_rollouts, plan,
-    retire, violations,
+    Cluster, Command, CreateToken, Decision, Event, Job, Join, Now, Observed, Plan, RegisterDataset,
+    Rejected, SetInventory, Submit, forget_rollouts, plan, retire, violations,
 };
 
 pub(crate) use steps::{Step, Stray, steps};
@@ -42,7 +42,7 @@ pub(crate) struct World {
     pub(crate) observed: Observed,
     pub(crate) now: Now,
     /// Every batch of changes, as it would be committed.
-    pub(crate) batches: Vec<Vec<Change>>,
+    pub(crate) batches: Vec<Vec<Event>>,
     /// Everything that was ever submitted: request, body, job.
     submitted: Vec<(RequestId, Digest, JobId, JobSpec)>,
     ids_drawn: u64,
@@ -62,12 +62,16 @@ impl World {
     }
 
     /// Decides, and applies what was decided.
-    pub(crate) fn ask(&mut self, request: Request) -> Result<Decision, Rejected> {
-        let again = request.clone();
-        let decision = decide(&self.cluster, request, self.now);
-        assert_eq!(decision, decide(&self.cluster, again, self.now), "deciding is a function");
+    pub(crate) fn ask<C>(&mut self, command: C) -> Result<Decision<C::Outcome>, Rejected>
+    where
+        C: Command + Clone,
+        C::Outcome: Debug + PartialEq,
+    {
+        let again = command.clone();
+        let decision = command.decide(&self.cluster, self.now);
+        assert_eq!(decision, again.decide(&self.cluster, self.now), "deciding is a function");
         if let Ok(decision) = &decision {
-            self.apply(decision.changes.clone());
+            self.apply(decision.events.clone());
         }
         decision
     }
@@ -76,7 +80,7 @@ impl World {
     pub(crate) fn plan(&mut self) -> Plan {
         let made = plan(&self.cluster, &self.observed, self.now);
         self.check_plan(&made);
-        self.apply(made.changes.clone());
+        self.apply(made.events.clone());
         self.observed.intended = Arc::new(made.queues.clone());
         let forgotten = forget_rollouts(&self.cluster, ROLLOUTS_KEPT, self.now.wall);
         self.check_forgotten(&forgotten);
@@ -90,17 +94,17 @@ impl World {
         made
     }
 
-    pub(crate) fn apply(&mut self, changes: Vec<Change>) {
-        for change in &changes {
-            let before = change.job().and_then(|job| self.cluster.jobs.get(&job)).cloned();
-            self.cluster.evolve(change);
-            self.check_change(change, before.as_ref());
+    pub(crate) fn apply(&mut self, events: Vec<Event>) {
+        for event in &events {
+            let before = event.what.job().and_then(|job| self.cluster.jobs.get(&job)).cloned();
+            self.cluster.evolve(event);
+            self.check_event(event, before.as_ref());
         }
         // What is committed together need hold together only.
         let found = violations(&self.cluster);
-        assert!(found.is_empty(), "after {changes:?}: {found:?}");
-        if !changes.is_empty() {
-            self.batches.push(changes);
+        assert!(found.is_empty(), "after {events:?}: {found:?}");
+        if !events.is_empty() {
+            self.batches.push(events);
         }
     }
 
@@ -122,7 +126,7 @@ impl World {
     pub(crate) fn join(&mut self, wished: &str, devices: &[(Device, Option<f64>)]) -> NodeId {
         let secret = self.draw();
         let expires_at = self.now.wall + Duration::from_mins(1);
-        self.ask(Request::CreateToken {
+        self.ask(CreateToken {
             secret,
             scope: Scope::Agent,
             name: None,
@@ -134,8 +138,8 @@ impl World {
         let (node, certificate) = (NodeId::from_bytes(self.draw_id()), self.draw_id());
         let certificate = hatchery_common::id::CertificateId::from_bytes(certificate);
         let labels = [(name("os"), name("linux"))].into();
-        self.ask(Request::Join { secret, certificate, node, name: name(wished), labels }).unwrap();
-        self.ask(Request::Inventory { node, inventory: Box::new(inventory(devices)) }).unwrap();
+        self.ask(Join { secret, certificate, node, name: name(wished), labels }).unwrap();
+        self.ask(SetInventory { node, inventory: Box::new(inventory(devices)) }).unwrap();
         self.hear(node);
         node
     }
@@ -149,7 +153,7 @@ impl World {
 
     pub(crate) fn dataset(&mut self, corpus_bytes: u64) -> DatasetManifest {
         let manifest = dataset(corpus_bytes);
-        self.ask(Request::RegisterDataset { manifest: manifest.clone() }).unwrap();
+        self.ask(RegisterDataset { manifest: manifest.clone() }).unwrap();
         manifest
     }
 
@@ -172,7 +176,7 @@ impl World {
         let (request, job) = (RequestId::from_bytes(self.draw_id()), JobId::from_bytes(self.draw_id()));
         let body = Digest::of(&serde_json::to_vec(&spec).unwrap());
         let spec = Box::new(spec);
-        self.ask(Request::Submit { request, job, body, spec, submitter: name(submitter) }).unwrap();
+        self.ask(Submit { request, job, body, spec, submitter: name(submitter) }).unwrap();
         job
     }
 

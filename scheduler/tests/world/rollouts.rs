@@ -5,7 +5,7 @@ use hatchery_common::{
     recipe::NodeSelector,
     self_test::{SELF_TEST_BYTES, SelfTest},
 };
-use hatchery_scheduler::{Outcome, Rejected, Request, Rollout};
+use hatchery_scheduler::{Pin, Push, Rejected, RollBack, Rollout, Withdraw};
 
 use super::{World, name, steps::pick};
 
@@ -15,7 +15,7 @@ impl World {
             let checkpoint = CheckpointId(self.draw());
             let rollout = RolloutId::from_bytes(self.draw_id());
             let (to, by) = (NodeSelector::All, name("ann"));
-            let push = Request::Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: None, by };
+            let push = Push { rollout, checkpoint, to, activate: true, bytes_per_sec_max: None, by };
             assert!(matches!(self.ask(push), Err(Rejected::NotFound { what: "checkpoint", .. })));
             return;
         };
@@ -26,9 +26,9 @@ impl World {
         let rollout = RolloutId::from_bytes(self.draw_id());
         let activate = which.is_multiple_of(2);
         let bytes_per_sec_max = (which % 3 == 1).then_some(1 << 20);
-        let push = Request::Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by: name("ann") };
+        let push = Push { rollout, checkpoint, to, activate, bytes_per_sec_max, by: name("ann") };
         self.ask(push.clone()).unwrap();
-        assert_eq!(self.ask(push).unwrap().changes, []);
+        assert_eq!(self.ask(push).unwrap().events, []);
     }
 
     /// Somebody takes a rollout back, by its own name or as the newest of its job, from everywhere or from one node; what was
@@ -43,9 +43,9 @@ impl World {
             let Some(rollout) = pick(self.cluster.rollouts.keys(), which).copied() else { return };
             let before = self.cluster.rollouts[&rollout].clone();
             let is_done = before.withdrawn_at.is_some() || before.not_on.contains(&from);
-            let decision = self.ask(Request::Withdraw { rollout, from, by }).unwrap();
-            assert_eq!(decision.outcome, Outcome::Withdrawn { rollout });
-            assert_eq!(decision.changes.len(), usize::from(!is_done));
+            let decision = self.ask(Withdraw { rollout, from, by }).unwrap();
+            assert_eq!(decision.outcome, rollout);
+            assert_eq!(decision.events.len(), usize::from(!is_done));
             return;
         }
         let Some(job) = self.pick_job(which) else { return };
@@ -56,9 +56,9 @@ impl World {
         let left = activations.last().filter(|_| from == NodeSelector::All);
         let newest = activations.iter().rfind(|rollout| reaches(rollout)).or(left);
         let newest = newest.map(|rollout| rollout.id);
-        match (self.ask(Request::RollBack { job, from, by }), newest) {
+        match (self.ask(RollBack { job, from, by }), newest) {
             (Ok(decision), Some(rollout)) => {
-                assert_eq!(decision.outcome, Outcome::Withdrawn { rollout });
+                assert_eq!(decision.outcome, rollout);
                 assert!(!reaches(&self.cluster.rollouts[&rollout]));
             }
             (answer, newest) => {
@@ -71,9 +71,9 @@ impl World {
     /// Somebody wants a checkpoint kept, or does so no longer; twice is as good as once.
     pub(super) fn step_pin(&mut self, which: u8, is_pinned: bool) {
         let Some(checkpoint) = pick(self.cluster.checkpoints.keys(), which).copied() else { return };
-        let pin = Request::Pin { checkpoint, is_pinned, by: name("ann") };
+        let pin = Pin { checkpoint, is_pinned, by: name("ann") };
         self.ask(pin.clone()).unwrap();
-        assert_eq!(self.ask(pin).unwrap().changes, []);
+        assert_eq!(self.ask(pin).unwrap().events, []);
     }
 }
 

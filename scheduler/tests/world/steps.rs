@@ -1,6 +1,6 @@
 //! Random steps: what people, nodes, clocks and stray messages may do.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{fmt::Debug, num::NonZeroU32, time::Duration};
 
 use hatchery_common::{
     access::Scope,
@@ -17,7 +17,11 @@ use hatchery_common::{
     session::{AttemptPhase, AttemptReport},
     trainer::{Ending, FailureCause, Progress},
 };
-use hatchery_scheduler::{Holder, JobPhase, Observed, Outcome, Policy, Rejected, Request};
+use hatchery_scheduler::{
+    Cancel, Command, CommitCheckpoint, CreateToken, EndAttempt, Goodbye, Holder, JobPhase, Join, Observed,
+    OfferCheckpoint, Pause, Policy, Rejected, RemoveNode, Renew, Requeue, Resume, RevokeCertificate,
+    SetInventory, SetNodeMode, SetPriority, Submit, Submitted,
+};
 use proptest::prelude::*;
 
 use super::{CORPUS_BYTES, LEASE, World, checkpoint, inventory, name, rollouts::self_test, spec};
@@ -118,29 +122,28 @@ impl World {
                 let secret = pick(self.cluster.tokens.keys(), 0).copied().unwrap_or(Digest::of(b"no such"));
                 let (node, certificate) = (NodeId::from_bytes(self.draw_id()), self.draw_id());
                 let certificate = CertificateId::from_bytes(certificate);
-                let join =
-                    Request::Join { secret, certificate, node, name: name("thief"), labels: [].into() };
+                let join = Join { secret, certificate, node, name: name("thief"), labels: [].into() };
                 assert_eq!(self.ask(join), Err(Rejected::BadToken), "a token is used once");
             }
             Step::Renew(which) => self.step_renew(*which),
             Step::Revoke(which) => {
                 if let Some(certificate) = pick(self.cluster.certificates.keys(), *which).copied() {
-                    self.ask(Request::RevokeCertificate { certificate }).unwrap();
-                    assert!(self.ask(Request::RevokeCertificate { certificate }).unwrap().changes.is_empty());
+                    self.ask(RevokeCertificate { certificate }).unwrap();
+                    assert!(self.ask(RevokeCertificate { certificate }).unwrap().events.is_empty());
                 }
             }
             Step::RemoveNode(which) => {
                 if let Some(node) = self.pick_node(*which) {
-                    self.ask(Request::RemoveNode { node, lease: LEASE }).unwrap();
+                    self.ask(RemoveNode { node, lease: LEASE }).unwrap();
                     self.observed.nodes.remove(&node);
                 }
             }
             Step::Inventory { node, devices } => {
                 if let Some(node) = self.pick_node(*node) {
                     let mut inventory = Box::new(inventory(&devices_of(*devices)));
-                    self.ask(Request::Inventory { node, inventory: inventory.clone() }).unwrap();
+                    self.ask(SetInventory { node, inventory: inventory.clone() }).unwrap();
                     inventory.disk_free_bytes += 1;
-                    assert!(self.ask(Request::Inventory { node, inventory }).unwrap().changes.is_empty());
+                    assert!(self.ask(SetInventory { node, inventory }).unwrap().events.is_empty());
                 }
             }
             Step::Submit { steps, wishes, policy } => self.step_submit(*steps, *wishes, *policy),
@@ -148,7 +151,7 @@ impl World {
             Step::Cancel(which) => {
                 if let Some(job) = self.pick_job(*which) {
                     let ended = self.job(job).phase.is_terminal();
-                    let answer = self.ask(Request::Cancel { job, by: name("bob") });
+                    let answer = self.ask(Cancel { job, by: name("bob") });
                     assert_eq!(answer.is_err(), ended);
                 }
             }
@@ -156,9 +159,9 @@ impl World {
             Step::Mode { node, mode } => {
                 if let Some(node) = self.pick_node(*node) {
                     let mode = [NodeMode::Open, NodeMode::Cordoned, NodeMode::Draining][usize::from(*mode)];
-                    let set = Request::SetNodeMode { node, mode, by: name("bob") };
+                    let set = SetNodeMode { node, mode, by: name("bob") };
                     self.ask(set.clone()).unwrap();
-                    assert_eq!(self.ask(set).unwrap().changes, []);
+                    assert_eq!(self.ask(set).unwrap().events, []);
                 }
             }
             Step::Owner { node, what } => self.step_owner(*node, *what),
@@ -169,7 +172,7 @@ impl World {
             Step::KeepsCrashing(which) => self.step_keeps_crashing(*which),
             Step::Goodbye(which) => {
                 if let Some(node) = self.pick_node(*which) {
-                    self.ask(Request::Goodbye { node }).unwrap();
+                    self.ask(Goodbye { node }).unwrap();
                     let left = self.cluster.jobs.values().filter_map(|job| job.lease.as_ref());
                     assert_eq!(left.filter(|lease| lease.node == node).count(), 0);
                     self.disconnect(node);
@@ -225,11 +228,10 @@ impl World {
         let secret = self.draw();
         let expires_at = self.now.wall + Duration::from_millis(1);
         let labels = [].into();
-        self.ask(Request::CreateToken { secret, scope, name: None, labels, by: name("ann"), expires_at })
-            .unwrap();
+        self.ask(CreateToken { secret, scope, name: None, labels, by: name("ann"), expires_at }).unwrap();
         let (node, certificate) = (NodeId::from_bytes(self.draw_id()), self.draw_id());
         let certificate = CertificateId::from_bytes(certificate);
-        let join = Request::Join { secret, certificate, node, name: name("eve"), labels: [].into() };
+        let join = Join { secret, certificate, node, name: name("eve"), labels: [].into() };
         if which == 0 {
             self.advance(Duration::from_millis(1));
             assert_eq!(self.ask(join), Err(Rejected::BadToken), "an expired token is void");
@@ -243,9 +245,9 @@ impl World {
         let Some(old) = pick(self.cluster.certificates.keys(), which).copied() else { return };
         let revoked = self.cluster.certificates[&old].revoked_at.is_some();
         let new = CertificateId::from_bytes(self.draw_id());
-        match self.ask(Request::Renew { old, new }) {
+        match self.ask(Renew { old, new }) {
             Ok(decision) => {
-                let Outcome::Joined { certificate } = decision.outcome else { panic!("{decision:?}") };
+                let certificate = decision.outcome;
                 let old = &self.cluster.certificates[&old];
                 assert!(!revoked);
                 assert_eq!((&certificate.scope, certificate.node), (&old.scope, old.node));
@@ -296,12 +298,12 @@ impl World {
         };
         let doomed = spec.queue.after.iter().any(lost);
         let submitter = name(["ann", "bob"][usize::from(policy) % 2]);
-        let answer = self.ask(Request::Submit { request, job, body, spec, submitter });
+        let answer = self.ask(Submit { request, job, body, spec, submitter });
         if doomed {
             assert!(matches!(answer, Err(Rejected::Field(_))), "{answer:?}");
             self.submitted.pop();
         } else {
-            assert_eq!(answer.unwrap().outcome, Outcome::Submitted { job, duplicate: false });
+            assert_eq!(answer.unwrap().outcome, Submitted { job, duplicate: false });
         }
     }
 
@@ -319,13 +321,13 @@ impl World {
         let Some((request, body, job, spec)) = pick(self.submitted.iter(), which).cloned() else { return };
         let (fresh, spec) = (JobId::from_bytes(self.draw_id()), Box::new(spec));
         let body = if other_body { self.draw() } else { body };
-        let answer = self.ask(Request::Submit { request, job: fresh, body, spec, submitter: name("ann") });
+        let answer = self.ask(Submit { request, job: fresh, body, spec, submitter: name("ann") });
         if other_body {
             assert_eq!(answer, Err(Rejected::RequestReused { request, job }));
         } else {
             let decision = answer.unwrap();
-            assert_eq!(decision.outcome, Outcome::Submitted { job, duplicate: true });
-            assert_eq!(decision.changes, []);
+            assert_eq!(decision.outcome, Submitted { job, duplicate: true });
+            assert_eq!(decision.events, []);
         }
     }
 
@@ -353,13 +355,10 @@ impl World {
         let manifest = Box::new(checkpoint(job, epoch, step));
         let known = self.is_known(manifest.id());
         let was_held = job.was_held(epoch, node);
-        let answer = self.ask(Request::CommitCheckpoint {
-            node,
-            manifest: manifest.clone(),
-            self_test: self_test(far),
-        });
+        let answer =
+            self.ask(CommitCheckpoint { node, manifest: manifest.clone(), self_test: self_test(far) });
         if known {
-            assert_eq!(answer.unwrap().changes, []);
+            assert_eq!(answer.unwrap().events, []);
         } else {
             let counts = new && (is_holder || was_held);
             assert_eq!(answer.is_ok(), counts, "{answer:?}");
@@ -385,24 +384,24 @@ impl World {
             .retired
             .values()
             .any(|known| (known.job, known.epoch, known.step) == (id, epoch, step));
-        let offer = self.ask(Request::OfferCheckpoint { node, job: id, epoch, step }).unwrap();
-        let Outcome::Offered { declined } = offer.outcome else { panic!("{:?}", offer.outcome) };
+        let offer = self.ask(OfferCheckpoint { node, job: id, epoch, step }).unwrap();
+        let declined = offer.outcome.declined;
         let wanted = known || !before.phase.is_terminal() && (reached + 1..=last).contains(&step);
         assert_eq!(declined.is_none(), wanted, "{declined:?}");
         // What was of no use stands in the history, unless the attempt has its lease and says so itself.
         let told = !wanted && !is_holder && (1..=last).contains(&step);
-        assert_eq!(offer.changes.len(), usize::from(told), "{:?}", offer.changes);
+        assert_eq!(offer.events.len(), usize::from(told), "{:?}", offer.events);
         let terminal = before.phase.is_terminal();
         if wanted && !known {
             let parents = self.cluster.checkpoints.len();
             let waits = matches!(before.phase, JobPhase::Queued | JobPhase::Paused);
-            let commit = Request::CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
+            let commit = CommitCheckpoint { node, manifest: manifest.clone(), self_test: None };
             let decision = self.ask(commit).unwrap();
             assert_eq!(self.cluster.checkpoints.len(), parents + 1);
             assert_eq!(self.cluster.checkpoints[&manifest.id()].late, !is_holder);
-            assert_eq!(decision.changes.len(), 1 + usize::from(waits && step == last), "{decision:?}");
+            assert_eq!(decision.events.len(), 1 + usize::from(waits && step == last), "{decision:?}");
         } else if !known {
-            let commit = Request::CommitCheckpoint { node, manifest, self_test: None };
+            let commit = CommitCheckpoint { node, manifest, self_test: None };
             assert!(self.ask(commit).is_err(), "{terminal}");
         }
     }
@@ -411,8 +410,8 @@ impl World {
         let Some(known) = pick(self.cluster.checkpoints.values(), which) else { return };
         let manifest = Box::new(known.manifest.clone());
         let node = self.pick_node(which).unwrap_or(NodeId::from_bytes([9; 16]));
-        let commit = Request::CommitCheckpoint { node, manifest, self_test: self_test(which) };
-        assert_eq!(self.ask(commit).unwrap().changes, []);
+        let commit = CommitCheckpoint { node, manifest, self_test: self_test(which) };
+        assert_eq!(self.ask(commit).unwrap().events, []);
     }
 
     fn step_end(&mut self, which: u8, stray: Stray, ending: u8) {
@@ -430,8 +429,8 @@ impl World {
             _ => failed(FailureCause::Crashed),
         };
         let last_output = "x".repeat(usize::from(which) * 1000);
-        match self.ask(Request::AttemptEnded { node, job, epoch, ending, last_output }) {
-            Ok(decision) => assert!(is_holder && decision.changes.len() == 1, "{decision:?}"),
+        match self.ask(EndAttempt { node, job, epoch, ending, last_output }) {
+            Ok(decision) => assert!(is_holder && decision.events.len() == 1, "{decision:?}"),
             Err(error) => assert!(!is_holder, "{error}"),
         }
     }
@@ -445,8 +444,7 @@ impl World {
             let (Some(lease), epoch) = (&job.lease, job.epoch) else { return };
             let (node, message) = (lease.node, "signal 11".into());
             let ending = Ending::Failed { cause: FailureCause::Crashed, message };
-            self.ask(Request::AttemptEnded { node, job: id, epoch, ending, last_output: String::new() })
-                .unwrap();
+            self.ask(EndAttempt { node, job: id, epoch, ending, last_output: String::new() }).unwrap();
             if let Some(until) = self.job(id).not_before {
                 self.advance(until.since(self.now.wall));
             }
@@ -459,26 +457,24 @@ impl World {
     fn step_control(&mut self, which: u8, what: u8) {
         let Some(job) = self.pick_job(which) else { return };
         let by = name("bob");
-        let request = match what {
-            0 | 1 => Request::Pause { job, by },
-            2 | 3 => Request::Resume { job, by },
-            4 => Request::Requeue { job, by },
+        let phase = self.job(job).phase.clone();
+        let is_open = !phase.is_terminal();
+        match what {
+            0 | 1 => self.control(Pause { job, by }, is_open && phase != JobPhase::Cancelling),
+            2 | 3 => self.control(Resume { job, by }, is_open && phase != JobPhase::Cancelling),
+            4 => self.control(Requeue { job, by }, matches!(phase, JobPhase::Queued | JobPhase::Running)),
             _ => {
                 let priority = Priority::new([0, 55, 100][usize::from(which) % 3]).unwrap();
-                Request::SetPriority { job, priority, by }
+                self.control(SetPriority { job, priority, by }, is_open);
             }
-        };
-        let phase = self.job(job).phase.clone();
-        let answer = self.ask(request.clone());
-        let possible = match request {
-            _ if phase.is_terminal() => false,
-            Request::SetPriority { .. } => true,
-            Request::Requeue { .. } => matches!(phase, JobPhase::Queued | JobPhase::Running),
-            _ => phase != JobPhase::Cancelling,
-        };
-        assert_eq!(answer.is_ok(), possible, "{request:?} in {phase:?}: {answer:?}");
+        }
+    }
+
+    fn control<C: Command<Outcome = ()> + Clone + Debug>(&mut self, command: C, possible: bool) {
+        let answer = self.ask(command.clone());
+        assert_eq!(answer.is_ok(), possible, "{command:?}: {answer:?}");
         if possible {
-            assert_eq!(self.ask(request).unwrap().changes, []);
+            assert_eq!(self.ask(command).unwrap().events, []);
         }
     }
 

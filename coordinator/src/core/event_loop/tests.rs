@@ -20,13 +20,15 @@ use hatchery_common::{
     },
     time::Timestamp,
 };
-use hatchery_scheduler::{Change, Cluster, JobPhase, Outcome, Policy, Request};
+use hatchery_scheduler::{
+    Cluster, CreateToken, Event, JobPhase, Join, Policy, RegisterDataset, SetInventory, Submit,
+};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{EventLoop, LoopError};
 use crate::{
     core::{
-        handle::{Event, LoopHandle, RequestError, SessionNumber},
+        handle::{CommandError, Input, LoopHandle, SessionNumber},
         store_thread,
     },
     store::{self, SqliteStore, Store, StoreError},
@@ -72,23 +74,23 @@ impl Store for Faulty {
         self.inner.load()
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&mut self, events: &[Event]) -> Result<(), StoreError> {
         drop(self.control.released.wait_while(self.control.held.lock().unwrap(), |held| *held).unwrap());
         *self.control.commits.lock().unwrap() += 1;
         let source = || rusqlite::Error::InvalidQuery;
         let path = PathBuf::from("hatchery.db");
         match self.control.faults.lock().unwrap().pop_front() {
-            None => self.inner.commit(changes),
+            None => self.inner.commit(events),
             Some(Fault::Full) => Err(StoreError::Full { path, source: source() }),
             Some(Fault::Broken) => Err(StoreError::Io { path, source: source() }),
             Some(Fault::AnswerLost) => {
-                self.inner.commit(changes)?;
+                self.inner.commit(events)?;
                 Err(StoreError::Other { path, source: source() })
             }
         }
     }
 
-    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<store::Event>, StoreError> {
+    fn events(&mut self, after: u64, limit: usize) -> Result<Vec<store::StoredEvent>, StoreError> {
         self.inner.events(after, limit)
     }
 }
@@ -121,8 +123,8 @@ impl Fixture {
     }
 }
 
-fn token(secret: &str) -> Request {
-    Request::CreateToken {
+fn token(secret: &str) -> CreateToken {
+    CreateToken {
         secret: Digest::of(secret.as_bytes()),
         scope: Scope::Agent,
         name: None,
@@ -132,8 +134,8 @@ fn token(secret: &str) -> Request {
     }
 }
 
-fn join(secret: &str) -> Request {
-    Request::Join {
+fn join(secret: &str) -> Join {
+    Join {
         secret: Digest::of(secret.as_bytes()),
         certificate: CertificateId::random(),
         node: NodeId::random(),
@@ -145,13 +147,13 @@ fn join(secret: &str) -> Request {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_in_words_and_nothing_is_lost_or_shown() {
     let fixture = Fixture::start().await;
-    fixture.handle.request(token("before")).await.unwrap();
+    fixture.handle.command(token("before")).await.unwrap();
     fixture.control.fail_next(Fault::Full);
-    let error = fixture.handle.request(token("full")).await.unwrap_err();
-    assert!(matches!(error, RequestError::DiskFull(_)), "{error:?}");
+    let error = fixture.handle.command(token("full")).await.unwrap_err();
+    assert!(matches!(error, CommandError::DiskFull(_)), "{error:?}");
     assert!(error.to_string().contains("disk is full"), "{error}");
     assert_eq!(fixture.tokens(), 1);
-    fixture.handle.request(token("full")).await.unwrap();
+    fixture.handle.command(token("full")).await.unwrap();
     assert_eq!(fixture.tokens(), 2);
 }
 
@@ -159,28 +161,28 @@ async fn a_full_disk_refuses_in_words_and_nothing_is_lost_or_shown() {
 async fn what_was_committed_though_reported_failed_is_known_afterwards() {
     let fixture = Fixture::start().await;
     fixture.control.fail_next(Fault::AnswerLost);
-    let error = fixture.handle.request(token("lost")).await.unwrap_err();
-    assert!(matches!(error, RequestError::NotDurable(_)), "{error:?}");
+    let error = fixture.handle.command(token("lost")).await.unwrap_err();
+    assert!(matches!(error, CommandError::NotDurable(_)), "{error:?}");
     assert_eq!(fixture.tokens(), 1, "the state is what the store says it is");
-    let joined = fixture.handle.request(join("lost")).await.unwrap();
-    assert!(matches!(joined, Outcome::Joined { .. }));
+    let joined = fixture.handle.command(join("lost")).await.unwrap();
+    assert_eq!(joined.scope, Scope::Agent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_disk_ends_the_loop() {
     let fixture = Fixture::start().await;
     fixture.control.fail_next(Fault::Broken);
-    fixture.handle.request(token("one")).await.unwrap_err();
+    fixture.handle.command(token("one")).await.unwrap_err();
     let ended = fixture.task.await.unwrap().unwrap_err();
     assert!(matches!(ended, LoopError::Store(StoreError::Io { .. })), "{ended:?}");
-    let error = fixture.handle.request(token("two")).await.unwrap_err();
-    assert!(matches!(error, RequestError::Stopping), "{error:?}");
+    let error = fixture.handle.command(token("two")).await.unwrap_err();
+    assert!(matches!(error, CommandError::Stopping), "{error:?}");
 }
 
 /// A node with a session, and a job that it has the lease of.
 async fn leased_job(handle: &LoopHandle) -> JobId {
-    handle.request(token("node")).await.unwrap();
-    let Outcome::Joined { certificate } = handle.request(join("node")).await.unwrap() else { panic!() };
+    handle.command(token("node")).await.unwrap();
+    let certificate = handle.command(join("node")).await.unwrap();
     let node = certificate.node.unwrap();
     let device = NodeDevice {
         device: Device::CPU,
@@ -197,16 +199,16 @@ async fn leased_job(handle: &LoopHandle) -> JobId {
         devices: vec![device],
         ..Inventory::default()
     };
-    handle.request(Request::Inventory { node, inventory: Box::new(inventory) }).await.unwrap();
-    handle.send(Event::SessionOpened { node, session: SessionNumber(1) }).await.unwrap();
+    handle.command(SetInventory { node, inventory: Box::new(inventory) }).await.unwrap();
+    handle.send(Input::SessionOpened { node, session: SessionNumber(1) }).await.unwrap();
     let (taken, receipt) = oneshot::channel();
     let report = Box::default();
-    handle.send(Event::Report { node, session: SessionNumber(1), report, taken }).await.unwrap();
+    handle.send(Input::Report { node, session: SessionNumber(1), report, taken }).await.unwrap();
     receipt.await.unwrap();
     let file = DatasetFile { path: "a".into(), blob: BlobId(Digest::of(b"a")), size_bytes: 1 << 20 };
     let manifest = DatasetManifest::new(Name::from_lossy("a"), vec![file]).unwrap();
     let dataset = manifest.id();
-    handle.request(Request::RegisterDataset { manifest }).await.unwrap();
+    handle.command(RegisterDataset { manifest }).await.unwrap();
     let spec = JobSpec {
         name: Name::from_lossy("a"),
         dataset,
@@ -219,14 +221,14 @@ async fn leased_job(handle: &LoopHandle) -> JobId {
         retain: RetainPolicy::default(),
     };
     let job = JobId::random();
-    let submit = Request::Submit {
+    let submit = Submit {
         request: RequestId::random(),
         job,
         body: Digest::of(b"a"),
         spec: Box::new(spec),
         submitter: Name::from_lossy("ada"),
     };
-    handle.request(submit).await.unwrap();
+    handle.command(submit).await.unwrap();
     job
 }
 
@@ -243,12 +245,12 @@ async fn a_disk_that_hangs_costs_nobody_a_lease() {
 
     fixture.control.hold(true);
     let handle = fixture.handle.clone();
-    let hanging = tokio::spawn(async move { handle.request(token("hanging")).await });
+    let hanging = tokio::spawn(async move { handle.command(token("hanging")).await });
     // No event is awaited here: it is time that has to pass.
     tokio::time::sleep(LEASE * 3).await;
     fixture.control.hold(false);
     hanging.await.unwrap().unwrap();
-    fixture.handle.request(token("after")).await.unwrap();
+    fixture.handle.command(token("after")).await.unwrap();
     assert_eq!(epoch_and_phase(&fixture.handle), (Epoch(1), JobPhase::Running), "its reports had no ear");
 
     // Heard by an ear that works, the same silence ends the lease.
@@ -270,7 +272,7 @@ async fn dialling_without_a_report_keeps_no_lease() {
         for number in 2.. {
             every.tick().await;
             let session = SessionNumber(number);
-            fixture.handle.send(Event::SessionOpened { node, session }).await.unwrap();
+            fixture.handle.send(Input::SessionOpened { node, session }).await.unwrap();
         }
     };
     tokio::select! {
@@ -287,10 +289,7 @@ async fn requests_that_arrive_together_share_a_commit_and_are_shown_only_then() 
     let answers: Vec<_> = {
         let mut answers = Vec::new();
         for number in 0..REQUESTS {
-            let (reply, answer) = oneshot::channel();
-            let request = Box::new(token(&number.to_string()));
-            fixture.handle.send(Event::Request { request, reply }).await.unwrap();
-            answers.push(answer);
+            answers.push(fixture.handle.put(token(&number.to_string())).await.unwrap());
         }
         answers
     };
@@ -302,6 +301,6 @@ async fn requests_that_arrive_together_share_a_commit_and_are_shown_only_then() 
     assert_eq!(fixture.tokens(), REQUESTS);
     let commits = *fixture.control.commits.lock().unwrap();
     assert!(commits <= 4, "{commits} commits");
-    fixture.handle.send(Event::Shutdown).await.unwrap();
+    fixture.handle.send(Input::Shutdown).await.unwrap();
     fixture.task.await.unwrap().unwrap();
 }
