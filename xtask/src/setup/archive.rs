@@ -1,26 +1,23 @@
-//! Zip files from afar: the central directory, the spans of bytes that hold the wanted members, and unpacking them.
+//! Zip files from afar: their members, the spans of bytes that hold the wanted ones, and unpacking them.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use data_encoding::HEXLOWER;
-use flate2::read::DeflateDecoder;
 use sha2::{Digest, Sha256};
+use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config, read_zipfile_from_stream_with_compressed_size};
+use zip::result::ZipError;
 
 use super::record::Recorded;
 
-const END_SIGNATURE: u32 = 0x0605_4b50;
-const ENTRY_SIGNATURE: u32 = 0x0201_4b50;
-const LOCAL_SIGNATURE: u32 = 0x0403_4b50;
-const END_BYTES: usize = 22;
-const ENTRY_BYTES: usize = 46;
-const LOCAL_BYTES: usize = 30;
-const COMMENT_BYTES_MAX: u64 = 65_535;
-const STORED: u16 = 0;
-const DEFLATED: u16 = 8;
+/// So much of an archive's end holds the record of where its directory is.
+const TAIL_BYTES: u64 = 64 << 10;
+/// A directory has a megabyte or two; it is read in blocks, because a request costs more than the bytes beyond its end.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Members closer together than this are fetched in one go: a request costs more than the bytes between them.
 const GAP_BYTES_MAX: u64 = 256 << 10;
@@ -30,65 +27,89 @@ const GAP_BYTES_MAX: u64 = 256 << 10;
 pub(crate) struct Member {
     /// Path within the archive.
     pub(crate) name: String,
-    method: u16,
     compressed_bytes: u64,
     /// Where its local header, data and all that belongs to it stand in the archive.
     pub(crate) extent: Range<u64>,
 }
 
-/// Reads the list of members of a zip file of `size_bytes`, given a way to read ranges of it.
-pub(crate) fn directory(
+/// Reads the members of a zip file of `size_bytes`, by place, given a way to read ranges of it.
+pub(crate) fn members(
     size_bytes: u64,
     read: impl Fn(Range<u64>) -> Result<Vec<u8>>,
 ) -> Result<Vec<Member>> {
-    let tail_start = size_bytes.saturating_sub(COMMENT_BYTES_MAX + END_BYTES as u64);
-    let tail = read(tail_start..size_bytes)?;
-    let end_at = (0..=tail.len().saturating_sub(END_BYTES))
-        .rev()
-        .find(|&at| tail.len() >= at + END_BYTES && u32_at(&tail, at) == END_SIGNATURE)
-        .context("not a zip file: it has no end record")?;
-    let count = u16_at(&tail, end_at + 10);
-    let (length, start) = (u64::from(u32_at(&tail, end_at + 12)), u64::from(u32_at(&tail, end_at + 16)));
-    if count == u16::MAX || start == u64::from(u32::MAX) {
-        bail!("a zip64 archive, which wheels of this kind never are");
-    }
-    if start + length > size_bytes {
-        bail!(
-            "not a whole zip file: its directory would end after byte {}, the file ends at {size_bytes}",
-            start + length
-        );
-    }
-    let listing = read(start..start + length)?;
-    let mut members = entries(&listing, usize::from(count))?;
+    let config = Config { archive_offset: ArchiveOffset::Known(0) };
+    let archive = ZipArchive::with_config(config, Ranged::new(size_bytes, read)).map_err(in_words)?;
+    let mut members = (0..archive.len())
+        .map(|index| {
+            let entry = archive.by_index_data(index).map_err(in_words)?;
+            let (name, start) = (entry.name().map_err(in_words)?.into_owned(), entry.header_start());
+            Ok(Member { name, compressed_bytes: entry.compressed_size(), extent: start..start })
+        })
+        .collect::<Result<Vec<_>>>()?;
     members.sort_by_key(|member| member.extent.start);
-    let ends: Vec<u64> = members.iter().skip(1).map(|next| next.extent.start).chain([start]).collect();
+    let directory = archive.central_directory_start();
+    let ends: Vec<u64> =
+        members.iter().skip(1).map(|next| next.extent.start).chain([directory]).collect();
     for (member, end) in members.iter_mut().zip(ends) {
         member.extent.end = end;
     }
     Ok(members)
 }
 
-fn entries(listing: &[u8], count: usize) -> Result<Vec<Member>> {
-    let mut members = Vec::with_capacity(count);
-    let mut at = 0;
-    for _ in 0..count {
-        if listing.len() < at + ENTRY_BYTES || u32_at(listing, at) != ENTRY_SIGNATURE {
-            bail!("damaged zip file: its directory breaks off after {} members", members.len());
-        }
-        let name_end = at + ENTRY_BYTES + usize::from(u16_at(listing, at + 28));
-        let entry_end =
-            name_end + usize::from(u16_at(listing, at + 30)) + usize::from(u16_at(listing, at + 32));
-        let name = listing.get(at + ENTRY_BYTES..name_end).context("damaged zip file: a name is cut off")?;
-        let start = u64::from(u32_at(listing, at + 42));
-        members.push(Member {
-            name: String::from_utf8_lossy(name).into_owned(),
-            method: u16_at(listing, at + 10),
-            compressed_bytes: u64::from(u32_at(listing, at + 20)),
-            extent: start..start,
-        });
-        at = entry_end;
+fn in_words(error: ZipError) -> anyhow::Error {
+    match error {
+        ZipError::Io(error) => error.into(),
+        other => anyhow!("not a zip file that can be read: {other}"),
     }
-    Ok(members)
+}
+
+/// A file that is elsewhere, read in blocks as if it were here.
+struct Ranged<F> {
+    size_bytes: u64,
+    read: F,
+    at: u64,
+    block_start: u64,
+    block: Vec<u8>,
+}
+
+impl<F: Fn(Range<u64>) -> Result<Vec<u8>>> Ranged<F> {
+    fn new(size_bytes: u64, read: F) -> Self {
+        Self { size_bytes, read, at: 0, block_start: 0, block: Vec::new() }
+    }
+
+    /// What is here of the file from the current place on; fetched where it is not.
+    fn block(&mut self) -> io::Result<&[u8]> {
+        let block = self.block_start..self.block_start + self.block.len() as u64;
+        if !block.contains(&self.at) && self.at < self.size_bytes {
+            // What is read near the end is read backwards.
+            let start = self.at.min(self.size_bytes.saturating_sub(TAIL_BYTES));
+            let end = self.size_bytes.min(start + READ_AHEAD_BYTES);
+            self.block = (self.read)(start..end).map_err(|error| io::Error::other(format!("{error:#}")))?;
+            self.block_start = start;
+        }
+        let skipped = usize::try_from(self.at - self.block_start).unwrap_or(usize::MAX);
+        Ok(self.block.get(skipped..).unwrap_or_default())
+    }
+}
+
+impl<F: Fn(Range<u64>) -> Result<Vec<u8>>> Read for Ranged<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.block()?.read(buffer)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl<F> Seek for Ranged<F> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.size_bytes.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
 }
 
 /// Bytes of an archive that are fetched together, and the members to take from them.
@@ -96,7 +117,7 @@ fn entries(listing: &[u8], count: usize) -> Result<Vec<Member>> {
 pub(crate) struct Span {
     /// Where in the archive.
     pub(crate) range: Range<u64>,
-    /// What is wanted of it, in the archive's order.
+    /// The wanted members, in the archive's order.
     pub(crate) members: Vec<Member>,
 }
 
@@ -185,20 +206,13 @@ pub(crate) fn inflate(
     sink: &mut impl Write,
 ) -> Result<()> {
     let name = &member.name;
-    let mut header = [0; LOCAL_BYTES];
     archive.seek(SeekFrom::Start(member.extent.start - base))?;
-    archive.read_exact(&mut header).with_context(|| format!("{name}: the archive ends too early"))?;
-    if u32_at(&header, 0) != LOCAL_SIGNATURE {
-        bail!("{name}: damaged: there is no zip header where it should begin");
-    }
-    archive.seek(SeekFrom::Current(i64::from(u16_at(&header, 26)) + i64::from(u16_at(&header, 28))))?;
-    let data = BufReader::with_capacity(1 << 18, archive.take(member.compressed_bytes));
-    let copied = match member.method {
-        STORED => io::copy(&mut data.take(limit_bytes), sink),
-        DEFLATED => io::copy(&mut DeflateDecoder::new(data).take(limit_bytes), sink),
-        other => bail!("{name}: packed by method {other}, which wheels do not use"),
-    };
-    copied.with_context(|| format!("{name}: cannot unpack"))?;
+    let mut packed =
+        BufReader::with_capacity(1 << 18, archive.take(member.extent.end - member.extent.start));
+    let content = read_zipfile_from_stream_with_compressed_size(&mut packed, member.compressed_bytes);
+    let content = content.with_context(|| format!("{name}: damaged"))?;
+    let content = content.with_context(|| format!("{name}: damaged: there is no file where it should begin"))?;
+    io::copy(&mut content.take(limit_bytes), sink).with_context(|| format!("{name}: cannot unpack"))?;
     Ok(())
 }
 
@@ -219,12 +233,4 @@ impl Write for Hashing {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

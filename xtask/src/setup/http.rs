@@ -104,8 +104,7 @@ impl Http {
     }
 
     fn is_trusted(&self, url: &str) -> bool {
-        let authority = url::origin(url).split_once("://").map_or("", |(_, authority)| authority);
-        self.trusted_hosts.iter().any(|trusted| trusted == authority || trusted == url::host(url))
+        self.trusted_hosts.iter().any(|trusted| url::is_host(trusted, url))
     }
 }
 

@@ -18,7 +18,7 @@ use super::record::{self, Recorded};
 use super::requirement::{self, Requirement};
 use super::url;
 use super::wheel::{Source, Wheel};
-use super::zip::{self, Member};
+use super::archive::{self, Member};
 use crate::progress::Meter;
 
 /// Where half-fetched parts wait to be completed.
@@ -145,7 +145,7 @@ fn take(
         );
         let is_missing = |member: &Member| !is_there(&folder.join(&member.name), wheel.recorded(member));
         // The spans are the same in every run, whatever is there already: so a part begun in an earlier one is found.
-        let spans = zip::spans(members.iter().cloned());
+        let spans = archive::spans(members.iter().cloned());
         let missing = spans.into_iter().filter(|span| span.members.iter().any(is_missing));
         work.extend(missing.map(|span| (wheel, span)));
     }

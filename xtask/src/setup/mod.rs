@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: the toolchain checked, libtorch in its folder.
 
+mod archive;
 mod http;
 mod index;
 mod layout;
@@ -13,7 +14,6 @@ mod requirement;
 mod toolchain;
 mod url;
 mod wheel;
-mod zip;
 
 #[cfg(test)]
 mod testing;

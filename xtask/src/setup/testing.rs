@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Cursor, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
-use flate2::{Compression, write::DeflateEncoder};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 use super::record;
 
@@ -27,44 +28,14 @@ pub(super) fn wheel(files: &[(&str, &[u8])], lie_about: Option<&str>) -> Vec<u8>
 }
 
 fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (index, (name, content)) in files.iter().enumerate() {
-        let offset = bytes.len() as u32;
-        let (method, data) = if index % 2 == 0 { (0_u16, content.to_vec()) } else { (8, deflate(content)) };
-        let mut common = Vec::new();
-        common.extend([20_u16, 0, method, 0, 0].iter().flat_map(|field| field.to_le_bytes()));
-        common.extend(
-            [0, data.len() as u32, content.len() as u32].iter().flat_map(|field| field.to_le_bytes()),
-        );
-        common.extend((name.len() as u16).to_le_bytes());
-        // A local header may carry an extra field that the directory does not have.
-        bytes.extend(b"PK\x03\x04");
-        bytes.extend(&common);
-        bytes.extend(4_u16.to_le_bytes());
-        bytes.extend(name.as_bytes());
-        bytes.extend(b"\x01\x00\x00\x00");
-        bytes.extend(&data);
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
-        directory.extend([0; 12]);
-        directory.extend(offset.to_le_bytes());
-        directory.extend(name.as_bytes());
+        let method =
+            if index % 2 == 0 { CompressionMethod::Stored } else { CompressionMethod::Deflated };
+        archive.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
+        archive.write_all(content).unwrap();
     }
-    let (start, length, count) = (bytes.len() as u32, directory.len() as u32, files.len() as u16);
-    bytes.extend(directory);
-    bytes.extend(b"PK\x05\x06\0\0\0\0");
-    bytes.extend(count.to_le_bytes());
-    bytes.extend(count.to_le_bytes());
-    bytes.extend(length.to_le_bytes());
-    bytes.extend(start.to_le_bytes());
-    bytes.extend([0, 0]);
-    bytes
-}
-
-fn deflate(content: &[u8]) -> Vec<u8> {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(content).unwrap();
-    encoder.finish().unwrap()
+    archive.finish().unwrap().into_inner()
 }
 
 /// What the server does besides answering well.

@@ -9,7 +9,7 @@ use super::platform::Platform;
 use super::requirement::Requirement;
 use super::testing::{Manners, Server, wheel};
 use super::wheel::{Source, Wheel};
-use super::zip;
+use super::archive;
 use crate::progress::Meter;
 
 const PATH: &str = "/files/x-1-py3-none-any.whl";
@@ -38,7 +38,7 @@ fn take(wheel: &Wheel, root: &Path, part: Option<&[u8]>) -> anyhow::Result<()> {
     let downloads = root.join("downloads");
     std::fs::create_dir_all(&downloads).unwrap();
     let mut meter = Meter::new("test", 0);
-    for span in zip::spans(wheel.choose(|name| name.starts_with("lib/"))?) {
+    for span in archive::spans(wheel.choose(|name| name.starts_with("lib/"))?) {
         if let Some(part) = part {
             let name = format!("{}.{}-{}.part", wheel.filename, span.range.start, span.range.end);
             std::fs::write(downloads.join(name), part).unwrap();

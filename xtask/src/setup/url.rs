@@ -1,6 +1,8 @@
-//! The little of URLs that reading a package index takes.
+//! What reading a package index asks of URLs: credentials apart, origins, links of a page.
 
 use data_encoding::BASE64;
+use percent_encoding::percent_decode_str;
+use url::Url;
 
 /// A URL without its credentials, and these apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,82 +15,33 @@ pub(crate) struct Address {
 
 /// Takes `user:password@` out of a URL.
 pub(crate) fn split_credentials(url: &str) -> Address {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Address { url: url.to_owned(), authorization: None };
-    };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((user, host)) => {
-            let user = if user.contains(':') { user.to_owned() } else { format!("{user}:") };
-            let encoded = BASE64.encode(&percent_decode(&user));
-            Address {
-                url: format!("{scheme}://{host}{path}"),
-                authorization: Some(format!("Basic {encoded}")),
-            }
-        }
-        None => Address { url: url.to_owned(), authorization: None },
-    }
+    let named = Url::parse(url).ok().filter(|url| !url.username().is_empty());
+    let Some(mut named) = named else { return Address { url: url.to_owned(), authorization: None } };
+    let user = [named.username(), named.password().unwrap_or_default()];
+    let [name, password] = user.map(|text| percent_decode_str(text).collect::<Vec<u8>>());
+    let encoded = BASE64.encode(&[name, password].join(&b':'));
+    // A URL that names a user has a host, so it can do without the user.
+    let _ = named.set_username("").and_then(|()| named.set_password(None));
+    Address { url: named.into(), authorization: Some(format!("Basic {encoded}")) }
 }
 
 /// Scheme, host and port: `https://host:8443`. Credentials belong to one origin and are sent to no other.
-pub(crate) fn origin(url: &str) -> &str {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    &url[..url[start..].find('/').map_or(url.len(), |at| start + at)]
+pub(crate) fn origin(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.origin().ascii_serialization())
 }
 
-/// The host of a URL, without port.
-pub(crate) fn host(url: &str) -> &str {
-    let origin = origin(url);
-    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
+/// Whether `trusted`, as pip is told it (`host` or `host:port`), means the host of `url`.
+pub(crate) fn is_host(trusted: &str, url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+    trusted == host || trusted == format!("{host}:{port}")
 }
 
 /// Resolves a link found on the page at `base`.
 pub(crate) fn join(base: &str, link: &str) -> String {
-    let link = link.split('#').next().unwrap_or(link);
-    if link.contains("://") {
-        return link.to_owned();
-    }
-    if let Some(rest) = link.strip_prefix("//") {
-        let scheme = base.split_once("://").map_or("https", |(scheme, _)| scheme);
-        return format!("{scheme}://{rest}");
-    }
-    let origin = origin(base);
-    if link.starts_with('/') {
-        return format!("{origin}{link}");
-    }
-    let path = base[origin.len()..].split(['?', '#']).next().unwrap_or("");
-    let mut segments: Vec<&str> = path.split('/').skip(1).collect();
-    segments.pop();
-    for segment in link.split('/') {
-        match segment {
-            "." => {}
-            ".." => drop(segments.pop()),
-            _ => segments.push(segment),
-        }
-    }
-    format!("{origin}/{}", segments.join("/"))
-}
-
-/// Undoes `%40` and its like; a stray `%` stays as it is.
-pub(crate) fn percent_decode(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
-        if let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            decoded.push(byte);
-            at += 3;
-        } else {
-            decoded.push(bytes[at]);
-            at += 1;
-        }
-    }
-    decoded
+    let Ok(mut url) = Url::parse(base).and_then(|base| base.join(link)) else { return link.to_owned() };
+    url.set_fragment(None);
+    url.into()
 }
 
 #[cfg(test)]
@@ -109,8 +62,9 @@ mod tests {
     fn origin_and_host() {
         assert_eq!(origin("https://h:1/a/b"), "https://h:1");
         assert_eq!(origin("https://h"), "https://h");
-        assert_eq!(host("https://h:1/a/b"), "h");
-        assert_eq!(host("http://h/a"), "h");
+        assert!(is_host("h", "https://h:1/a/b") && is_host("h:1", "https://h:1/a/b"));
+        assert!(is_host("h", "http://h/a") && is_host("h:80", "http://h/a"));
+        assert!(!is_host("h:1", "http://h/a") && !is_host("h", "http://h.h/a"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::http::Http;
 use super::record::{self, Recorded};
-use super::zip::{self, Member, Span};
+use super::archive::{self, Member, Span};
 use crate::progress::Meter;
 
 /// Attempts in a row that bring no byte before a download is given up.
@@ -50,7 +50,7 @@ impl<'a> Wheel<'a> {
     pub(crate) fn open(filename: String, source: Source<'a>) -> Result<Self> {
         let size_bytes = source.size_bytes()?;
         let members =
-            zip::directory(size_bytes, |range| source.read(range)).with_context(|| filename.clone())?;
+            archive::members(size_bytes, |range| source.read(range)).with_context(|| filename.clone())?;
         let mut wheel = Self { filename, source, members, record: HashMap::new() };
         wheel.record = record::parse(&wheel.dist_info("RECORD")?)?;
         Ok(wheel)
@@ -71,7 +71,7 @@ impl<'a> Wheel<'a> {
             self.members.iter().find(is_it).with_context(|| format!("{} has no {file}", self.filename))?;
         let packed = Cursor::new(self.source.read(member.extent.clone())?);
         let mut content = Vec::new();
-        zip::inflate(packed, member.extent.start, member, DIST_INFO_BYTES_MAX, &mut content)?;
+        archive::inflate(packed, member.extent.start, member, DIST_INFO_BYTES_MAX, &mut content)?;
         String::from_utf8(content).with_context(|| format!("{file} of {} is not text", self.filename))
     }
 
@@ -125,7 +125,7 @@ impl<'a> Wheel<'a> {
 
     fn unpack_all(&self, archive: &mut File, base: u64, span: &Span, root: &Path) -> Result<()> {
         for member in &span.members {
-            zip::unpack(archive, base, member, self.recorded(member), &root.join(&member.name))?;
+            archive::unpack(archive, base, member, self.recorded(member), &root.join(&member.name))?;
         }
         Ok(())
     }
