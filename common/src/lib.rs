@@ -17,6 +17,7 @@ pub mod faults;
 pub mod field;
 pub mod generate;
 pub mod id;
+mod merge;
 pub mod model;
 pub mod node;
 pub mod recipe;

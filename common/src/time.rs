@@ -37,29 +37,11 @@ impl Add<Duration> for Timestamp {
 impl fmt::Display for Timestamp {
     /// `2026-11-24 14:03:09 UTC`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, seconds) = ((self.0 / 86_400_000) as i64, self.0 / 1000 % 86_400);
-        let (year, month, day) = civil_date(days);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        )
+        match i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+            Some(time) => write!(f, "{}", time.strftime("%Y-%m-%d %H:%M:%S UTC")),
+            None => write!(f, "{} ms after 1970", self.0),
+        }
     }
-}
-
-/// The Gregorian date of a day counted from 1970-01-01, by the proleptic 400-year cycle of 146,097 days.
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468; // days since 0000-03-01, so that the leap day ends a year
-    let (cycle, day_of_cycle) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_cycle =
-        (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
-    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (cycle * 400 + year_of_cycle + i64::from(month <= 2), month, day)
 }
 
 /// Time since the machine booted, in milliseconds, that goes on counting while it is suspended. Processes of one
@@ -111,6 +93,7 @@ mod tests {
         assert_eq!(Timestamp(0).to_string(), "1970-01-01 00:00:00 UTC");
         assert_eq!(Timestamp(1_709_210_096_000).to_string(), "2024-02-29 12:34:56 UTC");
         assert_eq!(Timestamp(1_798_761_599_999).to_string(), "2026-12-31 23:59:59 UTC");
+        assert_eq!(Timestamp(u64::MAX).to_string(), "18446744073709551615 ms after 1970");
     }
 
     #[test]

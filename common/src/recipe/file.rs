@@ -8,6 +8,7 @@ use super::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, Ret
 use crate::{
     field::{FieldError, check_keys, from_table, nearest_key},
     id::{DatasetId, Name},
+    merge::{Layer, merge},
     model::{ModelConfig, RawModelConfig},
 };
 
@@ -168,10 +169,9 @@ impl Recipe {
             (None, None) => Preset::Tiny,
             (None, Some(_)) => return Err(FieldError::new("preset", "must be a string").into()),
         };
-        let mut merged =
+        let defaults =
             table_of(&RecipeText { model: preset.model(), train: preset.train(), ..RecipeText::default() });
-        merge(&mut merged, given);
-        let text: RecipeText = from_table(merged)?;
+        let text: RecipeText = from_table(merged(&defaults, &given)?)?;
         Ok(Self {
             name: text.name,
             data: text.data,
@@ -289,16 +289,12 @@ fn apply_setting(table: &mut toml::Table, setting: &str) -> Result<(), RecipeErr
     Ok(())
 }
 
-fn merge(into: &mut toml::Table, from: toml::Table) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            // `replicate.to` is one choice, not a table to fill.
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) if key != "to" => merge(old, new),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
+/// Lays what is given over the defaults.
+fn merged(defaults: &toml::Table, given: &toml::Table) -> Result<toml::Table, RecipeError> {
+    let layers = [Layer::new("defaults", defaults), Layer::new("recipe", given)];
+    let merged = layers.into_iter().collect::<Result<Vec<_>, _>>().and_then(merge);
+    let merged = merged.and_then(toml::Table::deserialize);
+    merged.map_err(|error| RecipeError::Syntax(error.to_string()))
 }
 
 #[cfg(test)]

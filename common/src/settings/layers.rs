@@ -6,13 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use config::{Config, Map, Value, ValueKind};
-use serde::{Serialize, de::DeserializeOwned};
+use config::{Map, Value, ValueKind};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use crate::{
     durable,
     field::{FieldError, check_keys},
+    merge,
     settings::{
         FILE_BYTES_MAX, Resolved, SettingsError, Source,
         environment::{self, Variable},
@@ -80,10 +81,12 @@ impl Layers {
         let mut readings: HashMap<String, usize> = HashMap::new();
         loop {
             let layers = self.layers(&defaults, &readings)?;
-            let merged = merge(&defaults, &layers)?;
+            let merged = lay(&defaults, &layers)?;
             let mut provenance = BTreeMap::new();
             trace(&merged, "", &layers, &mut provenance);
-            let problem = match serde_path_to_error::deserialize(json(merged)) {
+            // `config` itself reads numbers out of text and truth out of numbers; settings are read strictly, so as JSON.
+            let merged = Json::deserialize(merged).expect("JSON holds whatever TOML does");
+            let problem = match serde_path_to_error::deserialize(merged) {
                 Ok(value) => return Ok(Resolved { value, provenance }),
                 Err(error) => error,
             };
@@ -150,40 +153,18 @@ impl Layers {
 }
 
 /// Lays `layers` over `defaults`. Each value's origin is the number of its layer; the defaults have none.
-fn merge(defaults: &Json, layers: &[Layer]) -> Result<Value, SettingsError> {
-    let mut builder = Config::builder().add_source(Origin::of(default_value(defaults)));
-    for (number, layer) in layers.iter().enumerate() {
-        let value = toml_value(toml::Value::Table(layer.table.clone()), &number.to_string());
-        builder = builder.add_source(Origin::of(value));
-    }
-    let built = builder.build().map_err(|error| SettingsError::Field {
+fn lay(defaults: &Json, layers: &[Layer]) -> Result<Value, SettingsError> {
+    let wrong = |from: &Source, error| SettingsError::Field {
         field: FieldError::new("settings", error),
-        from: layers.last().map_or(Source::Default, |layer| layer.source.clone()),
-    })?;
-    Ok(built.cache)
-}
-
-/// A layer as `config` takes it.
-#[derive(Clone, Debug)]
-struct Origin(Map<String, Value>);
-
-impl Origin {
-    fn of(value: Value) -> Self {
-        match value.kind {
-            ValueKind::Table(table) => Self(table),
-            _ => Self(Map::new()),
-        }
+        from: from.clone(),
+    };
+    let known = Map::deserialize(defaults).map_err(|error| wrong(&Source::Default, error.to_string()))?;
+    let mut all = vec![merge::Layer::defaults(known)];
+    for (number, Layer { source, table }) in layers.iter().enumerate() {
+        let layer = merge::Layer::new(&number.to_string(), table);
+        all.push(layer.map_err(|error| wrong(source, error.to_string()))?);
     }
-}
-
-impl config::Source for Origin {
-    fn clone_into_box(&self) -> Box<dyn config::Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        Ok(self.0.clone())
-    }
+    merge::merge(all).map_err(|error| wrong(&Source::Default, error.to_string()))
 }
 
 /// Notes the layer of each leaf of `value`.
@@ -229,57 +210,4 @@ fn known_keys(defaults: &Json) -> toml::Table {
         _ => toml::Value::Boolean(true),
     };
     fields.iter().map(|(key, value)| (key.clone(), known(value))).collect()
-}
-
-fn default_value(value: &Json) -> Value {
-    let kind = match value {
-        Json::Null => ValueKind::Nil,
-        Json::Bool(value) => ValueKind::Boolean(*value),
-        Json::Number(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => ValueKind::U64(number),
-            (None, Some(number)) => ValueKind::I64(number),
-            (None, None) => ValueKind::Float(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Json::String(text) => ValueKind::String(text.clone()),
-        Json::Array(items) => ValueKind::Array(items.iter().map(default_value).collect()),
-        Json::Object(fields) => {
-            ValueKind::Table(fields.iter().map(|(key, value)| (key.clone(), default_value(value))).collect())
-        }
-    };
-    Value::new(None, kind)
-}
-
-fn toml_value(value: toml::Value, origin: &str) -> Value {
-    let kind = match value {
-        toml::Value::String(text) => ValueKind::String(text),
-        toml::Value::Integer(number) => ValueKind::I64(number),
-        toml::Value::Float(number) => ValueKind::Float(number),
-        toml::Value::Boolean(value) => ValueKind::Boolean(value),
-        toml::Value::Datetime(time) => ValueKind::String(time.to_string()),
-        toml::Value::Array(items) => {
-            ValueKind::Array(items.into_iter().map(|item| toml_value(item, origin)).collect())
-        }
-        toml::Value::Table(table) => {
-            ValueKind::Table(table.into_iter().map(|(key, value)| (key, toml_value(value, origin))).collect())
-        }
-    };
-    Value::new(Some(&origin.to_owned()), kind)
-}
-
-/// `config` reads numbers out of text and truth out of numbers; settings are read strictly, so as JSON.
-fn json(value: Value) -> Json {
-    match value.kind {
-        ValueKind::Nil => Json::Null,
-        ValueKind::Boolean(value) => value.into(),
-        ValueKind::I64(number) => number.into(),
-        ValueKind::U64(number) => number.into(),
-        ValueKind::I128(number) => number.to_string().into(),
-        ValueKind::U128(number) => number.to_string().into(),
-        ValueKind::Float(number) => number.into(),
-        ValueKind::String(text) => text.into(),
-        ValueKind::Array(items) => items.into_iter().map(json).collect(),
-        ValueKind::Table(table) => {
-            Json::Object(table.into_iter().map(|(key, value)| (key, json(value))).collect())
-        }
-    }
 }
