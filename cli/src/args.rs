@@ -116,6 +116,9 @@ pub(crate) enum Command {
     Version,
     /// Print a shell completion script.
     Completions(CompletionsArgs),
+    /// Write the manual, a page for each command.
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// `hatchery up`.
@@ -572,6 +575,13 @@ pub(crate) struct EventsArgs {
 pub(crate) struct CompletionsArgs {
     /// Shell to complete for.
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// `hatchery man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Folder that takes the pages; it must be there.
+    pub(crate) folder: PathBuf,
 }
 
 /// Reads a number from 0 to 100.

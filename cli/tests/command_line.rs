@@ -65,6 +65,16 @@ fn version_is_also_json() {
 }
 
 #[test]
+fn the_manual_has_a_page_for_each_command() {
+    let folder = tempfile::tempdir().unwrap();
+    stdout(&["man", folder.path().to_str().unwrap()]);
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
+    assert!(page("hatchery").contains("checkpoints"));
+    assert!(page("hatchery-submit").contains("preset") && page("hatchery-admin-backup").contains("hatchery"));
+    assert!(!folder.path().join("hatchery-man.1").exists(), "the command that writes them is not for people");
+}
+
+#[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&["completions", shell]).contains("checkpoints"), "{shell}");

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::repo;
+use crate::{progress, repo, setup};
 
 /// The packages with the two binaries.
 pub(crate) const BINARY_PACKAGES: [&str; 2] = ["hatchery-cli", "hatchery-trainer"];
@@ -51,15 +51,40 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds both binaries and says where they are, whatever target folder cargo is set to use.
-pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
-    let mut command = command(&["build", "--release", "--message-format=json-render-diagnostics"]);
+/// Fetches libtorch if it is not there, and meanwhile builds what does not need it; then builds both binaries.
+pub(crate) fn set_up_and_build(profile: Profile) -> Result<Binaries> {
+    let mut early = None;
+    if !setup::is_done() {
+        progress::share_terminal();
+        let build = binaries_command(profile, &["--keep-going"]).stdout(Stdio::null()).spawn();
+        early = Some(build.context("cannot start cargo")?);
+    }
+    let set_up = setup::run(&setup::Options::default());
+    if let Some(mut early) = early {
+        if set_up.is_err() {
+            early.kill().context("cannot end cargo")?;
+        }
+        // Where the fetch took longer than all the rest, libtorch was missing in the end: the build below goes on from there.
+        early.wait().context("cannot wait for cargo")?;
+    }
+    set_up?;
+    build_binaries(profile)
+}
+
+fn binaries_command(profile: Profile, arguments: &[&str]) -> Command {
+    let mut command = command(&[&["build", "--release"], arguments].concat());
     for package in BINARY_PACKAGES {
         command.args(["--package", package]);
     }
     if profile == Profile::Relocatable {
         command.env("HATCHERY_RELOCATABLE", "1");
     }
+    command
+}
+
+/// Builds both binaries and says where they are, whatever target folder cargo is set to use.
+pub(crate) fn build_binaries(profile: Profile) -> Result<Binaries> {
+    let command = binaries_command(profile, &["--message-format=json-render-diagnostics"]);
     let messages =
         messages_of(command).with_context(|| format!("building {}", BINARY_PACKAGES.join(" and ")))?;
     let find =

@@ -3,9 +3,9 @@
 //! ```text
 //! hatchery-VERSION-OS-ARCH/
 //!   README.md  LICENSE
-//!   bin/hatchery  bin/hatchery-trainer
-//!   libtorch/torch/lib/  libtorch/nvidia/*/lib/      the libraries, without headers
-//!   deploy/                                          units, container file, example fleet
+//!   bin/  libtorch/      see `release`
+//!   man/                 a page of the manual for each command
+//!   deploy/              units, container file, example fleet
 //! ```
 
 use std::fs;
@@ -17,7 +17,8 @@ use indicatif::HumanBytes;
 
 use crate::cargo::{self, Binaries, Profile};
 use crate::phases::Phases;
-use crate::{repo, setup};
+use crate::release::{self, copy};
+use crate::repo;
 
 /// Flags of `dist`.
 #[derive(clap::Args)]
@@ -30,8 +31,7 @@ pub(crate) struct Options {
 /// Builds the archive, unpacks it in an empty folder and starts what is in it there.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut phases = Phases::default();
-    phases.run("setup", || setup::run(&setup::Options::default()))?;
-    let binaries = phases.run("build", || cargo::build_binaries(Profile::Relocatable))?;
+    let binaries = phases.run("build", || cargo::set_up_and_build(Profile::Relocatable))?;
     let name =
         format!("hatchery-{}-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     let dist = repo::root().join("dist");
@@ -47,16 +47,14 @@ fn pack(dist: &Path, name: &str, binaries: &Binaries, cpu_only: bool) -> Result<
     fs::create_dir_all(dist).with_context(|| format!("cannot create {}", dist.display()))?;
     let scratch = tempfile::tempdir_in(dist).context("cannot write to dist/")?;
     let top = scratch.path().join(name);
-    copy(&binaries.hatchery, &top.join("bin/hatchery"))?;
-    copy(&binaries.trainer, &top.join("bin/hatchery-trainer"))?;
+    for file in release::files(binaries, cpu_only)? {
+        copy(&file.from, &top.join(file.to))?;
+    }
+    release::write_manual(&binaries.hatchery, &top.join("man"))?;
     let root = repo::root();
     copy(&root.join("LICENSE"), &top.join("LICENSE"))?;
     copy(&root.join("deploy/README.md"), &top.join("README.md"))?;
     copy_folder(&root.join("deploy"), &top.join("deploy"))?;
-    let libtorch = setup::runtime_files(cpu_only)?;
-    for (from, to) in &libtorch {
-        copy(from, &top.join("libtorch").join(to))?;
-    }
 
     let archive = dist.join(format!("{name}.tar.gz"));
     let status =
@@ -65,15 +63,6 @@ fn pack(dist: &Path, name: &str, binaries: &Binaries, cpu_only: bool) -> Result<
         bail!("tar could not write {}", archive.display());
     }
     Ok(archive)
-}
-
-/// Copies a file; a hard link serves where both are on one disk.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let folder = to.parent().context("a file has a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    fs::hard_link(from, to)
-        .or_else(|_| fs::copy(from, to).map(drop))
-        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
@@ -98,24 +87,5 @@ fn smoke_test(dist: &Path, archive: &Path, name: &str) -> Result<()> {
         bail!("tar cannot unpack {}", archive.display());
     }
     let top = scratch.path().join(name);
-    let mut printed = String::new();
-    for (binary, argument) in [("hatchery", "version"), ("hatchery-trainer", "doctor")] {
-        let output = Command::new(top.join("bin").join(binary))
-            .arg(argument)
-            .env_clear()
-            .env("HOME", scratch.path())
-            .current_dir(scratch.path())
-            .output()
-            .with_context(|| format!("the packed {binary} does not start"))?;
-        eprint!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        if !output.status.success() {
-            bail!("the packed `{binary} {argument}` failed ({})", output.status);
-        }
-        printed += &String::from_utf8_lossy(&output.stdout);
-    }
-    let libtorch = top.join("libtorch").canonicalize()?;
-    if !printed.contains(&*libtorch.to_string_lossy()) {
-        bail!("the packed trainer does not run on the packed libtorch in {}", libtorch.display());
-    }
-    Ok(())
+    release::smoke_test(&top.join("bin"), &top.join("libtorch"))
 }

@@ -1,4 +1,5 @@
-//! What a person types in a clone of the repository: `cargo xtask setup | test | kernels | chaos | fuzz | sim | dist | demo | docs | bench`.
+//! What a person types in a clone of the repository:
+//! `cargo xtask setup | test | kernels | chaos | fuzz | sim | demo | install | dist | docs | bench`.
 
 mod bench;
 mod cargo;
@@ -7,9 +8,11 @@ mod demo;
 mod dist;
 mod docs;
 mod fuzz;
+mod install;
 mod kernels;
 mod phases;
 mod progress;
+mod release;
 mod repo;
 mod room;
 mod setup;
@@ -45,6 +48,10 @@ enum Chore {
     Dist(dist::Options),
     /// Write the reference pages anew from the code
     Docs,
+    /// Put `hatchery`, its trainer, manual and completions where a shell finds them
+    Install(install::Options),
+    /// Take away what `install` put there
+    Uninstall(install::Options),
     /// Measure beside others
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -61,6 +68,8 @@ fn main() -> std::process::ExitCode {
         Chore::Kernels => kernels::run(),
         Chore::Dist(options) => dist::run(&options),
         Chore::Docs => docs::run(),
+        Chore::Install(options) => install::install(&options),
+        Chore::Uninstall(options) => install::uninstall(&options),
         Chore::Bench(bench) => bench::run(&bench),
     };
     match result {

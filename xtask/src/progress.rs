@@ -1,5 +1,6 @@
 //! Bytes on their way: a bar in a terminal, a line now and then in a pipe.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use console::Term;
@@ -7,6 +8,14 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 /// In a pipe, a line is printed at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Whether cargo has a bar of its own in the terminal.
+static IS_SHARED: AtomicBool = AtomicBool::new(false);
+
+/// From now on there are lines instead of bars: cargo builds beside.
+pub(crate) fn share_terminal() {
+    IS_SHARED.store(true, Ordering::Relaxed);
+}
 
 /// Shows how much of a known number of bytes has arrived, and how fast.
 pub(crate) struct Meter {
@@ -22,7 +31,8 @@ pub(crate) struct Meter {
 impl Meter {
     /// A meter for `total_bytes`, shown on standard error.
     pub(crate) fn new(label: impl Into<String>, total_bytes: u64) -> Self {
-        let bar = Term::stderr().is_term().then(|| {
+        let has_bar = Term::stderr().is_term() && !IS_SHARED.load(Ordering::Relaxed);
+        let bar = has_bar.then(|| {
             let style = ProgressStyle::with_template(
                 "{msg:28!} [{bar:30}] {bytes:>10} of {total_bytes:>10}  {bytes_per_sec:>12}  {eta:>4}",
             )

@@ -22,7 +22,7 @@ use hatchery_common::view::{BlobsView, StatusView};
 
 use crate::{
     args::{Cli, Command},
-    exit::Outcome,
+    exit::{Failure, Outcome},
     home::Home,
     human,
     output::{Output, facts, table},
@@ -65,6 +65,8 @@ pub(crate) async fn run(command: Command, home: &Home, output: Output) -> Outcom
             clap_complete::generate(args.shell, &mut Cli::command(), "hatchery", &mut script);
             crate::output::raw(&script)
         }
+        Command::Man(args) => clap_mangen::generate_to(Cli::command(), &args.folder)
+            .map_err(|error| Failure::failed(format!("cannot write to {}: {error}", args.folder.display()))),
     }
 }
 

@@ -15,7 +15,6 @@ use serde_json::Value;
 
 use crate::cargo::{self, Binaries, Profile};
 use crate::phases::seconds;
-use crate::setup;
 use corpus::Corpus;
 use fleet::Demo;
 
@@ -55,9 +54,8 @@ pub(crate) struct Options {
 /// Runs the demo. Whatever happens, nothing is left running unless `--keep` was given.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let corpus = corpus::choose(options.data.as_deref(), &corpus::cargo_home()?)?;
-    setup::run(&setup::Options::default())?;
     heading("building (release)");
-    let binaries = cargo::build_binaries(Profile::Release)?;
+    let binaries = cargo::set_up_and_build(Profile::Release)?;
 
     let interrupt = Interrupt::listen()?;
     let started = Instant::now();

@@ -33,10 +33,7 @@ pub(crate) struct Member {
 }
 
 /// Reads the members of a zip file of `size_bytes`, by place, given a way to read ranges of it.
-pub(crate) fn members(
-    size_bytes: u64,
-    read: impl Fn(Range<u64>) -> Result<Vec<u8>>,
-) -> Result<Vec<Member>> {
+pub(crate) fn members(size_bytes: u64, read: impl Fn(Range<u64>) -> Result<Vec<u8>>) -> Result<Vec<Member>> {
     let config = Config { archive_offset: ArchiveOffset::Known(0) };
     let archive = ZipArchive::with_config(config, Ranged::new(size_bytes, read)).map_err(in_words)?;
     let mut members = (0..archive.len())
@@ -48,8 +45,7 @@ pub(crate) fn members(
         .collect::<Result<Vec<_>>>()?;
     members.sort_by_key(|member| member.extent.start);
     let directory = archive.central_directory_start();
-    let ends: Vec<u64> =
-        members.iter().skip(1).map(|next| next.extent.start).chain([directory]).collect();
+    let ends: Vec<u64> = members.iter().skip(1).map(|next| next.extent.start).chain([directory]).collect();
     for (member, end) in members.iter_mut().zip(ends) {
         member.extent.end = end;
     }
@@ -207,11 +203,11 @@ pub(crate) fn inflate(
 ) -> Result<()> {
     let name = &member.name;
     archive.seek(SeekFrom::Start(member.extent.start - base))?;
-    let mut packed =
-        BufReader::with_capacity(1 << 18, archive.take(member.extent.end - member.extent.start));
+    let mut packed = BufReader::with_capacity(1 << 18, archive.take(member.extent.end - member.extent.start));
     let content = read_zipfile_from_stream_with_compressed_size(&mut packed, member.compressed_bytes);
     let content = content.with_context(|| format!("{name}: damaged"))?;
-    let content = content.with_context(|| format!("{name}: damaged: there is no file where it should begin"))?;
+    let content =
+        content.with_context(|| format!("{name}: damaged: there is no file where it should begin"))?;
     io::copy(&mut content.take(limit_bytes), sink).with_context(|| format!("{name}: cannot unpack"))?;
     Ok(())
 }

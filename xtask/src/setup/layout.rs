@@ -17,7 +17,7 @@ pub(crate) const TORCH_VERSION: &str = "2.11.0";
 pub(crate) const LAYOUT: u32 = 2;
 
 /// Where torch-sys reads the version.
-const BUILD_VERSION: &str = "torch/build-version";
+pub(super) const BUILD_VERSION: &str = "torch/build-version";
 
 /// The licences of what is taken travel with it.
 const LICENCES: &str = ".dist-info/licenses/";

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use console::style;
 use indicatif::HumanBytes;
 
+use super::archive::{self, Member};
 use super::http::Http;
 use super::index;
 use super::layout::{self, LAYOUT, TORCH_VERSION};
@@ -18,7 +19,6 @@ use super::record::{self, Recorded};
 use super::requirement::{self, Requirement};
 use super::url;
 use super::wheel::{Source, Wheel};
-use super::archive::{self, Member};
 use crate::progress::Meter;
 
 /// Where half-fetched parts wait to be completed.
@@ -72,6 +72,11 @@ fn install(folder: &Path, platform: Platform, flavour: Flavour) -> Result<Manife
     let downloads = folder.join(DOWNLOADS);
     std::fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
 
+    // Whoever builds meanwhile is refused at once, not in the middle of the headers.
+    let version = folder.join(layout::BUILD_VERSION);
+    std::fs::create_dir_all(folder.join("torch"))
+        .and_then(|()| std::fs::write(&version, "incomplete\n"))
+        .with_context(|| format!("cannot write {}", version.display()))?;
     let pip = PipConfig::read();
     let http = Http::new(&pip)?;
     let chosen = choose(&http, &pip, &downloads, |finder| find_all(finder, platform, flavour))?;

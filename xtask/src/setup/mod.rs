@@ -77,6 +77,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is nothing to fetch, as far as can be seen at a glance.
+pub(crate) fn is_done() -> bool {
+    let default = repo::libtorch().join("torch");
+    let has_own = own::folder(std::env::var_os("LIBTORCH"), &default).is_ok_and(|own| own.is_some());
+    has_own || Manifest::read(&repo::libtorch()).is_some()
+}
+
 /// The folder of NVIDIA's compiler for kernels: that of an installed libtorch with CUDA, or one of its own, fetched if it is not
 /// there. None on a system without CUDA.
 pub(crate) fn compiler() -> Result<Option<PathBuf>> {

@@ -30,8 +30,7 @@ pub(super) fn wheel(files: &[(&str, &[u8])], lie_about: Option<&str>) -> Vec<u8>
 fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (index, (name, content)) in files.iter().enumerate() {
-        let method =
-            if index % 2 == 0 { CompressionMethod::Stored } else { CompressionMethod::Deflated };
+        let method = if index % 2 == 0 { CompressionMethod::Stored } else { CompressionMethod::Deflated };
         archive.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
         archive.write_all(content).unwrap();
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::archive;
 use super::http::Http;
 use super::index;
 use super::pip::PipConfig;
@@ -9,7 +10,6 @@ use super::platform::Platform;
 use super::requirement::Requirement;
 use super::testing::{Manners, Server, wheel};
 use super::wheel::{Source, Wheel};
-use super::archive;
 use crate::progress::Meter;
 
 const PATH: &str = "/files/x-1-py3-none-any.whl";

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::archive::{self, Member, Span};
 use super::http::Http;
 use super::record::{self, Recorded};
-use super::archive::{self, Member, Span};
 use crate::progress::Meter;
 
 /// Attempts in a row that bring no byte before a download is given up.
