@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
         "hatchery-agent",
         &["hatchery-bdh", "hatchery-common", "hatchery-fake-trainer", "hatchery-net", "hatchery-proto"],
     ),
-    ("hatchery-trainer", &["hatchery-bdh", "hatchery-common", "hatchery-trainer-shim"]),
+    ("hatchery-trainer", &["hatchery-bdh", "hatchery-common", "hatchery-docs", "hatchery-trainer-shim"]),
     ("hatchery-trainer-shim", &[]),
     (
         "hatchery-cli",

@@ -276,3 +276,21 @@ pub(crate) struct Calibrate {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::Args;
+
+    #[test]
+    fn every_trainer_line_of_the_pages_parses() {
+        hatchery_docs::assert_commands_parse("hatchery-trainer", 8, |arguments| {
+            let line = ["hatchery-trainer".to_owned()].into_iter().chain(arguments);
+            match Args::command().try_get_matches_from(line) {
+                Err(error) if error.kind() != ErrorKind::DisplayHelp => Err(error),
+                _ => Ok(()),
+            }
+        });
+    }
+}
