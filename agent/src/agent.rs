@@ -8,11 +8,9 @@ use hatchery_common::{
     availability::Away,
     device::{Device, DeviceKind},
     faults,
-    id::CheckpointId,
     node::Inventory,
-    session::{AgentMessage, Assignment, CoordinatorMessage, ReplicaState, Report},
+    session::{AgentMessage, Assignment, CoordinatorMessage, Report},
     time::BootTime,
-    trainer::Calibration,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -21,16 +19,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attempts::{Attempts, attempt::AttemptUpdate},
+    attempts::Attempts,
+    inbox::{Event, Inbox},
     inference::Inference,
     lease::Lease,
     machine::{calibration::Calibrator, gpu_guard::Gpus, inventory::disk},
     peers::Peers,
-    reconcile::{AttemptKey, Observed, Step, Wish, reconcile},
+    reconcile::{Observed, Step, Wish, reconcile},
     replicas::Replicas,
     session::{OUTBOX_MAX, SessionEvent},
     settings::AgentSettings,
-    trainer::tool::TrainerToolError,
 };
 
 /// How often the lease is looked at when nothing else happens.
@@ -46,46 +44,6 @@ const KILLED_WITHIN: Duration = Duration::from_secs(3);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Where everything that happens comes in.
-pub(crate) struct Inbox {
-    pub(crate) session: mpsc::Receiver<SessionEvent>,
-    pub(crate) attempts: mpsc::Receiver<(AttemptKey, AttemptUpdate)>,
-    pub(crate) checkpoints: mpsc::Receiver<(CheckpointId, ReplicaState)>,
-    pub(crate) inventories: mpsc::Receiver<Inventory>,
-    pub(crate) measured: mpsc::Receiver<(Device, Result<Calibration, TrainerToolError>)>,
-    pub(crate) output_grew: std::sync::Arc<tokio::sync::Notify>,
-    pub(crate) away: watch::Receiver<Option<Away>>,
-}
-
-/// One thing that happened.
-enum Event {
-    Session(SessionEvent),
-    Attempt(AttemptKey, AttemptUpdate),
-    Checkpoint(CheckpointId, ReplicaState),
-    Inventory(Box<Inventory>),
-    Measured(Device, Result<Calibration, TrainerToolError>),
-    OutputGrew,
-    Away(Option<Away>),
-    Tick,
-}
-
-impl Inbox {
-    /// The next thing that happened. The session comes first: it carries the lease.
-    async fn next(&mut self, tick: &mut tokio::time::Interval) -> Event {
-        tokio::select! {
-            biased;
-            Some(event) = self.session.recv() => Event::Session(event),
-            _ = tick.tick() => Event::Tick,
-            Ok(()) = self.away.changed() => Event::Away(*self.away.borrow_and_update()),
-            Some((key, update)) = self.attempts.recv() => Event::Attempt(key, update),
-            Some((id, state)) = self.checkpoints.recv() => Event::Checkpoint(id, state),
-            Some(inventory) = self.inventories.recv() => Event::Inventory(Box::new(inventory)),
-            Some((device, result)) = self.measured.recv() => Event::Measured(device, result),
-            () = self.output_grew.notified() => Event::OutputGrew,
-        }
-    }
-}
-
 /// A session that stands.
 struct Session {
     outbox: mpsc::Sender<AgentMessage>,
@@ -98,7 +56,7 @@ struct Session {
     assigned: bool,
 }
 
-/// All that the node knows.
+/// The parts of the node that the loop directs, and what it knows itself.
 pub(crate) struct Agent {
     pub(crate) settings: AgentSettings,
     pub(crate) attempts: Attempts,
@@ -106,12 +64,18 @@ pub(crate) struct Agent {
     pub(crate) inference: Inference,
     pub(crate) calibrator: Calibrator,
     pub(crate) inventory: watch::Sender<Inventory>,
-    /// Tells the session's keeper that its end is wanted.
-    pub(crate) farewell: CancellationToken,
     /// The exchange of blobs with other nodes, if there is one.
     pub(crate) peers: Option<Peers>,
-    /// Who has which GPU.
+    /// Which GPUs may be used for answers.
     pub(crate) gpus: Gpus,
+    /// Cancelled before the goodbye.
+    pub(crate) farewell: CancellationToken,
+    pub(crate) state: State,
+}
+
+/// What the loop knows: nothing, at first.
+#[derive(Default)]
+pub(crate) struct State {
     lease: Lease,
     assignment: Option<Assignment>,
     session: Option<Session>,
@@ -121,38 +85,11 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(
-        settings: AgentSettings,
-        attempts: Attempts,
-        replicas: Replicas,
-        inference: Inference,
-        calibrator: Calibrator,
-        inventory: watch::Sender<Inventory>,
-        farewell: CancellationToken,
-    ) -> Self {
-        Self {
-            settings,
-            attempts,
-            replicas,
-            inference,
-            calibrator,
-            inventory,
-            farewell,
-            peers: None,
-            gpus: Gpus::default(),
-            lease: Lease::default(),
-            assignment: None,
-            session: None,
-            leaving: false,
-            away: None,
-        }
-    }
-
     /// Runs until `shutdown`, then leaves in good order.
     pub(crate) async fn run(mut self, mut inbox: Inbox, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         let mut tick = interval(TICK);
-        let away = *inbox.away.borrow_and_update();
+        let away = inbox.away();
         if away.is_some() {
             self.on_away(away);
         }
@@ -163,7 +100,7 @@ impl Agent {
                 () = &mut shutdown => break,
             }
         }
-        self.leaving = true;
+        self.state.leaving = true;
         tracing::info!("shutting down: trainers write their last checkpoints");
         let settled = async {
             self.act();
@@ -207,14 +144,14 @@ impl Agent {
         let news = match event {
             Event::Session(event) => self.on_session(event),
             Event::Attempt(key, update) => self.attempts.update(key, update),
-            Event::Checkpoint(id, state) => self.replicas.update(id, state, now),
+            Event::Replica(id, state) => self.replicas.update(id, state, now),
             Event::Inventory(inventory) => {
                 self.on_inventory(*inventory);
                 false
             }
-            Event::Measured(device, result) => {
+            Event::Measured(measurement) => {
                 let mut inventory = self.inventory.borrow().clone();
-                if self.calibrator.measured(device, result, &mut inventory) {
+                if self.calibrator.measured(measurement, &mut inventory) {
                     self.on_inventory(inventory);
                 }
                 false
@@ -222,7 +159,7 @@ impl Agent {
             Event::Away(away) => self.on_away(away),
             Event::OutputGrew | Event::Tick => false,
         };
-        if let Some(session) = &mut self.session {
+        if let Some(session) = &mut self.state.session {
             session.news |= news;
         }
     }
@@ -231,9 +168,9 @@ impl Agent {
         match event {
             SessionEvent::Opened { outbox, name, report_every } => {
                 tracing::info!(%name, "connected to the coordinator");
-                self.lease.session_began();
+                self.state.lease.session_began();
                 self.attempts.session_began();
-                self.session = Some(Session {
+                self.state.session = Some(Session {
                     outbox,
                     report_every,
                     sequence: 0,
@@ -244,13 +181,13 @@ impl Agent {
             }
             SessionEvent::Message(message) => self.on_message(message),
             SessionEvent::Closed => {
-                self.session = None;
+                self.state.session = None;
                 self.inference.cancel_all();
             }
             SessionEvent::Down { dialled } => {
                 let outage_max = Duration::from_secs(self.settings.outage_secs_max);
-                if self.lease.coordinator_was_down(dialled, outage_max) {
-                    self.attempts.extend(self.lease.stop_by());
+                if self.state.lease.coordinator_was_down(dialled, outage_max) {
+                    self.attempts.extend(self.state.lease.stop_by());
                 }
             }
         }
@@ -258,20 +195,20 @@ impl Agent {
     }
 
     fn on_message(&mut self, message: CoordinatorMessage) {
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.state.session else { return };
         match message {
             CoordinatorMessage::Welcome { report_every, .. } => session.report_every = report_every,
             CoordinatorMessage::Assignment(assignment) => {
                 session.assigned = true;
                 session.news = true;
-                self.lease.set_length(assignment.lease);
-                self.assignment = Some(assignment);
-                self.attempts.extend(self.lease.stop_by());
+                self.state.lease.set_length(assignment.lease);
+                self.state.assignment = Some(assignment);
+                self.attempts.extend(self.state.lease.stop_by());
             }
             CoordinatorMessage::ReportReceived { sequence } => {
                 self.attempts.report_received(sequence);
-                if self.lease.report_received(sequence) {
-                    self.attempts.extend(self.lease.stop_by());
+                if self.state.lease.report_received(sequence) {
+                    self.attempts.extend(self.state.lease.stop_by());
                 }
             }
             CoordinatorMessage::Generation { request, order } => {
@@ -290,13 +227,13 @@ impl Agent {
         } else {
             tracing::info!("back: trainers may run here again");
         }
-        self.away = away;
+        self.state.away = away;
         true
     }
 
     fn on_inventory(&mut self, inventory: Inventory) {
         self.inventory.send_replace(inventory.clone());
-        if let Some(session) = &self.session {
+        if let Some(session) = &self.state.session {
             // Without room now, the next session's first message says it.
             let _full = session.outbox.try_send(AgentMessage::Inventory(Box::new(inventory)));
         }
@@ -306,20 +243,20 @@ impl Agent {
     fn act(&mut self) {
         let now = BootTime::now();
         if self.replicas.settle_active(now)
-            && let Some(session) = &mut self.session
+            && let Some(session) = &mut self.state.session
         {
             session.news = true;
         }
-        let assignment = self.assignment.as_ref();
+        let assignment = self.state.assignment.as_ref();
         let observed = Observed {
             attempts: self.attempts.observe(),
             checkpoints: self.replicas.observe(assignment, &self.attempts.in_use(), now),
             active: self.replicas.active(),
             is_short_of_room: self.replicas.is_short_of_room(),
         };
-        let fresh = self.session.as_ref().is_some_and(|session| session.assigned);
-        let wish = Wish { assignment, fresh, leaving: self.leaving, away: self.away.is_some() };
-        let steps = reconcile(wish, &observed, self.lease.state(now), now);
+        let fresh = self.state.session.as_ref().is_some_and(|session| session.assigned);
+        let wish = Wish { assignment, fresh, leaving: self.state.leaving, away: self.state.away.is_some() };
+        let steps = reconcile(wish, &observed, self.state.lease.state(now), now);
         let at_rest = fresh && steps.is_empty() && !self.attempts.any_active() && self.replicas.all_ready();
         for step in steps {
             match step {
@@ -338,7 +275,7 @@ impl Agent {
                 Step::ForgetAttempt(_) if faults::strikes("agent::forgets_nothing") => {}
                 Step::ForgetAttempt(key) => self.attempts.forget(key),
                 Step::FetchCheckpoint(id) => {
-                    let assignment = self.assignment.as_ref();
+                    let assignment = self.state.assignment.as_ref();
                     let rate = assignment.and_then(|one| one.bytes_per_sec_max.get(&id).copied());
                     self.replicas.fetch(id, rate, now);
                 }
@@ -353,7 +290,7 @@ impl Agent {
         if let Some(peers) = &self.peers {
             peers.set_training(self.attempts.any_active());
         }
-        let idle = !self.leaving && self.away.is_none() && !self.attempts.any_active();
+        let idle = !self.state.leaving && self.state.away.is_none() && !self.attempts.any_active();
         if self.settings.calibrate && fresh && idle {
             self.calibrator.work(&self.inventory.borrow());
         }
@@ -362,7 +299,7 @@ impl Agent {
 
     /// The GPUs that may answer: nothing trains there, nor is measured, and the machine's owner is away.
     fn free_gpus(&self) -> BTreeSet<Device> {
-        if !self.settings.answer_on_gpu || self.leaving || self.away.is_some() {
+        if !self.settings.answer_on_gpu || self.state.leaving || self.state.away.is_some() {
             return BTreeSet::new();
         }
         let inventory = self.inventory.borrow();
@@ -376,7 +313,7 @@ impl Agent {
 
     /// Sends what is due: a report, and new output.
     fn speak(&mut self) {
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.state.session else { return };
         self.attempts.send_output(&session.outbox, OUTBOX_ROOM_MIN);
         let wait = if session.news { REPORT_SPACING } else { session.report_every };
         if session.reported_at.is_some_and(|reported_at| reported_at.elapsed() < wait) {
@@ -388,14 +325,14 @@ impl Agent {
             attempts: self.attempts.reports(),
             replicas: self.replicas.reports(),
             disk_free_bytes: disk(&self.settings.state).1,
-            leaving: self.leaving,
-            away: self.away,
+            leaving: self.state.leaving,
+            away: self.state.away,
         };
         // The lease runs from before the sending.
         let now = BootTime::now();
         // Without room the network is behind; a later report says the same and more.
         if session.outbox.try_send(AgentMessage::Report(report)).is_ok() {
-            self.lease.report_sent(session.sequence, now);
+            self.state.lease.report_sent(session.sequence, now);
             self.attempts.report_sent(session.sequence);
             session.news = false;
             session.reported_at = Some(Instant::now());
@@ -404,21 +341,17 @@ impl Agent {
 
     /// The last words: how everything ended, and that nothing more will come.
     async fn say_goodbye(mut self, inbox: &mut Inbox) {
-        if let Some(session) = &mut self.session {
+        if let Some(session) = &mut self.state.session {
             session.reported_at = None;
         }
         self.speak();
         self.farewell.cancel();
-        let Some(session) = self.session.take() else { return };
+        let Some(session) = self.state.session.take() else { return };
         let said = async {
             // A full outbox is emptied by the session, or closed with it.
             let _closed = session.outbox.send(AgentMessage::Goodbye).await;
             drop(session);
-            while let Some(event) = inbox.session.recv().await {
-                if matches!(event, SessionEvent::Closed) {
-                    return;
-                }
-            }
+            inbox.session_closed().await;
         };
         if timeout(GOODBYE_WITHIN, said).await.is_err() {
             tracing::warn!("the coordinator did not acknowledge the shutdown; leases will expire");

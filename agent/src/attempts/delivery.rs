@@ -14,19 +14,18 @@ use std::{
 use hatchery_bdh::{LoadError, Model, ServingError, write_serving_weights};
 use hatchery_common::{
     blob::BlobError,
-    checkpoint::{CheckpointFile, CheckpointManifest, ReplicaForm, SERVING_FILE, TRAINING_FILE},
-    cursor::TrainingCursor,
-    durable, faults,
+    checkpoint::{CheckpointFile, CheckpointManifest, ReplicaForm, SERVING_FILE},
+    faults,
     id::{BlobId, CheckpointId},
     recipe::ReplicaWeights,
     self_test::SelfTest,
     session::AssignedAttempt,
-    trainer::Metrics,
 };
 use hatchery_net::{blocking, transfer::TransferError};
 use hatchery_proto::client::CallError;
 use tokio::sync::{Notify, OnceCell};
 
+use super::finished::Finished;
 use crate::{
     files::remove_folder,
     replicas::{fetch::Fetcher, self_test::SelfTester, store::CheckpointStoreError},
@@ -36,16 +35,6 @@ use crate::{
 /// How often the coordinator may refuse a checkpoint before it is given up: the first refusal may be about blobs that
 /// got lost on the way.
 const REFUSALS_MAX: u32 = 3;
-/// Longest `training.json`.
-const CURSOR_BYTES_MAX: u64 = 1 << 20;
-
-/// A checkpoint folder that a trainer has finished.
-#[derive(Clone, Debug)]
-pub(crate) struct Finished {
-    pub(crate) folder: PathBuf,
-    pub(crate) step: u64,
-    pub(crate) metrics: Metrics,
-}
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -54,34 +43,6 @@ pub(crate) struct QueueLimits {
     pub(crate) free_disk_bytes_min: u64,
     /// Most bytes of one attempt's checkpoints.
     pub(crate) undelivered_bytes_max: u64,
-}
-
-impl Finished {
-    fn size_bytes(&self) -> u64 {
-        let size = |name| self.folder.join(name).metadata().map_or(0, |metadata| metadata.len());
-        CheckpointManifest::FILES.into_iter().chain([SERVING_FILE]).map(size).sum()
-    }
-
-    /// The finished checkpoints in a folder, oldest first: what an earlier agent left.
-    pub(crate) fn in_folder(folder: &Path) -> Vec<Self> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut found: Vec<Self> = entries.filter_map(|entry| Self::read(&entry.path())).collect();
-        found.sort_by_key(|finished| finished.step);
-        found
-    }
-
-    fn read(folder: &Path) -> Option<Self> {
-        let complete = CheckpointManifest::FILES.iter().all(|name| folder.join(name).is_file());
-        let text = durable::read_limited(&folder.join(TRAINING_FILE), CURSOR_BYTES_MAX).ok()?;
-        let cursor: TrainingCursor = serde_json::from_slice(&text).ok()?;
-        // The trainer gives the name last, so another name means that it was not finished.
-        let named = folder.file_name()?.to_str()? == hatchery_common::checkpoint::folder_name(cursor.step);
-        (complete && named).then(|| Self {
-            folder: folder.to_owned(),
-            step: cursor.step,
-            metrics: cursor.metrics,
-        })
-    }
 }
 
 /// The queue of one attempt; clones share it.
@@ -396,7 +357,7 @@ mod tests {
             let folder = folder.path().join(step.to_string());
             std::fs::create_dir(&folder).unwrap();
             std::fs::write(folder.join(CheckpointManifest::FILES[1]), [0; 100]).unwrap();
-            Finished { folder, step, metrics: Metrics::default() }
+            Finished { folder, step, metrics: hatchery_common::trainer::Metrics::default() }
         };
         let all: VecDeque<Finished> = (1..=6).map(finished).collect();
         let limits = |undelivered_bytes_max, free_disk_bytes_min| QueueLimits {

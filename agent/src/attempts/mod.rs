@@ -4,15 +4,23 @@
 //! |---|---|
 //! | `mod` | the table of attempts, and what of it the coordinator is told |
 //! | `attempt` | the life of one attempt |
-//! | `delivery` | how its checkpoints reach the coordinator |
+//! | `messages` | what an attempt is told, and what it tells |
+//! | `supplies` | which corpus and checkpoint it begins with |
+//! | `finished`, `delivery` | how its checkpoints reach the coordinator |
+//! | `folder` | what lies in its folder |
+//! | `ending` | how it ended |
 
 pub(crate) mod attempt;
 pub(crate) mod delivery;
+mod ending;
+mod finished;
+pub(crate) mod folder;
+pub(crate) mod messages;
+mod supplies;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -22,13 +30,19 @@ use hatchery_common::{
     id::CheckpointId,
     session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, LOG_CHUNK_BYTES_MAX},
     time::BootTime,
-    trainer::{Ending, FailureCause},
+    trainer::FailureCause,
 };
 use hatchery_net::blocking;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::attempt::{Attempt, AttemptUpdate, Context, Orders, folder_name, key_of_folder};
+use self::{
+    attempt::{Attempt, Context},
+    ending::failed,
+    finished::Finished,
+    folder::AttemptFolder,
+    messages::{AttemptUpdate, Orders, Reporter},
+};
 use crate::{
     files::remove_folder,
     reconcile::{AttemptKey, LocalAttempt, LocalPhase, StopReason},
@@ -69,30 +83,18 @@ struct Output {
 }
 
 impl Attempts {
-    /// Finds what an earlier agent left in `folder`, which must exist.
-    pub(crate) fn open(
-        folder: &Path,
+    /// Begins with the attempts that an earlier agent `left` in `folder`, which must exist.
+    pub(crate) fn new(
+        folder: PathBuf,
+        left: &[AttemptFolder],
         context: Context,
         updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
-    ) -> io::Result<Self> {
-        let mut known = BTreeMap::new();
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let Some(key) = key_of_folder(&path) else { continue };
-            let undelivered = Attempt::has_leftovers(&path);
-            known.insert(key, Known::new(key, LocalPhase::Leftover { undelivered }, None));
-        }
-        Ok(Self { folder: folder.to_owned(), context, updates, known, stop_by: None })
-    }
-
-    /// Says how many threads a trainer has on the processor; 0: as many as there are cores.
-    pub(crate) fn use_cpu_threads(&mut self, threads: u32) {
-        self.context.cpu_threads = threads;
-    }
-
-    /// The folders of all attempts known.
-    pub(crate) fn folders(&self) -> Vec<PathBuf> {
-        self.known.keys().map(|key| self.folder.join(folder_name(*key))).collect()
+    ) -> Self {
+        let left = left.iter().map(|folder| {
+            let undelivered = !Finished::in_folder(&folder.checkpoints()).is_empty();
+            (folder.key(), Known::new(folder.key(), LocalPhase::Leftover { undelivered }, None))
+        });
+        Self { known: left.collect(), folder, context, updates, stop_by: None }
     }
 
     pub(crate) fn observe(&self) -> Vec<LocalAttempt> {
@@ -136,13 +138,13 @@ impl Attempts {
         let phase = if assigned.stop { LocalPhase::Delivering } else { LocalPhase::Active };
         let mut known = Known::new(key, phase, Some(assigned.device));
         known.uses = assigned.resume_from;
-        let folder = self.folder.join(folder_name(key));
-        let log = durable::create_folder(&folder)
+        let folder = AttemptFolder::new(&self.folder, key);
+        let log = durable::create_folder(folder.path())
             .map_err(|error| error.to_string())
-            .and_then(|()| StderrLog::open(&folder).map_err(|error| error.to_string()));
+            .and_then(|()| StderrLog::open(folder.path()).map_err(|error| error.to_string()));
         // One that only delivers was noted when it began. Without the note its checkpoints are lost if the agent is too.
         if !assigned.stop
-            && let Err(error) = Attempt::write_assigned(&folder, &assigned)
+            && let Err(error) = folder.write_assigned(&assigned)
         {
             tracing::warn!(%error, "cannot record an attempt's assignment");
         }
@@ -156,15 +158,14 @@ impl Attempts {
                     log: log.clone(),
                     context: self.context.clone(),
                     orders: receiver,
-                    updates: self.updates.clone(),
+                    reporter: Reporter { attempt: key, updates: self.updates.clone() },
                 };
-                let task =
-                    AbortOnDropHandle::new(tokio::spawn(run_guarded(key, attempt, self.updates.clone())));
+                let task = AbortOnDropHandle::new(tokio::spawn(run_guarded(attempt)));
                 known.work = Some(Work { orders, task, output: Output::new(log) });
             }
             Err(error) => {
                 let message = format!("cannot use the attempt's folder: {error}");
-                let ending = Ending::Failed { cause: FailureCause::Storage, message };
+                let ending = failed(FailureCause::Storage, message);
                 known.apply(AttemptUpdate::Ended { ending, last_output: String::new() });
             }
         }
@@ -173,8 +174,8 @@ impl Attempts {
 
     /// Takes up one of an earlier agent, only to offer what is left of it.
     pub(crate) fn offer_leftovers(&mut self, key: AttemptKey) {
-        let folder = self.folder.join(folder_name(key));
-        match Attempt::read_assigned(&folder).filter(|assigned| AttemptKey::of(assigned) == key) {
+        let folder = AttemptFolder::new(&self.folder, key);
+        match folder.assigned() {
             Some(assigned) => self.start(AssignedAttempt { stop: true, ..assigned }),
             // Nobody can say of what the checkpoints would be.
             None => self.forget(key),
@@ -206,14 +207,14 @@ impl Attempts {
     /// Forgets one that nobody wants to hear of.
     pub(crate) fn forget(&mut self, key: AttemptKey) {
         let Some(known) = self.known.remove(&key) else { return };
-        let folder = self.folder.join(folder_name(key));
+        let folder = AttemptFolder::new(&self.folder, key);
         tokio::spawn(async move {
             if let Some(work) = known.work {
                 work.task.abort();
                 // However it ended, it is at work no longer.
                 let _ended = work.task.await;
             }
-            if let Err(error) = blocking(move || remove_folder(&folder)).await {
+            if let Err(error) = blocking(move || remove_folder(folder.path())).await {
                 tracing::warn!(%error, "cannot remove an attempt's folder");
             }
         });
@@ -344,15 +345,12 @@ impl Known {
 }
 
 /// Runs an attempt; a fault of the agent itself ends it as any other failure does, instead of leaving it hanging.
-async fn run_guarded(key: AttemptKey, attempt: Attempt, updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>) {
+async fn run_guarded(attempt: Attempt) {
+    let reporter = attempt.reporter.clone();
     let work = AbortOnDropHandle::new(tokio::spawn(attempt.run()));
     if let Err(error) = work.await {
-        let ending = Ending::Failed {
-            cause: FailureCause::Crashed,
-            message: format!("internal error of the agent: {error}"),
-        };
-        // Nobody listens any more only when the agent ends.
-        let _nobody = updates.send((key, AttemptUpdate::Ended { ending, last_output: String::new() })).await;
+        let ending = failed(FailureCause::Crashed, format!("internal error of the agent: {error}"));
+        reporter.tell(AttemptUpdate::Ended { ending, last_output: String::new() }).await;
     }
 }
 

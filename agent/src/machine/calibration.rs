@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::gpu_guard::Gpus;
-use crate::{platform::Platform, trainer::tool::TrainerToolError};
+use crate::{inbox::Measurement, platform::Platform};
 
 const FILE: &str = "calibration.json";
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -108,10 +108,9 @@ impl CalibrationCache {
 /// Measures one device after the other, whenever the machine has nothing else to do.
 pub(crate) struct Calibrator {
     platform: Arc<dyn Platform>,
-    cpu_threads: u32,
     cache: CalibrationCache,
-    results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
     gpus: Gpus,
+    results: mpsc::Sender<Measurement>,
     at_work: Option<(Device, AbortOnDropHandle<()>)>,
     /// Devices whose measurement failed; they are not tried again by this process.
     given_up: BTreeSet<Device>,
@@ -120,12 +119,11 @@ pub(crate) struct Calibrator {
 impl Calibrator {
     pub(crate) fn new(
         platform: Arc<dyn Platform>,
-        cpu_threads: u32,
         cache: CalibrationCache,
-        results: mpsc::Sender<(Device, Result<Calibration, TrainerToolError>)>,
         gpus: Gpus,
+        results: mpsc::Sender<Measurement>,
     ) -> Self {
-        Self { platform, cpu_threads, cache, results, gpus, at_work: None, given_up: BTreeSet::new() }
+        Self { platform, cache, gpus, results, at_work: None, given_up: BTreeSet::new() }
     }
 
     /// Begins with the next device that has no measurement, if none is being measured.
@@ -137,7 +135,7 @@ impl Calibrator {
         }
         if let Some(device) = inventory.devices.iter().find(unknown).map(|found| found.device) {
             let (platform, results) = (Arc::clone(&self.platform), self.results.clone());
-            let (gpus, threads) = (self.gpus.clone(), self.cpu_threads);
+            let (gpus, threads) = (self.gpus.clone(), self.cache.cpu_threads);
             gpus.withdraw(device);
             let work = AbortOnDropHandle::new(tokio::spawn(async move {
                 gpus.vacated(device).await;
@@ -160,12 +158,7 @@ impl Calibrator {
     }
 
     /// Takes a result; true if the inventory has changed by it.
-    pub(crate) fn measured(
-        &mut self,
-        device: Device,
-        result: Result<Calibration, TrainerToolError>,
-        inventory: &mut Inventory,
-    ) -> bool {
+    pub(crate) fn measured(&mut self, (device, result): Measurement, inventory: &mut Inventory) -> bool {
         self.at_work = None;
         match result {
             Ok(calibration) => {

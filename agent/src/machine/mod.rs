@@ -3,6 +3,7 @@
 //! | file | its reason to change |
 //! |---|---|
 //! | `inventory`, `nvidia` | what the system, the driver and the trainer say of the machine |
+//! | `survey` | what of it the coordinator is told |
 //! | `cpu_partition` | how the processor is divided between trainers |
 //! | `calibration` | how fast each device trains |
 //! | `gpu_guard` | which process has a GPU |
@@ -16,3 +17,4 @@ pub(crate) mod gpu_guard;
 pub(crate) mod inventory;
 pub(crate) mod nvidia;
 pub(crate) mod owner_watch;
+pub(crate) mod survey;

@@ -23,8 +23,8 @@ pub(crate) struct OwnerWatch {
 }
 
 impl OwnerWatch {
-    /// A watcher that has looked once.
-    pub(crate) async fn begin(platform: Arc<dyn Platform>, policy: AvailabilitySettings) -> Self {
+    /// One that has looked once.
+    pub(crate) async fn new(platform: Arc<dyn Platform>, policy: AvailabilitySettings) -> Self {
         let mut watcher = Self { platform, policy, judgement: Judgement::default(), said: BTreeSet::new() };
         if watcher.policy.limits() {
             watcher.look().await;

@@ -40,10 +40,14 @@ pub(crate) struct Corpora {
 }
 
 impl Corpora {
-    /// Opens the folder, which must exist.
-    pub(crate) fn open(folder: &Path, fetcher: Fetcher, free_disk_bytes_min: u64) -> Result<Self, FileError> {
-        finished_names(folder)?;
-        Ok(Self { folder: folder.to_owned(), fetcher, at_work: KeyedLocks::default(), free_disk_bytes_min })
+    /// Those in a folder, which must exist.
+    pub(crate) fn new(folder: PathBuf, fetcher: Fetcher, free_disk_bytes_min: u64) -> Self {
+        Self { folder, fetcher, at_work: KeyedLocks::default(), free_disk_bytes_min }
+    }
+
+    /// Removes what an earlier agent left unfinished in the folder.
+    pub(crate) fn clear_unfinished(folder: &Path) -> Result<(), FileError> {
+        finished_names(folder).map(drop)
     }
 
     /// The corpus of a dataset, verified; fetched if it is not here or was damaged. `on_bytes` hears how many bytes are

@@ -18,7 +18,7 @@ pub(crate) mod fetch;
 mod keyed_locks;
 pub(crate) mod maker;
 pub(crate) mod models;
-pub(crate) mod repair;
+mod repair;
 pub(crate) mod self_test;
 pub(crate) mod store;
 
@@ -60,10 +60,12 @@ pub(crate) struct Replicas {
     maker: ReplicaMaker,
     active: Active,
     updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
+    /// The checkpoints that the newest assignment wishes here.
     wished: watch::Sender<BTreeSet<CheckpointId>>,
     known: BTreeMap<CheckpointId, Known>,
     /// Those on their way out, each until its removal is over.
     dropping: Vec<(CheckpointId, AbortOnDropHandle<()>)>,
+    _repair: AbortOnDropHandle<()>,
 }
 
 struct Known {
@@ -90,14 +92,15 @@ impl Known {
 }
 
 impl Replicas {
-    /// `wished` is kept up to what the newest assignment wishes here.
-    pub(crate) fn new(
+    /// Starts with what is on the disk, and repairs what the coordinator has lost for as long as this is kept.
+    pub(crate) fn start(
         maker: ReplicaMaker,
         active: Active,
         updates: mpsc::Sender<(CheckpointId, ReplicaState)>,
-        wished: watch::Sender<BTreeSet<CheckpointId>>,
     ) -> Self {
-        Self { maker, active, updates, wished, known: BTreeMap::new(), dropping: Vec::new() }
+        let (wished, newly_wished) = watch::channel(BTreeSet::new());
+        let repair = AbortOnDropHandle::new(tokio::spawn(repair::run(maker.fetcher.clone(), newly_wished)));
+        Self { maker, active, updates, wished, known: BTreeMap::new(), dropping: Vec::new(), _repair: repair }
     }
 
     /// Brings what is known up to what is on the disk: attempts put checkpoints there too. Then says what is here.

@@ -57,7 +57,8 @@ pub(crate) enum SessionEvent {
     },
 }
 
-pub(crate) struct SessionLoop {
+/// What a node needs to keep a session.
+pub(crate) struct Session {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) credentials: Credentials,
     /// Where renewed credentials are saved.
@@ -67,12 +68,16 @@ pub(crate) struct SessionLoop {
     pub(crate) events: mpsc::Sender<SessionEvent>,
     /// Cancelled before the goodbye: then the end of a session is nothing to complain about.
     pub(crate) leaving: CancellationToken,
-    /// When the credentials were renewed last.
-    pub(crate) renewed_at: Option<BootTime>,
-    /// A lease's length, as the coordinator last said.
-    pub(crate) lease: Duration,
     /// The exchange of blobs with other nodes.
     pub(crate) peers: Option<Peers>,
+}
+
+struct SessionLoop {
+    of: Session,
+    /// When the credentials were renewed last.
+    renewed_at: Option<BootTime>,
+    /// A lease's length, as the coordinator last said.
+    lease: Duration,
 }
 
 /// How a session ended.
@@ -83,30 +88,36 @@ enum Closing {
     Renewed,
 }
 
-impl SessionLoop {
+impl Session {
     /// Dials until nobody listens to the events any more.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
+        SessionLoop { of: self, renewed_at: None, lease: Duration::MAX }.run().await;
+    }
+}
+
+impl SessionLoop {
+    async fn run(mut self) {
         let mut backoff = Backoff::of_dials(self.lease);
         let mut complaint = String::new();
-        while !self.events.is_closed() {
+        while !self.of.events.is_closed() {
             let mut welcomed = false;
             let dialled = BootTime::now();
             let closing = self.hold(&mut welcomed).await;
             if welcomed {
                 backoff = Backoff::of_dials(self.lease);
                 complaint.clear();
-                if let Some(peers) = &self.peers {
+                if let Some(peers) = &self.of.peers {
                     peers.session_ended();
                 }
                 // Nobody listens any more only when the agent ends.
-                let _nobody = self.events.send(SessionEvent::Closed).await;
+                let _nobody = self.of.events.send(SessionEvent::Closed).await;
             }
-            if self.leaving.is_cancelled() {
+            if self.of.leaving.is_cancelled() {
                 return;
             }
             if matches!(closing, Err(CallError::Down(_))) && !welcomed {
                 // The same: nobody listens any more only when the agent ends.
-                let _nobody = self.events.send(SessionEvent::Down { dialled }).await;
+                let _nobody = self.of.events.send(SessionEvent::Down { dialled }).await;
             }
             let reason = match closing {
                 Ok(Closing::Renewed) => continue,
@@ -123,13 +134,13 @@ impl SessionLoop {
 
     /// One session, from dialling to its end.
     async fn hold(&mut self, welcomed: &mut bool) -> Result<Closing, CallError> {
-        let agents = AgentsClient::connect_over(Arc::clone(&self.network), &self.credentials).await?;
+        let agents = AgentsClient::connect_over(Arc::clone(&self.of.network), &self.of.credentials).await?;
         if self.renew_if_due(&agents).await {
             return Ok(Closing::Renewed);
         }
-        let blobs = BlobClient::connect_over(Arc::clone(&self.network), &self.credentials).await?;
+        let blobs = BlobClient::connect_over(Arc::clone(&self.of.network), &self.of.credentials).await?;
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-        let inventory = self.inventory.borrow().clone();
+        let inventory = self.of.inventory.borrow().clone();
         // There is room: nothing else was sent yet.
         let _first = outbox.try_send(AgentMessage::Hello(Box::new(inventory)));
         let dialled = async {
@@ -148,13 +159,13 @@ impl SessionLoop {
             None => return Ok(Closing::Ended),
         };
         *welcomed = true;
-        self.clients.send_replace(Some(Clients { agents: agents.clone(), blobs }));
+        self.of.clients.send_replace(Some(Clients { agents: agents.clone(), blobs }));
         let report_every = report_every.clamp(REPORT_EVERY_MIN, REPORT_EVERY_MAX);
-        if let Some(peers) = &self.peers {
+        if let Some(peers) = &self.of.peers {
             peers.session_began(outbox.clone());
         }
         let opened = SessionEvent::Opened { outbox, name, report_every };
-        if self.events.send(opened).await.is_err() {
+        if self.of.events.send(opened).await.is_err() {
             return Ok(Closing::Ended);
         }
         let mut renewal = tokio::time::interval(RENEWAL_LOOK_EVERY);
@@ -165,12 +176,12 @@ impl SessionLoop {
                         if let CoordinatorMessage::Assignment(assignment) = &message {
                             self.lease = assignment.lease;
                         }
-                        let message = match &self.peers {
+                        let message = match &self.of.peers {
                             Some(peers) => peers.take(message),
                             None => Some(message),
                         };
                         let Some(message) = message else { continue };
-                        if self.events.send(SessionEvent::Message(message)).await.is_err() {
+                        if self.of.events.send(SessionEvent::Message(message)).await.is_err() {
                             return Ok(Closing::Ended);
                         }
                     }
@@ -186,24 +197,24 @@ impl SessionLoop {
     /// Gets a new certificate when two thirds of the old one's life are over; true if there is a new one. A failure is
     /// tried again at the next look, of which there are many before the certificate ends.
     async fn renew_if_due(&mut self, agents: &AgentsClient) -> bool {
-        let due = validity(&self.credentials.certificate_pem)
+        let due = validity(&self.of.credentials.certificate_pem)
             .is_ok_and(|validity| Timestamp::now() >= validity.renew_after());
         let just_renewed =
             self.renewed_at.is_some_and(|renewed_at| BootTime::now() < renewed_at + RENEWAL_SPACING);
         if !due || just_renewed {
             return false;
         }
-        match agents.renew(&self.credentials).await {
+        match agents.renew(&self.of.credentials).await {
             Ok(renewed) => {
-                if let Err(error) = renewed.save(&self.state) {
+                if let Err(error) = renewed.save(&self.of.state) {
                     tracing::warn!(%error, "cannot save the renewed certificate; the old one stays in use");
                     return false;
                 }
                 tracing::info!("certificate renewed");
-                if let Some(peers) = &self.peers {
+                if let Some(peers) = &self.of.peers {
                     peers.renewed(&renewed);
                 }
-                self.credentials = renewed;
+                self.of.credentials = renewed;
                 self.renewed_at = Some(BootTime::now());
                 true
             }
