@@ -10,7 +10,8 @@ use crate::{
     model::{Layers, LayersIn, Model},
     multiversion,
     number::Number,
-    state::{self, Course, State, StateIn},
+    part::Course,
+    state::{self, State, StateIn},
 };
 
 /// How far back a byte can see.
@@ -196,7 +197,7 @@ fn run(blocks: &mut [(&mut Engine, &[u8])]) {
         "engines that step together are of one model"
     );
     for (engine, _) in &mut *blocks {
-        engine.state.turn(&model, engine.course, engine.position);
+        engine.state.end_full_part(&model, engine.course, engine.position);
     }
     match &model.layers {
         LayersIn::F32(layers) => run_in(&model, layers, blocks, StateIn::f32),

@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `load` | the files of a checkpoint folder, and what may be wrong with them |
 //! | `model` | the weights as the engine wants them |
-//! | `engine`, `state` | the state, and what may be done with it |
+//! | `engine`, `state`, `part`, `fold` | what a stream leaves behind, and what may be done with it |
 //! | `forward` | the equations |
 //! | `rope` | the rotary angles |
 //! | `loops`, `number`, `simd`, `multiversion` | the inner loops, over two kinds of number, for several instruction sets |
@@ -29,6 +29,7 @@
 //! | `import` | checkpoints of the public code, `.pt` and safetensors, made into folders; runs no code of theirs |
 
 mod engine;
+mod fold;
 mod forward;
 mod generation;
 mod import;
@@ -37,6 +38,7 @@ mod loops;
 mod model;
 mod multiversion;
 mod number;
+mod part;
 mod position_loss;
 mod rope;
 mod sampling;

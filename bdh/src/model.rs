@@ -1,18 +1,9 @@
 //! The weights, laid out for the engine.
 
-use std::path::Path;
-
 use half::bf16;
-use hatchery_common::{
-    checkpoint::{MODEL_FILE, SERVING_FILE},
-    digest::Digest,
-    model::ModelConfig,
-};
+use hatchery_common::{digest::Digest, model::ModelConfig};
 
-use crate::{
-    load::{self, LoadError},
-    number::{Number, Precision},
-};
+use crate::number::{Number, Precision};
 
 /// A matrix whose rows are vectors over the width D.
 #[derive(Debug)]
@@ -127,25 +118,6 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads `config.json` and `model.safetensors` from a checkpoint `folder`; other files there do not matter.
-    ///
-    /// Weights may be f32, f64, bf16 or f16 and are kept as f32. Names, shapes and values are checked; an error names
-    /// the file, the tensor and what to do.
-    pub fn load(folder: &Path) -> Result<Self, LoadError> {
-        Self::load_in(folder, Precision::F32)
-    }
-
-    /// The same with the layers' weights, and the states of engines to come, in `precision`.
-    pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, LoadError> {
-        load::load(folder, MODEL_FILE, precision)
-    }
-
-    /// The model of a checkpoint `folder` as [`write_serving_weights`](crate::write_serving_weights) has left it for
-    /// nodes that only answer.
-    pub fn load_serving(folder: &Path) -> Result<Self, LoadError> {
-        load::load(folder, SERVING_FILE, Precision::F32)
-    }
-
     /// In which kind of number the layers' weights and the states of engines are kept.
     pub fn precision(&self) -> Precision {
         match self.layers {

@@ -1,14 +1,8 @@
 //! A stream of bytes that is read and written in turn, and can be put away in between.
 
-use std::{path::Path, sync::Arc};
-
-use hatchery_common::durable::FileError;
-
 use crate::{
     engine::Engine,
-    model::Model,
     sampling::{Sampler, SamplingParams},
-    session_file::{self, SessionError},
 };
 
 /// What an empty prompt stands for: the start of a line.
@@ -92,17 +86,5 @@ impl Session {
         }
         self.pending = self.sampler.choose(self.engine.logits());
         self.pending
-    }
-
-    /// Puts the session into the file at `path`, whole and durably, or leaves what was there. Only this user may read
-    /// it: a state tells of the bytes that made it.
-    pub fn save(&self, path: &Path) -> Result<(), FileError> {
-        session_file::save(self, path)
-    }
-
-    /// Takes up the session in the file at `path`, which must have been saved over the same `model`. The file may come
-    /// from anywhere: all of it is checked, and no more memory is taken than the model's state needs.
-    pub fn load(path: &Path, model: Arc<Model>) -> Result<Self, SessionError> {
-        session_file::load(path, model)
     }
 }

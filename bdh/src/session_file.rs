@@ -146,9 +146,18 @@ impl<T: Read> Hashed<T> {
     }
 }
 
-/// Puts `session` into the file at `path`.
-pub(crate) fn save(session: &Session, path: &Path) -> Result<(), FileError> {
-    write_secret_with(path, |file| write(session, Hashed::new(file)))
+impl Session {
+    /// Puts the session into the file at `path`, whole and durably, or leaves what was there. Only this user may read
+    /// it: a state tells of the bytes that made it.
+    pub fn save(&self, path: &Path) -> Result<(), FileError> {
+        write_secret_with(path, |file| write(self, Hashed::new(file)))
+    }
+
+    /// Takes up the session in the file at `path`, which must have been saved over the same `model`. The file may come
+    /// from anywhere: all of it is checked, and no more memory is taken than the model's state needs.
+    pub fn load(path: &Path, model: Arc<Model>) -> Result<Self, SessionError> {
+        load(path, model)
+    }
 }
 
 fn write(session: &Session, mut file: Hashed<&mut File>) -> io::Result<()> {
@@ -169,8 +178,7 @@ fn write(session: &Session, mut file: Hashed<&mut File>) -> io::Result<()> {
     file.inner.write_all(digest.as_bytes())
 }
 
-/// Reads the session in the file at `path`, saved over `model`.
-pub(crate) fn load(path: &Path, model: Arc<Model>) -> Result<Session, SessionError> {
+fn load(path: &Path, model: Arc<Model>) -> Result<Session, SessionError> {
     let unreadable = |source| FileError::new("read the session", path, source);
     // A named pipe, for instance, would block for ever.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {

@@ -1,5 +1,4 @@
-//! Reading a checkpoint folder. The files may come from anywhere: nothing in them is believed before it is checked,
-//! and nothing is allocated that the files' own size does not justify.
+//! An open `model.safetensors`, checked before anything in it is believed.
 
 use std::{
     fs::File,
@@ -9,22 +8,15 @@ use std::{
 
 use half::{bf16, f16};
 use hatchery_common::{
-    checkpoint::{CONFIG_FILE, MODEL_FILE, TRAINED_BLOCK_KEY},
-    digest::Digest,
+    checkpoint::{CONFIG_FILE, TRAINED_BLOCK_KEY},
     field::{FieldError, check_range},
-    model::{ModelConfig, RawModelConfig},
+    model::ModelConfig,
     recipe::TrainSpec,
 };
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::{
-    model::{Layers, LayersIn, Model, Rows, Tiles},
-    number::{Number, Precision},
-    rope::frequencies,
-};
+use super::error::LoadError;
 
-/// Longest `config.json`.
-const CONFIG_BYTES_MAX: u64 = 64 << 10;
 /// Longest header of `model.safetensors`: six tensors and some metadata need a few KiB.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
 /// How much of a tensor is read at once; a multiple of every number's size.
@@ -40,126 +32,6 @@ pub(crate) fn is_passed_over(name: &str) -> bool {
     let is_frequencies =
         matches!(name.split('.').collect::<Vec<_>>()[..], ["attn", "freqs"] | ["attns", _, "freqs"]);
     name == UNUSED_GATE || is_frequencies
-}
-
-/// Why a checkpoint folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A file is not there or cannot be read.
-    #[error(
-        "cannot read {}: {source}; a checkpoint folder holds {CONFIG_FILE} and {MODEL_FILE}, readable for this user",
-        file.display()
-    )]
-    Unreadable {
-        file: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// `config.json` is not what it should be.
-    #[error("{} is not a BDH configuration: {problem}; it must hold the six public fields", file.display())]
-    Config {
-        file: PathBuf,
-        /// What is wrong, with its place or field.
-        problem: String,
-    },
-    /// `model.safetensors` is damaged or another kind of file.
-    #[error("{} is not a complete safetensors file: {problem}; fetch the checkpoint again", file.display())]
-    Damaged { file: PathBuf, problem: String },
-    /// A tensor is missing, unknown, or does not fit the configuration.
-    #[error("{}: tensor `{tensor}` {problem}", file.display())]
-    Tensor {
-        file: PathBuf,
-        tensor: String,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
-    /// The metadata of `model.safetensors` is wrong.
-    #[error("{}: metadata {problem}; write the checkpoint again", file.display())]
-    Metadata {
-        file: PathBuf,
-        /// The key and what is wrong with it.
-        problem: FieldError,
-    },
-}
-
-/// Reads the model in `folder` whose weights are in the file called `weights`, its layers in `precision`.
-pub(crate) fn load(folder: &Path, weights: &str, precision: Precision) -> Result<Model, LoadError> {
-    let config = load_config(&folder.join(CONFIG_FILE))?;
-    let mut file = WeightFile::open(folder.join(weights))?;
-    file.check_tensors(&config)?;
-    let trained_block = file.trained_block()?;
-    let mut identity = Identity::of_shape(&config);
-    let mut read = |name| {
-        let values = file.read(name)?;
-        identity.add(&values);
-        Ok::<_, LoadError>(values)
-    };
-    Ok(Model {
-        trained_block,
-        embed: Rows::new(&read("embed.weight")?, config.width()),
-        layers: match precision {
-            Precision::F32 => LayersIn::F32(layers(&config, &mut read)?),
-            Precision::Bf16 => LayersIn::Bf16(layers(&config, &mut read)?),
-        },
-        lm_head: Tiles::new(&read("lm_head")?, config.width(), config.vocabulary()),
-        frequencies: frequencies(config.neurons_per_head()),
-        identity: identity.finish(),
-        config,
-    })
-}
-
-fn layers<N: Number>(
-    config: &ModelConfig,
-    mut read: impl FnMut(&'static str) -> Result<Vec<f32>, LoadError>,
-) -> Result<Layers<N>, LoadError> {
-    let (width, neurons_per_head) = (config.width(), config.neurons_per_head());
-    Ok(Layers {
-        neurons_per_head,
-        encoder: Tiles::new(&read("encoder")?, width, neurons_per_head),
-        encoder_v: Rows::transposed(&read("encoder_v")?, width, neurons_per_head),
-        decoder: Tiles::new(&read("decoder")?, neurons_per_head, width),
-    })
-}
-
-/// The digest under construction that [`Model::identity`] gives.
-struct Identity(blake3::Hasher);
-
-impl Identity {
-    fn of_shape(config: &ModelConfig) -> Self {
-        let raw = config.raw();
-        let mut hasher = blake3::Hasher::new();
-        for field in [raw.n_layer, raw.n_embd, raw.n_head, raw.mlp_internal_dim_multiplier, raw.vocab_size] {
-            hasher.update(&field.to_le_bytes());
-        }
-        Self(hasher)
-    }
-
-    fn add(&mut self, weights: &[f32]) {
-        const NUMBERS: usize = 16 << 10;
-        let mut buffer = Vec::with_capacity(NUMBERS * size_of::<f32>());
-        for part in weights.chunks(NUMBERS) {
-            buffer.clear();
-            buffer.extend(part.iter().flat_map(|weight| weight.to_le_bytes()));
-            self.0.update(&buffer);
-        }
-    }
-
-    fn finish(&self) -> Digest {
-        Digest::from_bytes(*self.0.finalize().as_bytes())
-    }
-}
-
-pub(crate) fn load_config(path: &Path) -> Result<ModelConfig, LoadError> {
-    let wrong = |problem: String| LoadError::Config { file: path.to_owned(), problem };
-    let unreadable = |source| LoadError::Unreadable { file: path.to_owned(), source };
-    let (file, size_bytes) = open_regular(path).map_err(unreadable)?;
-    if size_bytes > CONFIG_BYTES_MAX {
-        return Err(wrong(format!("it has {size_bytes} bytes, more than the limit of {CONFIG_BYTES_MAX}")));
-    }
-    let mut text = Vec::new();
-    file.take(CONFIG_BYTES_MAX).read_to_end(&mut text).map_err(unreadable)?;
-    let raw: RawModelConfig = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    ModelConfig::new(raw).map_err(|error| wrong(error.to_string()))
 }
 
 /// Opens a file that is one: a named pipe, for instance, would block for ever.
@@ -218,7 +90,7 @@ impl WeightFile {
     }
 
     /// Checks that the five weights are there in the shapes that `config` gives, and nothing that would be ignored.
-    fn check_tensors(&self, config: &ModelConfig) -> Result<(), LoadError> {
+    pub(super) fn check_tensors(&self, config: &ModelConfig) -> Result<(), LoadError> {
         let weights = config.weights();
         for (name, shape) in &weights {
             let Some(info) = self.header.info(name) else {
@@ -272,7 +144,7 @@ impl WeightFile {
     }
 
     /// The numbers of a tensor that [`WeightFile::check_tensors`] has seen, as f32, all finite.
-    fn read(&mut self, name: &str) -> Result<Vec<f32>, LoadError> {
+    pub(super) fn read(&mut self, name: &str) -> Result<Vec<f32>, LoadError> {
         let info = self.header.info(name).expect("its presence was checked before");
         let (start, end) = info.data_offsets;
         let mut values = Vec::with_capacity((end - start) * 8 / info.dtype.bitsize());
