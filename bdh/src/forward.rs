@@ -19,7 +19,7 @@ use crate::{
     model::{Layers, Model, TILE},
     multiversion::Work,
     number::Number,
-    part::{Course, Part},
+    part::{Course, PART_BYTES_MAX},
     rope::cosine_and_sine,
     simd::{Vector, prefetch},
     state::State,
