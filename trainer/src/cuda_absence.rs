@@ -2,21 +2,15 @@
 
 use std::{fs, io};
 
-use crate::{device::CUDA_LIBRARY, ffi::CudaDriver};
+use crate::{
+    cuda_library::{CUDA_LIBRARY, CudaLibrary},
+    ffi::CudaDriver,
+};
 
 /// The CUDA that libtorch is built with, as drivers count, and the first driver that runs it.
 const CUDA_NEEDED: i32 = 13_000;
 const DRIVER_NEEDED: &str = "580";
 const NO_DEVICE: i32 = 100;
-
-/// libtorch's CUDA part, a library of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum CudaLibrary {
-    Loaded,
-    Absent,
-    /// With the linker's words.
-    Broken(String),
-}
 
 /// What there is on a machine.
 #[derive(Clone, Debug)]

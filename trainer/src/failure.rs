@@ -1,21 +1,10 @@
 //! Why a run cannot go on, as a class for the agent and as text for a person.
 
-use std::io;
-
 use hatchery_common::{field::FieldError, trainer::FailureCause};
 use tch::TchError;
 
-use crate::{checkpoint::CheckpointError, data::DataError};
-
-/// How libtorch says that there is not enough memory: CUDA and MPS, the CPU, and the products' library, which on a full card
-/// cannot even start.
-const LACKS_MEMORY: [&str; 5] = [
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-];
+pub use crate::torch_error::first_line;
+use crate::{checkpoint::CheckpointError, data::DataError, torch_error::lacks_memory};
 
 /// A failure with its class.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,18 +25,6 @@ impl Failure {
     pub fn bad_input(message: impl ToString) -> Self {
         Self::new(FailureCause::BadInput, message.to_string())
     }
-}
-
-/// What happened, without the stack trace that libtorch lets follow.
-pub fn first_line(error: &TchError) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().trim_start_matches("Internal torch error: ").to_owned()
-}
-
-/// Whether there was not enough memory: libtorch has one class for all errors.
-pub(crate) fn lacks_memory(error: &TchError) -> bool {
-    let text = error.to_string();
-    LACKS_MEMORY.iter().any(|words| text.contains(words))
 }
 
 impl From<TchError> for Failure {
@@ -86,17 +63,6 @@ impl From<CheckpointError> for Failure {
             CheckpointError::Torch(error) => error.into(),
             _ => Self::bad_input(error),
         }
-    }
-}
-
-/// What a person can do about a failed write.
-pub fn write_advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some disk space",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; choose a folder that this user may write to"
-        }
-        _ => "",
     }
 }
 

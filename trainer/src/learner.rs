@@ -98,7 +98,7 @@ impl Learner {
         self.fused.is_some()
     }
 
-    /// Whether kernels of its own compute what lies between the products.
+    /// Whether kernels of its own compute the pointwise operations.
     pub fn has_kernels(&self) -> bool {
         self.fused.as_ref().is_some_and(Fused::has_kernels)
     }
@@ -108,7 +108,7 @@ impl Learner {
         self.fused.as_ref().and_then(Fused::no_kernels)
     }
 
-    /// Times what lies between the products of a batch, each operation the mean of `repeats` calls; `wait` waits for the device. None:
+    /// Times the pointwise operations of a batch, each operation the mean of `repeats` calls; `wait` waits for the device. None:
     /// this learner does not compute so.
     pub fn measure(&self, repeats: usize, wait: &dyn Fn()) -> Result<Option<Measured>, TchError> {
         let sequences = i64::from(self.spec.raw().batch) / self.parts;

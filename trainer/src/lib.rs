@@ -9,13 +9,13 @@
 //! | `optimizer`, `learner` | AdamW; what one step does |
 //! | `data`, `rng` | which bytes a step reads; randomness without state |
 //! | `run`, `meter` | the loop: when to report, validate, save, stop |
-//! | `control`, `report`, `failure` | what may interrupt; how it is told; why it cannot go on |
+//! | `control`, `report`, `failure`, `torch_error` | what may interrupt; how it is told; why it cannot go on |
 //! | `checkpoint` | the folder: read with distrust, written to last |
 //! | `evaluate`, `calibrate` | loss on other text; speed of a device |
 //! | `fast` | loss and gradients by hand on a CPU in f32 |
 //! | `fused` | the same everywhere else, on a GPU with kernels of its own |
 //! | `recurrent`, `batching` | answers of many at once on a GPU |
-//! | `device`, `cuda_absence`, `memory` | which devices there are, why not others, what fits |
+//! | `device`, `cuda_library`, `cuda_absence`, `memory` | which devices there are, why not others, what fits |
 //! | `command_line` | what its command line shares with the benchmarks' |
 //! | `environment`, `ffi` | settings of the machine, and all that is unsafe |
 
@@ -25,6 +25,7 @@ pub mod checkpoint;
 pub mod command_line;
 pub mod control;
 mod cuda_absence;
+mod cuda_library;
 pub mod data;
 pub mod device;
 pub mod dropout;
@@ -43,4 +44,5 @@ pub mod recurrent;
 pub mod report;
 pub mod rng;
 pub mod run;
+mod torch_error;
 pub mod weights;

@@ -13,7 +13,7 @@ const USABLE_PERCENT: u64 = 90;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     pub precision: Precision,
-    /// Whether kernels compute what lies between the products.
+    /// Whether kernels compute the pointwise operations.
     pub has_kernels: bool,
 }
 

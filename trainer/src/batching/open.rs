@@ -11,9 +11,9 @@ use super::Batcher;
 use crate::{
     checkpoint::{CheckpointError, read_model},
     device::{self, available_bytes},
-    failure::first_line,
     fused::kernels_for,
     recurrent::Recurrent,
+    torch_error::first_line,
 };
 
 /// Most answers at once, however much memory there is: beyond it a byte takes its time in proportion.

@@ -4,7 +4,7 @@ mod read;
 mod snapshot;
 mod write;
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use hatchery_common::{
     checkpoint::{CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, TRAINING_FILE},
@@ -15,7 +15,7 @@ pub use read::{ModelFolder, TrainingFolder, read_cursor, read_model, read_traini
 pub use snapshot::Snapshot;
 pub use write::{Writer, Written, write};
 
-use crate::failure::{first_line, write_advice};
+use crate::torch_error::first_line;
 
 /// The prefix of an AdamW moment's name, before the weight's.
 const EXP_AVG: &str = "exp_avg.";
@@ -47,4 +47,15 @@ pub enum CheckpointError {
     /// libtorch failed, most likely for want of memory.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] tch::TchError),
+}
+
+/// What a person can do about a failed write.
+fn write_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some disk space",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; choose a folder that this user may write to"
+        }
+        _ => "",
+    }
 }

@@ -2,14 +2,15 @@
 #![allow(clippy::many_single_char_names, reason = "the paper's letters say more than words would")]
 
 use super::{
-    Number, Shape,
     kernels::{self, Drops, Rope},
+    number::Number,
     panels::{PANEL, Panels},
     product::{
         Accumulation::{Add, Replace},
         Left, product,
     },
     sequence::{Head, Room, Sequence, Worker, blocks, panels, replacing_if, set_keys, upper_product},
+    shape::Shape,
     weights::{self, HeadGradients},
 };
 

@@ -5,8 +5,8 @@
 #![allow(clippy::inline_always, reason = "compiled once for each instruction set that it is called from")]
 
 use super::{
-    Number,
     multiversion::multiversion,
+    number::Number,
     panels::{Line, PANEL, View, ViewMut, transposed_tile},
 };
 use crate::dropout::{Dropout, RowKeys};

@@ -12,6 +12,7 @@ mod number;
 mod panels;
 mod product;
 mod sequence;
+mod shape;
 mod weights;
 
 pub use number::Number;
@@ -25,20 +26,10 @@ use self::{
     kernels::Rope,
     panels::Panels,
     sequence::{Sequence, Worker},
+    shape::Shape,
     weights::{Gradients, Packed},
 };
 use crate::{data::Batch, dropout::Dropout, model, weights::Weights};
-
-/// The sizes of a model at work.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    layers: usize,
-    heads: usize,
-    width: usize,
-    neurons: usize,
-    vocabulary: usize,
-    tokens: usize,
-}
 
 /// Floating-point operations of the matrix products that the fast path computes to learn from one sequence of `tokens`
 /// tokens: a multiplication and an addition for each term. The loops between the products are not counted.

@@ -2,7 +2,7 @@
 
 use std::{collections::TryReserveError, ops::Range};
 
-use super::Number;
+use super::number::Number;
 
 /// Columns of a panel: one cache line of f32. Wider ones would leave half of the sets of the nearest cache unused while
 /// one half of a panel is at work.

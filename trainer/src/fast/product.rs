@@ -7,8 +7,8 @@
 #![allow(clippy::inline_always, reason = "compiled once for each instruction set that it is called from")]
 
 use super::{
-    Number,
     multiversion::multiversion,
+    number::Number,
     panels::{Line, PANEL, View, ViewMut},
 };
 

@@ -9,13 +9,14 @@
 use std::{collections::TryReserveError, ops::Range};
 
 use super::{
-    Number, Shape,
     kernels::{self, Drops, Rope},
+    number::Number,
     panels::{Line, PANEL, Panels, View, ViewMut},
     product::{
         Accumulation::{self, Add, Replace},
         Left, product,
     },
+    shape::Shape,
     weights::{Gradients, Packed},
 };
 use crate::dropout::{Dropout, Place, RowKeys};

@@ -2,7 +2,7 @@
 
 use std::{collections::TryReserveError, ops::Range};
 
-use super::{Number, Shape, kernels, panels::Panels};
+use super::{kernels, number::Number, panels::Panels, shape::Shape};
 
 /// The weights of one head in panels, each in the two forms that the way there and the way back take.
 #[derive(Debug)]

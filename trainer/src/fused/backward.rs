@@ -4,9 +4,9 @@
 use tch::{TchError, Tensor};
 
 use super::{
-    Shape,
     forward::{Layer, Pass},
     pointwise::{Drops, Normed},
+    shape::Shape,
 };
 use crate::data::Batch;
 

@@ -1,4 +1,4 @@
-//! Whether the kernels compute what libtorch's operations do: looked at before a run relies on them, since a card or a compiler may
+//! Whether the kernels compute what libtorch's operations do: looked at before a run relies on them, since a GPU or a compiler may
 //! be one that nobody has tried. The verdict follows from the device, the build and the model's shape alone, so that a run that is
 //! interrupted goes the same way again.
 
@@ -15,8 +15,8 @@ use super::{Fused, KERNELS_VARIABLE};
 use crate::{
     data::Batch,
     dropout::Dropout,
-    failure::first_line,
     rng::{Purpose, bits},
+    torch_error::first_line,
     weights::Weights,
 };
 

@@ -4,8 +4,9 @@
 use tch::{TchError, Tensor};
 
 use super::{
-    Fused, Shape,
+    Fused,
     pointwise::{Drops, Normed, Residual},
+    shape::Shape,
 };
 use crate::{data::Batch, dropout::Dropout, weights::Weights};
 

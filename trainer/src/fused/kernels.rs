@@ -9,8 +9,9 @@ use hatchery_trainer_shim::{
 use tch::{Kind, TchError, Tensor};
 
 use super::{
-    Shape, plain,
+    plain,
     pointwise::{Drops, Normed, PointwiseOps, Residual},
+    shape::Shape,
 };
 use crate::model::Rope;
 

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
 use super::{
-    Fused, Shape,
+    Fused,
     plain::Plain,
     pointwise::{Drops, Normed, PointwiseOps, Residual},
+    shape::Shape,
 };
-use crate::{dropout::Dropout, failure::lacks_memory};
+use crate::{dropout::Dropout, torch_error::lacks_memory};
 
 /// Calls before the clock starts, in which memory is taken from the device.
 const WARM_UP: usize = 3;

@@ -1,5 +1,5 @@
 //! Loss and gradients without autograd for any of libtorch's devices: the whole batch at once, products by libtorch, and
-//! what lies between them in as few passes over memory as there can be.
+//! the pointwise operations between them in as few passes over memory as there can be.
 //!
 //! Beside [`crate::model`], which says the same as the paper does and is what this is checked against; on a CPU in f32
 //! [`crate::fast`] is faster. Memory's speed bounds a GPU here, not its arithmetic: in a step autograd writes or reads each
@@ -11,8 +11,8 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `forward`, `backward` | the equations there and back, as products and what lies between them |
-//! | `pointwise` | what lies between the products: the operations by name |
+//! | `forward`, `backward` | the equations there and back, as products and pointwise operations |
+//! | `pointwise` | the pointwise operations by name |
 //! | `plain` | those by libtorch's operations: any device, any kind; the oracle for the kernels |
 //! | `kernels` | those by kernels of one pass each, on an NVIDIA GPU |
 //! | `measure` | how long each takes, both ways |
@@ -25,6 +25,7 @@ mod kernels;
 mod measure;
 mod plain;
 pub(crate) mod pointwise;
+mod shape;
 
 use std::rc::Rc;
 
@@ -33,27 +34,9 @@ use hatchery_trainer_shim::kernels::{Kernels, Variant};
 use tch::{Device, Kind, TchError, Tensor, no_grad_guard};
 
 pub use self::measure::{Measured, Timed};
+pub(crate) use self::shape::Shape;
 use self::{kernels::ByKernels, plain::Plain, pointwise::PointwiseOps};
 use crate::{data::Batch, dropout::Dropout, model::Rope, weights::Weights};
-
-/// The sizes of a model and a batch at work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub(crate) layers: usize,
-    pub(crate) heads: i64,
-    pub(crate) width: i64,
-    pub(crate) neurons: i64,
-    pub(crate) vocabulary: i64,
-    pub(crate) sequences: i64,
-    pub(crate) tokens: i64,
-}
-
-impl Shape {
-    /// Rows: tokens of all sequences.
-    fn rows(&self) -> i64 {
-        self.sequences * self.tokens
-    }
-}
 
 /// Loss and gradients of one model on one device.
 #[derive(Debug)]
@@ -171,7 +154,7 @@ impl Fused {
     }
 }
 
-/// `off`: no kernels, for a card on which they do harm.
+/// `off`: no kernels, for a GPU on which they do harm.
 const KERNELS_VARIABLE: &str = "HATCHERY_KERNELS";
 
 /// Kernels for a GPU, or why it has none; nothing for what is no NVIDIA GPU.
@@ -188,7 +171,7 @@ pub(crate) fn kernels_for(
     Some(Kernels::on_cuda(index, variant).map(Rc::new).map_err(|error| error.to_string()))
 }
 
-/// What lies between the products, f32 but for them, by libtorch's operations; for those who turn by themselves.
+/// The pointwise operations, f32 but for the products' operands, by libtorch's; for callers that apply the rope themselves.
 pub(crate) fn plain(config: &ModelConfig, device: Device) -> Result<Box<dyn PointwiseOps>, TchError> {
     Ok(Box::new(Plain::new(Rope::new(config.neurons_per_head(), 1, device, Kind::Float)?)))
 }

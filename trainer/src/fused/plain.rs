@@ -3,8 +3,8 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::{
-    Shape,
     pointwise::{Drops, Normed, PointwiseOps, Residual},
+    shape::Shape,
 };
 use crate::model::{NORM_EPSILON, Rope};
 

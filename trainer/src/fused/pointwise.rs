@@ -4,7 +4,7 @@ use std::fmt;
 
 use tch::{TchError, Tensor};
 
-use super::Shape;
+use super::shape::Shape;
 use crate::dropout::Dropout;
 
 /// What a norm gave, and the reciprocal deviation of each row before it.
