@@ -585,7 +585,7 @@ fn a_token_must_expire_later() {
         expires_at: Timestamp(5),
     };
     let error = world.ask(request).unwrap_err().to_string();
-    assert_eq!(error, "expires_at: 1970-01-01 00:00:00 UTC is past");
+    assert_eq!(error, "expires_at: 1970-01-01 00:00:00 UTC is in the past");
 }
 
 #[test]
