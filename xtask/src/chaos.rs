@@ -25,13 +25,13 @@ const BUILD: [&str; 11] = [
 /// Flags of `chaos`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How long the fleet is hurt; then it gets two and a half minutes at most to come to rest
+    /// How long faults are injected; then the fleet has up to two and a half minutes to settle
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1440))]
     minutes: u64,
-    /// The same seed does the same things in the same order [default: drawn, and printed]
+    /// Random seed; the same seed injects the same faults in the same order [default: random, and printed]
     #[arg(long)]
     seed: Option<u64>,
-    /// Only faults that have this word in their names, as `killed` or `cut off`
+    /// Only faults with this word in their names, such as `killed` or `cut off`
     #[arg(long, requires = "seed")]
     only: Option<String>,
 }
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         command.args(&options.only);
         let status = command.status().with_context(|| format!("cannot start {}", runner.display()))?;
         if !status.success() {
-            bail!("the house did not keep what it promises; the same seed does the same things again");
+            bail!("a guarantee was broken; the same seed repeats the same faults");
         }
         Ok(())
     });

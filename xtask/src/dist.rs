@@ -23,7 +23,7 @@ use crate::repo;
 /// Flags of `dist`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave CUDA's libraries out, although they are installed here
+    /// Leave out the CUDA libraries, even if installed here
     #[arg(long)]
     cpu: bool,
 }

@@ -13,7 +13,7 @@ pub(crate) fn run() -> Result<()> {
         cargo::command(&["test", "--quiet", "-p", "hatchery-docs", "-p", "hatchery-cli", "the_reference_of"]);
     let status = tests.env(WRITE_VARIABLE, "1").status().context("cannot start cargo")?;
     if !status.success() {
-        bail!("the reference pages could not be written");
+        bail!("cannot write the reference pages");
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ fn fuzz(fuzzer: &Path, targets: &[&'static str], secs: u64, interrupt: &Interrup
     // In memory, where there is such a folder: targets write files, and sync them.
     let in_memory = Path::new("/dev/shm");
     let scratch = if in_memory.is_dir() { tempfile::tempdir_in(in_memory) } else { tempfile::tempdir() };
-    let scratch = scratch.context("there is no folder for scratch")?;
+    let scratch = scratch.context("cannot create a temporary folder")?;
     let mut running = Vec::new();
     for target in targets {
         running.push(start(fuzzer, target, secs, scratch.path())?);
@@ -108,7 +108,7 @@ fn fuzz(fuzzer: &Path, targets: &[&'static str], secs: u64, interrupt: &Interrup
     }
     ensure!(
         found.is_empty(),
-        "{} broke its word; the input lies in fuzz/found/, where the tests try it again: commit it with the repair",
+        "{} failed; the input is in fuzz/found/, where the tests repeat it: commit it with the fix",
         found.join(", ")
     );
     Ok(())
@@ -120,7 +120,7 @@ fn start(fuzzer: &Path, target: &'static str, secs: u64, scratch: &Path) -> Resu
     let found = repo::root().join("fuzz/found").join(target);
     let own = scratch.join(target);
     for folder in [&corpus, &found, &own] {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let log = scratch.join(format!("{target}.log"));
     let mut command = Command::new("nice");

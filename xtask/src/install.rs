@@ -31,7 +31,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 /// Flags of both.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The folder whose `bin`, `lib` and `share` take the files [default: ~/.local]
+    /// Folder whose `bin`, `lib` and `share` receive the files [default: ~/.local]
     #[arg(long, value_name = "FOLDER")]
     prefix: Option<PathBuf>,
 }
@@ -79,7 +79,7 @@ pub(crate) fn install(options: &Options) -> Result<()> {
 pub(crate) fn uninstall(options: &Options) -> Result<()> {
     let prefix = options.prefix()?;
     if displace(&prefix)? {
-        println!("hatchery is gone from {}; what it stored is where it was", prefix.display());
+        println!("hatchery was removed from {}; its data is untouched", prefix.display());
     } else {
         println!("hatchery is not installed in {}", prefix.display());
     }
@@ -100,7 +100,8 @@ fn advice(bin: &Path, path: Option<&std::ffi::OsStr>) -> Option<String> {
     let is_there = path.is_some_and(|path| std::env::split_paths(path).any(|folder| folder == bin));
     (!is_there).then(|| {
         format!(
-            "{0} is not in PATH; add it, for instance with this line in ~/.profile:\n  export PATH=\"{0}:$PATH\"",
+            "{0} is not in PATH; add it, for example with this line in ~/.profile:\n  export \
+             PATH=\"{0}:$PATH\"",
             bin.display()
         )
     })
@@ -116,7 +117,7 @@ fn place(prefix: &Path, files: &[(PathBuf, PathBuf)]) -> Result<()> {
     let new: BTreeSet<PathBuf> = paths.cloned().collect();
     let old = Installed::read(prefix)?;
     if let Some(path) = new.difference(&old).find(|path| prefix.join(path).symlink_metadata().is_ok()) {
-        bail!("{} is there already, and `install` did not put it there", prefix.join(path).display());
+        bail!("{} already exists, but not from `install`", prefix.join(path).display());
     }
     // Until all is in place, both are to be taken away by `uninstall`.
     Installed::write(prefix, &old.union(&new).cloned().collect())?;

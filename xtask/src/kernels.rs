@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
     if let Some(compiler) = setup::compiler()? {
         return compile(&trainer, &compiler);
     }
-    eprintln!("this system has no CUDA: no kernels to compile");
+    eprintln!("there is no CUDA for this system: no kernels to compile");
     Ok(())
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn compile_where_possible(trainer: &Path) -> Result<()> {
         Ok(Some(compiler)) => compile(trainer, &compiler),
         Ok(None) => Ok(()),
         Err(error) => {
-            eprintln!("the kernels are NOT compiled, for want of NVIDIA's compiler: {error:#}");
+            eprintln!("the kernels are NOT compiled, as NVIDIA's compiler is missing: {error:#}");
             Ok(())
         }
     }

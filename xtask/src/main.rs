@@ -22,7 +22,7 @@ mod test;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The chores of a Hatchery clone", version)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Development tasks of Hatchery", version)]
 struct Arguments {
     #[command(subcommand)]
     chore: Chore,
@@ -30,29 +30,29 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Check the toolchain and fetch the parts of libtorch that the trainer needs
+    /// Check the toolchain and fetch libtorch for the trainer
     Setup(setup::Options),
-    /// Run every test; sets up first
+    /// Run all tests, after setup
     Test(test::Options),
-    /// Hurt a fleet of real processes while it is used, and check that it keeps all it promises
+    /// Inject faults into a fleet of real processes under load, and check its guarantees
     Chaos(chaos::Options),
-    /// Fuzz the parsers of what comes from outside
+    /// Fuzz the parsers of external input
     Fuzz(fuzz::Options),
-    /// Run the fleet in a simulation, from many seeds
+    /// Simulate the fleet, with many seeds
     Sim(sim::Options),
-    /// Show the whole main path, live, on this machine
+    /// Show the whole workflow live on this machine
     Demo(demo::Options),
-    /// Compile the trainer's kernels for NVIDIA's GPUs from compute capability 8.0 on, without one
+    /// Compile the trainer's kernels for NVIDIA GPUs of compute capability 8.0 or newer; needs no GPU
     Kernels,
-    /// Build a release archive and try it in an empty folder
+    /// Build a release archive and test it in an empty folder
     Dist(dist::Options),
-    /// Write the reference pages anew from the code
+    /// Regenerate the reference pages from the code
     Docs,
-    /// Put `hatchery`, its trainer, manual and completions where a shell finds them
+    /// Install `hatchery`, its trainer, manual and completions for this user
     Install(install::Options),
-    /// Take away what `install` put there
+    /// Remove the files of `install`
     Uninstall(install::Options),
-    /// Measure beside others
+    /// Benchmark against alternatives
     #[command(subcommand)]
     Bench(bench::Bench),
 }

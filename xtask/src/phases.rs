@@ -27,7 +27,7 @@ impl Phases {
         for (name, duration) in &self.done {
             eprintln!("{:>8}  {name}", seconds(*duration));
         }
-        eprintln!("{:>8}  in all", seconds(self.done.iter().map(|(_, duration)| *duration).sum()));
+        eprintln!("{:>8}  total", seconds(self.done.iter().map(|(_, duration)| *duration).sum()));
     }
 }
 

@@ -19,7 +19,7 @@ const FREE_BYTES_MIN: u64 = 2_000_000_000;
 pub(crate) fn check() -> Result<()> {
     let target = target();
     let disk = rustix::fs::statvfs(&target)
-        .with_context(|| format!("cannot tell how much room the disk of {} has", target.display()))?;
+        .with_context(|| format!("cannot read the free disk space of {}", target.display()))?;
     let free_bytes = disk.f_bavail * disk.f_frsize;
     // Counting what is built takes a moment; mostly there is no need.
     let is_incremental = std::env::var_os("CARGO_INCREMENTAL").is_none_or(|value| value != "0");

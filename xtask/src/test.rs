@@ -63,10 +63,10 @@ fn run_all() -> Result<()> {
     });
     let fuzzers = thread::spawn(fuzz::minute);
     let others = cargo::run(&[&TESTS[..], &["--", "--skip", CHAOS]].concat());
-    eprintln!("the others are through; waiting for {CHAOS}");
-    let Ok(chaos) = chaos.join() else { bail!("{CHAOS} cannot be waited for") };
+    eprintln!("the other tests are done; waiting for {CHAOS}");
+    let Ok(chaos) = chaos.join() else { bail!("cannot wait for {CHAOS}") };
     let chaos = judge(&chaos?);
-    let fuzzers = fuzzers.join().unwrap_or_else(|_| bail!("the fuzzers cannot be waited for"));
+    let fuzzers = fuzzers.join().unwrap_or_else(|_| bail!("cannot wait for the fuzzers"));
     // All of them are worth to be told.
     let failed = [others, chaos, fuzzers.context("the fuzzers")].into_iter().filter_map(Result::err);
     let failed: Vec<String> = failed.map(|error| format!("{error:#}")).collect();

@@ -58,33 +58,33 @@ pub struct Options {
     /// Sizes of the file in MB (10^6 bytes)
     #[arg(long, value_name = "MB", value_delimiter = ',', default_values_t = [13, 100])]
     sizes: Vec<u64>,
-    /// Runs of each contender, in turn; one only where a run takes more than a minute
+    /// Runs of each contender, in turn; only one if a run takes more than a minute
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Speed of an ordinary link each way
+    /// Speed of an ordinary link in each direction
     #[arg(long, value_name = "MBIT", default_value_t = 60.0)]
     rate_mbit: f64,
     /// Only cases and scenarios whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Who is measured
+    /// Contenders to measure
     #[arg(long, value_enum, value_delimiter = ',')]
     contenders: Vec<Contender>,
-    /// What goes wrong on the way, and what must go on meanwhile, instead of the cases above
+    /// Run failure and load scenarios instead of the cases above
     #[arg(long)]
     scenarios: bool,
-    /// One small case
+    /// Run one small case
     #[arg(long, conflicts_with_all = ["nodes", "sizes", "repeats", "scenarios"])]
     quick: bool,
-    /// A `hatchery` with the feature failpoints, for the scenario of an agent that serves wrong bytes
+    /// A `hatchery` built with the feature failpoints, for the scenario of an agent that serves corrupt data
     #[arg(long, value_name = "PROGRAM")]
     flipping_agent: Option<PathBuf>,
-    /// How the result is written
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// How the result is written.
+/// Output format.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Text for people.
@@ -108,7 +108,7 @@ pub fn run(mut options: Options) -> Result<()> {
     if options.quick {
         (options.nodes, options.sizes, options.repeats) = (vec![4], vec![13], 2);
     }
-    ensure!(options.repeats > 0 && options.nodes.iter().all(|nodes| *nodes > 0), "nothing is to be measured");
+    ensure!(options.repeats > 0 && options.nodes.iter().all(|nodes| *nodes > 0), "nothing to measure");
     let nodes_max = options.nodes.iter().copied().max().unwrap_or_default();
     ensure!(
         (nodes_max + 1) as f64 * options.rate_mbit <= MBIT_IN_ALL_MAX,

@@ -13,10 +13,10 @@ use clap::Parser;
     max_term_width = 110
 )]
 struct Arguments {
-    /// How many agents
+    /// Number of agents
     #[arg(long, default_value_t = 1000)]
     agents: usize,
-    /// For how many seconds the coordinator is gone
+    /// Seconds for which the coordinator is down
     #[arg(long, default_value_t = 0)]
     gone_secs: u64,
 }

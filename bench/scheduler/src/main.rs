@@ -55,20 +55,20 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000))]
     cases: u64,
-    /// The number of the first case in each family; another one gives other cases.
+    /// Number of the first case in each family; a different number gives different cases.
     #[arg(long, value_name = "N", default_value_t = 0)]
     first: u64,
-    /// Run this one case and show every schedule of it, as in `triple+wishes/17`.
+    /// Run one case and show all its schedules, such as `triple+wishes/17`.
     #[arg(long, value_name = "FAMILY/NUMBER")]
     seed: Option<CaseName>,
-    /// Measure only one of the two.
+    /// Measure only one aspect.
     #[arg(long, value_enum, conflicts_with = "seed")]
     only: Option<Part>,
-    /// Jobs in the queue, for the speed.
+    /// Jobs in the queue when measuring speed.
     #[arg(long, value_name = "N", default_value_t = JOBS_WAITING_MAX)]
     #[arg(value_parser = number_up_to::<100, JOBS_WAITING_MAX>)]
     jobs: usize,
-    /// Devices in the fleet, for the speed.
+    /// Devices in the fleet when measuring speed.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number_up_to::<10, NODES_MAX>)]
     devices: usize,
     /// Plans timed of each kind.
@@ -81,13 +81,13 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// How good the plans are.
+    /// Quality of the plans.
     Quality,
-    /// How long one plan takes.
+    /// Time per plan.
     Speed,
 }
 
-/// How the result is written.
+/// Output format.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Text for people.

@@ -46,7 +46,7 @@ struct Arguments {
     output: Output,
 }
 
-/// How the result is written.
+/// Output format.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Text for people.

@@ -42,19 +42,19 @@ const OWN_BYTES: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// A checkpoint; without it, a stand-in of the preset seed's shape.
+    /// Checkpoint folder [default: a random model of the preset seed's shape].
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Of the stand-in: the share of neurons that are active for a byte. A trained model has 0.06 to 0.25.
+    /// Share of active neurons per byte in the random model; trained models have 0.06 to 0.25.
     #[arg(long, value_name = "SHARE", default_value_t = 0.15, conflicts_with = "checkpoint", value_parser = share)]
     active: f64,
-    /// Contexts at which a byte is timed, in bytes.
+    /// Context lengths at which a byte is timed, in bytes.
     #[arg(long, value_name = "N", num_args = 1.., default_values_t = [1024, 4096, 100_000], value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     contexts: Vec<u64>,
     /// Repeats of each measurement; the fastest counts.
     #[arg(long, value_name = "N", default_value_t = REPEATS, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
-    /// Measure answers of many at once on this device too, such as cuda:0.
+    /// Also measure many answers at once on this device, such as cuda:0.
     #[arg(long, value_name = "DEVICE")]
     device: Option<Device>,
     #[command(flatten)]

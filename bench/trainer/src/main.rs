@@ -18,7 +18,7 @@ use hatchery_trainer::{command_line::exit_code, device, environment, ffi};
 
 use crate::{generate::GenerateArgs, gpu::GpuArgs, train::TrainArgs};
 
-/// Compares the trainer with others, side by side on this machine.
+/// Compare the trainer with alternatives, side by side on this machine.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 struct Args {
@@ -28,13 +28,13 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// Training on the CPU: the fast path, the plain path, and eager PyTorch where a python has it; they take turns.
+    /// Training on the CPU: the fast path, the plain path, and eager PyTorch if a Python has it, in turns.
     Train(TrainArgs),
-    /// Answers on one core: the engine in f32 and bf16, at any length, several at once; and eager PyTorch, which takes
-    /// the whole context through the model for each byte, where a python has it; and many at once on a GPU.
+    /// Answers on one core: the engine in f32 and bf16, at several lengths and batch sizes; eager PyTorch, if a
+    /// Python has it, which recomputes the whole context for each byte; and many answers at once on a GPU.
     Generate(GenerateArgs),
-    /// Training on a GPU: this trainer three ways, PyTorch eager and compiled, on the same weights and text; whether bf16
-    /// learns what f32 does; and the whole reference run.
+    /// Training on a GPU: this trainer in three variants, PyTorch eager and compiled, on the same weights and text;
+    /// bf16 against f32; and the whole reference run.
     Gpu(GpuArgs),
 }
 

@@ -36,19 +36,19 @@ const SGEMM_SIZE: i64 = 2048;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrainArgs {
-    /// Which model.
+    /// Model shape.
     #[arg(long, value_enum, default_value_t = Shape::Seed)]
     shape: Shape,
-    /// Steps in each turn; the first one of each is not counted.
+    /// Steps in each turn; the first one is not counted.
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
     steps: u32,
     /// Turns of each contender.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
-    /// Sequences in a step; without it, 8. PyTorch keeps all of a large batch in memory at once.
+    /// Sequences per step [default: 8]. PyTorch keeps a whole batch in memory at once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch: Option<u32>,
-    /// Threads; 0: as many as there are cores.
+    /// Threads; 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads_argument())]
     threads: u32,
     #[command(flatten)]

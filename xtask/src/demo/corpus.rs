@@ -20,7 +20,7 @@ pub(crate) fn choose(chosen: Option<&Path>, cargo_home: &Path) -> Result<Corpus>
     let path = cargo_home.join("registry").join("src");
     if !path.is_dir() {
         bail!(
-            "cargo has unpacked no crates in {}: give a file or folder of text with --data",
+            "there are no unpacked crates in {}: give a file or folder of text with --data",
             path.display()
         );
     }

@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         keep(demo, folder, &hatchery);
     } else {
         drop(demo);
-        eprintln!("everything is stopped");
+        eprintln!("all processes have stopped");
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn train(demo: &Demo, corpus: &Corpus, smallest: bool) -> Result<()> {
         let logs = demo.command(&["logs", JOB]).output();
         match logs {
             Ok(logs) if !demo.is_interrupted() => {
-                error.context(format!("the trainers said:\n{}", String::from_utf8_lossy(&logs.stdout)))
+                error.context(format!("log of the trainers:\n{}", String::from_utf8_lossy(&logs.stdout)))
             }
             _ => error,
         }
@@ -112,7 +112,7 @@ fn train(demo: &Demo, corpus: &Corpus, smallest: bool) -> Result<()> {
 }
 
 fn show_results(demo: &Demo) -> Result<()> {
-    heading("checkpoints, and where they are");
+    heading("checkpoints and their nodes");
     demo.run(&["checkpoints", JOB])?;
 
     heading("an answer from each node");
@@ -142,7 +142,7 @@ fn show_results(demo: &Demo) -> Result<()> {
         println!("{}", report::sample(&format!("{PROMPT}{text}")));
     }
 
-    heading("in short");
+    heading("summary");
     println!("{}", report::table(&demo.json(&["job", JOB])?, answers));
     Ok(())
 }

@@ -55,7 +55,7 @@ pub(crate) fn members(size_bytes: u64, read: impl Fn(Range<u64>) -> Result<Vec<u
 fn in_words(error: ZipError) -> anyhow::Error {
     match error {
         ZipError::Io(error) => error.into(),
-        other => anyhow!("not a zip file that can be read: {other}"),
+        other => anyhow!("not a readable zip file: {other}"),
     }
 }
 
@@ -183,7 +183,7 @@ fn write_checked(
     let sha256 = HEXLOWER.encode(&sink.hasher.finalize());
     if sink.size_bytes != recorded.size_bytes || sha256 != recorded.sha256 {
         bail!(
-            "{}: {} bytes with SHA-256 {sha256} came, {} bytes with {} were promised by the wheel",
+            "{}: received {} bytes with SHA-256 {sha256}, but the wheel lists {} bytes with {}",
             member.name,
             sink.size_bytes,
             recorded.size_bytes,

@@ -29,7 +29,7 @@ impl Http {
         let roots = match &pip.certificates {
             Some(path) => {
                 let pem = std::fs::read(path).with_context(|| {
-                    format!("cannot read the certificates {} that pip is set to use", path.display())
+                    format!("cannot read the certificates {} of pip's configuration", path.display())
                 })?;
                 RootCerts::new_with_certs(&certificates(&pem))
             }
@@ -46,8 +46,8 @@ impl Http {
                 .timeout_recv_response(Some(RESPONSE_TIMEOUT))
                 .timeout_per_read(Some(SILENCE_TIMEOUT));
             if let Some(proxy) = &pip.proxy {
-                config = config
-                    .proxy(Some(ureq::Proxy::new(proxy).context("pip's proxy setting cannot be read")?));
+                config =
+                    config.proxy(Some(ureq::Proxy::new(proxy).context("cannot read pip's proxy setting")?));
             }
             Ok(config.build().new_agent())
         };
@@ -81,11 +81,11 @@ impl Http {
         let wanted = format!("bytes={}-{}", range.start, range.end - 1);
         let response = self.send(url, &[("Range", &wanted)], authorization)?;
         if response.status() != 206 {
-            bail!("{url} answers {} where a range of bytes was asked for", response.status());
+            bail!("{url} answers {} to a request for a range of bytes", response.status());
         }
         let (start, _) = response.content_range()?;
         if start != range.start {
-            bail!("{url} sends bytes from {start} where {wanted} was asked for");
+            bail!("{url} sends bytes from {start} instead of {wanted}");
         }
         Ok(response)
     }
@@ -142,7 +142,7 @@ impl Response {
             let (range, total) = rest.split_once('/')?;
             Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
         });
-        parsed.with_context(|| format!("{} sends an odd Content-Range: {header:?}", self.url()))
+        parsed.with_context(|| format!("{} sends an invalid Content-Range: {header:?}", self.url()))
     }
 
     /// The body as a stream.
@@ -154,6 +154,6 @@ impl Response {
     pub(crate) fn bytes(self, limit_bytes: u64) -> Result<Vec<u8>> {
         let url = self.url();
         let body = self.0.into_body().into_with_config().limit(limit_bytes);
-        body.read_to_vec().map_err(|error| anyhow!("{url} breaks off: {error}"))
+        body.read_to_vec().map_err(|error| anyhow!("{url}: the transfer failed: {error}"))
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn find(
         match page(http, index, &requirement.name) {
             Ok(offers) => match choose(offers, requirement, platform) {
                 Some(offer) => return Ok(offer),
-                None => refusals.push(format!("{shown} has no wheel of it for {platform}")),
+                None => refusals.push(format!("{shown} has no wheel for {platform}")),
             },
             Err(error) => refusals.push(format!("{shown}: {error:#}")),
         }
@@ -60,11 +60,11 @@ fn page(http: &Http, index: &str, project: &str) -> Result<Vec<Offer>> {
     let response = http.get(&address.url, &[("Accept", SIMPLE_JSON)], address.authorization.as_deref())?;
     let kind = response.header("content-type");
     if !kind.starts_with(SIMPLE_JSON) {
-        bail!("it answers {kind:?} where {SIMPLE_JSON} was asked for");
+        bail!("it answers with {kind:?} instead of {SIMPLE_JSON}");
     }
     let base = response.url();
     let page: Page = serde_json::from_slice(&response.bytes(PAGE_BYTES_MAX)?)
-        .context("its page is not as PEP 691 says")?;
+        .context("its page does not follow PEP 691")?;
     Ok(page
         .files
         .into_iter()

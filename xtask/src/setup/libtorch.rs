@@ -39,7 +39,7 @@ pub(crate) fn ensure(
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let lock =
         File::create(folder.join(LOCK)).with_context(|| format!("cannot write in {}", folder.display()))?;
-    lock.lock().context("cannot wait for another setup to end")?;
+    lock.lock().context("cannot wait for another setup to finish")?;
 
     let installed = Manifest::read(folder);
     if let Some(manifest) = &installed {
@@ -51,7 +51,7 @@ pub(crate) fn ensure(
         {
             match manifest.first_missing(folder) {
                 None => return Ok(installed.expect("the manifest was just looked at")),
-                Some(path) => eprintln!("{path} is missing or has another length: fetching it again"),
+                Some(path) => eprintln!("{path} is missing or has the wrong length: fetching it again"),
             }
         }
     }
@@ -100,7 +100,7 @@ pub(super) fn ensure_compiler(folder: &Path, platform: Platform) -> Result<PathB
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let lock =
         File::create(folder.join(LOCK)).with_context(|| format!("cannot write in {}", folder.display()))?;
-    lock.lock().context("cannot wait for another setup to end")?;
+    lock.lock().context("cannot wait for another setup to finish")?;
     let done = folder.join(format!("for-torch-{TORCH_VERSION}-on-{platform}"));
     if done.exists() && libraries.join(COMPILER_LIBRARY).exists() {
         return Ok(libraries);
@@ -127,8 +127,8 @@ fn choose<'a>(
         match find(&Finder::Index { http, pip }) {
             Ok(chosen) => return Ok(chosen),
             Err(error) => {
-                eprintln!("{} {error:#}", style("cannot read parts of the wheels:").yellow());
-                eprintln!("downloading them whole with pip");
+                eprintln!("{} {error:#}", style("cannot read the wheels in parts:").yellow());
+                eprintln!("downloading whole wheels with pip");
             }
         }
     }

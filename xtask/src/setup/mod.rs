@@ -33,10 +33,10 @@ use platform::{Flavour, Platform};
 /// Flags of `setup`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
-    /// Take the CUDA libraries too, whether or not this machine has an NVIDIA driver
+    /// Include the CUDA libraries, even without an NVIDIA driver on this machine
     #[arg(long, conflicts_with = "cpu")]
     cuda: bool,
-    /// Take the CPU libraries only
+    /// Only the CPU libraries
     #[arg(long)]
     cpu: bool,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     toolchain::check()?;
     if std::env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
-        bail!("LIBTORCH_USE_PYTORCH is set, which would link whatever Python has installed: unset it");
+        bail!("LIBTORCH_USE_PYTORCH is set, which would link Python's libtorch: unset it");
     }
     let default = repo::libtorch().join("torch");
     if let Some(folder) = own::folder(std::env::var_os("LIBTORCH"), &default)? {
@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         _ => platform::detect_flavour(platform),
     };
     if flavour == Flavour::Cuda && !platform.is_linux() {
-        bail!("there are no CUDA libraries for {platform}; leave --cuda out");
+        bail!("there are no CUDA libraries for {platform}; omit --cuda");
     }
     let manifest = libtorch::ensure(&repo::libtorch(), platform, flavour, options.cpu || options.cuda)?;
     eprintln!(
@@ -101,7 +101,7 @@ pub(crate) fn compiler() -> Result<Option<PathBuf>> {
 pub(crate) fn runtime_files(cpu_only: bool) -> Result<Vec<(PathBuf, String)>> {
     let folder = repo::libtorch();
     let manifest = Manifest::read(&folder)
-        .context("a release is made from the libtorch that `cargo xtask setup` fetches: unset LIBTORCH")?;
+        .context("a release needs the libtorch of `cargo xtask setup`: unset LIBTORCH")?;
     let paths = manifest.files.into_keys();
     Ok(paths
         .filter(|path| layout::is_for_running(path, manifest.platform, cpu_only))

@@ -11,7 +11,7 @@ use super::layout::TORCH_VERSION;
 pub(crate) fn folder(variable: Option<OsString>, default: &Path) -> Result<Option<PathBuf>> {
     let Some(value) = variable else { return Ok(None) };
     if value.is_empty() {
-        bail!("LIBTORCH is set but empty: unset it to have libtorch fetched, or set it to the folder of one");
+        bail!("LIBTORCH is empty: unset it to fetch libtorch, or set it to a libtorch folder");
     }
     let folder = PathBuf::from(value);
     let is_default = folder == default

@@ -121,7 +121,13 @@ pub(crate) fn download(requirement: &str, folder: &Path) -> Result<PathBuf> {
             let file = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
             file.split('-').next() == Some(&name)
         })
-        .with_context(|| format!("pip downloaded {requirement} but left no wheel in {}", folder.display()))
+        .with_context(|| {
+            format!(
+                "pip downloaded {requirement}, but there is no wheel in \
+                                  {}",
+                folder.display()
+            )
+        })
 }
 
 fn download_as(requirement: &str, folder: &Path, python: &[&str]) -> Result<bool> {

@@ -131,7 +131,7 @@ fn a_server_that_knows_no_ranges_is_refused() {
     let manners = Manners { ignores_ranges: true, ..Manners::default() };
     let server = server(wheel(&[("lib/a.so", b"a")], None), manners);
     let message = open(&http(), &server).err().unwrap().to_string();
-    assert!(message.contains("answers 200 where a range of bytes was asked for"), "{message}");
+    assert!(message.contains("answers 200 to a request for a range of bytes"), "{message}");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn the_first_index_that_has_the_wheel_serves_it() {
     let none = index::find(&http(), &indexes(&["missing", "old", "empty"]), &x, Platform::LinuxX86_64);
     let message = none.unwrap_err().to_string();
     for reason in
-        ["/missing: ", "answers 404", "\"text/html\" where", "/empty has no wheel of it for Linux x86-64"]
+        ["/missing: ", "answers 404", "\"text/html\" instead of", "/empty has no wheel for Linux x86-64"]
     {
         assert!(message.contains(reason), "{message}");
     }

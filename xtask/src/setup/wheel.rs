@@ -196,16 +196,14 @@ fn fetch(
         if error.downcast_ref::<DiskError>().is_some() {
             return Err(error);
         }
-        meter.say(&format!("  connection broke, going on from byte {}: {error:#}", range.start + have));
+        meter.say(&format!("  the connection failed, resuming from byte {}: {error:#}", range.start + have));
         if have > before {
             fruitless = 0;
             continue;
         }
         fruitless += 1;
         if fruitless == FRUITLESS_ATTEMPTS_MAX {
-            return Err(
-                error.context(format!("gave up after {fruitless} attempts; run it again to go on from here"))
-            );
+            return Err(error.context(format!("gave up after {fruitless} attempts; run it again to resume")));
         }
         std::thread::sleep(RETRY_WAIT * 2_u32.pow(fruitless));
     }

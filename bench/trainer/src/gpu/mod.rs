@@ -55,43 +55,43 @@ const PARITY_WINDOW: usize = 50;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct GpuArgs {
-    /// The device; `auto` is the first NVIDIA card. A CPU, if it is named, shows that all goes.
+    /// Device; `auto` is the first NVIDIA GPU. A CPU only checks that the benchmark works.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceWish,
-    /// The arithmetic that is measured, beside f32.
+    /// Arithmetic to measure, in addition to f32.
     #[arg(long, value_enum, default_value_t)]
     precision: command_line::Precision,
-    /// Files and folders to learn; without it, the markdown of Cargo's unpacked registry.
+    /// Files and folders to train on [default: the Markdown files of Cargo's unpacked registry].
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Of the folders in --data only files that match, such as '**/*.md'.
+    /// Of folders in --data, use only the files that match, such as '**/*.md'.
     #[arg(long, value_name = "GLOB", num_args = 1.., requires = "data")]
     include: Vec<String>,
-    /// The shapes that are measured.
+    /// Model shapes to measure.
     #[arg(long, value_enum, num_args = 1.., default_values_t = [GpuShape::Seed, GpuShape::Large])]
     shapes: Vec<GpuShape>,
-    /// Who takes turns; PyTorch takes a python with it.
+    /// Contenders; PyTorch needs a Python with torch.
     #[arg(long, value_enum, num_args = 1.., default_values_t = Contender::ALL)]
     contenders: Vec<Contender>,
-    /// Steps on the clock in each turn, in tens; medians are over all looks of all turns.
+    /// Timed steps in each turn, a multiple of ten; medians cover all readings of all turns.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = timed_steps)]
     steps: u32,
-    /// Steps before the clock starts, in which kernels are chosen and compiled.
+    /// Warm-up steps, in which kernels are chosen and compiled.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     warm_up: u32,
     /// Turns of each contender.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
-    /// The preset that learns in all that follows the shapes.
+    /// Preset for the parts after the shapes.
     #[arg(long, value_name = "PRESET", default_value = "seed")]
     preset: String,
-    /// Steps of the comparison of bf16 with f32; 0 leaves it out.
+    /// Steps of the comparison of bf16 with f32; 0 skips it.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     parity_steps: u32,
-    /// Steps of the whole run, whose checkpoint then gives many answers at once; 0 leaves both out.
+    /// Steps of the whole run, whose checkpoint then answers many prompts at once; 0 skips both.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     full_steps: u32,
-    /// Steps of the runs of which one is interrupted half way; 0 leaves them out.
+    /// Steps of the runs of which one is interrupted half way; 0 skips them.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = resume_steps)]
     resume_steps: u32,
     #[command(flatten)]
@@ -130,7 +130,7 @@ fn resume_steps(text: &str) -> Result<u32, String> {
 /// A model and a batch to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum GpuShape {
-    /// The preset tiny: to see that all goes.
+    /// The preset tiny: a quick check.
     Tiny,
     /// The preset seed: the reference run.
     Seed,
@@ -165,9 +165,9 @@ impl GpuShape {
 /// Who is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Contender {
-    /// Gradients by hand, with kernels between the products: what a run takes.
+    /// Hand-written gradients, with fused kernels: as in a run.
     Kernels,
-    /// Gradients by hand, with libtorch's operations.
+    /// Hand-written gradients, with libtorch's operations.
     Operations,
     /// libtorch's own gradients.
     Autograd,
