@@ -192,7 +192,7 @@ mod tests {
 
         let newer = Inventory { agent_version: "2".into(), ..machine.clone() };
         let merged = with_devices(newer, &nvidia, Ok(report(vec![])));
-        let told = "hatchery is of version 2 and hatchery-trainer of 1: install both of one release";
+        let told = "hatchery has version 2, but hatchery-trainer 1: install both from the same release";
         assert_eq!(merged.notes, [told, "mps: this is no Mac"]);
 
         let missing = with_devices(machine, &nvidia, Err(TrainerToolError::Missing("/x".into())));

@@ -94,8 +94,8 @@ impl Answered {
                 return Ok(());
             }
             return Err(format!(
-                "its self-test differs from that of the node that made it: after `{}` and {index} bytes it answers `{}`, \
-                 there it was `{}` (log probabilities {our_likely:.6} and {their_likely:.6})",
+                "its self-test differs from that of the training node: after `{}` and {index} bytes it \
+                 answers `{}` instead of `{}` (log probabilities {our_likely:.6} and {their_likely:.6})",
                 String::from_utf8_lossy(SELF_TEST_PROMPT),
                 shown(&ours.answer),
                 shown(&theirs.answer),

@@ -222,7 +222,7 @@ mod tests {
         let error = find_among("abcd", &all).unwrap_err().to_string();
         assert_eq!(
             error,
-            "`abcd` could be any of 2 jobs: abcd10000000 (first), abcd20000000 (second); give more of the id"
+            "`abcd` matches 2 jobs: abcd10000000 (first), abcd20000000 (second); give more of the id"
         );
         let error = find_among("secnd", &all).unwrap_err().to_string();
         assert_eq!(error, "there is no job `secnd`; did you mean `second`?");
