@@ -55,7 +55,7 @@ pub(crate) fn members(size_bytes: u64, read: impl Fn(Range<u64>) -> Result<Vec<u
 fn in_words(error: ZipError) -> anyhow::Error {
     match error {
         ZipError::Io(error) => error.into(),
-        other => anyhow!("not a readable zip file: {other}"),
+        other => anyhow!("not a zip file, or damaged: {other}"),
     }
 }
 
