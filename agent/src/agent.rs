@@ -8,7 +8,7 @@ use hatchery_common::{
     availability::Away,
     device::{Device, DeviceKind},
     faults,
-    node::Inventory,
+    node::{Inventory, NodeMetrics},
     session::{AgentMessage, Assignment, CoordinatorMessage, Report},
     time::BootTime,
 };
@@ -23,7 +23,7 @@ use crate::{
     inbox::{Event, Inbox},
     inference::Inference,
     lease::Lease,
-    machine::{calibration::Calibrator, gpu_guard::Gpus, inventory::disk},
+    machine::{calibration::Calibrator, gpu_guard::Gpus},
     peers::Peers,
     reconcile::{Observed, Step, Wish, reconcile},
     replicas::Replicas,
@@ -64,6 +64,8 @@ pub(crate) struct Agent {
     pub(crate) inference: Inference,
     pub(crate) calibrator: Calibrator,
     pub(crate) inventory: watch::Sender<Inventory>,
+    /// The newest figures of the machine.
+    pub(crate) metrics: watch::Receiver<NodeMetrics>,
     /// The exchange of blobs with other nodes, if there is one.
     pub(crate) peers: Option<Peers>,
     /// Which GPUs may be used for answers.
@@ -324,7 +326,7 @@ impl Agent {
             sequence: session.sequence,
             attempts: self.attempts.reports(),
             replicas: self.replicas.reports(),
-            disk_free_bytes: disk(&self.settings.state).1,
+            metrics: *self.metrics.borrow(),
             leaving: self.state.leaving,
             away: self.state.away,
         };

@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_common::{
     device::Device,
-    node::Inventory,
+    node::{Inventory, NodeMetrics},
     trainer::{Calibration, TrainerCommand},
 };
 use hatchery_net::{
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use crate::{
     machine::{
         availability::{AvailabilitySettings, Usage, UsageMeter},
-        inventory,
+        inventory, metrics,
     },
     platform::{Platform, Trainer},
     trainer::{
@@ -63,6 +63,11 @@ impl Platform for Host {
 
     fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory> {
         inventory::look(state, &self.trainer).boxed()
+    }
+
+    fn metrics<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, NodeMetrics> {
+        let state = state.to_owned();
+        blocking(move || metrics::read(&state)).boxed()
     }
 
     fn trainer(&self) -> &Path {

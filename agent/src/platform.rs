@@ -6,7 +6,7 @@ use std::{fmt::Debug, io, net::SocketAddr, path::Path, sync::Arc};
 use futures::{FutureExt, future::BoxFuture};
 use hatchery_common::{
     device::Device,
-    node::Inventory,
+    node::{Inventory, NodeMetrics},
     trainer::{Calibration, TrainerCommand},
 };
 use hatchery_net::transport::{Listener, Network};
@@ -46,6 +46,9 @@ pub trait Platform: Debug + Send + Sync {
 
     /// What the machine is and has. `state` is a folder on the file system whose size counts.
     fn look<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, Inventory>;
+
+    /// What the machine says of this moment. `state` is a folder on the file system whose free space counts.
+    fn metrics<'a>(&'a self, state: &'a Path) -> BoxFuture<'a, NodeMetrics>;
 
     /// The program of the trainer.
     fn trainer(&self) -> &Path;

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use hatchery_common::{
     blob::{BlobLimits, BlobStore},
     durable::{FileError, FolderLock, create_folder},
-    node::Inventory,
+    node::{Inventory, NodeMetrics},
     tls::Credentials,
 };
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use crate::{
         calibration::Calibrator,
         cpu_partition,
         gpu_guard::Gpus,
+        metrics,
         owner_watch::OwnerWatch,
         survey::{find_trainer, measured_before, survey},
     },
@@ -130,6 +131,8 @@ impl Parts {
             peers: peers.clone(),
         };
         let finder = find_trainer(Arc::clone(&platform), settings.clone(), known, updates.inventory);
+        let (latest, metrics) = watch::channel(NodeMetrics::default());
+        let metering = metrics::watch(Arc::clone(&platform), settings.state.clone(), latest);
         let supervisor = Supervisor::new(queue.clone(), gpus.clone(), Arc::clone(&platform));
         let agent = Agent {
             attempts: Attempts::new(attempts, &left, context, updates.attempts),
@@ -138,6 +141,7 @@ impl Parts {
             calibrator: Calibrator::new(platform, calibrations, gpus.clone(), updates.measured),
             settings,
             inventory,
+            metrics,
             peers,
             gpus,
             farewell,
@@ -146,6 +150,7 @@ impl Parts {
         let tasks = [
             tokio::spawn(owner_watch.run(shown)),
             tokio::spawn(finder),
+            tokio::spawn(metering),
             tokio::spawn(supervisor.run()),
             tokio::spawn(session.run()),
         ];
@@ -157,7 +162,7 @@ impl Parts {
 pub(crate) struct Started {
     agent: Agent,
     inbox: Inbox,
-    _tasks: [AbortOnDropHandle<()>; 4],
+    _tasks: [AbortOnDropHandle<()>; 5],
     /// Dropped last.
     _lock: FolderLock,
 }

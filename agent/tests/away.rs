@@ -142,3 +142,15 @@ async fn the_owner_does_not_wait_for_the_coordinator() {
     assert_eq!(steps(&coordinator.notes()), [6], "with its checkpoint");
     node.leave().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_report_has_the_figures_of_its_moment() {
+    let coordinator = Coordinator::start().await;
+    let node = Node::start(&coordinator);
+    for free in [9 << 30, 1 << 30] {
+        node.owner.leaves_free(free);
+        coordinator.until("it says so", |notes| notes.report.metrics.disk_free_bytes == Some(free)).await;
+    }
+    assert!(coordinator.notes().inventories.is_empty(), "that is no news of what the machine is");
+    node.leave().await;
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hatchery_common::{
+    node::Figure,
     time::Timestamp,
     trainer::{GpuReading, bits},
 };
@@ -58,6 +59,15 @@ pub(crate) fn speed(steps_per_sec: f64) -> String {
         speed if speed <= 0.0 => "-".to_owned(),
         speed if speed < 10.0 => format!("{speed:.2}"),
         speed => format!("{speed:.1}"),
+    }
+}
+
+/// A figure with its unit: `12.3 GB`, `54 °C`, `1.25`.
+pub(crate) fn figure(figure: Figure) -> String {
+    match figure {
+        Figure::Bytes(count) => bytes(count),
+        Figure::Celsius(celsius) => format!("{celsius:.0} °C"),
+        Figure::Number(number) => format!("{number:.2}"),
     }
 }
 
@@ -127,6 +137,7 @@ mod tests {
             [parse_rate("1.5kB"), parse_rate("64KiB/s"), parse_rate("9")],
             [Ok(1500), Ok(65_536), Ok(9)]
         );
+        assert_eq!([figure(Figure::Celsius(53.6)), figure(Figure::Number(1.25))], ["54 °C", "1.25"]);
         let mut reading =
             GpuReading { busy_percent: Some(97), slowed_by: Some(Slowdown::Heat), ..Default::default() };
         assert_eq!(gpu(reading), "97 % busy, slowed by heat");

@@ -21,8 +21,6 @@ pub struct Inventory {
     pub memory_bytes: u64,
     /// Size of the file system that holds the agent's folder.
     pub disk_bytes: u64,
-    /// What is free of it.
-    pub disk_free_bytes: u64,
     /// The agent's version.
     pub agent_version: String,
     /// The trainer beside it, if there is one that runs.
@@ -31,6 +29,44 @@ pub struct Inventory {
     pub devices: Vec<NodeDevice>,
     /// Devices that are there and cannot be used, and what else cannot be seen or had here, each with the reason.
     pub notes: Vec<String>,
+}
+
+/// What a node says of this moment. It comes with each report and is never stored; a figure that a machine cannot read is
+/// absent.
+///
+/// To add a figure: a field here, its place in [`figures`](Self::figures), and the reading of it in the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeMetrics {
+    /// Bytes that the agent can still write to the file system of its folder.
+    pub disk_free_bytes: Option<u64>,
+    /// The system's load average over one minute: tasks that run or wait for a core. A machine whose cores are all busy
+    /// has as much as it has cores.
+    pub load_average: Option<f64>,
+    /// The processor's temperature by its hottest sensor, in degrees Celsius.
+    pub temperature_celsius: Option<f64>,
+}
+
+impl NodeMetrics {
+    /// Each figure with its name, in the order in which people are shown them.
+    pub fn figures(&self) -> [(&'static str, Option<Figure>); 3] {
+        [
+            ("disk free", self.disk_free_bytes.map(Figure::Bytes)),
+            ("load", self.load_average.map(Figure::Number)),
+            ("temperature", self.temperature_celsius.map(Figure::Celsius)),
+        ]
+    }
+}
+
+/// A number with its unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Figure {
+    /// An amount of data.
+    Bytes(u64),
+    /// A temperature in degrees Celsius.
+    Celsius(f64),
+    /// A number without a unit.
+    Number(f64),
 }
 
 /// Whether a node can train.

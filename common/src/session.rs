@@ -9,7 +9,7 @@ use crate::{
     device::Device,
     generate::{GenerationFinished, GenerationOrder},
     id::{BlobId, CheckpointId, Epoch, JobId, Name, RequestId},
-    node::Inventory,
+    node::{Inventory, NodeMetrics},
     recipe::JobSpec,
     swarm::{FetchPlan, Revoked, SwarmReport, Trouble},
     trainer::{Ending, Progress, Validation},
@@ -56,8 +56,8 @@ pub struct Report {
     pub attempts: Vec<AttemptReport>,
     /// Every checkpoint that it holds or fetches.
     pub replicas: Vec<ReplicaReport>,
-    /// What is free on the file system of its folder.
-    pub disk_free_bytes: u64,
+    /// The machine's figures of this moment.
+    pub metrics: NodeMetrics,
     /// Whether the agent is about to stop and takes no new attempts.
     pub leaving: bool,
     /// Why its devices are its owner's for now; none: they are the fleet's.

@@ -9,7 +9,7 @@ use crate::{
     checkpoint::CheckpointManifest,
     device::Device,
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RolloutId},
-    node::{Inventory, NodeMode},
+    node::{Inventory, NodeMetrics, NodeMode},
     recipe::{JobSpec, Labels},
     time::Timestamp,
     trainer::{FailureCause, Metrics, Progress, Validation},
@@ -150,6 +150,8 @@ pub struct NodeView {
     pub state: NodeState,
     /// Milliseconds since its last report.
     pub last_heard_ms_ago: Option<u64>,
+    /// The figures of that report; none: it has not reported since the coordinator started.
+    pub metrics: Option<NodeMetrics>,
     /// What runs on it.
     pub running: Vec<RunningView>,
     /// Checkpoints that it holds, verified and answering.

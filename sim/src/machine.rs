@@ -15,7 +15,7 @@ use hatchery_agent::{
 };
 use hatchery_common::{
     device::Device,
-    node::{Inventory, NodeDevice, TrainerState},
+    node::{Inventory, NodeDevice, NodeMetrics, TrainerState},
     trainer::{AttemptOrder, Calibration, TrainerCommand},
 };
 use hatchery_net::transport::{Listener, Network};
@@ -161,12 +161,16 @@ impl Platform for Machine {
             cores: 2,
             memory_bytes: 8 << 30,
             disk_bytes: 1 << 40,
-            disk_free_bytes: 1 << 39,
             trainer: TrainerState::Ready { version: "0.0.0".to_owned(), libtorch: "2.11.0".to_owned() },
             devices: vec![device],
             ..Inventory::default()
         };
         std::future::ready(inventory).boxed()
+    }
+
+    fn metrics<'a>(&'a self, _state: &'a Path) -> BoxFuture<'a, NodeMetrics> {
+        let metrics = NodeMetrics { disk_free_bytes: Some(1 << 39), ..NodeMetrics::default() };
+        std::future::ready(metrics).boxed()
     }
 
     fn trainer(&self) -> &Path {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,16 +15,28 @@ use hatchery_agent::{
     AvailabilitySettings, Host, Platform, Trainer, Usage,
     trainer::{answerer::AnswererProcess, stderr_log::StderrLog, tool::TrainerToolError},
 };
-use hatchery_common::{device::Device, node::Inventory, trainer::Calibration};
+use hatchery_common::{
+    device::Device,
+    node::{Inventory, NodeMetrics},
+    trainer::Calibration,
+};
 use hatchery_net::transport::Network;
 
 #[derive(Clone, Debug, Default)]
-pub struct Owner(Arc<AtomicBool>);
+pub struct Owner {
+    is_there: Arc<AtomicBool>,
+    disk_free_bytes: Arc<AtomicU64>,
+}
 
 impl Owner {
     /// Sits down at the machine, or has been gone for an hour.
     pub fn is_there(&self, there: bool) {
-        self.0.store(there, Ordering::Relaxed);
+        self.is_there.store(there, Ordering::Relaxed);
+    }
+
+    /// Leaves so much of the disk.
+    pub fn leaves_free(&self, bytes: u64) {
+        self.disk_free_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Wants to be alone there.
@@ -54,6 +66,11 @@ impl Platform for Inhabited {
         self.machine.look(state)
     }
 
+    fn metrics<'a>(&'a self, _state: &'a Path) -> BoxFuture<'a, NodeMetrics> {
+        let disk_free_bytes = Some(self.owner.disk_free_bytes.load(Ordering::Relaxed));
+        std::future::ready(NodeMetrics { disk_free_bytes, ..NodeMetrics::default() }).boxed()
+    }
+
     fn trainer(&self) -> &Path {
         self.machine.trainer()
     }
@@ -80,8 +97,11 @@ impl Platform for Inhabited {
     }
 
     fn usage<'a>(&'a self, _policy: &'a AvailabilitySettings) -> BoxFuture<'a, Usage> {
-        let idle =
-            if self.owner.0.load(Ordering::Relaxed) { Duration::ZERO } else { Duration::from_hours(1) };
+        let idle = if self.owner.is_there.load(Ordering::Relaxed) {
+            Duration::ZERO
+        } else {
+            Duration::from_hours(1)
+        };
         let problems = vec!["availability: a test sees nothing else".to_owned()];
         std::future::ready(Usage { owner_idle: Some(idle), problems, ..Usage::default() }).boxed()
     }

@@ -1,9 +1,11 @@
 //! `nodes`, `node`.
 
+use std::time::Duration;
+
 use hatchery_common::{
     availability::Away,
     device::Device,
-    node::{NodeMode, TrainerState},
+    node::{Figure, NodeMode, TrainerState},
     view::{NodeState, NodeView, PeersView},
 };
 
@@ -175,33 +177,33 @@ fn describe(node: &NodeView) -> String {
         TrainerState::Missing { why } => format!("none: {why}"),
     };
     let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mut text = facts(&[
+    let last_heard =
+        node.last_heard_ms_ago.map(|ms| format!("{} ago", human::duration(Duration::from_millis(ms))));
+    let of_then = last_heard.as_ref().filter(|_| node.state != NodeState::Connected);
+    let figure = |figure: Option<Figure>| match (figure.map(human::figure), of_then) {
+        (None, _) => "-".to_owned(),
+        (Some(figure), None) => figure,
+        (Some(figure), Some(then)) => format!("{figure}, {then}"),
+    };
+    let figures = node.metrics.unwrap_or_default().figures().map(|(name, value)| (name, Some(figure(value))));
+    let mut rows = vec![
         ("node", Some(node.id.to_string())),
         ("name", Some(node.name.to_string())),
         ("state", Some(state(node))),
-        (
-            "last heard",
-            node.last_heard_ms_ago
-                .map(|ms| format!("{} ago", human::duration(std::time::Duration::from_millis(ms)))),
-        ),
+        ("last heard", last_heard.clone()),
         ("labels", (!labels.is_empty()).then(|| labels.join(", "))),
         ("machine", Some(format!("{}: {}, {}", inventory.hostname, inventory.os, inventory.architecture))),
         ("processor", Some(format!("{}, {} cores", inventory.cpu_model, inventory.cores))),
         ("memory", Some(human::bytes(inventory.memory_bytes))),
-        (
-            "disk",
-            Some(format!(
-                "{} free of {}",
-                human::bytes(inventory.disk_free_bytes),
-                human::bytes(inventory.disk_bytes)
-            )),
-        ),
+        ("disk", Some(human::bytes(inventory.disk_bytes))),
         ("agent", Some(inventory.agent_version.clone())),
         ("trainer", Some(trainer)),
         ("checkpoints", Some(format!("{} of {} ready", node.replicas_ready, node.replicas_wanted))),
         ("peers", node.peers.as_ref().map(peers)),
         ("joined", Some(node.joined_at.to_string())),
-    ]);
+    ];
+    rows.extend(figures);
+    let mut text = facts(&rows);
     for device in &inventory.devices {
         let mut parts = vec![device.name.clone()];
         if device.memory_bytes > 0 {
@@ -245,7 +247,7 @@ fn describe(node: &NodeView) -> String {
         );
     }
     for waiting in &node.waiting {
-        let start = human::duration(std::time::Duration::from_millis(waiting.start_in_ms));
+        let start = human::duration(Duration::from_millis(waiting.start_in_ms));
         text += &format!(
             "\nwaiting      {} ({}) for {}, starts in {start}",
             waiting.job_name,

@@ -136,6 +136,7 @@ fn activity(attempt: &AttemptReport) -> String {
 pub(crate) fn node(snapshot: &Snapshot, node: &Node, peers: Option<PeersView>, now: BootTime) -> NodeView {
     let cluster = &snapshot.cluster;
     let heard = snapshot.observed().nodes.get(&node.id);
+    let reported = heard.filter(|heard| heard.has_reported());
     let running = cluster.jobs.values().filter_map(|job| {
         let lease = job.lease.as_ref().filter(|lease| lease.node == node.id)?;
         Some(RunningView {
@@ -157,9 +158,8 @@ pub(crate) fn node(snapshot: &Snapshot, node: &Node, peers: Option<PeersView>, n
             Some(heard) if heard.connected => NodeState::Connected,
             Some(_) => NodeState::Disconnected,
         },
-        last_heard_ms_ago: heard
-            .filter(|heard| heard.last_heard != BootTime::default())
-            .map(|heard| now.since(heard.last_heard).as_millis() as u64),
+        last_heard_ms_ago: reported.map(|heard| now.since(heard.last_heard).as_millis() as u64),
+        metrics: reported.map(|heard| heard.report.metrics),
         running: running.collect(),
         replicas_ready: heard.map_or(0, ready_count),
         replicas_wanted: wanted.len() as u32,

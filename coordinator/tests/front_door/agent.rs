@@ -10,7 +10,7 @@ use hatchery_common::{
     checkpoint::CheckpointManifest,
     device::Device,
     id::{CheckpointId, NodeId},
-    node::{Inventory, NodeDevice, TrainerState},
+    node::{Inventory, NodeDevice, NodeMetrics, TrainerState},
     recipe::Labels,
     session::{
         AgentMessage, AssignedAttempt, Assignment, AttemptPhase, AttemptReport, CoordinatorMessage,
@@ -182,7 +182,7 @@ impl Session {
     pub(crate) async fn report(&mut self, attempts: Vec<AttemptReport>, replicas: Vec<ReplicaReport>) {
         self.sequence += 1;
         let sequence = self.sequence;
-        let report = Report { sequence, attempts, replicas, disk_free_bytes: 1 << 30, ..Report::default() };
+        let report = Report { sequence, attempts, replicas, ..Report::default() };
         self.send(AgentMessage::Report(report)).await;
         loop {
             if self.next().await == (CoordinatorMessage::ReportReceived { sequence }) {
@@ -196,6 +196,14 @@ impl Session {
         self.sequence += 1;
         let sequence = self.sequence;
         self.send(AgentMessage::Report(Report { sequence, attempts, away, ..Report::default() })).await;
+        while self.next().await != (CoordinatorMessage::ReportReceived { sequence }) {}
+    }
+
+    /// Reports the machine's figures, and waits for the receipt.
+    pub(crate) async fn report_metrics(&mut self, metrics: NodeMetrics) {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.send(AgentMessage::Report(Report { sequence, metrics, ..Report::default() })).await;
         while self.next().await != (CoordinatorMessage::ReportReceived { sequence }) {}
     }
 

@@ -18,6 +18,7 @@ mod house;
 mod jobs;
 mod join;
 mod leases;
+mod metrics;
 mod rollouts;
 mod start;
 mod state;

@@ -4,7 +4,7 @@ use hatchery_common::{
     availability::{Away, LocalTime},
     device::Device,
     field::{FieldError, check_range},
-    node::{Inventory, NodeDevice, TrainerState},
+    node::{Inventory, NodeDevice, NodeMetrics, TrainerState},
     time::Timestamp,
     trainer::Calibration,
 };
@@ -16,6 +16,8 @@ use crate::v1::{self, inventory};
 pub const DEVICES_MAX: usize = Device::COUNT_MAX;
 /// Most notes about devices that cannot be used.
 pub const NOTES_MAX: usize = 64;
+/// Most bytes of a node's metrics as JSON.
+const METRICS_BYTES_MAX: usize = 4 * 1024;
 /// No clock is further from UTC, in seconds.
 const UTC_OFFSET_SECS_MAX: i32 = 26 * 3600;
 
@@ -102,7 +104,6 @@ impl From<Inventory> for v1::Inventory {
             cores: inventory.cores,
             memory_bytes: inventory.memory_bytes,
             disk_bytes: inventory.disk_bytes,
-            disk_free_bytes: inventory.disk_free_bytes,
             agent_version: inventory.agent_version,
             trainer: Some(trainer),
             devices: inventory.devices.into_iter().map(Into::into).collect(),
@@ -130,13 +131,24 @@ impl TryFrom<v1::Inventory> for Inventory {
             cores: inventory.cores,
             memory_bytes: inventory.memory_bytes,
             disk_bytes: inventory.disk_bytes,
-            disk_free_bytes: inventory.disk_free_bytes,
             agent_version: inventory.agent_version,
             trainer,
             devices: each("devices", inventory.devices, DEVICES_MAX)?,
             notes: inventory.notes,
         })
     }
+}
+
+/// A node's metrics as the wire has them.
+pub(super) fn metrics_json(metrics: &NodeMetrics) -> String {
+    serde_json::to_string(metrics).expect("numbers are always JSON")
+}
+
+/// Reads a message's field `metrics_json`.
+pub(super) fn metrics(json: &str) -> Result<NodeMetrics, FieldError> {
+    at_most("metrics_json", json.len(), METRICS_BYTES_MAX, "bytes")?;
+    serde_json::from_str(json)
+        .map_err(|error| FieldError::new("metrics_json", format!("is not an object of numbers: {error}")))
 }
 
 impl From<Away> for v1::Away {

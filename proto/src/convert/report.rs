@@ -7,8 +7,9 @@ use hatchery_common::{
     session::{ATTEMPTS_MAX, AttemptPhase, AttemptReport, REPLICAS_MAX, ReplicaReport, ReplicaState, Report},
 };
 
-use super::fields::{
-    OUTPUT_BYTES_MAX, amount, each, head, missing, needed, optional, parsed, short_text, tail,
+use super::{
+    fields::{OUTPUT_BYTES_MAX, amount, each, head, missing, needed, optional, parsed, short_text, tail},
+    node::{metrics, metrics_json},
 };
 use crate::v1::{self, attempt_report, replica, replica_report};
 
@@ -18,7 +19,7 @@ impl From<Report> for v1::Report {
             sequence: report.sequence,
             attempts: report.attempts.into_iter().map(Into::into).collect(),
             replicas: report.replicas.into_iter().map(Into::into).collect(),
-            disk_free_bytes: report.disk_free_bytes,
+            metrics_json: metrics_json(&report.metrics),
             leaving: report.leaving,
             away: report.away.map(Into::into),
         }
@@ -33,7 +34,7 @@ impl TryFrom<v1::Report> for Report {
             sequence: report.sequence,
             attempts: each("attempts", report.attempts, ATTEMPTS_MAX)?,
             replicas: each("replicas", report.replicas, REPLICAS_MAX)?,
-            disk_free_bytes: report.disk_free_bytes,
+            metrics: metrics(&report.metrics_json)?,
             leaving: report.leaving,
             away: optional("away", report.away)?,
         })

@@ -23,7 +23,7 @@ use super::{
         parsed, parsed_optional, short_text, wire_labels,
     },
     manifest::{checkpoint_manifest, checkpoint_manifest_bytes},
-    node::DEVICES_MAX,
+    node::{DEVICES_MAX, metrics, metrics_json},
 };
 use crate::v1::{self, node, replica};
 
@@ -186,6 +186,7 @@ impl From<NodeView> for v1::Node {
             joined_at_ms: node.joined_at.0,
             state: node.state.name().to_owned(),
             last_heard_ms_ago: node.last_heard_ms_ago,
+            metrics_json: node.metrics.as_ref().map(metrics_json),
             running: node.running.into_iter().map(Into::into).collect(),
             replicas_ready: node.replicas_ready,
             replicas_wanted: node.replicas_wanted,
@@ -256,6 +257,7 @@ impl TryFrom<v1::Node> for NodeView {
             joined_at: Timestamp(node.joined_at_ms),
             state,
             last_heard_ms_ago: node.last_heard_ms_ago,
+            metrics: node.metrics_json.as_deref().map(metrics).transpose()?,
             running: each("running", node.running, DEVICES_MAX)?,
             replicas_ready: node.replicas_ready,
             replicas_wanted: node.replicas_wanted,

@@ -18,7 +18,7 @@ use hatchery_common::{
     },
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
-    node::{Inventory, NodeDevice, NodeMode, TrainerState},
+    node::{Inventory, NodeDevice, NodeMetrics, NodeMode, TrainerState},
     recipe::{
         DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
         ReplicaPolicy, ReplicaWeights, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow,
@@ -317,17 +317,26 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
             serving_only,
         },
     );
-    let seen = (vec(attempt_report(), 0..4), vec(replica, 0..4), any::<u64>());
+    let seen = (vec(attempt_report(), 0..4), vec(replica, 0..4), node_metrics());
     (any::<u64>(), seen, any::<bool>(), option::of(away())).prop_map(
-        |(sequence, (attempts, replicas, disk_free_bytes), leaving, away)| Report {
+        |(sequence, (attempts, replicas, metrics), leaving, away)| Report {
             sequence,
             attempts,
             replicas,
-            disk_free_bytes,
+            metrics,
             leaving,
             away,
         },
     )
+}
+
+fn node_metrics() -> impl Strategy<Value = NodeMetrics> {
+    let figures = (option::of(any::<u64>()), option::of(finite()));
+    figures.prop_map(|(disk_free_bytes, temperature_celsius)| NodeMetrics {
+        disk_free_bytes,
+        temperature_celsius,
+        ..NodeMetrics::default()
+    })
 }
 
 fn away() -> impl Strategy<Value = Away> {
@@ -387,7 +396,7 @@ pub(crate) fn inventory() -> impl Strategy<Value = Inventory> {
         text().prop_map(|why| TrainerState::Missing { why }),
     ];
     let texts = (text(), text(), text(), text(), text());
-    let numbers = any::<(u32, u64, u64, u64)>();
+    let numbers = any::<(u32, u64, u64)>();
     (texts, numbers, trainer, vec(node_device(), 0..4), vec(text(), 0..4)).prop_map(
         |(texts, numbers, trainer, devices, notes)| Inventory {
             hostname: texts.0,
@@ -398,7 +407,6 @@ pub(crate) fn inventory() -> impl Strategy<Value = Inventory> {
             cores: numbers.0,
             memory_bytes: numbers.1,
             disk_bytes: numbers.2,
-            disk_free_bytes: numbers.3,
             trainer,
             devices,
             notes,
@@ -469,8 +477,15 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
         .prop_map(|(job, job_name, checkpoint, step)| ActiveView { job, job_name, checkpoint, step });
     let away = (option::of(away()), option::of(peers_view()));
     let work = (vec(running, 0..3), (mode, away), (vec(waiting, 0..3), vec(active, 0..3)));
-    (head, state, option::of(any::<u64>()), work, any::<(u32, u32)>()).prop_map(
-        |(head, state, last_heard_ms_ago, (running, (mode, (away, peers)), (waiting, active)), replicas)| {
+    let heard = (option::of(any::<u64>()), option::of(node_metrics()));
+    (head, state, heard, work, any::<(u32, u32)>()).prop_map(
+        |(
+            head,
+            state,
+            (last_heard_ms_ago, metrics),
+            (running, (mode, (away, peers)), (waiting, active)),
+            replicas,
+        )| {
             NodeView {
                 id: head.0,
                 name: head.1,
@@ -479,6 +494,7 @@ pub(crate) fn node_view() -> impl Strategy<Value = NodeView> {
                 joined_at: head.4,
                 state,
                 last_heard_ms_ago,
+                metrics,
                 running,
                 replicas_ready: replicas.0,
                 replicas_wanted: replicas.1,

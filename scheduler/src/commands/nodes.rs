@@ -33,12 +33,8 @@ impl Command for SetInventory {
         let at = now.wall;
         let node = super::node(cluster, id)?;
         check_devices(&inventory.devices)?;
-        // Free space moves all the time; it is reported by the session and is no news here.
-        let disk_free_bytes = inventory.disk_free_bytes;
-        if (Inventory { disk_free_bytes, ..node.inventory.clone() }) == *inventory {
-            return Ok(Decision::done([]));
-        }
-        Ok(Decision::done([What::NodeInventoried { node: id, inventory }.at(at)]))
+        let is_news = node.inventory != *inventory;
+        Ok(Decision::done(is_news.then(|| What::NodeInventoried { node: id, inventory }.at(at))))
     }
 }
 

@@ -140,9 +140,8 @@ impl World {
             }
             Step::Inventory { node, devices } => {
                 if let Some(node) = self.pick_node(*node) {
-                    let mut inventory = Box::new(inventory(&devices_of(*devices)));
+                    let inventory = Box::new(inventory(&devices_of(*devices)));
                     self.ask(SetInventory { node, inventory: inventory.clone() }).unwrap();
-                    inventory.disk_free_bytes += 1;
                     assert!(self.ask(SetInventory { node, inventory }).unwrap().events.is_empty());
                 }
             }

@@ -213,7 +213,7 @@ impl StandIn {
     async fn report(&mut self, attempts: Vec<AttemptReport>) -> Result<()> {
         self.sequence += 1;
         let sequence = self.sequence;
-        let report = Report { sequence, attempts, disk_free_bytes: 1 << 30, ..Report::default() };
+        let report = Report { sequence, attempts, ..Report::default() };
         self.outgoing.send(AgentMessage::Report(report)).await?;
         while self.next().await? != (CoordinatorMessage::ReportReceived { sequence }) {}
         Ok(())
