@@ -270,6 +270,7 @@ impl Agent {
                     }
                     self.attempts.start(*assigned);
                 }
+                Step::RefuseAttempt(unreadable) => self.attempts.refuse(unreadable),
                 Step::StopAttempt(key, reason) => self.attempts.stop(key, reason, now),
                 Step::OfferLeftovers(key) => self.attempts.offer_leftovers(key),
                 Step::KillAttempt(key) => self.attempts.kill(key),

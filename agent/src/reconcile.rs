@@ -11,7 +11,7 @@ use std::{
 use hatchery_common::{
     device::Device,
     id::{CheckpointId, Epoch, JobId},
-    session::{ATTEMPTS_MAX, AssignedAttempt, Assignment},
+    session::{ATTEMPTS_MAX, AssignedAttempt, Assignment, UnreadableAttempt},
     time::BootTime,
 };
 
@@ -34,6 +34,11 @@ impl AttemptKey {
     /// The name of an assigned attempt.
     pub fn of(assigned: &AssignedAttempt) -> Self {
         Self { job: assigned.job, epoch: assigned.epoch }
+    }
+
+    /// The name of one that cannot be read.
+    pub fn of_unreadable(unreadable: &UnreadableAttempt) -> Self {
+        Self { job: unreadable.job, epoch: unreadable.epoch }
     }
 }
 
@@ -143,6 +148,8 @@ pub enum StopReason {
 pub enum Step {
     /// Fetch what it needs and start its trainer; for one that is to stop anyway: only deliver what is left of it.
     StartAttempt(Box<AssignedAttempt>),
+    /// Report it as failed: this version cannot read its spec.
+    RefuseAttempt(UnreadableAttempt),
     /// Tell its trainer to write a checkpoint and stop.
     StopAttempt(AttemptKey, StopReason),
     /// It has lost its lease, and checkpoints of it are left from before the agent was started again: offer them.
@@ -168,6 +175,7 @@ pub fn reconcile(wish: Wish<'_>, observed: &Observed, lease: LeaseState, now: Bo
     }
     if let Some(assignment) = wish.assignment.filter(|_| wish.fresh && !wish.leaving) {
         start_attempts(assignment, observed, lease, wish.away, &mut steps);
+        refuse_attempts(assignment, observed, &mut steps);
         fetch_checkpoints(assignment, observed, now, &mut steps);
         activate(assignment, observed, &mut steps);
         drop_checkpoints(assignment, observed, now, &mut steps);
@@ -178,9 +186,7 @@ pub fn reconcile(wish: Wish<'_>, observed: &Observed, lease: LeaseState, now: Bo
 /// What becomes of one attempt that is here.
 fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now: BootTime) -> Option<Step> {
     let key = attempt.key;
-    let assigned = wish
-        .assignment
-        .map(|assignment| assignment.attempts.iter().find(|assigned| AttemptKey::of(assigned) == key));
+    let assigned = wish.assignment.map(|assignment| is_to_stop(assignment, key));
     let dropped = assigned == Some(None);
     match attempt.phase {
         LocalPhase::Leftover { undelivered: true } => {
@@ -196,7 +202,7 @@ fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now
         }
         LocalPhase::Stopping { since } => (now.since(since) >= STOP_GRACE).then_some(Step::KillAttempt(key)),
         LocalPhase::Active => {
-            let asked = assigned.flatten().is_some_and(|assigned| assigned.stop);
+            let asked = assigned.flatten().unwrap_or_default();
             let reason = match lease {
                 _ if asked => Some(StopReason::Asked),
                 _ if wish.leaving => Some(StopReason::Leaving),
@@ -207,6 +213,24 @@ fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now
             reason.map(|reason| Step::StopAttempt(key, reason))
         }
     }
+}
+
+/// Whether an attempt is to stop; none: it is not assigned.
+fn is_to_stop(assignment: &Assignment, key: AttemptKey) -> Option<bool> {
+    let readable = assignment.attempts.iter().map(|assigned| (AttemptKey::of(assigned), assigned.stop));
+    let unreadable = assignment.unreadable.iter().map(|one| (AttemptKey::of_unreadable(one), one.stop));
+    readable.chain(unreadable).find(|(of, _)| *of == key).map(|(_, stop)| stop)
+}
+
+fn refuse_attempts(assignment: &Assignment, observed: &Observed, steps: &mut Vec<Step>) {
+    let is_known = |one: &UnreadableAttempt| {
+        let key = AttemptKey::of_unreadable(one);
+        let is_new = |phase| matches!(phase, LocalPhase::Leftover { .. });
+        observed.attempts.iter().any(|local| local.key == key && !is_new(local.phase))
+    };
+    let new = assignment.unreadable.iter().filter(|one| !is_known(one));
+    let room = ATTEMPTS_MAX.saturating_sub(observed.attempts.len());
+    steps.extend(new.take(room).cloned().map(Step::RefuseAttempt));
 }
 
 fn start_attempts(

@@ -23,7 +23,7 @@ use hatchery_common::{
 };
 use support::{
     coordinator::{Coordinator, Notes},
-    node::{Node, attempt, ending, ready, running, steps, with_checkpoint},
+    node::{JOB, Node, attempt, ending, ready, running, steps, with_checkpoint},
     runs, until,
 };
 
@@ -513,5 +513,42 @@ async fn a_full_disk_is_a_failure_with_its_figures() {
     for message in told(&coordinator.notes()).unwrap() {
         assert!(message.contains("too full") && message.contains("must stay free"), "{message}");
     }
+    node.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_recipe_is_newer_is_refused_and_another_runs() {
+    let coordinator = Coordinator::start().await;
+    let dataset = coordinator.dataset("progress 1");
+    let newer = AssignedAttempt { job: JobId::from_bytes([9; 16]), ..attempt(dataset) };
+    coordinator.make_newer(newer.job);
+    let mut node = Node::started(&coordinator);
+    coordinator.until("it says hello", |notes| !notes.hellos.is_empty()).await;
+    coordinator.assign(|assignment| assignment.attempts = vec![newer.clone(), attempt(dataset)]);
+    let ending_of = |notes: &Notes, job| {
+        let found = notes.report.attempts.iter().find(|report| report.job == job)?;
+        match &found.phase {
+            AttemptPhase::Ended { ending, .. } => Some(ending.clone()),
+            _ => None,
+        }
+    };
+    coordinator
+        .until("both have ended", |notes| [JOB, newer.job].iter().all(|job| ending_of(notes, *job).is_some()))
+        .await;
+    {
+        let notes = coordinator.notes();
+        assert_eq!(ending_of(&notes, JOB), Some(Ending::Completed));
+        let Some(Ending::Failed { cause, message }) = ending_of(&notes, newer.job) else {
+            panic!("it failed")
+        };
+        assert_eq!(cause, FailureCause::Outdated);
+        assert!(
+            message.starts_with("this agent does not know `train.label_smoothing`: it is of version "),
+            "{message}"
+        );
+        assert_eq!(notes.hellos.len(), 1, "the session stood all the while");
+    }
+    coordinator.assign(|assignment| assignment.attempts.clear());
+    coordinator.until("both are forgotten", |notes| notes.report.attempts.is_empty()).await;
     node.leave().await;
 }

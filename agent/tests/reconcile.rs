@@ -276,6 +276,11 @@ impl World {
                 let device = Some(assigned.device);
                 attempts.push(LocalAttempt { key: AttemptKey::of(assigned), device, phase });
             }
+            Step::RefuseAttempt(unreadable) => {
+                let key = AttemptKey::of_unreadable(unreadable);
+                attempts.retain(|attempt| attempt.key != key);
+                attempts.push(LocalAttempt { key, device: None, phase: LocalPhase::Ended });
+            }
             Step::StopAttempt(key, _) => phase_of(attempts, key, LocalPhase::Stopping { since: now }),
             Step::KillAttempt(key) | Step::OfferLeftovers(key) => {
                 phase_of(attempts, key, LocalPhase::Delivering);

@@ -22,6 +22,9 @@ pub struct Assignment {
     pub lease: Duration,
     /// The attempts to run, sorted by job.
     pub attempts: Vec<AssignedAttempt>,
+    /// Attempts to run whose spec the agent cannot read. A coordinator sends none; a reader finds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableAttempt>,
     /// The checkpoints to hold, newest last.
     pub checkpoints: Vec<CheckpointId>,
     /// For each job the checkpoint that is to answer for it here, once it is ready. All of them are to be held.
@@ -45,6 +48,19 @@ pub struct AssignedAttempt {
     pub resume_from: Option<CheckpointId>,
     /// Whether the trainer is to write a checkpoint and stop, because the job was cancelled.
     pub stop: bool,
+}
+
+/// An attempt whose spec this version cannot read: a newer one wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableAttempt {
+    /// The job.
+    pub job: JobId,
+    /// The fencing token.
+    pub epoch: Epoch,
+    /// Whether it is to stop in any case.
+    pub stop: bool,
+    /// What is not known here and what to do, as a sentence.
+    pub why: String,
 }
 
 /// All that an agent sees, whole each time.

@@ -282,6 +282,8 @@ pub enum FailureCause {
     Unavailable,
     /// The disk is full or broken.
     Storage,
+    /// The node's version does not know a key of the recipe; a newer one may.
+    Outdated,
 }
 
 /// What `hatchery-trainer doctor --output json` prints.

@@ -64,8 +64,11 @@ pub struct BlobsView {
 pub struct JobView {
     /// Its identity.
     pub id: JobId,
-    /// What was submitted.
+    /// What was submitted, or what of it this version knows.
     pub spec: JobSpec,
+    /// Why parts of it are not in `spec`, a sentence for each: a newer version submitted it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<String>,
     /// Who submitted it.
     pub submitter: Name,
     /// When.

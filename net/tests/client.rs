@@ -14,7 +14,7 @@ use hatchery_common::{
     access::Scope,
     generate::{FinishReason, GenerationPart, SamplingParams, StopStrings},
     id::{DatasetId, Name, NodeId},
-    recipe::{JobSpec, Labels, Recipe},
+    recipe::{JobSpec, Labels, Reader, Recipe},
     session::{AgentMessage, CoordinatorMessage},
     tls::{Authority, Identity, JoinSecret, JoinString, Role},
 };
@@ -244,7 +244,7 @@ async fn answers_become_views_or_say_what_is_wrong_with_them() {
     assert!(error.contains("jobs.1.failures.0.cause: has the value 99"), "{error}");
     assert_eq!(client.job("x").await.unwrap_err().to_string().matches("job: is missing").count(), 1);
 
-    let spec: JobSpec = job().spec.unwrap().try_into().unwrap();
+    let spec = hatchery_proto::convert::job_spec(job().spec, Reader::CommandLine).unwrap().1;
     let request = hatchery_common::id::RequestId::random();
     let (view, duplicate) = client.submit(request, &spec).await.unwrap();
     assert_eq!((view.id.to_string(), view.spec, duplicate), (request.to_string(), spec, true));

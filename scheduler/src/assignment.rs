@@ -28,7 +28,8 @@ pub fn assignment(cluster: &Cluster, node: NodeId, lease: Duration) -> Assignmen
     let held: BTreeSet<CheckpointId> = checkpoints.iter().copied().collect();
     let mut active = active(cluster, node);
     active.retain(|_, checkpoint| held.contains(checkpoint));
-    Assignment { lease, attempts, checkpoints, active, bytes_per_sec_max: rates(cluster, node) }
+    let bytes_per_sec_max = rates(cluster, node);
+    Assignment { lease, attempts, unreadable: Vec::new(), checkpoints, active, bytes_per_sec_max }
 }
 
 /// How fast `node` may fetch what somebody pushed to it with a limit. Of several limits the newest counts.

@@ -127,7 +127,7 @@ fn verdict(cluster: &Cluster, job: &Job, lease: &Lease, cause: FailureCause, tol
                 ),
             })
         }
-        FailureCause::Unavailable | FailureCause::Storage => None,
+        FailureCause::Unavailable | FailureCause::Storage | FailureCause::Outdated => None,
     }
 }
 

@@ -241,6 +241,7 @@ impl fmt::Display for Because {
             FailureCause::NotANumber => "diverged (not a number)",
             FailureCause::Unavailable => "could not use libtorch or the device",
             FailureCause::Storage => "could not write to disk",
+            FailureCause::Outdated => "met a version that does not know its recipe",
         };
         write!(f, "attempt {} {what}", self.epoch)?;
         self.node.as_ref().map_or(Ok(()), |node| write!(f, " on {node}"))

@@ -28,7 +28,9 @@ use hatchery_common::{
     device::Device,
     durable,
     id::CheckpointId,
-    session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, LOG_CHUNK_BYTES_MAX},
+    session::{
+        AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, LOG_CHUNK_BYTES_MAX, UnreadableAttempt,
+    },
     time::BootTime,
     trainer::FailureCause,
 };
@@ -169,6 +171,15 @@ impl Attempts {
                 known.apply(AttemptUpdate::Ended { ending, last_output: String::new() });
             }
         }
+        self.known.insert(key, known);
+    }
+
+    /// Says that one is not for this version, and does nothing else for it.
+    pub(crate) fn refuse(&mut self, unreadable: UnreadableAttempt) {
+        let key = AttemptKey::of_unreadable(&unreadable);
+        let mut known = Known::new(key, LocalPhase::Active, None);
+        let ending = failed(FailureCause::Outdated, unreadable.why);
+        known.apply(AttemptUpdate::Ended { ending, last_output: String::new() });
         self.known.insert(key, known);
     }
 

@@ -54,8 +54,16 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
                     human::ago(job.submitted_at),
                 ]
             }),
-        )
+        ) + &unread(jobs)
     })
+}
+
+/// Why jobs are not shown whole, a line for each reason.
+fn unread(jobs: &[JobView]) -> String {
+    let lines = jobs.iter().flat_map(|job| {
+        job.unread.iter().map(|why| format!("\njob {} is not shown whole: {why}", job.id.short()))
+    });
+    lines.collect()
 }
 
 /// `hatchery job`.
@@ -223,6 +231,7 @@ fn describe(job: &JobView) -> String {
         ("submitted", Some(format!("{} by {}", job.submitted_at, job.submitter))),
         ("started", job.started_at.map(|at| at.to_string())),
         ("ended", job.ended_at.map(|at| at.to_string())),
+        ("not shown", (!job.unread.is_empty()).then(|| job.unread.join("; "))),
     ]);
     for failure in &job.failures {
         text += &format!(

@@ -149,6 +149,10 @@ async fn prepare(args: &SubmitArgs, home: &Home) -> Result<Prepared, Failure> {
     let (text, named) = match how {
         StartHow::Continue => {
             let job = fleet.job(&manifest.job.to_string()).await?;
+            if !job.unread.is_empty() {
+                let why = job.unread.join("; ");
+                return Err(Failure::usage(format!("job {job_name} cannot be continued: {why}")));
+            }
             (Recipe::text_of(&job.spec), format!("{job_name}-from-{}", manifest.step))
         }
         StartHow::FineTune => {

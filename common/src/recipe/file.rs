@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec};
+use super::{DeviceWishes, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec};
 use crate::{
     field::{FieldError, check_keys, from_table, nearest_key},
-    id::{DatasetId, Name},
+    id::{CheckpointId, DatasetId, Name},
     merge::{Layer, merge},
     model::{ModelConfig, RawModelConfig},
 };
@@ -110,6 +110,62 @@ pub struct Recipe {
     pub queue: QueueWishes,
     /// Which of its checkpoints are kept.
     pub retain: RetainPolicy,
+}
+
+/// A job as it is submitted: everything that `decide` and the trainer need to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// The job's name; need not be unique.
+    pub name: Name,
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// Steps, batch, optimizer and so on.
+    pub train: TrainSpec,
+    /// Where it may run.
+    #[serde(default)]
+    pub devices: DeviceWishes,
+    /// Where its checkpoints go.
+    #[serde(default)]
+    pub replicate: ReplicaPolicy,
+    /// A checkpoint to begin with; none: random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_from: Option<StartFrom>,
+    /// Its place in the queue.
+    #[serde(default, skip_serializing_if = "QueueWishes::is_default")]
+    pub queue: QueueWishes,
+    /// The checkpoints that are kept.
+    #[serde(default, skip_serializing_if = "RetainPolicy::is_default")]
+    pub retain: RetainPolicy,
+}
+
+impl JobSpec {
+    /// Whether `checkpoint` is what the job begins with at step 0, by its weights alone.
+    pub fn fine_tunes(&self, checkpoint: CheckpointId) -> bool {
+        self.start_from == Some(StartFrom { checkpoint, how: StartHow::FineTune })
+    }
+}
+
+/// A checkpoint of another job that a job begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartFrom {
+    /// Its id.
+    pub checkpoint: CheckpointId,
+    /// All of it, or its weights alone.
+    pub how: StartHow,
+}
+
+/// With how much of a checkpoint a job begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartHow {
+    /// With all of it: the run goes on from its step, as if it had never ended.
+    Continue,
+    /// With its weights: step 0, a fresh optimizer, a text and a recipe of its own.
+    FineTune,
 }
 
 /// The whole of a recipe as TOML, before it is checked.

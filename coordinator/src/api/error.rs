@@ -1,6 +1,6 @@
 //! Why a call fails, and its gRPC status: in one place, so that the same cause always has the same code.
 
-use hatchery_common::{field::FieldError, tls::TlsError};
+use hatchery_common::{field::FieldError, recipe::SpecError, tls::TlsError};
 use hatchery_scheduler::Rejected;
 use tonic::{Code, Status};
 
@@ -16,6 +16,9 @@ pub(crate) enum ApiError {
     /// A field is wrong.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// A job's spec cannot be used by this version.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// What is named is not there, or is more than one.
     #[error(transparent)]
     Lookup(#[from] LookupError),
@@ -56,7 +59,7 @@ impl From<TlsError> for ApiError {
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let code = match &error {
-            ApiError::Field(_) => Code::InvalidArgument,
+            ApiError::Field(_) | ApiError::Spec(_) => Code::InvalidArgument,
             ApiError::Lookup(error) => match error {
                 LookupError::NotFound { .. } => Code::NotFound,
                 LookupError::Ambiguous { .. } => Code::InvalidArgument,

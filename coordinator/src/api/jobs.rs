@@ -4,17 +4,16 @@ use std::cmp::Reverse;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use hatchery_common::{
-    digest::Digest,
     faults,
     field::FieldError,
     id::{JobId, RequestId},
-    recipe::JobSpec,
+    recipe::Reader,
 };
 use hatchery_proto::{convert, v1};
 use hatchery_scheduler::{Cancel, Pause, Requeue, Resume, SetPriority, Submit};
 
 use super::{
-    call::{Call, Responses, needed},
+    call::{Call, Responses},
     error::ApiError,
     watch as streams,
 };
@@ -27,13 +26,12 @@ pub(super) async fn submit(
     let id = request.request_id.parse();
     let id: RequestId = id.map_err(|error: FieldError| FieldError::new("request_id", error.problem))?;
     let id = if faults::strikes("mutant::request_deduplication") { RequestId::random() } else { id };
-    let spec: JobSpec = needed("spec", request.spec)?;
-    let body = serde_json::to_vec(&spec).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let (body, spec) = convert::job_spec(request.spec, Reader::Coordinator)?;
     let submitted = call
         .command(Submit {
             request: id,
             job: JobId::random(),
-            body: Digest::of(&body),
+            body,
             spec: Box::new(spec),
             submitter: call.caller.clone(),
         })
@@ -123,7 +121,7 @@ pub(super) async fn explain_placement(
     let placement = match what {
         What::Job(job) => placement::of_job(&call.snapshot(), call.job_id(&job)?),
         What::Spec(spec) => {
-            let spec: JobSpec = needed("spec", Some(spec))?;
+            let (_, spec) = convert::job_spec(Some(spec), Reader::Coordinator)?;
             placement::of_spec(&call.snapshot(), spec, call.caller)?
         }
     };

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 use hatchery_common::{
     access::Scope,
     id::{Epoch, JobId, Name},
+    recipe::{JobSpec, Reader},
     time::Timestamp,
     trainer::Metrics,
 };
@@ -137,7 +138,8 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
         let id = row.parse("id")?;
         let checkpoint = row.optional("checkpoint")?;
         let committed = checkpoint.and_then(|checkpoint| cluster.checkpoints.get(&checkpoint));
-        let spec = row.json("spec")?;
+        let spec = JobSpec::read(row.text("spec")?.as_bytes(), Reader::Coordinator)
+            .map_err(|error| format!("spec: {error}"))?;
         let job = Job {
             id,
             submitter: row.name("submitter")?,

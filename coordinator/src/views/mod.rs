@@ -54,6 +54,7 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
     JobView {
         id: job.id,
         spec: job.spec.clone(),
+        unread: Vec::new(),
         submitter: job.submitter.clone(),
         submitted_at: job.submitted_at,
         phase: job.phase.name().to_owned(),

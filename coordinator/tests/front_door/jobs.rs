@@ -5,7 +5,7 @@ use hatchery_common::{
     dataset::{DatasetFile, DatasetManifest},
     digest::Digest,
     id::{BlobId, DatasetId, RequestId},
-    recipe::{RawTrainSpec, TrainSpec},
+    recipe::{RawTrainSpec, ReplicaPolicy, TrainSpec},
     view::JobView,
 };
 use hatchery_proto::{client::CallError, v1};
@@ -16,8 +16,13 @@ use crate::house::{House, name, soon, soon_when, spec};
 /// Makes a good request wrong.
 type Spoil = dyn Fn(&mut v1::SubmitJobRequest);
 
-fn spec_of(request: &mut v1::SubmitJobRequest, change: impl FnOnce(&mut v1::JobSpec)) {
-    change(request.spec.as_mut().unwrap());
+/// Sets a key of the spec's JSON, by its path: `/train/lr`.
+fn set(request: &mut v1::SubmitJobRequest, path: &str, value: impl Into<serde_json::Value>) {
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    let mut spec: serde_json::Value = serde_json::from_slice(&request.spec.as_ref().unwrap().json).unwrap();
+    spec.pointer_mut(parent).unwrap()[key] = value.into();
+    let json = serde_json::to_vec(&spec).unwrap();
+    request.spec = Some(v1::JobSpec { digest: Digest::of(&json).as_bytes().to_vec(), json });
 }
 
 /// A client without the checks of the house's own.
@@ -71,20 +76,22 @@ async fn wrong_input_is_told_by_field() {
         let status = soon(raw.submit_job(request)).await.unwrap_err();
         (status.code(), status.message().to_owned())
     };
-    let cases: [(&Spoil, &str); 7] = [
+    let cases: [(&Spoil, &str); 9] = [
         (&|request| request.request_id = "x".into(), "request_id: "),
         (&|request| request.spec = None, "spec: "),
-        (&|request| spec_of(request, |spec| spec.name = "a b".into()), "spec.name: "),
-        (&|request| spec_of(request, |spec| spec.train.as_mut().unwrap().lr = f64::NAN), "spec.train.lr: "),
+        (&|request| set(request, "/name", "a b"), "spec.name: "),
+        (&|request| set(request, "/train/lr", serde_json::Value::Null), "spec.train.lr: "),
         (
-            &|request| spec_of(request, |spec| spec.train.as_mut().unwrap().precision = 99),
-            "spec.train.precision: ",
+            &|request| set(request, "/train/precision", "fp8"),
+            "this coordinator does not know `fp8` for `train.precision`: it is of version ",
         ),
-        (&|request| spec_of(request, |spec| spec.model.as_mut().unwrap().n_head = 5), "spec.model.n_embd: "),
         (
-            &|request| spec_of(request, |spec| spec.model.as_mut().unwrap().n_layer = 0),
-            "spec.model.n_layer: ",
+            &|request| set(request, "/train/label_smoothing", 0.1),
+            "this coordinator does not know `train.label_smoothing`: it is of version ",
         ),
+        (&|request| request.spec.as_mut().unwrap().digest = vec![0; 32], "spec.digest: "),
+        (&|request| set(request, "/model/n_head", 5), "spec.model.n_embd: "),
+        (&|request| set(request, "/model/n_layer", 0), "spec.model.n_layer: "),
     ];
     for (change, field) in cases {
         let (code, message) = submit(&mut raw, change).await;
@@ -104,6 +111,34 @@ async fn wrong_input_is_told_by_field() {
     let error = soon(fleet.submit(RequestId::random(), &large)).await.unwrap_err();
     assert!(matches!(error, CallError::Refused(_)), "{error:?}");
     assert_eq!(soon(fleet.jobs(true)).await.unwrap(), []);
+}
+
+/// As an older command line sends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_absent_have_their_defaults() {
+    let house = House::start().await;
+    let good = spec(house.dataset().await);
+    let mut raw = raw_fleet(&house).await;
+    let mut older: serde_json::Value = serde_json::from_slice(&good.to_json()).unwrap();
+    for key in ["log_every", "accumulate", "ema_decay", "precision"] {
+        older["train"].as_object_mut().unwrap().remove(key).unwrap();
+    }
+    older.as_object_mut().unwrap().remove("replicate").unwrap();
+    let json = serde_json::to_vec(&older).unwrap();
+    let request = v1::SubmitJobRequest {
+        request_id: RequestId::random().to_string(),
+        spec: Some(v1::JobSpec { digest: Digest::of(&json).as_bytes().to_vec(), json }),
+    };
+    let mut jobs = Vec::new();
+    for _ in 0..2 {
+        let answer = soon(raw.submit_job(request.clone())).await.unwrap().into_inner();
+        jobs.push((JobView::try_from(answer.job.unwrap()).unwrap(), answer.duplicate));
+    }
+    assert_eq!((jobs[0].1, jobs[1].1), (false, true), "the digest is of the bytes as they came");
+    let defaults = RawTrainSpec::default();
+    let train = jobs[0].0.spec.train.raw();
+    assert_eq!((train.log_every, train.accumulate), (defaults.log_every, defaults.accumulate));
+    assert_eq!((train.precision, &jobs[0].0.spec.replicate), (defaults.precision, &ReplicaPolicy::default()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,10 +2,8 @@
 
 use hatchery_common::{
     access::Scope,
-    device::DeviceKind,
     field::FieldError,
     generate::FinishReason,
-    recipe::{Precision, ReplicaWeights, ReplicateWhich, Schedule, StartHow},
     trainer::{FailureCause, Slowdown},
 };
 
@@ -43,19 +41,10 @@ macro_rules! enumeration {
 }
 
 mod wire {
-    pub(super) use crate::v1::{
-        DeviceKind, FailureCause, FinishReason, Precision, ReplicaWeights, ReplicateWhich, Schedule, Scope,
-        Slowdown, StartHow,
-    };
+    pub(super) use crate::v1::{FailureCause, FinishReason, Scope, Slowdown};
 }
 
-enumeration!(DeviceKind: Cuda, Mps, Cpu);
-enumeration!(Precision: Auto, F32, Bf16);
-enumeration!(Schedule: Constant, Cosine, Wsd);
-enumeration!(ReplicateWhich: Each, Last, Best);
-enumeration!(ReplicaWeights: F32, Bf16);
-enumeration!(StartHow: Continue, FineTune);
-enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage);
+enumeration!(FailureCause: Crashed, OutOfMemory, BadInput, NotANumber, Unavailable, Storage, Outdated);
 enumeration!(Slowdown: Heat, PowerLimit, PowerSupply, Protection);
 enumeration!(FinishReason: MaxBytes, StopString);
 enumeration!(Scope: Agent, Operator, Viewer);

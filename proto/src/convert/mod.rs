@@ -27,4 +27,4 @@ pub use manifest::{
     checkpoint_manifest_bytes, dataset_manifest, dataset_manifest_bytes,
 };
 pub use node::{DEVICES_MAX, NOTES_MAX};
-pub use recipe::priority;
+pub use recipe::{job_spec, priority};

@@ -6,17 +6,19 @@ use hatchery_common::{
     field::FieldError,
     generate::{GenerationOrder, PROMPT_BYTES_MAX},
     id::{Epoch, Name},
+    recipe::Reader,
     session::{
         ATTEMPTS_MAX, AgentMessage, AnswerPart, AssignedAttempt, Assignment, CoordinatorMessage,
-        LOG_CHUNK_BYTES_MAX,
+        LOG_CHUNK_BYTES_MAX, UnreadableAttempt,
     },
     swarm::{REVOKED_MAX, Trouble},
 };
 
 use super::fields::{
-    ENTRIES_MAX, OUTPUT_BYTES_MAX, at_most, each, head, missing, needed, parsed, parsed_each,
-    parsed_optional, short_text,
+    ENTRIES_MAX, OUTPUT_BYTES_MAX, at_most, head, missing, needed, parsed, parsed_each, parsed_optional,
+    short_text,
 };
+use super::recipe::job_spec;
 use crate::v1::{self, generation_part, session_request, session_response};
 
 impl From<Assignment> for v1::Assignment {
@@ -49,9 +51,11 @@ impl TryFrom<v1::Assignment> for Assignment {
     type Error = FieldError;
 
     fn try_from(assignment: v1::Assignment) -> Result<Self, FieldError> {
+        let (attempts, unreadable) = attempts(assignment.attempts)?;
         Ok(Self {
             lease: Duration::from_millis(assignment.lease_ms),
-            attempts: each("attempts", assignment.attempts, ATTEMPTS_MAX)?,
+            attempts,
+            unreadable,
             checkpoints: parsed_each("checkpoints", &assignment.checkpoints, ENTRIES_MAX)?,
             active: entries("active", &assignment.active, |one| {
                 Ok((parsed("job", &one.job)?, parsed("checkpoint", &one.checkpoint)?))
@@ -87,19 +91,29 @@ impl From<AssignedAttempt> for v1::AssignedAttempt {
     }
 }
 
-impl TryFrom<v1::AssignedAttempt> for AssignedAttempt {
-    type Error = FieldError;
-
-    fn try_from(attempt: v1::AssignedAttempt) -> Result<Self, FieldError> {
-        Ok(Self {
-            job: parsed("job", &attempt.job)?,
-            epoch: Epoch(attempt.epoch),
-            spec: needed("spec", attempt.spec)?,
-            device: parsed("device", &attempt.device)?,
-            resume_from: parsed_optional("resume_from", attempt.resume_from.as_deref())?,
-            stop: attempt.stop,
-        })
+/// Reads the attempts of an assignment. One whose spec cannot be read here is set aside, so that the others go on.
+fn attempts(
+    list: Vec<v1::AssignedAttempt>,
+) -> Result<(Vec<AssignedAttempt>, Vec<UnreadableAttempt>), FieldError> {
+    at_most("attempts", list.len(), ATTEMPTS_MAX, "entries")?;
+    let (mut attempts, mut unreadable) = (Vec::with_capacity(list.len()), Vec::new());
+    for (index, one) in list.into_iter().enumerate() {
+        match attempt(one).map_err(|error| error.within(&format!("attempts.{index}")))? {
+            Ok(attempt) => attempts.push(attempt),
+            Err(attempt) => unreadable.push(attempt),
+        }
     }
+    Ok((attempts, unreadable))
+}
+
+fn attempt(attempt: v1::AssignedAttempt) -> Result<Result<AssignedAttempt, UnreadableAttempt>, FieldError> {
+    let (job, epoch) = (parsed("job", &attempt.job)?, Epoch(attempt.epoch));
+    let (device, stop) = (parsed("device", &attempt.device)?, attempt.stop);
+    let resume_from = parsed_optional("resume_from", attempt.resume_from.as_deref())?;
+    Ok(match job_spec(attempt.spec, Reader::Agent) {
+        Ok((_, spec)) => Ok(AssignedAttempt { job, epoch, spec, device, resume_from, stop }),
+        Err(error) => Err(UnreadableAttempt { job, epoch, stop, why: error.to_string() }),
+    })
 }
 
 impl From<AgentMessage> for v1::SessionRequest {

@@ -5,6 +5,7 @@ use hatchery_common::{
     device::Device,
     field::FieldError,
     id::{Epoch, Name},
+    recipe::{Reader, SpecError},
     session::ReplicaState,
     swarm::PEER_ADDRESSES_MAX,
     time::Timestamp,
@@ -24,6 +25,7 @@ use super::{
     },
     manifest::{checkpoint_manifest, checkpoint_manifest_bytes},
     node::{DEVICES_MAX, metrics, metrics_json},
+    recipe::job_spec_in_part,
 };
 use crate::v1::{self, node, replica};
 
@@ -123,9 +125,13 @@ impl TryFrom<v1::Job> for JobView {
     type Error = FieldError;
 
     fn try_from(job: v1::Job) -> Result<Self, FieldError> {
+        // A list of jobs is of use also where one of them has a key that only newer versions know.
+        let (spec, unread) =
+            job_spec_in_part(job.spec, Reader::CommandLine).map_err(SpecError::into_field)?;
         Ok(Self {
             id: parsed("id", &job.id)?,
-            spec: needed("spec", job.spec)?,
+            spec,
+            unread: unread.iter().map(ToString::to_string).collect(),
             submitter: Name::new("submitter", &job.submitter)?,
             submitted_at: Timestamp(job.submitted_at_ms),
             phase: job.phase,

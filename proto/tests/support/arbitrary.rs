@@ -7,11 +7,11 @@ mod peers;
 #[path = "arbitrary/rollouts.rs"]
 pub(crate) mod rollouts;
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use hatchery_common::{
     availability::{Away, AwayReason, LocalTime},
-    device::{Device, DeviceKind},
+    device::Device,
     digest::Digest,
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
@@ -19,11 +19,7 @@ use hatchery_common::{
     id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, NodeMetrics, NodeMode, TrainerState},
-    recipe::{
-        DeviceWishes, JobSpec, Labels, NodeSelector, Precision, Priority, QueueWishes, RawTrainSpec,
-        ReplicaPolicy, ReplicaWeights, ReplicateWhich, RetainPolicy, Schedule, StartFrom, StartHow,
-        TrainSpec,
-    },
+    recipe::{DeviceWishes, JobSpec, Labels, Recipe, StartFrom, StartHow, TrainSpec},
     session::{
         AgentMessage, AnswerPart, AssignedAttempt, Assignment, AttemptPhase, AttemptReport,
         CoordinatorMessage, ReplicaReport, ReplicaState, Report,
@@ -101,109 +97,22 @@ pub(crate) fn model() -> impl Strategy<Value = ModelConfig> {
     )
 }
 
-pub(crate) fn train() -> impl Strategy<Value = TrainSpec> {
-    let sizes = (1..=TrainSpec::STEPS_MAX, 1..=TrainSpec::BATCH_MAX, 2..=TrainSpec::BLOCK_MAX);
-    let optimizer = (1e-9..10.0f64, 0.0..=10.0f64, 0.0..1.0f64, 0.0..1.0f64, 1e-12..1.0f64);
-    let rest = (
-        0..=i64::MAX as u64,
-        select(vec![Precision::Auto, Precision::F32, Precision::Bf16]),
-        1..=TrainSpec::STEPS_MAX,
-        1..=TrainSpec::STEPS_MAX,
-        0.001..=0.9f64,
-        1..=(1u32 << 20),
-    );
-    let course = (
-        select(vec![Schedule::Constant, Schedule::Cosine, Schedule::Wsd]),
-        0..=TrainSpec::STEPS_MAX,
-        0.0..=1.0f64,
-        0.0..=1.0f64,
-        0.0..=1e9f64,
-        1..=3u32,
-    );
-    let end = (0.0..1.0f64, any::<u32>(), 0.0..=1e3f64, any::<bool>(), 1..=TrainSpec::STEPS_MAX);
-    (sizes, optimizer, rest, course, end).prop_map(|(sizes, optimizer, rest, course, end)| {
-        TrainSpec::new(RawTrainSpec {
-            steps: sizes.0,
-            batch: sizes.1,
-            block: sizes.2,
-            lr: optimizer.0,
-            weight_decay: optimizer.1,
-            beta1: optimizer.2,
-            beta2: optimizer.3,
-            epsilon: optimizer.4,
-            seed: rest.0,
-            precision: rest.1,
-            checkpoint_every: rest.2,
-            validate_every: rest.3,
-            validation_share: rest.4,
-            validation_windows: rest.5,
-            schedule: course.0,
-            warmup_steps: course.1,
-            lr_min_share: course.2,
-            decay_share: course.3,
-            clip_norm: course.4,
-            accumulate: if sizes.1.is_multiple_of(course.5) { course.5 } else { 1 },
-            ema_decay: end.0,
-            early_stop: end.1,
-            early_stop_min_change: end.2,
-            checkpoint_best: end.3,
-            log_every: end.4,
-        })
-        .unwrap()
-    })
-}
-
-fn selector() -> impl Strategy<Value = NodeSelector> {
-    prop_oneof![
-        Just(NodeSelector::All),
-        Just(NodeSelector::None),
-        labels().prop_map(NodeSelector::Labels),
-        vec(node_id(), 0..4).prop_map(NodeSelector::Nodes),
-    ]
-}
-
+/// A job of any shape that a recipe's text can ask for; the keys themselves are tested where they are defined.
 pub(crate) fn job_spec() -> impl Strategy<Value = JobSpec> {
-    let devices = (
-        vec(select(&DeviceKind::ALL[..]), 0..3),
-        vec(name(), 0..3),
-        labels(),
-        vec(name(), 0..3),
-        any::<u64>(),
-    )
-        .prop_map(|(kinds, nodes, labels, exclude, memory_bytes_min)| DeviceWishes {
-            kinds,
-            nodes,
-            labels,
-            exclude,
-            memory_bytes_min,
-        });
-    let queue = (0..=100u8, option::of(name()), vec(job_id(), 0..3), option::of(any::<u64>())).prop_map(
-        |(priority, group, after, deadline)| QueueWishes {
-            priority: Priority::new(priority).unwrap(),
-            group,
-            after,
-            deadline: deadline.map(Timestamp),
-        },
-    );
-    let which = select(vec![ReplicateWhich::Each, ReplicateWhich::Last, ReplicateWhich::Best]);
-    let weights = select(vec![ReplicaWeights::F32, ReplicaWeights::Bf16]);
-    let replicate =
-        (selector(), which, weights).prop_map(|(to, which, weights)| ReplicaPolicy { to, which, weights });
+    let numbers = (1e-9..10.0f64, 0..=i64::MAX as u64, 1..=TrainSpec::STEPS_MAX, 0..=100u8);
     let start = (checkpoint_id(), select(vec![StartHow::Continue, StartHow::FineTune]))
         .prop_map(|(checkpoint, how)| StartFrom { checkpoint, how });
-    let retain = (option::of(1..=u32::MAX), any::<u64>())
-        .prop_map(|(last, every)| RetainPolicy { last: last.and_then(NonZeroU32::new), every });
-    (name(), digest(), model(), train(), devices, replicate, option::of(start), (queue, retain)).prop_map(
-        |(name, dataset, model, train, devices, replicate, start_from, (queue, retain))| JobSpec {
-            name,
-            dataset: DatasetId(dataset),
-            model,
-            train,
-            devices,
-            replicate,
-            start_from,
-            queue,
-            retain,
+    (name(), digest(), model(), numbers, labels(), option::of(start)).prop_map(
+        |(name, dataset, model, (lr, seed, steps, priority), labels, start_from)| {
+            let settings = [
+                format!("train.lr={lr:?}"),
+                format!("train.seed={seed}"),
+                format!("train.steps={steps}"),
+                format!("queue.priority={priority}"),
+            ];
+            let job = Recipe::parse(None, "", &settings).unwrap().job(DatasetId(dataset), &name);
+            let devices = DeviceWishes { labels, ..DeviceWishes::default() };
+            JobSpec { model, devices, start_from, ..job }
         },
     )
 }
@@ -266,6 +175,7 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         FailureCause::NotANumber,
         FailureCause::Unavailable,
         FailureCause::Storage,
+        FailureCause::Outdated,
     ])
 }
 
@@ -361,6 +271,7 @@ pub(crate) fn assignment() -> impl Strategy<Value = Assignment> {
         |(lease_ms, attempts, checkpoints, active, bytes_per_sec_max)| Assignment {
             lease: Duration::from_millis(lease_ms.into()),
             attempts,
+            unreadable: Vec::new(),
             checkpoints,
             active,
             bytes_per_sec_max,
@@ -437,6 +348,7 @@ pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
     (what, attempt, words, figures, rest).prop_map(|(what, attempt, words, figures, rest)| JobView {
         id: what.0,
         spec: what.1,
+        unread: Vec::new(),
         submitter: what.2,
         submitted_at: what.3,
         phase: what.4,
