@@ -18,10 +18,7 @@ use hatchery_common::{
     id::{DatasetId, JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::NodeMode,
-    recipe::{
-        DeviceWishes, JobSpec, Labels, Priority, QueueWishes, RawTrainSpec, ReplicaPolicy, ReplicaWeights,
-        RetainPolicy, TrainSpec,
-    },
+    recipe::{JobSpec, Labels, Priority, RawTrainSpec, ReplicaPolicy, ReplicaWeights, TrainSpec},
     tls::{Credentials, JoinString},
 };
 use hatchery_net::{Connect, transfer::BlobClient};
@@ -249,17 +246,9 @@ fn spec(number: usize, dataset: DatasetId, steps: u64) -> Result<JobSpec> {
         mlp_internal_dim_multiplier: 2,
         ..RawModelConfig::default()
     };
-    Ok(JobSpec {
-        name: name(&format!("job-{number}"))?,
-        dataset,
-        model: ModelConfig::new(model)?,
-        train: TrainSpec::new(train)?,
-        devices: DeviceWishes::default(),
-        replicate: ReplicaPolicy { weights, ..ReplicaPolicy::default() },
-        start_from: None,
-        queue: QueueWishes::default(),
-        retain: RetainPolicy::default(),
-    })
+    let (model, train) = (ModelConfig::new(model)?, TrainSpec::new(train)?);
+    let replicate = ReplicaPolicy { weights, ..ReplicaPolicy::default() };
+    Ok(JobSpec { replicate, ..JobSpec::new(name(&format!("job-{number}"))?, dataset, model, train) })
 }
 
 fn name(text: &str) -> Result<Name> {

@@ -142,6 +142,21 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// A job that wishes for nothing beyond these.
+    pub fn new(name: Name, dataset: DatasetId, model: ModelConfig, train: TrainSpec) -> Self {
+        Self {
+            name,
+            dataset,
+            model,
+            train,
+            devices: DeviceWishes::default(),
+            replicate: ReplicaPolicy::default(),
+            start_from: None,
+            queue: QueueWishes::default(),
+            retain: RetainPolicy::default(),
+        }
+    }
+
     /// Whether `checkpoint` is what the job begins with at step 0, by its weights alone.
     pub fn fine_tunes(&self, checkpoint: CheckpointId) -> bool {
         self.start_from == Some(StartFrom { checkpoint, how: StartHow::FineTune })
@@ -242,16 +257,13 @@ impl Recipe {
 
     /// The job that trains by this recipe on `dataset`; `name` serves where the recipe has none.
     pub fn job(&self, dataset: DatasetId, name: &Name) -> JobSpec {
+        let name = self.name.as_ref().unwrap_or(name).clone();
         JobSpec {
-            name: self.name.as_ref().unwrap_or(name).clone(),
-            dataset,
-            model: self.model.clone(),
-            train: self.train.clone(),
             devices: self.devices.clone(),
             replicate: self.replicate.clone(),
-            start_from: None,
             queue: self.queue.clone(),
             retain: self.retain,
+            ..JobSpec::new(name, dataset, self.model.clone(), self.train.clone())
         }
     }
 

@@ -9,7 +9,7 @@ use hatchery_common::{
     dataset::{DatasetFile, DatasetManifest},
     id::{CheckpointId, DatasetId, Epoch, JobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
-    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec},
+    recipe::{JobSpec, RawTrainSpec, TrainSpec},
     tls::Credentials,
     trainer::Metrics,
     view::JobView,
@@ -171,17 +171,7 @@ pub(crate) async fn soon_failed<T>(stream: &mut Answers<T>) -> CallError {
 
 pub(crate) fn spec(dataset: DatasetId) -> JobSpec {
     let train = RawTrainSpec { steps: STEPS, checkpoint_every: 10, ..RawTrainSpec::default() };
-    JobSpec {
-        name: name("demo"),
-        dataset,
-        model: model(),
-        train: TrainSpec::new(train).unwrap(),
-        devices: DeviceWishes::default(),
-        replicate: ReplicaPolicy::default(),
-        start_from: None,
-        queue: QueueWishes::default(),
-        retain: RetainPolicy::default(),
-    }
+    JobSpec::new(name("demo"), dataset, model(), TrainSpec::new(train).unwrap())
 }
 
 fn model() -> ModelConfig {

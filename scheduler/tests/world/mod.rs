@@ -15,7 +15,7 @@ use hatchery_common::{
     id::{BlobId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{DeviceWishes, JobSpec, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec},
+    recipe::{DeviceWishes, JobSpec, RawTrainSpec, TrainSpec},
     session::{AttemptPhase, AttemptReport},
     time::{BootTime, Timestamp},
     trainer::{Calibration, Metrics, Progress},
@@ -223,17 +223,9 @@ pub(crate) fn dataset(corpus_bytes: u64) -> DatasetManifest {
 pub(crate) fn spec(dataset: &DatasetManifest, steps: u64) -> JobSpec {
     let model =
         RawModelConfig { n_layer: 1, n_embd: 8, mlp_internal_dim_multiplier: 4, ..Default::default() };
-    JobSpec {
-        name: name("run"),
-        dataset: dataset.id(),
-        model: ModelConfig::new(model).unwrap(),
-        train: TrainSpec::new(RawTrainSpec { steps, block: 16, ..Default::default() }).unwrap(),
-        devices: DeviceWishes::default(),
-        replicate: ReplicaPolicy::default(),
-        start_from: None,
-        queue: QueueWishes::default(),
-        retain: RetainPolicy::default(),
-    }
+    let train = RawTrainSpec { steps, block: 16, ..Default::default() };
+    let (model, train) = (ModelConfig::new(model).unwrap(), TrainSpec::new(train).unwrap());
+    JobSpec::new(name("run"), dataset.id(), model, train)
 }
 
 pub(crate) fn inventory(devices: &[(Device, Option<f64>)]) -> Inventory {

@@ -25,10 +25,7 @@ use hatchery_common::{
     id::{BlobId, Name, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{
-        DeviceWishes, JobSpec, Labels, NodeSelector, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy,
-        TrainSpec,
-    },
+    recipe::{JobSpec, Labels, NodeSelector, RawTrainSpec, ReplicaPolicy, TrainSpec},
     session::{AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, CoordinatorMessage, Report},
     tls::{Credentials, JoinString},
     trainer::{Calibration, Ending},
@@ -104,17 +101,11 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
 
     let model = model()?;
     let train = RawTrainSpec { steps: STEPS, checkpoint_every: STEPS, ..RawTrainSpec::default() };
+    // Nothing is distributed before it is pushed.
+    let replicate = ReplicaPolicy { to: NodeSelector::None, ..ReplicaPolicy::default() };
     let spec = JobSpec {
-        name: name("planted"),
-        dataset,
-        model: model.clone(),
-        train: TrainSpec::new(train)?,
-        devices: DeviceWishes::default(),
-        // Nothing is distributed before it is pushed.
-        replicate: ReplicaPolicy { to: NodeSelector::None, ..ReplicaPolicy::default() },
-        retain: RetainPolicy::default(),
-        start_from: None,
-        queue: QueueWishes::default(),
+        replicate,
+        ..JobSpec::new(name("planted"), dataset, model.clone(), TrainSpec::new(train)?)
     };
     let mut planter = StandIn::join(join, "planter", inventory(true)).await?;
     planter.report(vec![]).await?;

@@ -15,9 +15,7 @@ use hatchery_common::{
     id::{BlobId, CertificateId, Epoch, JobId, Name, NodeId, RequestId},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, TrainerState},
-    recipe::{
-        DeviceWishes, JobSpec, Labels, QueueWishes, RawTrainSpec, ReplicaPolicy, RetainPolicy, TrainSpec,
-    },
+    recipe::{JobSpec, Labels, RawTrainSpec, TrainSpec},
     time::Timestamp,
 };
 use hatchery_scheduler::{
@@ -209,17 +207,9 @@ async fn leased_job(handle: &LoopHandle) -> JobId {
     let manifest = DatasetManifest::new(Name::from_lossy("a"), vec![file]).unwrap();
     let dataset = manifest.id();
     handle.command(RegisterDataset { manifest }).await.unwrap();
-    let spec = JobSpec {
-        name: Name::from_lossy("a"),
-        dataset,
-        model: ModelConfig::new(RawModelConfig { n_layer: 1, n_embd: 32, ..Default::default() }).unwrap(),
-        train: TrainSpec::new(RawTrainSpec::default()).unwrap(),
-        devices: DeviceWishes::default(),
-        replicate: ReplicaPolicy::default(),
-        start_from: None,
-        queue: QueueWishes::default(),
-        retain: RetainPolicy::default(),
-    };
+    let model = ModelConfig::new(RawModelConfig { n_layer: 1, n_embd: 32, ..Default::default() }).unwrap();
+    let train = TrainSpec::new(RawTrainSpec::default()).unwrap();
+    let spec = JobSpec::new(Name::from_lossy("a"), dataset, model, train);
     let job = JobId::random();
     let submit = Submit {
         request: RequestId::random(),
