@@ -407,6 +407,9 @@ pub(crate) struct JobsArgs {
     /// Wait until all jobs of the group have ended.
     #[arg(long, requires = "group")]
     pub(crate) wait: bool,
+    /// Show more of each job.
+    #[arg(long, conflicts_with = "group")]
+    pub(crate) wide: bool,
 }
 
 /// `hatchery job`.

@@ -26,21 +26,24 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
     }
     let jobs = home.fleet().await?.jobs(!args.active).await?;
     output.print(&jobs, |jobs| {
+        let headings = [
+            "job",
+            "name",
+            "phase",
+            "node",
+            "device",
+            ">step",
+            ">loss",
+            ">bits/byte",
+            ">steps/s",
+            "submitted",
+        ];
+        let wide = if args.wide { &WIDE[..] } else { &[] };
+        let headings: Vec<&str> = headings.into_iter().chain(wide.iter().map(|column| column.0)).collect();
         table(
-            &[
-                "job",
-                "name",
-                "phase",
-                "node",
-                "device",
-                ">step",
-                ">loss",
-                ">bits/byte",
-                ">steps/s",
-                "submitted",
-            ],
+            &headings,
             jobs.iter().map(|job| {
-                vec![
+                let mut cells = vec![
                     job.id.short(),
                     job.spec.name.to_string(),
                     job.phase.clone(),
@@ -52,11 +55,22 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
                     job.progress
                         .map_or_else(|| "-".to_owned(), |progress| human::speed(progress.steps_per_sec)),
                     human::ago(job.submitted_at),
-                ]
+                ];
+                cells.extend(wide.iter().map(|(_, cell)| cell(job).unwrap_or_else(|| "-".to_owned())));
+                cells
             }),
         ) + &unread(jobs)
     })
 }
+
+/// A column with its heading.
+type Column = (&'static str, fn(&JobView) -> Option<String>);
+
+/// The columns that `--wide` adds.
+const WIDE: [Column; 2] = [
+    ("submitter", |job| Some(job.submitter.to_string())),
+    ("group", |job| job.spec.queue.group.as_ref().map(ToString::to_string)),
+];
 
 /// Why jobs are not shown whole, a line for each reason.
 fn unread(jobs: &[JobView]) -> String {
