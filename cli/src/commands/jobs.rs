@@ -67,9 +67,10 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
 type Column = (&'static str, fn(&JobView) -> Option<String>);
 
 /// The columns that `--wide` adds.
-const WIDE: [Column; 2] = [
+const WIDE: [Column; 3] = [
     ("submitter", |job| Some(job.submitter.to_string())),
     ("group", |job| job.spec.queue.group.as_ref().map(ToString::to_string)),
+    ("note", |job| job.spec.note.as_ref().map(|note| note.as_str().to_owned())),
 ];
 
 /// Why jobs are not shown whole, a line for each reason.
@@ -197,6 +198,7 @@ fn describe(job: &JobView) -> String {
     let mut text = facts(&[
         ("job", Some(job.id.to_string())),
         ("name", Some(job.spec.name.to_string())),
+        ("note", job.spec.note.as_ref().map(|note| note.as_str().to_owned())),
         ("phase", Some(job.phase.clone())),
         ("why", job.why.clone()),
         ("activity", job.activity.clone()),

@@ -96,6 +96,8 @@ pub struct DataSpec {
 pub struct Recipe {
     /// The job's name, if the recipe gives one.
     pub name: Option<Name>,
+    /// A sentence about the job.
+    pub note: Option<Note>,
     /// The corpus.
     pub data: DataSpec,
     /// The model's shape.
@@ -118,6 +120,9 @@ pub struct Recipe {
 pub struct JobSpec {
     /// The job's name; need not be unique.
     pub name: Name,
+    /// A sentence about the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
     /// The dataset.
     pub dataset: DatasetId,
     /// The model's shape.
@@ -146,6 +151,7 @@ impl JobSpec {
     pub fn new(name: Name, dataset: DatasetId, model: ModelConfig, train: TrainSpec) -> Self {
         Self {
             name,
+            note: None,
             dataset,
             model,
             train,
@@ -160,6 +166,43 @@ impl JobSpec {
     /// Whether `checkpoint` is what the job begins with at step 0, by its weights alone.
     pub fn fine_tunes(&self, checkpoint: CheckpointId) -> bool {
         self.start_from == Some(StartFrom { checkpoint, how: StartHow::FineTune })
+    }
+}
+
+/// A sentence about a job, by the person who submits it. One line, at most [`Note::CHARACTERS_MAX`] characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Note(String);
+
+impl Note {
+    /// Most characters.
+    pub const CHARACTERS_MAX: usize = 500;
+
+    /// The sentence.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Note {
+    type Error = FieldError;
+
+    fn try_from(text: String) -> Result<Self, FieldError> {
+        let characters = text.chars().count();
+        if characters > Self::CHARACTERS_MAX {
+            let problem = format!("must have at most {} characters, not {characters}", Self::CHARACTERS_MAX);
+            return Err(FieldError::new("note", problem));
+        }
+        if text.contains(char::is_control) {
+            return Err(FieldError::new("note", "must be one line without control characters"));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl From<Note> for String {
+    fn from(note: Note) -> Self {
+        note.0
     }
 }
 
@@ -192,6 +235,8 @@ struct RecipeText {
     preset: Option<String>,
     /// The job's name; need not be unique. Not set: taken from the recipe's file, the data or the preset.
     name: Option<Name>,
+    /// A sentence about the job, shown with it: one line of at most 500 characters.
+    note: Option<Note>,
     /// The text to train on. `data = ["notes/"]` is short for `data.paths`.
     data: DataSpec,
     /// The model's shape, as in `config.json`.
@@ -245,6 +290,7 @@ impl Recipe {
         let text: RecipeText = from_table(merged(&defaults, &given)?)?;
         Ok(Self {
             name: text.name,
+            note: text.note,
             data: text.data,
             model: ModelConfig::new(text.model).map_err(|error| error.within("model"))?,
             train: TrainSpec::new(text.train).map_err(|error| error.within("train"))?,
@@ -259,6 +305,7 @@ impl Recipe {
     pub fn job(&self, dataset: DatasetId, name: &Name) -> JobSpec {
         let name = self.name.as_ref().unwrap_or(name).clone();
         JobSpec {
+            note: self.note.clone(),
             devices: self.devices.clone(),
             replicate: self.replicate.clone(),
             queue: self.queue.clone(),
@@ -267,7 +314,7 @@ impl Recipe {
         }
     }
 
-    /// The text of a recipe that asks for what `spec` asks for; name, data, beginning and place in the queue are left out.
+    /// The text of a recipe that asks for what `spec` asks for; name, note, data, beginning and place in the queue are left out.
     pub fn text_of(spec: &JobSpec) -> String {
         let part = |key: &str, table| (key.to_owned(), toml::Value::Table(table));
         let parts = [
@@ -315,7 +362,7 @@ fn table_of(text: &RecipeText) -> toml::Table {
 fn known_keys() -> toml::Table {
     let mut known = table_of(&RecipeText::default());
     let word = || toml::Value::from(String::new());
-    for key in ["preset", "name"] {
+    for key in ["preset", "name", "note"] {
         known.insert(key.to_owned(), word());
     }
     // What is left out where nothing is wished.

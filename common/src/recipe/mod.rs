@@ -16,7 +16,7 @@ mod read;
 mod train;
 mod wishes;
 
-pub use file::{DataSpec, JobSpec, Preset, Recipe, RecipeError, StartFrom, StartHow};
+pub use file::{DataSpec, JobSpec, Note, Preset, Recipe, RecipeError, StartFrom, StartHow};
 pub use queue::{Priority, QueueWishes};
 pub use read::{Reader, SPEC_BYTES_MAX, SpecError};
 pub use train::{Precision, RawTrainSpec, Schedule, TrainSpec};

@@ -142,6 +142,29 @@ async fn keys_that_are_absent_have_their_defaults() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_note_stays_with_its_job() {
+    let mut house = House::start().await;
+    let mut noted = spec(house.dataset().await);
+    noted.note = Some("the first with dropout".to_owned().try_into().unwrap());
+    let fleet = house.fleet().await;
+    let job = soon(fleet.submit(RequestId::random(), &noted)).await.unwrap().0;
+    house.restart().await;
+    let fleet = house.fleet().await;
+    assert_eq!(soon(fleet.job(&job.id.to_string())).await.unwrap().spec, noted);
+
+    let mut raw = raw_fleet(&house).await;
+    for (note, expected) in [
+        ("x".repeat(501), "spec.note: must have at most 500 characters, not 501"),
+        ("two\nlines".to_owned(), "spec.note: must be one line without control characters"),
+    ] {
+        let request_id = RequestId::random().to_string();
+        let mut request = v1::SubmitJobRequest { request_id, spec: Some(noted.clone().into()) };
+        set(&mut request, "/note", note);
+        assert_eq!(soon(raw.submit_job(request)).await.unwrap_err().message(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dataset_needs_its_blobs() {
     let house = House::start().await;
     let fleet = house.fleet().await;
