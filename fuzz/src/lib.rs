@@ -20,7 +20,7 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "piece-manifest", check: blob::piece_manifest, seeds: blob::piece_manifests },
     Target { name: "piece-set", check: blob::piece_set, seeds: blob::piece_sets },
     Target { name: "from-agent", check: messages::from_agent, seeds: messages::of_agents },
@@ -29,6 +29,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "squeezed-piece", check: peers::squeezed, seeds: peers::squeezed_pieces },
     Target { name: "checkpoint-manifest", check: manifests::checkpoint, seeds: manifests::checkpoints },
     Target { name: "dataset-manifest", check: manifests::dataset, seeds: manifests::datasets },
+    Target { name: "job-spec", check: manifests::spec, seeds: manifests::specs },
     Target { name: "checkpoint-folder", check: models::folder, seeds: models::folders },
     Target { name: "import", check: models::import, seeds: models::imports },
     Target { name: "join-string", check: join::string, seeds: join::strings },

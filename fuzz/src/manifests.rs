@@ -1,4 +1,4 @@
-//! Manifests of checkpoints and datasets.
+//! Manifests of checkpoints and datasets, and specs of jobs.
 
 use std::path::{Component, Path};
 
@@ -8,6 +8,7 @@ use hatchery_common::{
     digest::Digest,
     id::{BlobId, CheckpointId, DatasetId, Epoch, JobId, Name},
     model::{ModelConfig, RawModelConfig},
+    recipe::{JobSpec, Reader, Recipe, SPEC_BYTES_MAX},
     trainer::Metrics,
 };
 use hatchery_proto::convert;
@@ -46,6 +47,31 @@ pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
     let mut third = second.clone();
     third.files.push(CheckpointFile { size_bytes: 5, ..file(SERVING_FILE) });
     [first, second, third].iter().map(convert::checkpoint_manifest_bytes).collect()
+}
+
+/// A job's spec.
+pub(crate) fn spec(bytes: &[u8]) -> bool {
+    // What can be read whole can be read in part, and is the same.
+    let in_part = JobSpec::read_in_part(bytes, Reader::CommandLine);
+    let Ok(spec) = JobSpec::read(bytes, Reader::Coordinator) else { return false };
+    assert_eq!(in_part, Ok((spec.clone(), Vec::new())));
+    let written = spec.to_json();
+    // With all of its defaults written out it may have become too long.
+    if written.len() > SPEC_BYTES_MAX {
+        return true;
+    }
+    let again = JobSpec::read(&written, Reader::Agent).expect("what was written is read again");
+    assert_eq!((again.to_json(), again), (written, spec));
+    assert!(bytes.len() <= SPEC_BYTES_MAX);
+    true
+}
+
+pub(crate) fn specs() -> Vec<Vec<u8>> {
+    let texts =
+        ["", "note = 'a'\n[devices]\nkinds = ['cpu']\nlabels = { room = 'attic' }\n[retain]\nlast = 3"];
+    let recipe = |text| Recipe::parse(Some("seed"), text, &[]).expect("the text is a recipe");
+    let spec = |text| recipe(text).job(DatasetId(Digest::of(b"")), &Name::from_lossy("a")).to_json();
+    texts.map(spec).to_vec()
 }
 
 /// A dataset's manifest.

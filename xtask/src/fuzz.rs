@@ -11,7 +11,7 @@ use crate::{cargo, repo};
 
 const PACKAGE: &str = "hatchery-fuzz";
 /// All targets; `fuzz/src/lib.rs` says what they are.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
     "piece-manifest",
     "piece-set",
     "from-agent",
@@ -20,6 +20,7 @@ const TARGETS: [&str; 11] = [
     "squeezed-piece",
     "checkpoint-manifest",
     "dataset-manifest",
+    "job-spec",
     "checkpoint-folder",
     "import",
     "join-string",
@@ -42,7 +43,7 @@ pub(crate) struct Options {
     /// How long each target is fuzzed
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: u64,
-    /// Only these: piece-manifest, piece-set, from-agent, from-coordinator, checkpoint-manifest, dataset-manifest,
+    /// Only these: piece-manifest, piece-set, from-agent, from-coordinator, checkpoint-manifest, dataset-manifest, job-spec,
     /// checkpoint-folder, import, join-string
     #[arg(value_parser = TARGETS)]
     targets: Vec<String>,
