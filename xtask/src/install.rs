@@ -283,7 +283,7 @@ mod tests {
         fs::create_dir_all(prefix.path().join("bin")).unwrap();
         fs::write(prefix.path().join("bin/hatchery"), "theirs").unwrap();
         let message = place(prefix.path(), &files(scratch.path(), &FIRST)).unwrap_err().to_string();
-        assert!(message.contains("bin/hatchery is there already"), "{message}");
+        assert!(message.contains("bin/hatchery already exists"), "{message}");
         assert!(!displace(prefix.path()).unwrap());
         assert_eq!(fs::read_to_string(prefix.path().join("bin/hatchery")).unwrap(), "theirs");
     }

@@ -122,11 +122,7 @@ pub(crate) fn download(requirement: &str, folder: &Path) -> Result<PathBuf> {
             file.split('-').next() == Some(&name)
         })
         .with_context(|| {
-            format!(
-                "pip downloaded {requirement}, but there is no wheel in \
-                                  {}",
-                folder.display()
-            )
+            format!("pip downloaded {requirement}, but there is no wheel in {}", folder.display())
         })
 }
 
