@@ -304,7 +304,7 @@ struct More(Option<Duration>);
 
 impl fmt::Display for More {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |about| write!(f, "  for about another {}", Rough(about)))
+        self.0.map_or(Ok(()), |about| write!(f, " for about another {}", Rough(about)))
     }
 }
 

@@ -16,7 +16,7 @@ struct Body {
 pub(super) fn parse(at: Timestamp, body: &str) -> Result<Event, String> {
     let body: Body = serde_json::from_str(body).map_err(|error| error.to_string())?;
     match body.at {
-        Some(other) if other != at => Err("its columns are not what its body says".to_owned()),
+        Some(other) if other != at => Err("its columns do not match its body".to_owned()),
         _ => Ok(body.what.at(at)),
     }
 }
