@@ -31,6 +31,9 @@ impl config::Source for Layer {
 
 /// Lays `layers` over one another, the weakest first.
 pub(crate) fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Value, ConfigError> {
-    let builder = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
+    let mut builder = Config::builder();
+    for layer in layers {
+        builder = builder.add_source(layer);
+    }
     Ok(builder.build()?.cache)
 }

@@ -203,8 +203,8 @@ impl Installed {
     }
 
     fn write(prefix: &Path, paths: &BTreeSet<PathBuf>) -> Result<()> {
-        let lines: String = paths.iter().map(|path| format!("{}\n", path.display())).collect();
-        put(&prefix.join(Self::FILE), |temporary| Ok(fs::write(temporary, lines)?))
+        let lines: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        put(&prefix.join(Self::FILE), |temporary| Ok(fs::write(temporary, lines.join("\n"))?))
     }
 
     fn remove(prefix: &Path) -> Result<()> {
