@@ -183,7 +183,7 @@ fn write_checked(
     let sha256 = HEXLOWER.encode(&sink.hasher.finalize());
     if sink.size_bytes != recorded.size_bytes || sha256 != recorded.sha256 {
         bail!(
-            "{}: received {} bytes with SHA-256 {sha256}, but the wheel lists {} bytes with {}",
+            "{}: {} bytes with SHA-256 {sha256} received, but the wheel lists {} bytes with {}",
             member.name,
             sink.size_bytes,
             recorded.size_bytes,
