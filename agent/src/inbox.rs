@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use hatchery_common::{
-    availability::Away, device::Device, id::CheckpointId, node::Inventory, session::ReplicaState,
+    availability::Away,
+    device::Device,
+    id::{AttemptId, CheckpointId},
+    node::Inventory,
+    session::ReplicaState,
     trainer::Calibration,
 };
 use tokio::{
@@ -11,10 +15,7 @@ use tokio::{
     time::Interval,
 };
 
-use crate::{
-    attempts::messages::AttemptUpdate, reconcile::AttemptKey, session::SessionEvent,
-    trainer::tool::TrainerToolError,
-};
+use crate::{attempts::messages::AttemptUpdate, session::SessionEvent, trainer::tool::TrainerToolError};
 
 /// Updates of one kind that may wait for the loop.
 const UPDATES_MAX: usize = 1024;
@@ -25,7 +26,7 @@ pub(crate) type Measurement = (Device, Result<Calibration, TrainerToolError>);
 /// Where the parts of the agent tell the loop what happened.
 pub(crate) struct Updates {
     pub(crate) session: mpsc::Sender<SessionEvent>,
-    pub(crate) attempts: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
+    pub(crate) attempts: mpsc::Sender<(AttemptId, AttemptUpdate)>,
     pub(crate) replicas: mpsc::Sender<(CheckpointId, ReplicaState)>,
     pub(crate) inventory: mpsc::Sender<Inventory>,
     pub(crate) measured: mpsc::Sender<Measurement>,
@@ -36,7 +37,7 @@ pub(crate) struct Updates {
 /// Where the loop takes it in.
 pub(crate) struct Inbox {
     session: mpsc::Receiver<SessionEvent>,
-    attempts: mpsc::Receiver<(AttemptKey, AttemptUpdate)>,
+    attempts: mpsc::Receiver<(AttemptId, AttemptUpdate)>,
     replicas: mpsc::Receiver<(CheckpointId, ReplicaState)>,
     inventory: mpsc::Receiver<Inventory>,
     measured: mpsc::Receiver<Measurement>,
@@ -47,7 +48,7 @@ pub(crate) struct Inbox {
 /// One thing that happened.
 pub(crate) enum Event {
     Session(SessionEvent),
-    Attempt(AttemptKey, AttemptUpdate),
+    Attempt(AttemptId, AttemptUpdate),
     Replica(CheckpointId, ReplicaState),
     Inventory(Box<Inventory>),
     Measured(Measurement),

@@ -10,7 +10,7 @@ use std::{
 
 use hatchery_common::{
     device::Device,
-    id::{CheckpointId, Epoch, JobId},
+    id::{AttemptId, CheckpointId, JobId},
     session::{ATTEMPTS_MAX, AssignedAttempt, Assignment, UnreadableAttempt},
     time::BootTime,
 };
@@ -23,24 +23,6 @@ pub const STOP_GRACE: Duration = Duration::from_mins(1);
 pub const FETCHES_MAX: usize = 2;
 /// How long a checkpoint that nobody wishes to be here is kept: one that was just made is often wished for a moment later.
 pub const UNWISHED_GRACE: Duration = Duration::from_mins(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttemptKey {
-    pub job: JobId,
-    pub epoch: Epoch,
-}
-
-impl AttemptKey {
-    /// The name of an assigned attempt.
-    pub fn of(assigned: &AssignedAttempt) -> Self {
-        Self { job: assigned.job, epoch: assigned.epoch }
-    }
-
-    /// The name of one that cannot be read.
-    pub fn of_unreadable(unreadable: &UnreadableAttempt) -> Self {
-        Self { job: unreadable.job, epoch: unreadable.epoch }
-    }
-}
 
 /// What is wished of this node.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +52,7 @@ pub struct Observed {
 /// An attempt as it is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAttempt {
-    pub key: AttemptKey,
+    pub key: AttemptId,
     /// Where it runs. None for one that was left over by an earlier agent.
     pub device: Option<Device>,
     /// How far it is.
@@ -151,13 +133,13 @@ pub enum Step {
     /// Report it as failed: this version cannot read its spec.
     RefuseAttempt(UnreadableAttempt),
     /// Tell its trainer to write a checkpoint and stop.
-    StopAttempt(AttemptKey, StopReason),
+    StopAttempt(AttemptId, StopReason),
     /// It has lost its lease, and checkpoints of it are left from before the agent was started again: offer them.
-    OfferLeftovers(AttemptKey),
+    OfferLeftovers(AttemptId),
     /// End its trainer at once.
-    KillAttempt(AttemptKey),
+    KillAttempt(AttemptId),
     /// Nobody wants to hear of it any more: remove its folder.
-    ForgetAttempt(AttemptKey),
+    ForgetAttempt(AttemptId),
     /// Fetch, verify and try it.
     FetchCheckpoint(CheckpointId),
     DropCheckpoint(CheckpointId),
@@ -216,17 +198,16 @@ fn settle_attempt(wish: Wish<'_>, attempt: &LocalAttempt, lease: LeaseState, now
 }
 
 /// Whether an attempt is to stop; none: it is not assigned.
-fn is_to_stop(assignment: &Assignment, key: AttemptKey) -> Option<bool> {
-    let readable = assignment.attempts.iter().map(|assigned| (AttemptKey::of(assigned), assigned.stop));
-    let unreadable = assignment.unreadable.iter().map(|one| (AttemptKey::of_unreadable(one), one.stop));
-    readable.chain(unreadable).find(|(of, _)| *of == key).map(|(_, stop)| stop)
+fn is_to_stop(assignment: &Assignment, key: AttemptId) -> Option<bool> {
+    let readable = assignment.attempts.iter().map(|assigned| (assigned.id, assigned.stop));
+    let unreadable = assignment.unreadable.iter().map(|one| (one.id, one.stop));
+    readable.chain(unreadable).find(|(id, _)| *id == key).map(|(_, stop)| stop)
 }
 
 fn refuse_attempts(assignment: &Assignment, observed: &Observed, steps: &mut Vec<Step>) {
     let is_known = |one: &UnreadableAttempt| {
-        let key = AttemptKey::of_unreadable(one);
         let is_new = |phase| matches!(phase, LocalPhase::Leftover { .. });
-        observed.attempts.iter().any(|local| local.key == key && !is_new(local.phase))
+        observed.attempts.iter().any(|local| local.key == one.id && !is_new(local.phase))
     };
     let new = assignment.unreadable.iter().filter(|one| !is_known(one));
     let room = ATTEMPTS_MAX.saturating_sub(observed.attempts.len());
@@ -251,7 +232,7 @@ fn start_attempts(
         .collect();
     let mut known = observed.attempts.len();
     for assigned in &assignment.attempts {
-        let local = observed.attempts.iter().find(|attempt| attempt.key == AttemptKey::of(assigned));
+        let local = observed.attempts.iter().find(|attempt| attempt.key == assigned.id);
         match local {
             Some(local) if !matches!(local.phase, LocalPhase::Leftover { .. }) => continue,
             None if known >= ATTEMPTS_MAX => continue,

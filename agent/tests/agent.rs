@@ -16,14 +16,14 @@ use hatchery_common::{
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{CheckpointId, DatasetId, Epoch, JobId, RequestId},
+    id::{AttemptId, CheckpointId, DatasetId, Epoch, JobId, RequestId},
     node::{Inventory, TrainerState},
     session::{AnswerPart, AssignedAttempt, AttemptPhase, CoordinatorMessage, ReplicaState},
     trainer::{Ending, FailureCause},
 };
 use support::{
     coordinator::{Coordinator, Notes},
-    node::{JOB, Node, attempt, ending, ready, running, steps, with_checkpoint},
+    node::{JOB, Node, attempt, attempt_id, ending, ready, running, steps, with_checkpoint},
     runs, until,
 };
 
@@ -114,8 +114,11 @@ async fn a_processor_trains_as_many_jobs_at_once_as_it_is_divided_between() {
         hello.memory_bytes
     };
     assert!(memory_bytes > 0);
-    let other =
-        AssignedAttempt { job: JobId::from_bytes([4; 16]), device: Device::cpu(1), ..attempt(dataset) };
+    let other = AssignedAttempt {
+        id: AttemptId { job: JobId::from_bytes([4; 16]), epoch: Epoch(1) },
+        device: Device::cpu(1),
+        ..attempt(dataset)
+    };
     coordinator.assign(|assignment| assignment.attempts = vec![attempt(dataset), other]);
     let both = |notes: &Notes| {
         notes.report.attempts.iter().filter(|attempt| attempt.phase == AttemptPhase::Running).count() == 2
@@ -190,11 +193,11 @@ async fn cancelling_and_leaving_go_through_a_checkpoint() {
 
     let parent = coordinator.notes().commits[0].id();
     coordinator.assign(|assignment| {
-        let again = AssignedAttempt { epoch: Epoch(2), resume_from: Some(parent), ..attempt(dataset) };
+        let again = AssignedAttempt { id: attempt_id(2), resume_from: Some(parent), ..attempt(dataset) };
         assignment.attempts = vec![again];
     });
     coordinator
-        .until("the next one runs", |notes| running(notes) && notes.attempt(0).unwrap().epoch == Epoch(2))
+        .until("the next one runs", |notes| running(notes) && notes.attempt(0).unwrap().id.epoch == Epoch(2))
         .await;
     assert!(node.order(2).resume_from.unwrap().ends_with(parent.to_string()));
     node.leave().await;
@@ -223,7 +226,7 @@ async fn failures_are_told_with_their_cause_and_last_output() {
 
     let unknown = DatasetId(Digest::of(b"nothing"));
     coordinator.assign(|assignment| {
-        assignment.attempts = vec![AssignedAttempt { epoch: Epoch(2), ..attempt(unknown) }];
+        assignment.attempts = vec![AssignedAttempt { id: attempt_id(2), ..attempt(unknown) }];
     });
     coordinator
         .until("the dataset is missed", |notes| {
@@ -520,25 +523,26 @@ async fn a_full_disk_is_a_failure_with_its_figures() {
 async fn an_attempt_whose_recipe_is_newer_is_refused_and_another_runs() {
     let coordinator = Coordinator::start().await;
     let dataset = coordinator.dataset("progress 1");
-    let newer = AssignedAttempt { job: JobId::from_bytes([9; 16]), ..attempt(dataset) };
-    coordinator.make_newer(newer.job);
+    let other = AttemptId { job: JobId::from_bytes([9; 16]), epoch: Epoch(1) };
+    let newer = AssignedAttempt { id: other, ..attempt(dataset) };
+    coordinator.make_newer(other.job);
     let mut node = Node::started(&coordinator);
     coordinator.until("it says hello", |notes| !notes.hellos.is_empty()).await;
     coordinator.assign(|assignment| assignment.attempts = vec![newer.clone(), attempt(dataset)]);
     let ending_of = |notes: &Notes, job| {
-        let found = notes.report.attempts.iter().find(|report| report.job == job)?;
+        let found = notes.report.attempts.iter().find(|report| report.id.job == job)?;
         match &found.phase {
             AttemptPhase::Ended { ending, .. } => Some(ending.clone()),
             _ => None,
         }
     };
     coordinator
-        .until("both have ended", |notes| [JOB, newer.job].iter().all(|job| ending_of(notes, *job).is_some()))
+        .until("both have ended", |notes| [JOB, other.job].iter().all(|job| ending_of(notes, *job).is_some()))
         .await;
     {
         let notes = coordinator.notes();
         assert_eq!(ending_of(&notes, JOB), Some(Ending::Completed));
-        let Some(Ending::Failed { cause, message }) = ending_of(&notes, newer.job) else {
+        let Some(Ending::Failed { cause, message }) = ending_of(&notes, other.job) else {
             panic!("it failed")
         };
         assert_eq!(cause, FailureCause::Outdated);

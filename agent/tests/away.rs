@@ -18,7 +18,7 @@ use support::{
     coordinator::{Coordinator, Notes},
     fake_trainer,
     inhabited::{Inhabited, Owner},
-    node::{JOB, attempt, ending, running, steps},
+    node::{JOB, attempt, attempt_id, ending, running, steps},
     runs, until,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -93,7 +93,7 @@ async fn the_owner_has_the_machine_back_through_a_checkpoint_and_it_answers_all_
 
     let parent = coordinator.notes().commits[0].id();
     coordinator.assign(|assignment| {
-        let again = AssignedAttempt { epoch: Epoch(2), resume_from: Some(parent), ..attempt(dataset) };
+        let again = AssignedAttempt { id: attempt_id(2), resume_from: Some(parent), ..attempt(dataset) };
         (assignment.attempts, assignment.checkpoints) = (vec![again], vec![parent]);
     });
     let ready = |notes: &Notes| matches!(notes.replica(parent), Some(ReplicaState::Ready { .. }));
@@ -116,7 +116,7 @@ async fn the_owner_has_the_machine_back_through_a_checkpoint_and_it_answers_all_
 
     node.owner.is_there(false);
     coordinator
-        .until("the next one runs", |notes| running(notes) && notes.attempt(0).unwrap().epoch == Epoch(2))
+        .until("the next one runs", |notes| running(notes) && notes.attempt(0).unwrap().id.epoch == Epoch(2))
         .await;
     assert_eq!(coordinator.notes().report.away, None);
     assert!(node.order(2).resume_from.unwrap().ends_with(parent.to_string()));

@@ -6,14 +6,14 @@ use std::{collections::BTreeSet, time::Duration};
 use hatchery_agent::{
     lease::LeaseState,
     reconcile::{
-        AttemptKey, CheckpointPhase, FETCHES_MAX, LocalAttempt, LocalCheckpoint, LocalPhase, Observed,
-        STOP_GRACE, Step, StopReason, UNWISHED_GRACE, Wish, reconcile,
+        CheckpointPhase, FETCHES_MAX, LocalAttempt, LocalCheckpoint, LocalPhase, Observed, STOP_GRACE, Step,
+        StopReason, UNWISHED_GRACE, Wish, reconcile,
     },
 };
 use hatchery_common::{
     device::Device,
     digest::Digest,
-    id::{CheckpointId, DatasetId, Epoch, JobId, Name},
+    id::{AttemptId, CheckpointId, DatasetId, Epoch, JobId, Name},
     recipe::{JobSpec, Recipe},
     session::{AssignedAttempt, Assignment},
     time::BootTime,
@@ -35,8 +35,7 @@ fn spec() -> JobSpec {
 
 fn assigned(number: u8, epoch: u64, device: Device) -> AssignedAttempt {
     AssignedAttempt {
-        job: job(number),
-        epoch: Epoch(epoch),
+        id: AttemptId { job: job(number), epoch: Epoch(epoch) },
         spec: spec(),
         device,
         resume_from: None,
@@ -45,7 +44,7 @@ fn assigned(number: u8, epoch: u64, device: Device) -> AssignedAttempt {
 }
 
 fn local(number: u8, epoch: u64, device: Device, phase: LocalPhase) -> LocalAttempt {
-    LocalAttempt { key: AttemptKey { job: job(number), epoch: Epoch(epoch) }, device: Some(device), phase }
+    LocalAttempt { key: AttemptId { job: job(number), epoch: Epoch(epoch) }, device: Some(device), phase }
 }
 
 fn assignment(attempts: Vec<AssignedAttempt>, checkpoints: Vec<CheckpointId>) -> Assignment {
@@ -93,7 +92,7 @@ fn a_newer_epoch_waits_until_the_device_is_free() {
         Observed { attempts: vec![local(1, 1, Device::CPU, LocalPhase::Ended)], ..Default::default() };
     let steps = reconcile(fresh(&wished), &there, LeaseState::Live, NOW);
     assert_eq!(steps[0], Step::ForgetAttempt(old.key));
-    assert!(matches!(&steps[1], Step::StartAttempt(attempt) if attempt.epoch == Epoch(2)));
+    assert!(matches!(&steps[1], Step::StartAttempt(attempt) if attempt.id.epoch == Epoch(2)));
 }
 
 #[test]
@@ -266,18 +265,18 @@ struct World {
 impl World {
     fn apply(&mut self, step: &Step, now: BootTime) {
         let attempts = &mut self.observed.attempts;
-        let phase_of = |attempts: &mut Vec<LocalAttempt>, key: &AttemptKey, phase| {
+        let phase_of = |attempts: &mut Vec<LocalAttempt>, key: &AttemptId, phase| {
             attempts.iter_mut().find(|attempt| attempt.key == *key).unwrap().phase = phase;
         };
         match step {
             Step::StartAttempt(assigned) => {
-                attempts.retain(|attempt| attempt.key != AttemptKey::of(assigned));
+                attempts.retain(|attempt| attempt.key != assigned.id);
                 let phase = if assigned.stop { LocalPhase::Delivering } else { LocalPhase::Active };
                 let device = Some(assigned.device);
-                attempts.push(LocalAttempt { key: AttemptKey::of(assigned), device, phase });
+                attempts.push(LocalAttempt { key: assigned.id, device, phase });
             }
             Step::RefuseAttempt(unreadable) => {
-                let key = AttemptKey::of_unreadable(unreadable);
+                let key = unreadable.id;
                 attempts.retain(|attempt| attempt.key != key);
                 attempts.push(LocalAttempt { key, device: None, phase: LocalPhase::Ended });
             }
@@ -330,8 +329,7 @@ impl World {
         for attempt in &self.observed.attempts {
             if matches!(attempt.phase, LocalPhase::Active | LocalPhase::Stopping { .. }) {
                 assert!(devices.insert(attempt.device), "two trainers on {:?}", attempt.device);
-                let is_wished =
-                    wished.attempts.iter().any(|assigned| AttemptKey::of(assigned) == attempt.key);
+                let is_wished = wished.attempts.iter().any(|assigned| assigned.id == attempt.key);
                 assert!(is_wished || !fresh, "runs {:?}, which nobody assigned", attempt.key);
             }
         }
@@ -420,8 +418,8 @@ proptest! {
             world.finish_work();
         }
         prop_assert_eq!(reconcile(fresh(wished), &world.observed, LeaseState::Live, now), vec![]);
-        let here: BTreeSet<AttemptKey> = world.observed.attempts.iter().map(|attempt| attempt.key).collect();
-        prop_assert_eq!(here, wished.attempts.iter().map(AttemptKey::of).collect());
+        let here: BTreeSet<AttemptId> = world.observed.attempts.iter().map(|attempt| attempt.key).collect();
+        prop_assert_eq!(here, wished.attempts.iter().map(|assigned| assigned.id).collect());
         let held: BTreeSet<CheckpointId> = world.observed.checkpoints.iter().map(|local| local.id).collect();
         prop_assert_eq!(held, wished.checkpoints.iter().copied().collect());
         prop_assert_eq!(&world.observed.active, &wished.active);

@@ -11,14 +11,14 @@ use hatchery_common::{
         CONFIG_FILE, CheckpointManifest, MODEL_FILE, OPTIMIZER_FILE, ReplicaForm, SERVING_FILE, TRAINING_FILE,
     },
     generate::{GenerationOrder, StopStrings},
-    id::{BlobId, CheckpointId, DatasetId, Epoch, RequestId},
+    id::{BlobId, CheckpointId, DatasetId, RequestId},
     recipe::ReplicaWeights,
     session::{AnswerPart, AssignedAttempt, CoordinatorMessage, ReplicaState, Report},
     trainer::Ending,
 };
 use support::{
     coordinator::{Coordinator, Notes},
-    node::{Node, attempt, ending, ready, steps},
+    node::{Node, attempt, attempt_id, ending, ready, steps},
     until,
 };
 
@@ -175,7 +175,7 @@ async fn who_goes_on_from_it_gets_the_rest() {
     assert_eq!(answer(&coordinator, id).await, expected(&coordinator, &manifest, SERVING_FILE));
 
     let dataset = coordinator.dataset("checkpoint 10\ncheckpoint 20");
-    let next = AssignedAttempt { epoch: Epoch(2), resume_from: Some(id), ..sparing(dataset) };
+    let next = AssignedAttempt { id: attempt_id(2), resume_from: Some(id), ..sparing(dataset) };
     coordinator.assign(|assignment| assignment.attempts = vec![next]);
     coordinator.until("it goes on", |notes| ending(notes) == Some(&Ending::Completed)).await;
     assert!(node.order(2).resume_from.unwrap().ends_with(id.to_string()));

@@ -1,10 +1,14 @@
 //! What the bearer of a join string, and then of a certificate, may do.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::field::FieldError;
+use crate::{
+    id::{CertificateId, Name, NodeId},
+    time::Timestamp,
+    words::words,
+};
 
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,19 +22,7 @@ pub enum Scope {
     Viewer,
 }
 
-impl Scope {
-    /// Every scope.
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Operator, Self::Viewer];
-
-    /// `agent`, `operator` or `viewer`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-        }
-    }
-}
+words!(Scope, "scope": Agent = "agent", Operator = "operator", Viewer = "viewer");
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,12 +30,19 @@ impl fmt::Display for Scope {
     }
 }
 
-impl FromStr for Scope {
-    type Err = FieldError;
-
-    fn from_str(text: &str) -> Result<Self, FieldError> {
-        Self::ALL.into_iter().find(|scope| scope.name() == text).ok_or_else(|| {
-            FieldError::new("scope", format!("`{text}` is not one of agent, operator, viewer"))
-        })
-    }
+/// A certificate that was given out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Its identity, which stands in the certificate.
+    pub id: CertificateId,
+    /// What it allows.
+    pub scope: Scope,
+    /// The node's or the person's name.
+    pub name: Name,
+    /// The node, for an agent.
+    pub node: Option<NodeId>,
+    /// When it was given out.
+    pub issued_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{field::FieldError, time::Timestamp};
+use crate::{time::Timestamp, words::words};
 
 /// A node's devices belong to its owner for now: nothing is to run on them. The node holds checkpoints and answers all
 /// the same. Prints as half a sentence.
@@ -30,20 +30,12 @@ pub enum AwayReason {
     OthersBusy,
 }
 
-impl AwayReason {
-    /// Each of them.
-    pub const ALL: [Self; 4] = [Self::OutsideHours, Self::OwnerActive, Self::OnBattery, Self::OthersBusy];
-
-    /// In one word, for programs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::OutsideHours => "outside_hours",
-            Self::OwnerActive => "owner_active",
-            Self::OnBattery => "on_battery",
-            Self::OthersBusy => "others_busy",
-        }
-    }
-}
+words!(AwayReason, "reason":
+    OutsideHours = "outside_hours",
+    OwnerActive = "owner_active",
+    OnBattery = "on_battery",
+    OthersBusy = "others_busy",
+);
 
 impl fmt::Display for AwayReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,16 +45,6 @@ impl fmt::Display for AwayReason {
             Self::OnBattery => "on battery power",
             Self::OthersBusy => "other programs need it",
         })
-    }
-}
-
-impl std::str::FromStr for AwayReason {
-    type Err = FieldError;
-
-    fn from_str(word: &str) -> Result<Self, FieldError> {
-        let found = Self::ALL.into_iter().find(|reason| reason.name() == word);
-        let names = Self::ALL.map(Self::name).join(", ");
-        found.ok_or_else(|| FieldError::new("reason", format!("`{word}` is not one of {names}")))
     }
 }
 

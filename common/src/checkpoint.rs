@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     field::FieldError,
-    id::{BlobId, CheckpointId, DatasetId, Epoch, JobId},
+    id::{AttemptId, BlobId, CheckpointId, DatasetId, Epoch, JobId},
     model::ModelConfig,
     trainer::Metrics,
 };
@@ -92,6 +92,11 @@ impl CheckpointManifest {
     pub fn id(&self) -> CheckpointId {
         let bytes = serde_json::to_vec(self).expect("a manifest of text and numbers is always JSON");
         CheckpointId(Digest::of(&bytes))
+    }
+
+    /// The attempt that made it.
+    pub const fn attempt(&self) -> AttemptId {
+        AttemptId { job: self.job, epoch: self.epoch }
     }
 
     /// All files together.

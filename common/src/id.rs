@@ -152,6 +152,34 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// One attempt at a job: what a lease is for. The pair fences off whoever held the job before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct AttemptId {
+    /// The job.
+    pub job: JobId,
+    /// The fencing token.
+    pub epoch: Epoch,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.job, self.epoch)
+    }
+}
+
+impl FromStr for AttemptId {
+    type Err = FieldError;
+
+    fn from_str(text: &str) -> Result<Self, FieldError> {
+        let pair = text.split_once('-').and_then(|(job, epoch)| {
+            Some(Self { job: job.parse().ok()?, epoch: Epoch(epoch.parse().ok()?) })
+        });
+        pair.ok_or_else(|| {
+            FieldError::new("attempt", format!("`{text}` is not a job's id, `-` and a number"))
+        })
+    }
+}
+
 /// A name that people give to a job, a node or a label: 1 to 63 of `a-z A-Z 0-9 . _ -`, starting with a letter or digit.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -254,5 +282,9 @@ mod tests {
         assert!(job.to_string().starts_with(&job.short()));
         assert_eq!(serde_json::to_string(&job).unwrap(), format!("\"{job}\""));
         assert_eq!("x".parse::<JobId>().unwrap_err().field, "job");
+        let attempt = AttemptId { job, epoch: Epoch(7) };
+        assert_eq!(attempt.to_string(), format!("{job}-7"));
+        assert_eq!(attempt.to_string().parse::<AttemptId>().unwrap(), attempt);
+        assert!(format!("{job}").parse::<AttemptId>().is_err());
     }
 }

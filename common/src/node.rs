@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{device::Device, field::FieldError, trainer::Calibration};
+use crate::{device::Device, trainer::Calibration, words::words};
 
 /// What a machine is and has, as its agent read it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -125,26 +125,4 @@ pub enum NodeMode {
     Draining,
 }
 
-impl NodeMode {
-    const ALL: [Self; 3] = [Self::Open, Self::Cordoned, Self::Draining];
-
-    /// One lower-case word.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Cordoned => "cordoned",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-impl std::str::FromStr for NodeMode {
-    type Err = FieldError;
-
-    fn from_str(word: &str) -> Result<Self, FieldError> {
-        let found = Self::ALL.into_iter().find(|mode| mode.name() == word);
-        found.ok_or_else(|| {
-            FieldError::new("mode", format!("`{word}` is not one of open, cordoned, draining"))
-        })
-    }
-}
+words!(NodeMode, "mode": Open = "open", Cordoned = "cordoned", Draining = "draining");

@@ -8,7 +8,7 @@ use crate::{
     availability::Away,
     device::Device,
     generate::{GenerationFinished, GenerationOrder},
-    id::{BlobId, CheckpointId, Epoch, JobId, Name, RequestId},
+    id::{AttemptId, BlobId, CheckpointId, JobId, Name, RequestId},
     node::{Inventory, NodeMetrics},
     recipe::JobSpec,
     swarm::{FetchPlan, Revoked, SwarmReport, Trouble},
@@ -36,10 +36,9 @@ pub struct Assignment {
 /// One attempt to run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AssignedAttempt {
-    /// The job.
-    pub job: JobId,
-    /// The fencing token.
-    pub epoch: Epoch,
+    /// Which attempt of which job.
+    #[serde(flatten)]
+    pub id: AttemptId,
     /// What to train.
     pub spec: JobSpec,
     /// Where.
@@ -53,10 +52,9 @@ pub struct AssignedAttempt {
 /// An attempt whose spec this version cannot read: a newer one wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadableAttempt {
-    /// The job.
-    pub job: JobId,
-    /// The fencing token.
-    pub epoch: Epoch,
+    /// Which attempt of which job.
+    #[serde(flatten)]
+    pub id: AttemptId,
     /// Whether it is to stop in any case.
     pub stop: bool,
     /// What is not known here and what to do, as a sentence.
@@ -83,10 +81,9 @@ pub struct Report {
 /// How one attempt stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttemptReport {
-    /// The job.
-    pub job: JobId,
-    /// The fencing token it runs under.
-    pub epoch: Epoch,
+    /// Which attempt of which job.
+    #[serde(flatten)]
+    pub id: AttemptId,
     /// How far it is.
     pub phase: AttemptPhase,
     /// The trainer's last progress.
@@ -170,10 +167,8 @@ pub enum AgentMessage {
     Inventory(Box<Inventory>),
     /// What a trainer wrote to stderr.
     LogLines {
-        /// The job.
-        job: JobId,
-        /// The attempt.
-        epoch: Epoch,
+        /// Whose.
+        attempt: AttemptId,
         /// Offset of `text` in everything that this attempt wrote, in bytes.
         offset: u64,
         /// At most [`LOG_CHUNK_BYTES_MAX`].

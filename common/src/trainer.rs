@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     device::Device,
-    id::{Epoch, JobId},
+    id::AttemptId,
     model::ModelConfig,
     recipe::{Precision, TrainSpec},
     time::BootTime,
@@ -20,10 +20,9 @@ use crate::{
 /// What one trainer process is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttemptOrder {
-    /// The job, for the records.
-    pub job: JobId,
-    /// The attempt's epoch, for the records.
-    pub epoch: Epoch,
+    /// Which attempt of which job, for the records.
+    #[serde(flatten)]
+    pub attempt: AttemptId,
     /// The model's shape.
     pub model: ModelConfig,
     /// Steps, batch, optimizer and so on.

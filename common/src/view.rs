@@ -1,18 +1,20 @@
 //! What people are shown of the fleet. These types are also the `--output json` of the command line, so their field
 //! names are stable.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
-    access::Scope,
     availability::Away,
     checkpoint::CheckpointManifest,
     device::Device,
-    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RolloutId},
+    id::{CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RolloutId},
+    job::{Failure, JobPhase},
     node::{Inventory, NodeMetrics, NodeMode},
+    placement::Candidate,
     recipe::{JobSpec, Labels},
     time::Timestamp,
-    trainer::{FailureCause, Metrics, Progress, Validation},
+    trainer::{Metrics, Progress, Validation},
+    words::words,
 };
 
 /// The coordinator itself.
@@ -60,7 +62,7 @@ pub struct BlobsView {
 }
 
 /// A job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JobView {
     /// Its identity.
     pub id: JobId,
@@ -73,8 +75,9 @@ pub struct JobView {
     pub submitter: Name,
     /// When.
     pub submitted_at: Timestamp,
-    /// `queued`, `running`, `paused`, `cancelling`, `completed`, `cancelled`, `failed`, `poisoned`.
-    pub phase: String,
+    /// Where it stands; in JSON its name.
+    #[serde(serialize_with = "phase_name")]
+    pub phase: JobPhase,
     /// Why it waits, failed, is held or ended early, as a sentence.
     pub why: Option<String>,
     /// The newest attempt's epoch; 0: none yet.
@@ -104,36 +107,11 @@ pub struct JobView {
     /// That checkpoint's figures.
     pub metrics: Metrics,
     /// Attempts that failed, oldest first.
-    pub failures: Vec<FailureView>,
+    pub failures: Vec<Failure<Name>>,
 }
 
-impl JobView {
-    /// Whether nothing more can come.
-    pub fn is_terminal(&self) -> bool {
-        matches!(self.phase.as_str(), "completed" | "cancelled" | "failed" | "poisoned")
-    }
-
-    /// Whether it ended as it should.
-    pub fn is_completed(&self) -> bool {
-        self.phase == "completed"
-    }
-}
-
-/// An attempt that failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FailureView {
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// The node's name, or its id when it has left.
-    pub node: Name,
-    /// On what.
-    pub device: Device,
-    /// Why, as a class.
-    pub cause: FailureCause,
-    /// Why, for a person.
-    pub message: String,
-    /// When.
-    pub at: Timestamp,
+fn phase_name<S: Serializer>(phase: &JobPhase, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(phase.name())
 }
 
 /// A node.
@@ -224,34 +202,11 @@ pub struct WaitingView {
     pub end_in_ms: u64,
 }
 
-/// A device of the fleet as a place for a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CandidateView {
-    /// The node.
-    pub node: NodeId,
-    /// Its name.
-    pub node_name: Name,
-    /// The device.
-    pub device: Device,
-    /// Steps per second that it is expected to make.
-    pub steps_per_sec: f64,
-    /// How that is known: `measured`, `estimated`, `guessed`.
-    pub known: String,
-    /// Milliseconds until the job could start there; none: it cannot, as things are.
-    pub start_in_ms: Option<u64>,
-    /// Milliseconds until it would end there.
-    pub end_in_ms: Option<u64>,
-    /// What speaks for or against it, in one word.
-    pub verdict: String,
-    /// The same as half a sentence.
-    pub why: String,
-}
-
 /// Where a job may go, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlacementView {
     /// Every device, the best first; empty for a job that has ended.
-    pub candidates: Vec<CandidateView>,
+    pub candidates: Vec<Candidate>,
     /// Why the job waits, or would, as a sentence.
     pub why: Option<String>,
 }
@@ -268,16 +223,7 @@ pub enum NodeState {
     Unknown,
 }
 
-impl NodeState {
-    /// One lower-case word.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-            Self::Unknown => "unknown",
-        }
-    }
-}
+words!(NodeState, "state": Connected = "connected", Disconnected = "disconnected", Unknown = "unknown");
 
 /// A job on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -415,21 +361,4 @@ pub struct EventView {
     pub text: String,
     /// The whole change.
     pub change: serde_json::Value,
-}
-
-/// A certificate that was given out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateView {
-    /// Its identity.
-    pub id: CertificateId,
-    /// What it allows: `agent`, `operator`, `viewer`.
-    pub scope: Scope,
-    /// The node's or the person's name.
-    pub name: Name,
-    /// The node, for an agent.
-    pub node: Option<NodeId>,
-    /// When it was given out.
-    pub issued_at: Timestamp,
-    /// When it was revoked.
-    pub revoked_at: Option<Timestamp>,
 }

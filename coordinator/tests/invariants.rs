@@ -41,11 +41,11 @@ async fn a_plan_that_breaks_an_invariant_is_refused_counted_and_shown() {
     let last = broken.invariant_broken_last.unwrap();
     assert!(last.contains("(I3)") && last.contains(&job.id.to_string()), "{last}");
     let waiting = house.job_when(job.id, |_| true).await;
-    assert_eq!((waiting.phase.as_str(), waiting.epoch), ("queued", Epoch(0)), "nothing of it is committed");
+    assert_eq!((waiting.phase.name(), waiting.epoch), ("queued", Epoch(0)), "nothing of it is committed");
 
     // What does not break an invariant goes on.
     fail::remove(MUTANT);
-    assert_eq!(session.attempt().await.epoch, Epoch(1));
+    assert_eq!(session.attempt().await.id.epoch, Epoch(1));
     let after = soon(fleet.status()).await.unwrap();
     assert!(after.invariants_broken >= broken.invariants_broken);
 }

@@ -250,7 +250,7 @@ async fn answers_become_views_or_say_what_is_wrong_with_them() {
     assert_eq!((view.id.to_string(), view.spec, duplicate), (request.to_string(), spec, true));
 
     let mut updates = client.watch_job("x").await.unwrap();
-    assert_eq!(updates.next().await.unwrap().unwrap().phase, "queued");
+    assert_eq!(updates.next().await.unwrap().unwrap().phase.name(), "queued");
     assert_eq!(updates.next().await.unwrap().unwrap_err(), CallError::Unreachable("going down".into()));
 
     let call = GenerateCall {

@@ -6,11 +6,12 @@ mod support;
 use std::fmt::Debug;
 
 use hatchery_common::{
+    access::Certificate,
     checkpoint::CheckpointManifest,
     digest::Digest,
     field::FieldError,
     generate::{GenerationFinished, GenerationOrder, GenerationPart, SamplingParams, StopStrings},
-    id::{CheckpointId, Epoch, JobId, RequestId},
+    id::{AttemptId, CheckpointId, Epoch, JobId, RequestId},
     node::Inventory,
     recipe::{NodeSelector, Reader},
     self_test::SelfTest,
@@ -19,7 +20,7 @@ use hatchery_common::{
         CoordinatorMessage, Report,
     },
     trainer::{Ending, FailureCause},
-    view::{CertificateView, CheckpointView, EventView, JobView, NodeView},
+    view::{CheckpointView, EventView, JobView, NodeView},
 };
 use hatchery_proto::{convert, v1};
 use proptest::{prelude::*, strategy::ValueTree};
@@ -129,13 +130,16 @@ where
     D::try_from(message).unwrap_err().to_string()
 }
 
+const fn attempt_id() -> AttemptId {
+    AttemptId { job: JobId::from_bytes([1; 16]), epoch: Epoch(1) }
+}
+
 #[test]
 fn errors_name_the_field_by_its_path() {
     let spec = || sample(arbitrary::job_spec());
     let assignment = || Assignment {
         attempts: vec![AssignedAttempt {
-            job: JobId::from_bytes([1; 16]),
-            epoch: Epoch(1),
+            id: attempt_id(),
             spec: spec(),
             device: hatchery_common::device::Device::CPU,
             resume_from: None,
@@ -204,8 +208,7 @@ fn a_spec_is_whole_or_refused() {
 #[test]
 fn a_spec_that_an_agent_cannot_read_costs_the_other_attempts_nothing() {
     let attempt = |number| AssignedAttempt {
-        job: JobId::from_bytes([number; 16]),
-        epoch: Epoch(number.into()),
+        id: AttemptId { job: JobId::from_bytes([number; 16]), epoch: Epoch(number.into()) },
         spec: sample(arbitrary::job_spec()),
         device: hatchery_common::device::Device::CPU,
         resume_from: None,
@@ -222,7 +225,7 @@ fn a_spec_that_an_agent_cannot_read_costs_the_other_attempts_nothing() {
     let read = Assignment::try_from(message).unwrap();
     assert_eq!(read.attempts, [attempt(2)]);
     let [first, third] = &read.unreadable[..] else { panic!("{:?}", read.unreadable) };
-    assert_eq!((first.job, first.epoch), (JobId::from_bytes([1; 16]), Epoch(1)));
+    assert_eq!(first.id, AttemptId { job: JobId::from_bytes([1; 16]), epoch: Epoch(1) });
     assert!(first.why.starts_with("this agent does not know `train.label_smoothing`: it is of version "));
     assert_eq!(third.why, "spec.train.steps: must be from 1 to 1000000000, not 0");
 }
@@ -241,7 +244,7 @@ fn a_job_with_a_newer_key_is_shown_and_says_so() {
 #[test]
 fn unknown_enum_values_are_errors_that_name_the_number() {
     let job = || JobView {
-        failures: vec![hatchery_common::view::FailureView {
+        failures: vec![hatchery_common::job::Failure {
             epoch: Epoch(1),
             node: sample(arbitrary::name()),
             device: hatchery_common::device::Device::CPU,
@@ -260,13 +263,9 @@ fn unknown_enum_values_are_errors_that_name_the_number() {
         (convert::scope(99).unwrap_err().to_string(), format!("scope: {unknown}")),
         (convert::scope(0).unwrap_err().to_string(), "scope: is missing".to_owned()),
         (
-            CertificateView::try_from(v1::Certificate {
-                id: "0".repeat(32),
-                scope: -1,
-                ..Default::default()
-            })
-            .unwrap_err()
-            .to_string(),
+            Certificate::try_from(v1::Certificate { id: "0".repeat(32), scope: -1, ..Default::default() })
+                .unwrap_err()
+                .to_string(),
             "scope: has the value -1, unknown to this version".to_owned(),
         ),
     ];
@@ -278,8 +277,7 @@ fn unknown_enum_values_are_errors_that_name_the_number() {
 #[test]
 fn lists_and_texts_have_limits() {
     let attempt = || AttemptReport {
-        job: JobId::from_bytes([1; 16]),
-        epoch: Epoch(1),
+        id: attempt_id(),
         phase: AttemptPhase::Starting,
         progress: None,
         validation: None,
@@ -293,12 +291,7 @@ fn lists_and_texts_have_limits() {
     let error = Inventory::try_from(v1::Inventory::from(inventory)).unwrap_err();
     assert_eq!(error.to_string(), "notes: has 65 entries, more than the limit of 64");
 
-    let lines = AgentMessage::LogLines {
-        job: JobId::from_bytes([1; 16]),
-        epoch: Epoch(1),
-        offset: 0,
-        text: vec![b'x'; (64 << 10) + 1],
-    };
+    let lines = AgentMessage::LogLines { attempt: attempt_id(), offset: 0, text: vec![b'x'; (64 << 10) + 1] };
     let error = AgentMessage::try_from(v1::SessionRequest::from(lines)).unwrap_err();
     assert_eq!(error.to_string(), "log_lines.text: has 65537 bytes, more than the limit of 65536");
 
@@ -319,8 +312,7 @@ fn lists_and_texts_have_limits() {
 fn output_that_is_too_long_is_cut_where_it_matters_least() {
     let long = |edge: &str| format!("{edge}{}{edge}", "ä".repeat(convert::OUTPUT_BYTES_MAX));
     let report = AttemptReport {
-        job: JobId::from_bytes([1; 16]),
-        epoch: Epoch(1),
+        id: attempt_id(),
         phase: AttemptPhase::Ended {
             ending: Ending::Failed { cause: FailureCause::Crashed, message: long("reason") },
             last_output: long("last line"),

@@ -78,8 +78,7 @@ fn held(cluster: &Cluster, node: &Node) -> Vec<CheckpointId> {
 fn attempt(job: &Job, node: NodeId) -> Option<AssignedAttempt> {
     let lease = job.lease.as_ref().filter(|lease| lease.node == node)?;
     Some(AssignedAttempt {
-        job: job.id,
-        epoch: job.epoch,
+        id: job.attempt(),
         spec: JobSpec { train: train(job, lease.device.kind), ..job.spec.clone() },
         device: lease.device,
         resume_from: lease.resume_from,

@@ -9,14 +9,21 @@ use hatchery_common::{
     dataset::DatasetManifest,
     device::Device,
     digest::Digest,
-    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId},
+    id::{
+        AttemptId, CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId, RolloutId,
+    },
     node::{Inventory, NodeMode},
     recipe::{JobSpec, Labels, NodeSelector, StartHow},
     self_test::SelfTest,
     time::Timestamp,
-    trainer::{FailureCause, Metrics},
+    trainer::Metrics,
 };
 use serde::{Deserialize, Serialize};
+
+pub use hatchery_common::{
+    access::Certificate,
+    job::{Failure, JobPhase},
+};
 
 /// Everything that the coordinator knows for certain.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,6 +52,11 @@ pub struct Cluster {
 }
 
 impl Job {
+    /// The newest attempt.
+    pub const fn attempt(&self) -> AttemptId {
+        AttemptId { job: self.id, epoch: self.epoch }
+    }
+
     /// Whether `node` had the lease under `epoch`.
     pub fn was_held(&self, epoch: Epoch, node: NodeId) -> bool {
         self.holders.contains(&Holder { epoch, node })
@@ -163,52 +175,6 @@ pub struct Job {
     pub not_before: Option<Timestamp>,
 }
 
-/// Where a job stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "phase", rename_all = "snake_case")]
-pub enum JobPhase {
-    /// It waits for a device.
-    Queued,
-    /// An attempt has the lease.
-    Running,
-    /// Somebody paused it; it waits to be resumed.
-    Paused,
-    /// It was cancelled; the attempt is stopping and still has the lease.
-    Cancelling,
-    /// All steps are done and the last checkpoint is committed.
-    Completed,
-    Cancelled,
-    Failed {
-        /// Why, for a person.
-        why: String,
-    },
-    /// It crashed too often on too many nodes and is held: I10.
-    Poisoned {
-        /// The last output, for a person.
-        why: String,
-    },
-}
-
-impl JobPhase {
-    /// Whether nothing more can come: I4.
-    pub const fn is_terminal(&self) -> bool {
-        matches!(self, Self::Completed | Self::Cancelled | Self::Failed { .. } | Self::Poisoned { .. })
-    }
-
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Cancelling => "cancelling",
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Failed { .. } => "failed",
-            Self::Poisoned { .. } => "poisoned",
-        }
-    }
-}
-
 /// One attempt's right to a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
@@ -251,19 +217,6 @@ pub enum HandOver {
 pub struct Holder {
     pub epoch: Epoch,
     pub node: NodeId,
-}
-
-/// An attempt that failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
-    pub epoch: Epoch,
-    pub node: NodeId,
-    pub device: Device,
-    /// Why, as a class.
-    pub cause: FailureCause,
-    /// Why, for a person, with the last output.
-    pub message: String,
-    pub at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -336,20 +289,4 @@ pub struct JoinToken {
     pub expires_at: Timestamp,
     /// When it was used.
     pub used_at: Option<Timestamp>,
-}
-
-/// A certificate given out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Certificate {
-    /// Its identity, which stands in the certificate.
-    pub id: CertificateId,
-    pub scope: Scope,
-    /// The node, for an agent.
-    pub node: Option<NodeId>,
-    /// The node's or the person's name.
-    pub name: Name,
-    /// When it was given out.
-    pub issued_at: Timestamp,
-    /// When it was revoked.
-    pub revoked_at: Option<Timestamp>,
 }

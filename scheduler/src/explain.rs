@@ -1,14 +1,10 @@
 //! Why a job is where it is: every device of the fleet with what it would mean for the job.
 
-use std::time::Duration;
-
 use hatchery_common::{
-    availability::Away,
-    device::Device,
-    id::{JobId, Name, NodeId},
+    id::JobId,
     node::NodeMode,
+    placement::{Candidate, Verdict},
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{Cluster, Job, Lease},
@@ -17,100 +13,9 @@ use crate::{
     placement::{Placement, steps_left},
     plan::made,
     slot::{Needs, Reach, Slot, Unfit},
-    speed::{Known, duration},
+    speed::duration,
+    wait::Rough,
 };
-
-/// A device as a place for a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Candidate {
-    pub node: NodeId,
-    pub node_name: Name,
-    pub device: Device,
-    /// Steps per second that it is expected to make.
-    pub steps_per_sec: f64,
-    /// How that is known.
-    pub known: Known,
-    /// How long until the job could start there, jobs before it included; none: never as things are.
-    pub start_in: Option<Duration>,
-    /// How long until it would end there.
-    pub end_in: Option<Duration>,
-    /// What speaks for or against it.
-    pub verdict: Verdict,
-}
-
-/// What speaks for or against a device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "verdict", rename_all = "snake_case")]
-pub enum Verdict {
-    /// The job runs there.
-    Runs,
-    /// The job is to start there.
-    Chosen,
-    /// The job would end later there than where it is to start.
-    EndsLater { by: Duration },
-    /// The job would end no later there, but others would.
-    BetterForOthers,
-    /// The job could run there, and does not wait for a device now: it is paused, pauses after a failure, or comes after
-    /// another job.
-    Possible,
-    /// It is not what the job wishes for.
-    Unwished,
-    /// The job will not run on this node.
-    Excluded,
-    /// Its memory is too small.
-    TooLittleMemory {
-        /// What the job needs at the least.
-        least_bytes: u64,
-    },
-    /// The node is closed to new work.
-    Cordoned,
-    /// The node's devices are its owner's for now.
-    NodeAway {
-        /// Why, and until when.
-        away: Away,
-    },
-    /// The node is not connected.
-    NotConnected,
-}
-
-impl Verdict {
-    /// In one word, for programs.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Runs => "runs",
-            Self::Chosen => "chosen",
-            Self::EndsLater { .. } => "ends_later",
-            Self::BetterForOthers => "better_for_others",
-            Self::Possible => "possible",
-            Self::Unwished => "unwished",
-            Self::Excluded => "excluded",
-            Self::TooLittleMemory { .. } => "too_little_memory",
-            Self::Cordoned => "cordoned",
-            Self::NodeAway { .. } => "node_away",
-            Self::NotConnected => "not_connected",
-        }
-    }
-}
-
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Runs => f.write_str("runs here"),
-            Self::Chosen => f.write_str("chosen: it ends earliest here"),
-            Self::EndsLater { by } => write!(f, "would end {} later", crate::wait::Rough(*by)),
-            Self::BetterForOthers => f.write_str("assigned to jobs that gain more from it"),
-            Self::Possible => f.write_str("possible once the job is in the queue"),
-            Self::Unwished => f.write_str("outside the job's wishes"),
-            Self::Excluded => f.write_str("excluded"),
-            Self::TooLittleMemory { least_bytes } => {
-                write!(f, "too little memory: it needs at least {} MiB", least_bytes.div_ceil(1 << 20))
-            }
-            Self::Cordoned => f.write_str("closed to new jobs"),
-            Self::NodeAway { away } => write!(f, "away: {away}"),
-            Self::NotConnected => f.write_str("not connected"),
-        }
-    }
-}
 
 /// Every device of the fleet as a place for `job`, the best first. Empty for a job that has ended or is not there.
 pub fn explain(cluster: &Cluster, observed: &Observed, now: Now, job: JobId) -> Vec<Candidate> {
@@ -118,7 +23,7 @@ pub fn explain(cluster: &Cluster, observed: &Observed, now: Now, job: JobId) -> 
     let (_, draft, placement) = made(cluster, observed, now);
     let mut candidates = candidates(job, &draft, &placement);
     let key = |candidate: &Candidate| {
-        (candidate.end_in.is_none(), candidate.end_in, candidate.node_name.clone(), candidate.device)
+        (candidate.end_in_ms.is_none(), candidate.end_in_ms, candidate.node_name.clone(), candidate.device)
     };
     candidates.sort_by_key(key);
     candidates
@@ -144,15 +49,16 @@ fn candidates(job: &Job, draft: &Draft<'_>, placement: &Placement<'_>) -> Vec<Ca
     let candidate = |(index, slot): (usize, &Slot<'_>)| {
         let speed = speeds.at(slot.node.id, slot.device);
         let (here, start_secs, end_secs) = ends[index];
-        let verdict = match unusable(slot, &needs) {
-            _ if here && granted => Verdict::Chosen,
-            _ if here => Verdict::Runs,
-            Some(verdict) => verdict,
-            None if chosen == Some(index) => Verdict::Chosen,
-            None if best.is_none() => Verdict::Possible,
-            None => match best.map(|best| end_secs - best) {
-                Some(later) if later >= 0.0 => Verdict::EndsLater { by: duration(later) },
-                _ => Verdict::BetterForOthers,
+        let (verdict, why) = match unusable(slot, &needs) {
+            _ if here && !granted => (Verdict::Runs, "runs here".into()),
+            Some(verdict) if !here => verdict,
+            _ if here || chosen == Some(index) => (Verdict::Chosen, "chosen: it ends earliest here".into()),
+            _ if best.is_none() => (Verdict::Possible, "possible once the job is in the queue".into()),
+            _ => match best.map(|best| end_secs - best) {
+                Some(later) if later >= 0.0 => {
+                    (Verdict::EndsLater, format!("would end {} later", Rough(duration(later))))
+                }
+                _ => (Verdict::BetterForOthers, "assigned to jobs that gain more from it".into()),
             },
         };
         let possible = here || unusable(slot, &needs).is_none();
@@ -162,12 +68,17 @@ fn candidates(job: &Job, draft: &Draft<'_>, placement: &Placement<'_>) -> Vec<Ca
             device: slot.device.device,
             steps_per_sec: 1.0 / speed.secs_per_step,
             known: speed.known,
-            start_in: possible.then(|| duration(start_secs)),
-            end_in: possible.then(|| duration(end_secs)),
+            start_in_ms: possible.then(|| milliseconds(start_secs)),
+            end_in_ms: possible.then(|| milliseconds(end_secs)),
             verdict,
+            why,
         }
     };
     slots.map(candidate).collect()
+}
+
+fn milliseconds(secs: f64) -> u64 {
+    duration(secs).as_millis() as u64
 }
 
 fn is_at(slot: &Slot<'_>, lease: &Lease) -> bool {
@@ -181,15 +92,19 @@ fn start_secs(placement: &Placement<'_>, slot: usize, job: Option<usize>) -> f64
     placement.slots[slot].free_in_secs() + before.map(|other| placement.secs(*other, slot)).sum::<f64>()
 }
 
-fn unusable(slot: &Slot<'_>, needs: &Needs<'_>) -> Option<Verdict> {
+/// What keeps a job from a slot, if anything does.
+fn unusable(slot: &Slot<'_>, needs: &Needs<'_>) -> Option<(Verdict, String)> {
     match slot.unfit(needs) {
-        Some(Unfit::Unwished) => Some(Verdict::Unwished),
-        Some(Unfit::Excluded) => Some(Verdict::Excluded),
-        Some(Unfit::Memory { least_bytes }) => Some(Verdict::TooLittleMemory { least_bytes }),
-        None if slot.reach == Reach::Lost => Some(Verdict::NotConnected),
-        None if slot.node.mode != NodeMode::Open => Some(Verdict::Cordoned),
+        Some(Unfit::Unwished) => Some((Verdict::Unwished, "outside the job's wishes".into())),
+        Some(Unfit::Excluded) => Some((Verdict::Excluded, "excluded".into())),
+        Some(Unfit::Memory { least_bytes }) => {
+            let least_mib = least_bytes.div_ceil(1 << 20);
+            Some((Verdict::TooLittleMemory, format!("too little memory: it needs at least {least_mib} MiB")))
+        }
+        None if slot.reach == Reach::Lost => Some((Verdict::NotConnected, "not connected".into())),
+        None if slot.node.mode != NodeMode::Open => Some((Verdict::Cordoned, "closed to new jobs".into())),
         None => match slot.reach {
-            Reach::Away(away) => Some(Verdict::NodeAway { away }),
+            Reach::Away(away) => Some((Verdict::NodeAway, format!("away: {away}"))),
             _ => None,
         },
     }

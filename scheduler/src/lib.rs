@@ -50,7 +50,7 @@ pub use commands::{
     RollBack, SetInventory, SetNodeMode, SetPriority, Submit, Submitted, Withdraw,
 };
 pub use event::{Event, LeaseEnd, What};
-pub use explain::{Candidate, Verdict, explain};
+pub use explain::explain;
 pub use observed::{InLine, Now, Observed, ObservedNode, Policy};
 pub use plan::{Plan, plan};
 pub use rejected::Rejected;
@@ -58,6 +58,5 @@ pub use restore::restored;
 pub use retention::retire;
 pub use rollout::active;
 pub use rollout_records::forget_rollouts;
-pub use speed::Known;
 pub use violations::{Invariant, Violation, check_batch, check_plan, violations};
 pub use wait::{AwayNode, Because, Fleet, FleetNode, Instead, Rough, Wait};

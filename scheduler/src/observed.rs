@@ -87,6 +87,6 @@ impl Observed {
     /// The last progress of the job's attempt on `node`.
     pub(crate) fn progress(&self, job: &Job, node: NodeId) -> Option<Progress> {
         let reports = &self.nodes.get(&node)?.report.attempts;
-        reports.iter().find(|attempt| attempt.job == job.id && attempt.epoch == job.epoch)?.progress
+        reports.iter().find(|report| report.id == job.attempt())?.progress
     }
 }

@@ -8,10 +8,10 @@ use hatchery_common::{
     digest::Digest,
     id::NodeId,
     node::NodeDevice,
+    placement::Known,
     recipe::{JobSpec, Precision},
     time::Timestamp,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{Cluster, Job, JobPhase, MeasuredSpeed, SpeedKey, Workload},
@@ -25,27 +25,6 @@ const MEASURE_AFTER: Duration = Duration::from_secs(10);
 const MEASURE_EVERY: Duration = Duration::from_mins(10);
 /// What a new measurement counts for in the mean, once there are many.
 const MEASUREMENT_SHARE: f64 = 0.25;
-
-/// How a speed is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Known {
-    /// This device made such steps.
-    Measured,
-    Estimated,
-    /// From its kind alone.
-    Guessed,
-}
-
-impl Known {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Measured => "measured",
-            Self::Estimated => "estimated",
-            Self::Guessed => "guessed",
-        }
-    }
-}
 
 /// How fast a device makes the steps of a job.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -12,13 +12,14 @@ use hatchery_common::{
     device::{Device, DeviceKind},
     id::{JobId, NodeId},
     node::NodeMode,
+    placement::{Known, Verdict},
     recipe::{DeviceWishes, Priority, RawTrainSpec, TrainSpec},
     session::{ReplicaReport, ReplicaState},
     trainer::{Ending, FailureCause},
 };
 use hatchery_scheduler::{
-    Cancel, CommitCheckpoint, EndAttempt, Event, HandOver, JobPhase, Known, LeaseEnd, Pause, Policy, Requeue,
-    Resume, SetNodeMode, SetPriority, Verdict, Wait, What, assignment, explain,
+    Cancel, CommitCheckpoint, EndAttempt, Event, HandOver, JobPhase, LeaseEnd, Pause, Policy, Requeue,
+    Resume, SetNodeMode, SetPriority, Wait, What, assignment, explain,
 };
 use world::{LEASE, World, checkpoint, name};
 
@@ -246,12 +247,10 @@ fn a_node_whose_owner_needs_it_empties_at_once_and_is_given_work_when_it_is_back
     let verdict = |world: &World, job, node| {
         let candidates = explain(&world.cluster, &world.observed, world.now, job);
         let found = candidates.into_iter().find(|candidate| candidate.node == node).unwrap();
-        assert_eq!((found.start_in, found.end_in), (None, None));
-        found.verdict
+        assert_eq!((found.start_in_ms, found.end_in_ms), (None, None));
+        (found.verdict, found.why)
     };
-    let away = Away { reason, until: None };
-    assert_eq!(verdict(&world, only, gpu), Verdict::NodeAway { away });
-    assert_eq!(verdict(&world, only, gpu).to_string(), "away: its owner is using it");
+    assert_eq!(verdict(&world, only, gpu), (Verdict::NodeAway, "away: its owner is using it".to_owned()));
 
     // It goes on elsewhere, from its checkpoint; nobody is to blame.
     commit(&mut world, job, 100);
@@ -454,14 +453,14 @@ fn every_device_is_explained() {
     world.plan();
     assert_eq!(node_of(&world, job), Some(mac));
     let told = explain(&world.cluster, &world.observed, world.now, job);
-    let told: Vec<(&str, &Verdict)> =
-        told.iter().map(|candidate| (candidate.node_name.as_str(), &candidate.verdict)).collect();
+    let told: Vec<(&str, Verdict)> =
+        told.iter().map(|candidate| (candidate.node_name.as_str(), candidate.verdict)).collect();
     let verdict = |node| told.iter().find(|(name, _)| *name == node).unwrap().1;
-    assert_eq!(verdict("mac"), &Verdict::Runs);
-    assert_eq!(verdict("arm-c"), &Verdict::NotConnected);
-    assert_eq!(verdict("cpu-b"), &Verdict::Cordoned);
-    assert_eq!(verdict("small"), &Verdict::Excluded);
-    assert!(matches!(verdict("gpu-a"), Verdict::EndsLater { .. }), "{told:?}");
+    assert_eq!(verdict("mac"), Verdict::Runs);
+    assert_eq!(verdict("arm-c"), Verdict::NotConnected);
+    assert_eq!(verdict("cpu-b"), Verdict::Cordoned);
+    assert_eq!(verdict("small"), Verdict::Excluded);
+    assert_eq!(verdict("gpu-a"), Verdict::EndsLater, "{told:?}");
     assert_eq!(explain(&world.cluster, &world.observed, world.now, first).len(), 5);
     let later = world.submit_as("ann", 10, |spec| spec.queue.after = vec![first]);
     let told = explain(&world.cluster, &world.observed, world.now, later);

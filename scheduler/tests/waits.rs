@@ -164,8 +164,7 @@ fn for_a_busy_device() {
     world.plan();
     world.join("cpu-b", &[(Device::CPU, Some(flops(1.0)))]);
     let report = |step, steps_per_sec| AttemptReport {
-        job: first,
-        epoch: hatchery_common::id::Epoch(1),
+        id: hatchery_common::id::AttemptId { job: first, epoch: hatchery_common::id::Epoch(1) },
         phase: AttemptPhase::Running,
         progress: Some(Progress { step, steps_per_sec, ..Progress::default() }),
         validation: None,

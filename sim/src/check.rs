@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use hatchery_common::{
     blob::{BlobLimits, BlobStore},
-    checkpoint::{CheckpointManifest, OPTIMIZER_FILE},
+    checkpoint::OPTIMIZER_FILE,
     id::{BlobId, CheckpointId, Epoch, JobId},
     node::NodeMode,
     time::BootTime,
@@ -113,8 +113,8 @@ fn checkpoints_are_whole_and_true(world: &World) -> Result<()> {
     let blobs = BlobStore::open(&world.folder.join("coordinator/blobs"), limits)?;
     let history = lock(&world.history);
     for (id, committed) in &history.cluster.checkpoints {
-        let CheckpointManifest { job, epoch, step, files, .. } = &committed.manifest;
-        for file in files {
+        let manifest = &committed.manifest;
+        for file in &manifest.files {
             let bytes = match read(&blobs, file.blob) {
                 Ok(bytes) => bytes,
                 Err(error) => bail!("I7: checkpoint {} is committed, and {}: {error}", id.short(), file.name),
@@ -127,10 +127,12 @@ fn checkpoints_are_whole_and_true(world: &World) -> Result<()> {
             );
             if file.name == OPTIMIZER_FILE {
                 let by: Moments = serde_json::from_slice(&bytes)?;
+                let attempt = manifest.attempt();
                 ensure!(
-                    (by.job, by.epoch, by.step) == (*job, *epoch, *step),
-                    "I3: checkpoint {} counts for {job} {epoch} {step}, but was written by {by:?}",
+                    (by.attempt, by.step) == (attempt, manifest.step),
+                    "I3: checkpoint {} counts for {attempt} {}, but was written by {by:?}",
                     id.short(),
+                    manifest.step,
                 );
             }
         }
@@ -241,12 +243,13 @@ fn disturbed(world: &World) -> Vec<String> {
     let history = lock(&world.history);
     let disturbed = history.lives.iter().filter(|life| {
         let is_cancelled =
-            history.cluster.jobs.get(&life.job).is_some_and(|job| job.phase == JobPhase::Cancelled);
-        life.epoch != Epoch(1) || (!is_cancelled && life.ended.is_none_or(|(_, how)| how != "completed"))
+            history.cluster.jobs.get(&life.attempt.job).is_some_and(|job| job.phase == JobPhase::Cancelled);
+        life.attempt.epoch != Epoch(1)
+            || (!is_cancelled && life.ended.is_none_or(|(_, how)| how != "completed"))
     });
     disturbed
         .map(|life| {
-            let (job, epoch) = (life.job.short(), life.epoch);
+            let (job, epoch) = (life.attempt.job.short(), life.attempt.epoch);
             format!("I5: a restart of the coordinator disturbed {job} under epoch {epoch}: {:?}", life.ended)
         })
         .collect()

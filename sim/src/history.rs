@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hatchery_common::id::{Epoch, JobId, RequestId};
+use hatchery_common::id::{AttemptId, JobId, RequestId};
 use hatchery_scheduler::{Cluster, Event, violations};
 
 use crate::clock;
@@ -20,8 +20,7 @@ pub(crate) struct LifeId(usize);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
-    pub(crate) job: JobId,
-    pub(crate) epoch: Epoch,
+    pub(crate) attempt: AttemptId,
     pub(crate) machine: usize,
     pub(crate) ended: Option<(Duration, &'static str)>,
     pub(crate) steps: u64,
@@ -78,30 +77,31 @@ impl History {
     }
 
     /// A trainer began.
-    pub(crate) fn began(&mut self, job: JobId, epoch: Epoch, machine: usize) -> LifeId {
+    pub(crate) fn began(&mut self, attempt: AttemptId, machine: usize) -> LifeId {
+        let AttemptId { job, epoch } = attempt;
         self.note(format_args!("machine {machine}: trainer of {} {epoch} begins", job.short()));
-        let other = self.lives.iter().find(|life| life.job == job && life.ended.is_none());
-        if let Some(Life { epoch: older, machine: there, .. }) = other.cloned() {
+        let other = self.lives.iter().find(|life| life.attempt.job == job && life.ended.is_none());
+        if let Some(Life { attempt: AttemptId { epoch: older, .. }, machine: there, .. }) = other.cloned() {
             self.problem(format!(
                 "I6: a trainer of job {} begins on machine {machine} under epoch {epoch}, while one of epoch {older} \
                  runs on machine {there}",
                 job.short(),
             ));
         }
-        self.lives.push(Life { job, epoch, machine, ended: None, steps: 0 });
+        self.lives.push(Life { attempt, machine, ended: None, steps: 0 });
         LifeId(self.lives.len() - 1)
     }
 
     /// It made a step.
     pub(crate) fn stepped(&mut self, life: LifeId, step: u64) {
         self.lives[life.0].steps += 1;
-        let Life { job, epoch, machine, .. } = self.lives[life.0];
+        let Life { attempt: AttemptId { job, epoch }, machine, .. } = self.lives[life.0];
         self.note(format_args!("machine {machine}: {} {epoch} step {step}", job.short()));
     }
 
     pub(crate) fn ended(&mut self, life: LifeId, how: &'static str, now: Duration) {
         self.lives[life.0].ended = Some((now, how));
-        let Life { job, epoch, machine, .. } = self.lives[life.0];
+        let Life { attempt: AttemptId { job, epoch }, machine, .. } = self.lives[life.0];
         self.note(format_args!("machine {machine}: trainer of {} {epoch} {how}", job.short()));
     }
 

@@ -197,11 +197,11 @@ impl Platform for Machine {
         let now = clock::now();
         let owner_since = lock(&self.processes).owner_since;
         if owner_since.is_some_and(|since| now > since + OWNER_NOTICED_WITHIN) {
-            let (job, number) = (order.job.short(), self.number);
+            let (job, number) = (order.attempt.job.short(), self.number);
             let problem = format!("a trainer of {job} begins on machine {number}, which its owner is using");
             lock(&self.history).problem(problem);
         }
-        let life = lock(&self.history).began(order.job, order.epoch, self.number);
+        let life = lock(&self.history).began(order.attempt, self.number);
         let mut processes = lock(&self.processes);
         processes.last_id += 1;
         let id = processes.last_id;

@@ -34,6 +34,7 @@ use std::{
 
 use hatchery_common::{
     device::Device,
+    id::AttemptId,
     time::{BootTime, Timestamp},
     trainer::{
         AttemptOrder, Calibration, DoctorReport, Ending, Progress, TrainerCommand, TrainerDevice,
@@ -204,7 +205,7 @@ async fn run_steps(
 }
 
 fn note(history: &mut File, run: &Run, wall: Timestamp, boot: BootTime) -> io::Result<()> {
-    let AttemptOrder { job, epoch, .. } = run.order();
+    let AttemptId { job, epoch } = run.order().attempt;
     let line = serde_json::json!({
         "job": job, "epoch": epoch, "process": std::process::id(), "step": run.step() + 1, "wall_ms": wall.0,
         "boot_ms": boot.0,

@@ -83,7 +83,7 @@ impl Attempt {
         delivery.add_unannounced(&self.folder.checkpoints());
         delivery.close();
         if delivering.await.is_err() {
-            tracing::error!(job = %self.assigned.job, "the delivery of checkpoints failed");
+            tracing::error!(job = %self.assigned.id.job, "the delivery of checkpoints failed");
         }
         let failed = matches!(ending, Ending::Failed { .. });
         let last_output = if failed { self.log.tail(LAST_OUTPUT_BYTES_MAX) } else { String::new() };
@@ -144,8 +144,7 @@ impl Attempt {
             Begin::FineTune(folder) => (None, Some(folder)),
         };
         AttemptOrder {
-            job: self.assigned.job,
-            epoch: self.assigned.epoch,
+            attempt: self.assigned.id,
             model: spec.model.clone(),
             train: spec.train.clone(),
             corpus: supplies.corpus,
@@ -168,7 +167,7 @@ impl Attempt {
             let message = format!("cannot start the trainer {}: {error}", platform.trainer().display());
             failed(FailureCause::Unavailable, message)
         })?;
-        tracing::info!(job = %self.assigned.job.short(), epoch = %self.assigned.epoch, process = process.id(),
+        tracing::info!(job = %self.assigned.id.job.short(), epoch = %self.assigned.id.epoch, process = process.id(),
             device = %self.assigned.device, "trainer started");
         Ok(process)
     }

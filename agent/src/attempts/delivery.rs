@@ -184,7 +184,7 @@ impl Delivery {
 
     /// Delivers one, however long that takes. None: it is of no use to the coordinator.
     async fn deliver(&self, finished: &Finished) -> Option<CheckpointId> {
-        let (job, step) = (self.attempt.job.short(), finished.step);
+        let (job, step) = (self.attempt.id.job.short(), finished.step);
         let mut retries = self.fetcher.coordinator().retries();
         let mut refusals = 0;
         let made = Made::default();
@@ -221,7 +221,7 @@ impl Delivery {
 
     /// Says it to who looks at the job as well as to who looks at the agent.
     fn tell(&self, what: &str) {
-        tracing::warn!(job = %self.attempt.job.short(), epoch = %self.attempt.epoch, "{what}");
+        tracing::warn!(job = %self.attempt.id.job.short(), epoch = %self.attempt.id.epoch, "{what}");
         if let Err(error) = self.log.append(format!("[agent] {what}\n").as_bytes()) {
             tracing::warn!(%error, "cannot append to the attempt's log");
         }
@@ -281,8 +281,11 @@ impl Delivery {
 
     async fn try_deliver(&self, finished: &Finished, made: &Made) -> Result<CheckpointId, DeliverError> {
         let clients = self.fetcher.coordinator().clients().await;
-        let (job, epoch) = (self.attempt.job, self.attempt.epoch);
-        clients.agents.offer_checkpoint(job, epoch, finished.step).await?.map_err(DeliverError::Declined)?;
+        clients
+            .agents
+            .offer_checkpoint(self.attempt.id, finished.step)
+            .await?
+            .map_err(DeliverError::Declined)?;
         let serving = made.serving.get_or_try_init(|| self.add_serving_weights(finished)).await?;
         let has_serving = serving.is_some();
         let (store, attempt, source) =
@@ -334,8 +337,8 @@ fn take_over(
         })
         .collect::<Result<_, BlobError>>()?;
     Ok(CheckpointManifest {
-        job: attempt.job,
-        epoch: attempt.epoch,
+        job: attempt.id.job,
+        epoch: attempt.id.epoch,
         step: finished.step,
         parent: attempt.resume_from,
         dataset: attempt.spec.dataset,

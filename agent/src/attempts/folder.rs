@@ -7,13 +7,11 @@ use std::{
 
 use hatchery_common::{
     durable::{self, FileError},
-    id::{CheckpointId, Epoch},
+    id::{AttemptId, CheckpointId},
     session::AssignedAttempt,
     trainer::AttemptOrder,
 };
 use serde::{Deserialize, Serialize};
-
-use crate::reconcile::AttemptKey;
 
 /// The order that a trainer is given.
 const ORDER_FILE: &str = "order.json";
@@ -29,7 +27,7 @@ const CHECKPOINTS_FOLDER: &str = "checkpoints";
 /// The folder of one attempt, which need not exist.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptFolder {
-    key: AttemptKey,
+    key: AttemptId,
     path: PathBuf,
 }
 
@@ -42,8 +40,8 @@ pub(super) struct Committed {
 
 impl AttemptFolder {
     /// The folder of an attempt below `root`.
-    pub(super) fn new(root: &Path, key: AttemptKey) -> Self {
-        Self { key, path: root.join(format!("{}-{}", key.job, key.epoch)) }
+    pub(super) fn new(root: &Path, key: AttemptId) -> Self {
+        Self { key, path: root.join(key.to_string()) }
     }
 
     /// All that lie in `root`, which must exist.
@@ -56,12 +54,11 @@ impl AttemptFolder {
     }
 
     fn read_name(path: PathBuf) -> Option<Self> {
-        let (job, epoch) = path.file_name()?.to_str()?.split_once('-')?;
-        let key = AttemptKey { job: job.parse().ok()?, epoch: Epoch(epoch.parse().ok()?) };
+        let key = path.file_name()?.to_str()?.parse().ok()?;
         Some(Self { key, path })
     }
 
-    pub(super) fn key(&self) -> AttemptKey {
+    pub(super) fn key(&self) -> AttemptId {
         self.key
     }
 
@@ -93,7 +90,7 @@ impl AttemptFolder {
     pub(super) fn assigned(&self) -> Option<AssignedAttempt> {
         let text = durable::read_limited(&self.path.join(ASSIGNED_FILE), ASSIGNED_BYTES_MAX).ok()?;
         let assigned: AssignedAttempt = serde_json::from_slice(&text).ok()?;
-        (AttemptKey::of(&assigned) == self.key).then_some(assigned)
+        (assigned.id == self.key).then_some(assigned)
     }
 
     /// Notes which checkpoint the coordinator took.

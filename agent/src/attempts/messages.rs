@@ -1,13 +1,13 @@
 //! What an attempt is told, and what it tells.
 
 use hatchery_common::{
-    id::CheckpointId,
+    id::{AttemptId, CheckpointId},
     time::BootTime,
     trainer::{Ending, Progress, Validation},
 };
 use tokio::sync::mpsc;
 
-use crate::reconcile::{AttemptKey, StopReason};
+use crate::reconcile::StopReason;
 
 /// What an attempt is told; the newest counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,8 +47,8 @@ pub(crate) enum AttemptUpdate {
 /// Tells the loop of one attempt.
 #[derive(Clone)]
 pub(crate) struct Reporter {
-    pub(super) attempt: AttemptKey,
-    pub(super) updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
+    pub(super) attempt: AttemptId,
+    pub(super) updates: mpsc::Sender<(AttemptId, AttemptUpdate)>,
 }
 
 impl Reporter {

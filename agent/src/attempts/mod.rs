@@ -27,7 +27,7 @@ use std::{
 use hatchery_common::{
     device::Device,
     durable,
-    id::CheckpointId,
+    id::{AttemptId, CheckpointId},
     session::{
         AgentMessage, AssignedAttempt, AttemptPhase, AttemptReport, LOG_CHUNK_BYTES_MAX, UnreadableAttempt,
     },
@@ -47,7 +47,7 @@ use self::{
 };
 use crate::{
     files::remove_folder,
-    reconcile::{AttemptKey, LocalAttempt, LocalPhase, StopReason},
+    reconcile::{LocalAttempt, LocalPhase, StopReason},
     trainer::stderr_log::StderrLog,
 };
 
@@ -55,8 +55,8 @@ use crate::{
 pub(crate) struct Attempts {
     folder: PathBuf,
     context: Context,
-    updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
-    known: BTreeMap<AttemptKey, Known>,
+    updates: mpsc::Sender<(AttemptId, AttemptUpdate)>,
+    known: BTreeMap<AttemptId, Known>,
     stop_by: Option<BootTime>,
 }
 
@@ -90,7 +90,7 @@ impl Attempts {
         folder: PathBuf,
         left: &[AttemptFolder],
         context: Context,
-        updates: mpsc::Sender<(AttemptKey, AttemptUpdate)>,
+        updates: mpsc::Sender<(AttemptId, AttemptUpdate)>,
     ) -> Self {
         let left = left.iter().map(|folder| {
             let undelivered = !Finished::in_folder(&folder.checkpoints()).is_empty();
@@ -136,7 +136,7 @@ impl Attempts {
 
     /// Takes up an attempt.
     pub(crate) fn start(&mut self, assigned: AssignedAttempt) {
-        let key = AttemptKey::of(&assigned);
+        let key = assigned.id;
         let phase = if assigned.stop { LocalPhase::Delivering } else { LocalPhase::Active };
         let mut known = Known::new(key, phase, Some(assigned.device));
         known.uses = assigned.resume_from;
@@ -176,7 +176,7 @@ impl Attempts {
 
     /// Says that one is not for this version, and does nothing else for it.
     pub(crate) fn refuse(&mut self, unreadable: UnreadableAttempt) {
-        let key = AttemptKey::of_unreadable(&unreadable);
+        let key = unreadable.id;
         let mut known = Known::new(key, LocalPhase::Active, None);
         let ending = failed(FailureCause::Outdated, unreadable.why);
         known.apply(AttemptUpdate::Ended { ending, last_output: String::new() });
@@ -184,7 +184,7 @@ impl Attempts {
     }
 
     /// Takes up one of an earlier agent, only to offer what is left of it.
-    pub(crate) fn offer_leftovers(&mut self, key: AttemptKey) {
+    pub(crate) fn offer_leftovers(&mut self, key: AttemptId) {
         let folder = AttemptFolder::new(&self.folder, key);
         match folder.assigned() {
             Some(assigned) => self.start(AssignedAttempt { stop: true, ..assigned }),
@@ -194,7 +194,7 @@ impl Attempts {
     }
 
     /// Tells one to write a checkpoint and stop.
-    pub(crate) fn stop(&mut self, key: AttemptKey, reason: StopReason, now: BootTime) {
+    pub(crate) fn stop(&mut self, key: AttemptId, reason: StopReason, now: BootTime) {
         if let Some(known) = self.known.get_mut(&key) {
             tracing::info!(job = %key.job.short(), ?reason, "stopping an attempt");
             known.phase = LocalPhase::Stopping { since: now };
@@ -204,7 +204,7 @@ impl Attempts {
     }
 
     /// Ends one at once. It counts as running until its process is gone.
-    pub(crate) fn kill(&self, key: AttemptKey) {
+    pub(crate) fn kill(&self, key: AttemptId) {
         if let Some(known) = self.known.get(&key) {
             known.order(|orders| orders.kill = true);
         }
@@ -216,7 +216,7 @@ impl Attempts {
     }
 
     /// Forgets one that nobody wants to hear of.
-    pub(crate) fn forget(&mut self, key: AttemptKey) {
+    pub(crate) fn forget(&mut self, key: AttemptId) {
         let Some(known) = self.known.remove(&key) else { return };
         let folder = AttemptFolder::new(&self.folder, key);
         tokio::spawn(async move {
@@ -238,7 +238,7 @@ impl Attempts {
     }
 
     /// Takes what an attempt says; true if that is worth a report at once.
-    pub(crate) fn update(&mut self, key: AttemptKey, update: AttemptUpdate) -> bool {
+    pub(crate) fn update(&mut self, key: AttemptId, update: AttemptUpdate) -> bool {
         self.known.get_mut(&key).is_some_and(|known| known.apply(update))
     }
 
@@ -279,7 +279,7 @@ impl Attempts {
             while output.sent < output.log.end() && outbox.capacity() > room_min {
                 let Ok((offset, text)) = output.log.read(output.sent, LOG_CHUNK_BYTES_MAX) else { break };
                 output.sent = offset + text.len() as u64;
-                let lines = AgentMessage::LogLines { job: key.job, epoch: key.epoch, offset, text };
+                let lines = AgentMessage::LogLines { attempt: *key, offset, text };
                 if outbox.try_send(lines).is_err() {
                     break;
                 }
@@ -293,10 +293,9 @@ impl Attempts {
 }
 
 impl Known {
-    fn new(key: AttemptKey, phase: LocalPhase, device: Option<Device>) -> Self {
+    fn new(key: AttemptId, phase: LocalPhase, device: Option<Device>) -> Self {
         let report = AttemptReport {
-            job: key.job,
-            epoch: key.epoch,
+            id: key,
             phase: AttemptPhase::Fetching { done_bytes: 0, total_bytes: 0 },
             progress: None,
             validation: None,
@@ -346,7 +345,7 @@ impl Known {
                 self.phase = LocalPhase::Delivering;
             }
             AttemptUpdate::Ended { ending, last_output } => {
-                tracing::info!(job = %report.job.short(), ?ending, "attempt ended");
+                tracing::info!(job = %report.id.job.short(), ?ending, "attempt ended");
                 report.phase = AttemptPhase::Ended { ending, last_output };
                 self.phase = LocalPhase::Ended;
             }

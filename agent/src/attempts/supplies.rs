@@ -73,7 +73,7 @@ impl Supplier<'_> {
                         let message = format!("the coordinator has lost its inputs: {error}");
                         return Err(failed(FailureCause::Unavailable, message));
                     }
-                    tracing::warn!(job = %self.assigned.job.short(), %error,
+                    tracing::warn!(job = %self.assigned.id.job.short(), %error,
                         "an attempt waits for its inputs");
                 }
             }
@@ -105,7 +105,7 @@ impl Supplier<'_> {
             match self.resume(checkpoint, &on_bytes).await {
                 // Others may have taken its place meanwhile, and it is kept no longer.
                 Err(FetchError::Call(CallError::NotFound(why))) => {
-                    tracing::warn!(job = %self.assigned.job.short(), why,
+                    tracing::warn!(job = %self.assigned.id.job.short(), why,
                         "its committed checkpoint is missing; resuming from the assigned one");
                 }
                 other => return other,

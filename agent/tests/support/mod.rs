@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 use hatchery_common::{
     device::Device,
     digest::Digest,
-    id::{DatasetId, Epoch, JobId, Name},
+    id::{AttemptId, DatasetId, Epoch, JobId, Name},
     recipe::{JobSpec, Recipe},
     trainer::AttemptOrder,
 };
@@ -50,8 +50,7 @@ pub fn write_order(folder: &std::path::Path, script: &str) -> PathBuf {
     let corpus = folder.join("corpus");
     std::fs::write(&corpus, script).unwrap();
     let order = AttemptOrder {
-        job: JobId::from_bytes([1; 16]),
-        epoch: Epoch(1),
+        attempt: AttemptId { job: JobId::from_bytes([1; 16]), epoch: Epoch(1) },
         model: spec.model,
         train: spec.train,
         corpus,

@@ -11,7 +11,7 @@ use hatchery_agent::{AgentSettings, Host, Platform, run_on};
 use hatchery_common::{
     device::Device,
     durable::FolderLock,
-    id::{CheckpointId, DatasetId, Epoch, JobId},
+    id::{AttemptId, CheckpointId, DatasetId, Epoch, JobId},
     recipe::JobSpec,
     session::{AssignedAttempt, AttemptPhase, ReplicaState},
     trainer::{AttemptOrder, Ending},
@@ -118,10 +118,14 @@ impl Node {
 
 pub const JOB: JobId = JobId::from_bytes([3; 16]);
 
+/// The attempt of that epoch.
+pub fn attempt_id(epoch: u64) -> AttemptId {
+    AttemptId { job: JOB, epoch: Epoch(epoch) }
+}
+
 pub fn attempt(dataset: DatasetId) -> AssignedAttempt {
     AssignedAttempt {
-        job: JOB,
-        epoch: Epoch(1),
+        id: attempt_id(1),
         spec: small_job(dataset),
         device: Device::CPU,
         resume_from: None,

@@ -126,8 +126,7 @@ impl Agent {
             CoordinatorMessage::Assignment(assignment) => {
                 self.lease.set_length(assignment.lease);
                 let reports = assignment.attempts.iter().map(|attempt| AttemptReport {
-                    job: attempt.job,
-                    epoch: attempt.epoch,
+                    id: attempt.id,
                     phase: AttemptPhase::Running,
                     progress: None,
                     validation: None,

@@ -126,7 +126,7 @@ pub async fn measure(count: usize, gone_for: Duration) -> Result<Outcome> {
         leases_closing,
         leases_over,
         jobs: jobs.len(),
-        jobs_running: jobs.iter().filter(|job| job.phase == "running" && job.epoch.0 == 1).count(),
+        jobs_running: jobs.iter().filter(|job| job.phase.name() == "running" && job.epoch.0 == 1).count(),
         events: events.map_ok(|event| event.kind).try_collect().await?,
     };
     agents.shutdown().await;

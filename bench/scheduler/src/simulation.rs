@@ -208,7 +208,7 @@ impl<'a> Simulation<'a> {
     fn told_to_stop(&self) -> Vec<usize> {
         let assignments = self.nodes.iter().map(|node| assignment(&self.world.cluster, *node, LEASE));
         let attempts = assignments.flat_map(|assignment| assignment.attempts);
-        let stopping = attempts.filter(|attempt| attempt.stop).map(|attempt| attempt.job);
+        let stopping = attempts.filter(|attempt| attempt.stop).map(|attempt| attempt.id.job);
         stopping.filter_map(|job| self.jobs.iter().position(|id| *id == job)).collect()
     }
 }

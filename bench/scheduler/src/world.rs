@@ -133,9 +133,9 @@ impl World {
     pub(crate) fn hear_of(&mut self, node: NodeId, attempt: Option<(JobId, Option<Progress>)>) {
         self.hear(node);
         let Some((job, progress)) = attempt else { return };
-        let epoch = self.cluster.jobs[&job].epoch;
+        let id = self.cluster.jobs[&job].attempt();
         let phase = if progress.is_some() { AttemptPhase::Running } else { AttemptPhase::Starting };
-        let report = AttemptReport { job, epoch, phase, progress, validation: None, running_on: None };
+        let report = AttemptReport { id, phase, progress, validation: None, running_on: None };
         self.observed.nodes.entry(node).or_default().report.attempts.push(report);
     }
 

@@ -1,6 +1,6 @@
 //! `cancel`, `pause`, `resume`, `requeue`: of one job, or of all of a group that have not ended.
 
-use hatchery_common::view::JobView;
+use hatchery_common::{job::JobPhase, view::JobView};
 use hatchery_proto::client::{CallError, FleetClient};
 
 use super::jobs::of_group;
@@ -34,7 +34,7 @@ pub(super) async fn run(control: Control, args: JobOrGroupArgs, home: &Home, out
         return output.print(&job, told);
     };
     let mut jobs = Vec::new();
-    for job in of_group(&fleet, group).await?.iter().filter(|job| !job.is_terminal()) {
+    for job in of_group(&fleet, group).await?.iter().filter(|job| !job.phase.is_terminal()) {
         jobs.push(control.of(&fleet, &job.id.to_string()).await?);
     }
     output.print(&jobs, |jobs| {
@@ -47,11 +47,11 @@ pub(super) async fn run(control: Control, args: JobOrGroupArgs, home: &Home, out
 
 fn told(job: &JobView) -> String {
     let id = job.id.short();
-    match (job.phase.as_str(), &job.why) {
-        ("cancelling", _) => {
+    match (&job.phase, &job.why) {
+        (JobPhase::Cancelling, _) => {
             format!("job {id} stops after a checkpoint; follow it with `hatchery watch {id}`")
         }
-        ("running" | "queued", Some(why)) => format!("job {id} is {why}"),
+        (JobPhase::Running | JobPhase::Queued, Some(why)) => format!("job {id} is {why}"),
         (phase, _) => format!("job {id} is {phase}"),
     }
 }

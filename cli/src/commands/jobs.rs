@@ -46,7 +46,7 @@ pub(crate) async fn list(args: JobsArgs, home: &Home, output: Output) -> Outcome
                 let mut cells = vec![
                     job.id.short(),
                     job.spec.name.to_string(),
-                    job.phase.clone(),
+                    job.phase.to_string(),
                     job.node.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                     job.device.map_or_else(|| "-".to_owned(), |device| device.to_string()),
                     steps(job),
@@ -114,7 +114,7 @@ fn best_validation(job: &JobView) -> Option<f64> {
 /// `hatchery jobs --group`: ranked; with `--wait` until all have ended, telling each end as it comes.
 pub(crate) async fn list_group(fleet: &FleetClient, group: &Name, wait: bool, output: Output) -> Outcome {
     if wait {
-        for job in of_group(fleet, group).await?.iter().filter(|job| !job.is_terminal()) {
+        for job in of_group(fleet, group).await?.iter().filter(|job| !job.phase.is_terminal()) {
             let mut states = fleet.watch_job(&job.id.to_string()).await?;
             let mut last = None;
             while let Some(state) = states.next().await {
@@ -136,7 +136,7 @@ pub(crate) async fn list_group(fleet: &FleetClient, group: &Name, wait: bool, ou
                     validation.map_or_else(|| "-".to_owned(), |_| (index + 1).to_string()),
                     job.id.short(),
                     job.spec.name.to_string(),
-                    job.phase.clone(),
+                    job.phase.to_string(),
                     job.node.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                     job.device.map_or_else(|| "-".to_owned(), |device| device.to_string()),
                     steps(job),
@@ -199,7 +199,7 @@ fn describe(job: &JobView) -> String {
         ("job", Some(job.id.to_string())),
         ("name", Some(job.spec.name.to_string())),
         ("note", job.spec.note.as_ref().map(|note| note.as_str().to_owned())),
-        ("phase", Some(job.phase.clone())),
+        ("phase", Some(job.phase.to_string())),
         ("why", job.why.clone()),
         ("activity", job.activity.clone()),
         ("placement", at(&job.node)),

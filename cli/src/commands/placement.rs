@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hatchery_common::view::{CandidateView, PlacementView};
+use hatchery_common::{placement::Candidate, view::PlacementView};
 
 use crate::{human, output::table};
 
@@ -16,7 +16,7 @@ pub(super) fn show(placement: &PlacementView) -> String {
     why + &table(&headings, placement.candidates.iter().map(row))
 }
 
-fn row(candidate: &CandidateView) -> Vec<String> {
+fn row(candidate: &Candidate) -> Vec<String> {
     let time = |ms: Option<u64>| match ms {
         None => "-".to_owned(),
         Some(0..1000) => "now".to_owned(),
@@ -26,7 +26,7 @@ fn row(candidate: &CandidateView) -> Vec<String> {
         candidate.node_name.to_string(),
         candidate.device.to_string(),
         human::speed(candidate.steps_per_sec),
-        candidate.known.clone(),
+        candidate.known.name().to_owned(),
         time(candidate.start_in_ms),
         time(candidate.end_in_ms),
         candidate.why.clone(),

@@ -10,6 +10,7 @@ use std::{
 use futures::StreamExt;
 use hatchery_common::{
     id::CheckpointId,
+    job::JobPhase,
     view::{CheckpointView, JobView},
 };
 use hatchery_proto::client::FleetClient;
@@ -56,7 +57,7 @@ pub(crate) async fn watch(fleet: &FleetClient, job: &str, output: Output) -> Out
     };
     screen.bar.finish_and_clear();
     let view = outcome?;
-    if view.is_completed() {
+    if view.phase == JobPhase::Completed {
         return Ok(());
     }
     let why = view.why.map_or_else(String::new, |why| format!(": {why}"));
@@ -95,7 +96,7 @@ async fn follow_once(
                     let view = view?;
                     *reconnects = 0;
                     screen.show(&view)?;
-                    if view.is_terminal() {
+                    if view.phase.is_terminal() {
                         ended = Some((view, Instant::now()));
                     }
                 }
@@ -108,7 +109,7 @@ async fn follow_once(
                     let newest = checkpoints.iter().max_by_key(|checkpoint| checkpoint.manifest.step);
                     let nodes = fleet.nodes().await?;
                     let settled = newest.is_none_or(|newest| is_settled(newest, &nodes));
-                    if settled || !view.is_completed() || since.elapsed() > REPLICAS_WAIT_MAX {
+                    if settled || view.phase != JobPhase::Completed || since.elapsed() > REPLICAS_WAIT_MAX {
                         return Ok(view.clone());
                     }
                 }
@@ -121,7 +122,7 @@ async fn follow_once(
 struct Screen {
     output: Output,
     bar: ProgressBar,
-    phase: String,
+    phase: Option<JobPhase>,
     why: Option<String>,
     place: Option<String>,
     validated_step: u64,
@@ -143,7 +144,7 @@ impl Screen {
         Self {
             output,
             bar,
-            phase: String::new(),
+            phase: None,
             why: None,
             place: None,
             validated_step: 0,
@@ -175,7 +176,7 @@ impl Screen {
             .as_ref()
             .zip(view.device)
             .map(|(node, device)| format!("attempt {}: {device} of {node}", view.epoch));
-        if view.phase == "running" && place != self.place {
+        if view.phase == JobPhase::Running && place != self.place {
             let from = if view.checkpoint_step > 0 {
                 format!(", resuming from step {}", view.checkpoint_step)
             } else {
@@ -184,7 +185,7 @@ impl Screen {
             self.say(&format!("{}{from}", place.as_deref().unwrap_or("running")));
             self.place = place;
         }
-        if !view.is_terminal() {
+        if !view.phase.is_terminal() {
             self.show_phase(view);
         }
         if let Some(validation) = &view.validation
@@ -214,14 +215,18 @@ impl Screen {
     }
 
     fn show_phase(&mut self, view: &JobView) {
-        let moved = view.phase != self.phase && view.phase != "running";
+        let moved = self.phase.as_ref() != Some(&view.phase) && view.phase != JobPhase::Running;
         if moved || view.why != self.why && view.why.is_some() {
             let early = view.why.as_ref().map_or_else(String::new, |why| format!("; ended early: {why}"));
-            let more = if view.is_completed() { Some(result(view) + &early) } else { view.why.clone() };
+            let more = if view.phase == JobPhase::Completed {
+                Some(result(view) + &early)
+            } else {
+                view.why.clone()
+            };
             let more = more.map_or_else(String::new, |more| format!(": {more}"));
             self.say(&format!("{}{more}", view.phase));
         }
-        self.phase.clone_from(&view.phase);
+        self.phase = Some(view.phase.clone());
         self.why.clone_from(&view.why);
     }
 
@@ -248,7 +253,7 @@ impl Screen {
         self.bar.set_length(steps);
         self.bar.set_position(progress.step);
         self.bar.set_message(message.clone());
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) || view.is_terminal();
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) || view.phase.is_terminal();
         if self.bar.is_hidden() && due && progress.step != self.last_step {
             self.say(&format!("step {}/{steps}  {message}", progress.step));
             self.last_line = Some(Instant::now());

@@ -12,7 +12,6 @@ use hatchery_proto::{convert, v1};
 use hatchery_scheduler::{CreateToken, RevokeCertificate};
 
 use super::{call::Call, error::ApiError, lookup};
-use crate::views;
 
 /// How long a join string is good, in seconds: least, most, and unless told otherwise.
 const TOKEN_SECS: (u64, u64, u64) = (60, 30 * 86_400, 86_400);
@@ -43,7 +42,7 @@ pub(super) async fn list_certificates(
     let snapshot = call.snapshot();
     let mut certificates: Vec<_> = snapshot.cluster.certificates.values().collect();
     certificates.sort_by_key(|one| Reverse((one.issued_at, one.id)));
-    let certificates = certificates.into_iter().map(|one| views::certificate(one).into()).collect();
+    let certificates = certificates.into_iter().map(|one| one.clone().into()).collect();
     Ok(v1::ListCertificatesResponse { certificates })
 }
 
@@ -53,6 +52,6 @@ pub(super) async fn revoke_certificate(
 ) -> Result<v1::RevokeCertificateResponse, ApiError> {
     let certificate = lookup::certificate(&call.snapshot().cluster, &request.certificate)?;
     call.command(RevokeCertificate { certificate }).await?;
-    let certificate = views::certificate(&call.snapshot().cluster.certificates[&certificate]);
+    let certificate = call.snapshot().cluster.certificates[&certificate].clone();
     Ok(v1::RevokeCertificateResponse { certificate: Some(certificate.into()) })
 }

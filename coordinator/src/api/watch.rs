@@ -34,7 +34,7 @@ pub(crate) fn job(
 ) -> impl Stream<Item = Result<(JobView, u64), ApiError>> + use<> {
     let snapshots = context.event_loop.snapshots.clone();
     stream::try_unfold((snapshots, None::<JobView>), move |(mut snapshots, last)| async move {
-        if last.as_ref().is_some_and(JobView::is_terminal) {
+        if last.as_ref().is_some_and(|job| job.phase.is_terminal()) {
             return Ok(None);
         }
         loop {

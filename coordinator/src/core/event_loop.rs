@@ -213,23 +213,23 @@ impl EventLoop {
     fn take_endings(&mut self, node: NodeId, report: &Report, now: Now) {
         for attempt in &report.attempts {
             let AttemptPhase::Ended { ending, last_output } = &attempt.phase else { continue };
-            let leased = self.cluster.draft().jobs.get(&attempt.job).is_some_and(|job| {
-                job.epoch == attempt.epoch && job.lease.as_ref().is_some_and(|lease| lease.node == node)
+            let leased = self.cluster.draft().jobs.get(&attempt.id.job).is_some_and(|job| {
+                job.attempt() == attempt.id && job.lease.as_ref().is_some_and(|lease| lease.node == node)
             });
             if !leased {
                 continue;
             }
             let end = EndAttempt {
                 node,
-                job: attempt.job,
-                epoch: attempt.epoch,
+                job: attempt.id.job,
+                epoch: attempt.id.epoch,
                 ending: ending.clone(),
                 last_output: last_output.clone(),
             };
             match end.decide(self.cluster.draft(), now) {
                 Ok(decision) => decision.events.into_iter().for_each(|event| self.cluster.step(event)),
                 Err(rejected) => {
-                    tracing::debug!(%node, job = %attempt.job, %rejected, "ignoring the end of an attempt");
+                    tracing::debug!(%node, job = %attempt.id.job, %rejected, "ignoring the end of an attempt");
                 }
             }
         }

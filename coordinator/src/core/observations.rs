@@ -92,8 +92,8 @@ impl Observations {
 
     fn hear(&mut self, node: NodeId, report: &Report) {
         for attempt in &report.attempts {
-            let Some(last) = self.last_attempts.get_mut(&attempt.job) else { continue };
-            if last.node == node && last.epoch == attempt.epoch {
+            let Some(last) = self.last_attempts.get_mut(&attempt.id.job) else { continue };
+            if last.node == node && last.epoch == attempt.id.epoch {
                 last.progress = attempt.progress.or(last.progress);
                 if attempt.validation.is_some() {
                     last.validation.clone_from(&attempt.validation);

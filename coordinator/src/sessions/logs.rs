@@ -17,7 +17,7 @@ use std::{
 
 use hatchery_common::{
     durable::FileError,
-    id::{Epoch, JobId, NodeId},
+    id::{AttemptId, Epoch, JobId, NodeId},
 };
 use tokio::sync::watch;
 
@@ -52,20 +52,19 @@ impl Logs {
     }
 
     /// Whether `node` has written for this attempt before, so that what comes late is still taken.
-    pub(crate) fn has(&self, job: JobId, epoch: Epoch, node: NodeId) -> bool {
-        self.attempt_folder(job, epoch, node).is_dir()
+    pub(crate) fn has(&self, attempt: AttemptId, node: NodeId) -> bool {
+        self.attempt_folder(attempt, node).is_dir()
     }
 
     /// Adds `text`, whose first byte is the attempt's byte number `offset`; what is there already is left out.
     pub(crate) fn append(
         &self,
-        job: JobId,
-        epoch: Epoch,
+        attempt: AttemptId,
         node: NodeId,
         offset: u64,
         text: &[u8],
     ) -> Result<(), FileError> {
-        let folder = self.attempt_folder(job, epoch, node);
+        let folder = self.attempt_folder(attempt, node);
         fs::create_dir_all(&folder).map_err(|error| FileError::new("create", &folder, error))?;
         let mut segments = segments(&folder)?;
         let end = segments.last().map_or(0, Segment::end);
@@ -113,7 +112,8 @@ impl Logs {
         Ok(attempts)
     }
 
-    fn attempt_folder(&self, job: JobId, epoch: Epoch, node: NodeId) -> PathBuf {
+    fn attempt_folder(&self, attempt: AttemptId, node: NodeId) -> PathBuf {
+        let AttemptId { job, epoch } = attempt;
         self.folder.join(job.to_string()).join(format!("{epoch}-{node}"))
     }
 }
@@ -211,13 +211,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let logs = Logs::new(folder.path().join("logs"), 40);
         let (job, node) = (JobId::random(), NodeId::random());
-        assert!(!logs.has(job, Epoch(1), node));
+        assert!(!logs.has(AttemptId { job, epoch: Epoch(1) }, node));
         assert_eq!(logs.attempts(job).unwrap(), []);
-        logs.append(job, Epoch(1), node, 0, b"hello ").unwrap();
-        logs.append(job, Epoch(1), node, 3, b"lo world\n").unwrap();
-        logs.append(job, Epoch(1), node, 0, b"hello").unwrap();
-        logs.append(job, Epoch(10), node, 0, b"later").unwrap();
-        logs.append(job, Epoch(2), node, 0, b"second").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(1) }, node, 0, b"hello ").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(1) }, node, 3, b"lo world\n").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(1) }, node, 0, b"hello").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(10) }, node, 0, b"later").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(2) }, node, 0, b"second").unwrap();
         let attempts = logs.attempts(job).unwrap();
         assert_eq!(attempts.iter().map(|one| one.epoch.0).collect::<Vec<_>>(), [1, 2, 10]);
         assert_eq!(read_all(&attempts[0]), (0, b"hello world\n".to_vec()));
@@ -225,7 +225,7 @@ mod tests {
         let mut offset = 12;
         for line in 0..20 {
             let text = format!("line {line:03}\n");
-            logs.append(job, Epoch(1), node, offset, text.as_bytes()).unwrap();
+            logs.append(AttemptId { job, epoch: Epoch(1) }, node, offset, text.as_bytes()).unwrap();
             offset += text.len() as u64;
         }
         let (first, kept) = read_all(&attempts[0]);
@@ -239,8 +239,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let logs = Logs::new(folder.path().to_owned(), 1000);
         let (job, node) = (JobId::random(), NodeId::random());
-        logs.append(job, Epoch(1), node, 0, b"one").unwrap();
-        logs.append(job, Epoch(1), node, 100, b"two").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(1) }, node, 0, b"one").unwrap();
+        logs.append(AttemptId { job, epoch: Epoch(1) }, node, 100, b"two").unwrap();
         let attempt = &logs.attempts(job).unwrap()[0];
         assert_eq!(attempt.read(0, 64).unwrap(), (0, b"one".to_vec()));
         assert_eq!(attempt.read(3, 64).unwrap(), (100, b"two".to_vec()));

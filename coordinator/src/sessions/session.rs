@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use hatchery_common::{
     access::Scope,
-    id::{Epoch, JobId, NodeId},
+    id::{AttemptId, NodeId},
     session::{AgentMessage, Assignment, CoordinatorMessage},
     swarm::{REVOKED_MAX, Revoked},
 };
@@ -220,8 +220,8 @@ impl<'a> Session<'a> {
             AgentMessage::Inventory(inventory) => {
                 take_inventory(self.context, SetInventory { node, inventory }).await?;
             }
-            AgentMessage::LogLines { job, epoch, offset, text } => {
-                self.keep_log(job, epoch, offset, text).await;
+            AgentMessage::LogLines { attempt, offset, text } => {
+                self.keep_log(attempt, offset, text).await;
             }
             AgentMessage::Generation { request, part } => {
                 self.context.generations.pass_on(self.number, request, part);
@@ -251,20 +251,16 @@ impl<'a> Session<'a> {
     }
 
     /// Keeps what an attempt of this node wrote. Logs are for people: a disk that does not take them stops nothing.
-    async fn keep_log(&self, job: JobId, epoch: Epoch, offset: u64, text: Vec<u8>) {
+    async fn keep_log(&self, attempt: AttemptId, offset: u64, text: Vec<u8>) {
         let node = self.node;
         let snapshot = self.context.event_loop.snapshot();
-        let leased = snapshot.cluster.jobs.get(&job).is_some_and(|job| {
-            job.epoch == epoch && job.lease.as_ref().is_some_and(|lease| lease.node == node)
+        let leased = snapshot.cluster.jobs.get(&attempt.job).is_some_and(|job| {
+            job.attempt() == attempt && job.lease.as_ref().is_some_and(|lease| lease.node == node)
         });
         drop(snapshot);
         let logs = self.context.logs.clone();
         let write = move || {
-            if leased || logs.has(job, epoch, node) {
-                logs.append(job, epoch, node, offset, &text)
-            } else {
-                Ok(())
-            }
+            if leased || logs.has(attempt, node) { logs.append(attempt, node, offset, &text) } else { Ok(()) }
         };
         if let Err(error) = blocking(write).await {
             tracing::warn!(%error, "cannot save a log");

@@ -144,7 +144,8 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
             id,
             submitter: row.name("submitter")?,
             submitted_at: row.time("submitted_at")?,
-            phase: phase(&row.text("phase")?, row.get("why")?)?,
+            phase: JobPhase::named(&row.text("phase")?, row.get("why")?)
+                .map_err(|error| error.to_string())?,
             epoch: Epoch(row.number("epoch")?),
             lease: leases.remove(&id),
             hand_over: row.optional_json("hand_over")?,
@@ -185,21 +186,6 @@ fn jobs(database: &Database, cluster: &mut Cluster) -> Result<(), StoreError> {
             job.remember_failure(failure);
         }
         Ok(())
-    })
-}
-
-fn phase(word: &str, why: Option<String>) -> Result<JobPhase, String> {
-    let why = why.unwrap_or_default();
-    Ok(match word {
-        "queued" => JobPhase::Queued,
-        "running" => JobPhase::Running,
-        "paused" => JobPhase::Paused,
-        "cancelling" => JobPhase::Cancelling,
-        "completed" => JobPhase::Completed,
-        "cancelled" => JobPhase::Cancelled,
-        "failed" => JobPhase::Failed { why },
-        "poisoned" => JobPhase::Poisoned { why },
-        other => return Err(format!("there is no phase `{other}`")),
     })
 }
 

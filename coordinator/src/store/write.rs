@@ -2,7 +2,7 @@
 //! stored touches no row, and the whole transaction is undone.
 
 use hatchery_common::{id::Name, node::Inventory, recipe::NodeSelector, time::Timestamp};
-use hatchery_scheduler::{Event, JobPhase, LeaseEnd, What};
+use hatchery_scheduler::{Event, LeaseEnd, What};
 use rusqlite::{Params, params};
 use serde::Serialize;
 
@@ -280,14 +280,10 @@ impl Write<'_> {
                     "UPDATE attempts SET ended_at = ?2, how = ?3 WHERE job = ?1 AND ended_at IS NULL",
                     params![job.to_string(), time(at), phase.name()],
                 )?;
-                let why = match phase {
-                    JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.as_str()),
-                    _ => None,
-                };
                 self.one(
                     "UPDATE jobs SET phase = ?2, why = ?3, ended_at = ?4, not_before = NULL, hand_over = NULL
                      WHERE id = ?1 AND ended_at IS NULL",
-                    params![job.to_string(), phase.name(), why, time(at)],
+                    params![job.to_string(), phase.name(), phase.why(), time(at)],
                 )
             }
             What::CheckpointCommitted { manifest, late, self_test } => {

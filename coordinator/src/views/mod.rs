@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use hatchery_common::{
     device::Device,
     id::{CheckpointId, JobId, Name, NodeId},
+    job::{Failure, JobPhase},
     session::{AttemptPhase, AttemptReport, ReplicaReport, ReplicaState},
     time::{BootTime, Timestamp},
     view::{
-        ActiveView, BlobsView, CandidateView, CertificateView, CheckpointView, DatasetView, FailureView,
-        JobView, NodeState, NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView,
-        WaitingView,
+        ActiveView, BlobsView, CheckpointView, DatasetView, JobView, NodeState, NodeView, PeersView,
+        ReplicaView, RunningView, StatusView, WaitingView,
     },
 };
 use hatchery_scheduler::{
-    Candidate, Certificate, Checkpoint, Cluster, Dataset, HandOver, InLine, Job, JobPhase, Node,
-    ObservedNode, Rough, Wait, active, assignment, desired_nodes,
+    Checkpoint, Cluster, Dataset, HandOver, InLine, Job, Node, ObservedNode, Rough, active, assignment,
+    desired_nodes,
 };
 
 use crate::{core::handle::Snapshot, views::event::node_name};
@@ -57,7 +57,7 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
         unread: Vec::new(),
         submitter: job.submitter.clone(),
         submitted_at: job.submitted_at,
-        phase: job.phase.name().to_owned(),
+        phase: job.phase.clone(),
         why: match &job.phase {
             JobPhase::Queued => snapshot.waits.get(&job.id).map(ToString::to_string),
             JobPhase::Failed { why } | JobPhase::Poisoned { why } => Some(why.clone()),
@@ -81,7 +81,7 @@ pub(crate) fn job(snapshot: &Snapshot, job: &Job) -> JobView {
         failures: job
             .failures
             .iter()
-            .map(|failure| FailureView {
+            .map(|failure| Failure {
                 epoch: failure.epoch,
                 node: Name::from_lossy(&node_name(cluster, failure.node)),
                 device: failure.device,
@@ -117,7 +117,7 @@ fn handing_over(snapshot: &Snapshot, why: &HandOver) -> String {
 /// What the node last said of the job's current attempt.
 fn attempt<'a>(snapshot: &'a Snapshot, node: NodeId, job: &Job) -> Option<&'a AttemptReport> {
     let reports = &snapshot.observed().nodes.get(&node)?.report.attempts;
-    reports.iter().find(|report| report.job == job.id && report.epoch == job.epoch)
+    reports.iter().find(|report| report.id == job.attempt())
 }
 
 fn activity(attempt: &AttemptReport) -> String {
@@ -208,22 +208,6 @@ fn waiting(snapshot: &Snapshot, node: &Node) -> Vec<WaitingView> {
     all.take(WAITING_SHOWN_MAX).collect()
 }
 
-/// Where a job may go, and why.
-pub(crate) fn placement(candidates: Vec<Candidate>, wait: Option<&Wait>) -> PlacementView {
-    let candidates = candidates.into_iter().map(|candidate| CandidateView {
-        node: candidate.node,
-        node_name: candidate.node_name,
-        device: candidate.device,
-        steps_per_sec: candidate.steps_per_sec,
-        known: candidate.known.name().to_owned(),
-        start_in_ms: candidate.start_in.map(|start| start.as_millis() as u64),
-        end_in_ms: candidate.end_in.map(|end| end.as_millis() as u64),
-        verdict: candidate.verdict.code().to_owned(),
-        why: candidate.verdict.to_string(),
-    });
-    PlacementView { candidates: candidates.collect(), why: wait.map(ToString::to_string) }
-}
-
 fn ready_count(node: &ObservedNode) -> u32 {
     let ready = |state: &ReplicaState| matches!(state, ReplicaState::Ready { .. });
     node.report.replicas.iter().filter(|replica| ready(&replica.state)).count() as u32
@@ -295,16 +279,4 @@ pub(crate) fn replica(snapshot: &Snapshot, node: NodeId, checkpoint: CheckpointI
 pub(crate) fn replicas(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &ReplicaReport> {
     let heard = snapshot.observed().nodes.get(&node).filter(|node| node.connected);
     heard.into_iter().flat_map(|heard| &heard.report.replicas)
-}
-
-/// A certificate.
-pub(crate) fn certificate(certificate: &Certificate) -> CertificateView {
-    CertificateView {
-        id: certificate.id,
-        scope: certificate.scope,
-        name: certificate.name.clone(),
-        node: certificate.node,
-        issued_at: certificate.issued_at,
-        revoked_at: certificate.revoked_at,
-    }
 }

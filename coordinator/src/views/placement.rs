@@ -9,12 +9,12 @@ use hatchery_common::{
 };
 use hatchery_scheduler::{Cluster, Command as _, Now, Observed, Rejected, Submit, explain, plan};
 
-use crate::{core::handle::Snapshot, views};
+use crate::core::handle::Snapshot;
 
 /// Of a job of the fleet.
 pub(crate) fn of_job(snapshot: &Snapshot, job: JobId) -> PlacementView {
     let candidates = explain(&snapshot.cluster, snapshot.observed(), now(), job);
-    views::placement(candidates, snapshot.waits.get(&job))
+    PlacementView { candidates, why: snapshot.waits.get(&job).map(ToString::to_string) }
 }
 
 /// Of a job that nobody has submitted: what would be if `submitter` did. Refused for what a submission is refused for.
@@ -33,7 +33,8 @@ pub(crate) fn of_spec(
     }
     let observed: &Observed = snapshot.observed();
     let wait = plan(&cluster, observed, now).waits.remove(&job);
-    Ok(views::placement(explain(&cluster, observed, now, job), wait.as_ref()))
+    let candidates = explain(&cluster, observed, now, job);
+    Ok(PlacementView { candidates, why: wait.as_ref().map(ToString::to_string) })
 }
 
 fn now() -> Now {

@@ -126,7 +126,7 @@ impl Agent {
         step: u64,
         parent: Option<CheckpointId>,
     ) -> Result<CheckpointId, CallError> {
-        let manifest = checkpoint(&self.blobs, job, attempt.epoch, step, parent);
+        let manifest = checkpoint(&self.blobs, job, attempt.id.epoch, step, parent);
         self.put(&manifest).await;
         soon(self.client.commit_checkpoint(&manifest, None)).await
     }
@@ -141,7 +141,7 @@ impl Agent {
     ) -> CheckpointId {
         let parent = None;
         let manifest =
-            CheckpointManifest { metrics, ..checkpoint(&self.blobs, job, attempt.epoch, step, parent) };
+            CheckpointManifest { metrics, ..checkpoint(&self.blobs, job, attempt.id.epoch, step, parent) };
         self.put(&manifest).await;
         soon(self.client.commit_checkpoint(&manifest, None)).await.unwrap()
     }
@@ -216,14 +216,7 @@ impl Session {
 }
 
 pub(crate) fn report_of(attempt: &AssignedAttempt, phase: AttemptPhase) -> AttemptReport {
-    AttemptReport {
-        job: attempt.job,
-        epoch: attempt.epoch,
-        phase,
-        progress: None,
-        validation: None,
-        running_on: None,
-    }
+    AttemptReport { id: attempt.id, phase, progress: None, validation: None, running_on: None }
 }
 
 pub(crate) fn ended(attempt: &AssignedAttempt, ending: Ending) -> AttemptReport {

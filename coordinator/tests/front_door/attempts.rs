@@ -2,10 +2,10 @@
 
 use futures::StreamExt as _;
 use hatchery_common::{
-    id::{Epoch, JobId},
+    id::{AttemptId, Epoch, JobId},
     session::{AgentMessage, AttemptPhase, ReplicaReport, ReplicaState},
     trainer::{Ending, FailureCause, LossPoint, Metrics, Progress, Validation},
-    view::{JobView, NodeState},
+    view::NodeState,
 };
 use hatchery_proto::{client::CallError, v1};
 use tonic::Code;
@@ -23,7 +23,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     assert_eq!(session.assignment(|_| true).await.attempts, []);
     let job = house.submit().await;
     let attempt = session.attempt().await;
-    assert_eq!((attempt.job, attempt.epoch, attempt.resume_from), (job.id, Epoch(1), None));
+    assert_eq!((attempt.id.job, attempt.id.epoch, attempt.resume_from), (job.id, Epoch(1), None));
     assert_eq!(attempt.spec, job.spec);
     let manifest = soon(agent.client.dataset_manifest(job.spec.dataset)).await.unwrap();
     assert_eq!(manifest.files().len(), 1);
@@ -35,7 +35,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     running.running_on = Some("cpu, f32".into());
     session.report(vec![running.clone()], vec![]).await;
     let seen = house.job_when(job.id, |job| job.progress.is_some()).await;
-    assert_eq!(seen.phase, "running");
+    assert_eq!(seen.phase.name(), "running");
     assert_eq!((seen.node.unwrap().as_str(), seen.activity.as_deref()), ("box", Some("running")));
     assert_eq!((seen.progress, seen.validation), (running.progress, running.validation));
 
@@ -52,11 +52,8 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     let last = agent.commit(&job, &attempt, STEPS, Some(first)).await.unwrap();
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
-    let done = house.job_when(job.id, JobView::is_terminal).await;
-    assert_eq!(
-        (done.phase.as_str(), done.checkpoint, done.checkpoint_step),
-        ("completed", Some(last), STEPS)
-    );
+    let done = house.job_when(job.id, |job| job.phase.is_terminal()).await;
+    assert_eq!((done.phase.name(), done.checkpoint, done.checkpoint_step), ("completed", Some(last), STEPS));
     assert_eq!(done.metrics.train_loss, Some(2.0));
     assert_eq!(done.progress, running.progress, "the last figures stay");
     let idle = session.assignment(|assignment| assignment.attempts.is_empty()).await;
@@ -76,7 +73,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     house.restart().await;
     let fleet = house.fleet().await;
     let again = soon(fleet.job("demo")).await.unwrap();
-    assert_eq!((again.phase.as_str(), again.checkpoint), ("completed", Some(last)));
+    assert_eq!((again.phase.name(), again.checkpoint), ("completed", Some(last)));
     assert_eq!(again.node.unwrap().as_str(), "box", "where it ran is still known");
     assert_eq!(soon(fleet.checkpoints(None)).await.unwrap().len(), 2);
     assert_eq!(soon(fleet.node("box")).await.unwrap().state, NodeState::Unknown);
@@ -103,8 +100,8 @@ async fn the_best_checkpoint_has_a_name_and_an_early_end_is_a_completion_with_it
     let metrics = Metrics { early_stop: Some(1), ..validated(10, 1.75, best) };
     let last = agent.commit_with(&job, &attempt, 10, metrics).await;
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
-    let done = house.job_when(job.id, JobView::is_terminal).await;
-    assert_eq!((done.phase.as_str(), done.checkpoint, done.best), ("completed", Some(last), Some(good)));
+    let done = house.job_when(job.id, |job| job.phase.is_terminal()).await;
+    assert_eq!((done.phase.name(), done.checkpoint, done.best), ("completed", Some(last), Some(good)));
     assert_eq!(done.why.as_deref(), Some("no improvement in 1 validation since the best, 1.5000 at step 5"));
 
     house.restart().await;
@@ -132,7 +129,7 @@ async fn only_the_holder_of_the_lease_counts() {
     other.report(vec![], vec![]).await;
 
     // Another node, and another epoch: neither commits, neither ends the attempt.
-    let manifest = checkpoint(&two.blobs, &job, attempt.epoch, 10, None);
+    let manifest = checkpoint(&two.blobs, &job, attempt.id.epoch, 10, None);
     two.put(&manifest).await;
     let error = soon(two.client.commit_checkpoint(&manifest, None)).await.unwrap_err();
     let CallError::Refused(message) = &error else { panic!("{error:?}") };
@@ -143,25 +140,24 @@ async fn only_the_holder_of_the_lease_counts() {
     assert!(matches!(&error, CallError::Refused(text) if text.contains("epoch 7")), "{error:?}");
     other.report(vec![ended(&attempt, Ending::Completed)], vec![]).await;
     let mut stale = ended(&attempt, Ending::Completed);
-    stale.epoch = Epoch(7);
+    stale.id.epoch = Epoch(7);
     session.report(vec![stale], vec![]).await;
-    assert_eq!(house.job_when(job.id, |_| true).await.phase, "running");
-    let logs =
-        AgentMessage::LogLines { job: job.id, epoch: attempt.epoch, offset: 0, text: b"forged\n".to_vec() };
+    assert_eq!(house.job_when(job.id, |_| true).await.phase.name(), "running");
+    let logs = AgentMessage::LogLines { attempt: attempt.id, offset: 0, text: b"forged\n".to_vec() };
     other.send(logs).await;
     other.report(vec![], vec![]).await;
     let mut logs = soon(house.fleet().await.logs("demo", false)).await.unwrap();
     assert!(soon(logs.next()).await.is_none(), "another node's lines are not taken");
 
     // A commit without its blobs.
-    let manifest = checkpoint(&one.blobs, &job, attempt.epoch, 11, None);
+    let manifest = checkpoint(&one.blobs, &job, attempt.id.epoch, 11, None);
     let error = soon(one.client.commit_checkpoint(&manifest, None)).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("4 of the 4 blobs")), "{error:?}");
 
     // The attempt fails; the job comes back with the next epoch, and the old one is over for good.
     let failed = Ending::Failed { cause: FailureCause::Crashed, message: "signal 9".into() };
     session.report_blindly(vec![ended(&attempt, failed)]).await;
-    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase == "running").await;
+    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase.name() == "running").await;
     assert_eq!(job.failures.len(), 1);
     assert!(job.failures[0].message.contains("the last line"), "{:?}", job.failures[0]);
 }
@@ -176,12 +172,12 @@ async fn what_comes_late_counts_if_it_is_further() {
     let old = session.attempt().await;
     let failed = Ending::Failed { cause: FailureCause::Crashed, message: "signal 9".into() };
     session.report_blindly(vec![ended(&old, failed)]).await;
-    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase == "running").await;
-    let next = session.assignment(|now| now.attempts.iter().any(|one| one.epoch == Epoch(2))).await;
+    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase.name() == "running").await;
+    let next = session.assignment(|now| now.attempts.iter().any(|one| one.id.epoch == Epoch(2))).await;
 
     let offer = |agent: &Agent, epoch: u64, step: u64| {
-        let client = agent.client.clone();
-        async move { soon(client.offer_checkpoint(job.id, Epoch(epoch), step)).await.unwrap() }
+        let (client, attempt) = (agent.client.clone(), AttemptId { job: job.id, epoch: Epoch(epoch) });
+        async move { soon(client.offer_checkpoint(attempt, step)).await.unwrap() }
     };
     assert_eq!(offer(&one, 1, 10).await, Ok(()));
     let late = one.commit(&job, &old, 10, None).await.unwrap();
@@ -193,7 +189,8 @@ async fn what_comes_late_counts_if_it_is_further() {
     let error = one.commit(&job, &old, 15, None).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("must be above 20")), "{error:?}");
 
-    let unknown = soon(one.client.offer_checkpoint(JobId::random(), Epoch(1), 1)).await;
+    let unknown = AttemptId { job: JobId::random(), epoch: Epoch(1) };
+    let unknown = soon(one.client.offer_checkpoint(unknown, 1)).await;
     assert!(matches!(unknown, Err(CallError::NotFound(_))), "{unknown:?}");
 
     // The history tells both, also when the coordinator is started again.
@@ -219,10 +216,10 @@ async fn a_cancelled_job_stops_through_its_agent() {
     let attempt = session.attempt().await;
     assert!(!attempt.stop);
     let fleet = house.fleet().await;
-    assert_eq!(soon(fleet.cancel("demo")).await.unwrap().phase, "cancelling");
+    assert_eq!(soon(fleet.cancel("demo")).await.unwrap().phase.name(), "cancelling");
     session.assignment(|assignment| assignment.attempts.iter().any(|attempt| attempt.stop)).await;
     session.report_blindly(vec![ended(&attempt, Ending::Stopped)]).await;
-    assert_eq!(house.job_when(job.id, JobView::is_terminal).await.phase, "cancelled");
+    assert_eq!(house.job_when(job.id, |job| job.phase.is_terminal()).await.phase.name(), "cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,8 +230,7 @@ async fn logs_are_kept_once_and_followed() {
     let job = house.submit().await;
     let attempt = session.attempt().await;
     let lines = |offset, text: &str| AgentMessage::LogLines {
-        job: job.id,
-        epoch: attempt.epoch,
+        attempt: attempt.id,
         offset,
         text: text.as_bytes().to_vec(),
     };
@@ -258,7 +254,7 @@ async fn logs_are_kept_once_and_followed() {
         .await;
     assert_eq!(soon_when(&mut followed, |_| true).await.1, b"fi", "the end of a line that never ended");
     assert!(soon(followed.next()).await.is_none(), "the job has ended");
-    assert_eq!(house.job_when(job.id, |_| true).await.phase, "failed");
+    assert_eq!(house.job_when(job.id, |_| true).await.phase.name(), "failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

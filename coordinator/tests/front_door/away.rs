@@ -27,7 +27,7 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
     session.report(running(), vec![]).await;
     session.report_away(Some(AWAY), running()).await;
     let stops = session.assignment(|now| now.attempts.iter().any(|attempt| attempt.stop)).await;
-    assert_eq!(stops.attempts[0].epoch, attempt.epoch);
+    assert_eq!(stops.attempts[0].id.epoch, attempt.id.epoch);
     assert_eq!(soon(fleet.node("workstation")).await.unwrap().away, Some(AWAY));
     let stopping = house.job_when(job.id, |job| job.why.is_some()).await;
     assert_eq!(
@@ -37,7 +37,7 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
 
     let checkpoint = agent.commit(&job, &attempt, 10, None).await.unwrap();
     session.report_away(Some(AWAY), vec![ended(&attempt, Ending::NodeAway)]).await;
-    let waiting = house.job_when(job.id, |job| job.phase == "queued").await;
+    let waiting = house.job_when(job.id, |job| job.phase.name() == "queued").await;
     assert!(waiting.failures.is_empty(), "nobody is to blame");
     assert_eq!(
         waiting.why.as_deref(),
@@ -46,14 +46,14 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
     let placement = soon(fleet.placement(&job.id.to_string())).await.unwrap();
     let candidate = &placement.candidates[0];
     assert_eq!(
-        (candidate.verdict.as_str(), candidate.why.as_str(), candidate.start_in_ms),
+        (candidate.verdict.name(), candidate.why.as_str(), candidate.start_in_ms),
         ("node_away", "away: its owner is using it", None)
     );
     assert_eq!(placement.why, waiting.why);
 
     session.report_away(None, vec![]).await;
     let next = session.assignment(|now| now.attempts.iter().any(|attempt| !attempt.stop)).await;
-    assert_eq!((next.attempts[0].epoch, next.attempts[0].resume_from), (Epoch(2), Some(checkpoint)));
+    assert_eq!((next.attempts[0].id.epoch, next.attempts[0].resume_from), (Epoch(2), Some(checkpoint)));
     assert_eq!(soon(fleet.node("workstation")).await.unwrap().away, None);
 }
 
@@ -68,7 +68,7 @@ async fn a_job_goes_on_elsewhere_and_a_restarted_coordinator_asks_before_it_gran
     let until = LocalTime { at: Timestamp::now(), utc_offset_secs: 3600 };
     let outside = Away { reason: AwayReason::OutsideHours, until: Some(until) };
     session.report_away(Some(outside), vec![ended(&attempt, Ending::NodeAway)]).await;
-    let waiting = house.job_when(job.id, |job| job.phase == "queued").await;
+    let waiting = house.job_when(job.id, |job| job.phase.name() == "queued").await;
     assert!(waiting.why.unwrap().contains("is away: outside its hours, until "));
 
     house.restart().await;
@@ -81,6 +81,6 @@ async fn a_job_goes_on_elsewhere_and_a_restarted_coordinator_asks_before_it_gran
 
     let other = Agent::join(&house, "server").await;
     let mut elsewhere = other.session().await;
-    assert_eq!(elsewhere.attempt().await.epoch, Epoch(2));
-    assert!(house.job_when(job.id, |job| job.phase == "running").await.failures.is_empty());
+    assert_eq!(elsewhere.attempt().await.id.epoch, Epoch(2));
+    assert!(house.job_when(job.id, |job| job.phase.name() == "running").await.failures.is_empty());
 }

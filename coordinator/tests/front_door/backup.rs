@@ -152,9 +152,10 @@ async fn the_fleet_goes_on_with_the_restored_one_and_old_epochs_are_refused() {
         busy.agent.move_to(&house).await;
         let mut session = busy.agent.session().await;
         session.report(vec![], vec![]).await;
-        let attempt = session.assignment(|now| now.attempts.iter().any(|one| one.job == busy.job.id)).await;
-        let attempt = attempt.attempts.into_iter().find(|one| one.job == busy.job.id).unwrap();
-        assert!(attempt.epoch > floor && floor > busy.attempt.epoch);
+        let attempt =
+            session.assignment(|now| now.attempts.iter().any(|one| one.id.job == busy.job.id)).await;
+        let attempt = attempt.attempts.into_iter().find(|one| one.id.job == busy.job.id).unwrap();
+        assert!(attempt.id.epoch > floor && floor > busy.attempt.id.epoch);
         assert!(started.elapsed() > Duration::from_millis(1900), "what ran before may run for a term still");
         // What the backup knows of may still come; an epoch that it has never heard of may not.
         let late = commit(&busy, &busy.agent, &busy.attempt, 15).await;

@@ -50,7 +50,7 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
     let mut session = agent.session().await;
     let job = house.submit().await;
     let attempt = session.attempt().await;
-    let good = checkpoint(&agent.blobs, &job, attempt.epoch, 10, None);
+    let good = checkpoint(&agent.blobs, &job, attempt.id.epoch, 10, None);
     agent.put(&good).await;
     let before = others(house.folder.path());
 
@@ -77,7 +77,7 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
         let error = soon(agent.client.commit_checkpoint(&manifest, None)).await.unwrap_err().to_string();
         assert!(error.contains(said), "{:?}: {error}", manifest.files);
     }
-    let foreign = CheckpointManifest { epoch: Epoch(attempt.epoch.0 + 1), ..good.clone() };
+    let foreign = CheckpointManifest { epoch: Epoch(attempt.id.epoch.0 + 1), ..good.clone() };
     soon(agent.client.commit_checkpoint(&foreign, None)).await.unwrap_err();
     assert_eq!(soon(house.fleet().await.checkpoints(None)).await.unwrap(), [], "none of these counts");
     assert_eq!(others(house.folder.path()), before, "nothing lies where it does not belong");

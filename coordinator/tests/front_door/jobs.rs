@@ -41,7 +41,7 @@ async fn the_same_request_gives_the_same_job_also_after_a_restart() {
     let fleet = house.fleet().await;
     let (first, duplicate) = soon(fleet.submit(request, &spec)).await.unwrap();
     assert!(!duplicate);
-    assert_eq!((first.phase.as_str(), &first.spec), ("queued", &spec));
+    assert_eq!((first.phase.name(), &first.spec), ("queued", &spec));
     assert!(first.why.as_ref().unwrap().starts_with("waiting"), "{:?}", first.why);
     // Many at once: still one job.
     let again = futures::future::join_all((0..20).map(|_| fleet.submit(request, &spec))).await;
@@ -199,9 +199,9 @@ async fn jobs_are_found_watched_and_cancelled() {
     assert_eq!(soon(fleet.job("latest")).await.unwrap().id, second.id);
 
     let mut watched = soon(fleet.watch_job(&job.id.to_string())).await.unwrap();
-    assert_eq!(soon_when(&mut watched, |_| true).await.phase, "queued");
-    assert_eq!(soon(fleet.cancel(&job.id.short())).await.unwrap().phase, "cancelled");
-    assert_eq!(soon_when(&mut watched, JobView::is_terminal).await.phase, "cancelled");
+    assert_eq!(soon_when(&mut watched, |_| true).await.phase.name(), "queued");
+    assert_eq!(soon(fleet.cancel(&job.id.short())).await.unwrap().phase.name(), "cancelled");
+    assert_eq!(soon_when(&mut watched, |job| job.phase.is_terminal()).await.phase.name(), "cancelled");
     assert!(soon(watched.next()).await.is_none(), "an ended job is watched no more");
     let error = soon(fleet.cancel(&job.id.to_string())).await.unwrap_err();
     assert!(matches!(&error, CallError::Refused(text) if text.contains("already cancelled")), "{error:?}");

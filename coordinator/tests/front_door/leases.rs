@@ -25,12 +25,12 @@ async fn a_silent_node_loses_its_attempt_and_the_next_goes_on_from_the_checkpoin
     session.report(vec![], vec![]).await;
 
     // Nothing is said any more, though the connection stands.
-    let waiting = house.job_when(job.id, |job| job.phase == "queued").await;
+    let waiting = house.job_when(job.id, |job| job.phase.name() == "queued").await;
     let waited = BootTime::now().since(heard);
     assert!(waited.as_millis() >= 2000, "it was given away after {waited:?}");
     assert!(waiting.failures.is_empty(), "a lost node is not the job's fault");
     session.report(vec![], vec![]).await;
-    let next = session.assignment(|now| now.attempts.iter().any(|one| one.epoch == Epoch(2))).await;
+    let next = session.assignment(|now| now.attempts.iter().any(|one| one.id.epoch == Epoch(2))).await;
     assert_eq!(next.attempts[0].resume_from, Some(checkpoint));
 }
 
@@ -46,7 +46,7 @@ async fn a_restart_of_the_coordinator_keeps_the_lease() {
     house.restart().await;
     assert_eq!(soon(house.fleet().await.node("box")).await.unwrap().state, NodeState::Unknown);
     let kept = house.job_when(job.id, |_| true).await;
-    assert_eq!((kept.phase.as_str(), kept.epoch), ("running", Epoch(1)));
+    assert_eq!((kept.phase.name(), kept.epoch), ("running", Epoch(1)));
     agent.move_to(&house).await;
     let mut session = agent.session().await;
     assert_eq!(session.attempt().await, attempt, "the same attempt goes on");
@@ -62,9 +62,9 @@ async fn a_goodbye_ends_leases_at_once() {
     let job = house.submit().await;
     session.attempt().await;
     session.send(AgentMessage::Goodbye).await;
-    let waiting = house.job_when(job.id, |job| job.phase == "queued").await;
+    let waiting = house.job_when(job.id, |job| job.phase.name() == "queued").await;
     assert_eq!(waiting.epoch, Epoch(1), "it does not go back to the node that leaves");
     assert_eq!(soon(house.fleet().await.node("box")).await.unwrap().state, NodeState::Disconnected);
     let mut session = agent.session().await;
-    assert_eq!(session.attempt().await.epoch, Epoch(2));
+    assert_eq!(session.attempt().await.id.epoch, Epoch(2));
 }

@@ -196,7 +196,7 @@ async fn what_a_checkpoint_answers_where_it_was_made_outlives_a_restart() {
     let mut session = ada.session().await;
     let job = house.submit().await;
     let attempt = session.attempt().await;
-    let manifest = checkpoint(&ada.blobs, &job, attempt.epoch, 5, None);
+    let manifest = checkpoint(&ada.blobs, &job, attempt.id.epoch, 5, None);
     ada.put(&manifest).await;
     let log_probabilities = vec![-1.0 / 3.0; SELF_TEST_BYTES];
     let self_test = SelfTest { answer: b"sixteen bytes ok".to_vec(), log_probabilities, serving: None };

@@ -5,7 +5,7 @@ use hatchery_common::{
     checkpoint::CheckpointManifest,
     dataset::DatasetManifest,
     field::FieldError,
-    id::{CheckpointId, DatasetId, Epoch, JobId, Name, NodeId},
+    id::{AttemptId, CheckpointId, DatasetId, Name, NodeId},
     recipe::Labels,
     self_test::SelfTest,
     session::{AgentMessage, CoordinatorMessage},
@@ -123,10 +123,10 @@ impl AgentsClient {
     /// no such job.
     pub async fn offer_checkpoint(
         &self,
-        job: JobId,
-        epoch: Epoch,
+        attempt: AttemptId,
         step: u64,
     ) -> Result<Result<(), String>, CallError> {
+        let AttemptId { job, epoch } = attempt;
         let request = v1::OfferCheckpointRequest { job: job.to_string(), epoch: epoch.0, step };
         let response = answer(self.calls().offer_checkpoint(request)).await?;
         Ok(response.declined.map_or(Ok(()), Err))

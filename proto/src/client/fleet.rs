@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hatchery_common::{
-    access::Scope,
+    access::{Certificate, Scope},
     dataset::DatasetManifest,
     generate::{GenerationPart, SamplingParams, StopStrings},
     id::{Epoch, Name, RequestId, RolloutId},
@@ -11,8 +11,8 @@ use hatchery_common::{
     recipe::{JobSpec, Labels, NodeSelector, Priority},
     time::Timestamp,
     view::{
-        CertificateView, CheckpointView, DatasetView, EventView, JobView, NodeView, PlacementView,
-        RolloutView, StatusView, WithdrawnView,
+        CheckpointView, DatasetView, EventView, JobView, NodeView, PlacementView, RolloutView, StatusView,
+        WithdrawnView,
     },
 };
 use tonic::transport::Channel;
@@ -300,13 +300,13 @@ impl FleetClient {
     }
 
     /// All certificates that were given out.
-    pub async fn certificates(&self) -> Result<Vec<CertificateView>, CallError> {
+    pub async fn certificates(&self) -> Result<Vec<Certificate>, CallError> {
         let response = answer(self.calls().list_certificates(v1::ListCertificatesRequest {})).await?;
         parts("certificates", response.certificates)
     }
 
     /// Makes a certificate worthless, by its id or a unique prefix of it.
-    pub async fn revoke_certificate(&self, certificate: &str) -> Result<CertificateView, CallError> {
+    pub async fn revoke_certificate(&self, certificate: &str) -> Result<Certificate, CallError> {
         let request = v1::RevokeCertificateRequest { certificate: certificate.to_owned() };
         part("certificate", answer(self.calls().revoke_certificate(request)).await?.certificate)
     }

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use hatchery_common::{field::FieldError, id::Name, recipe::Labels};
+use hatchery_common::{
+    field::FieldError,
+    id::{AttemptId, Epoch, Name},
+    recipe::Labels,
+};
 
 /// Most labels of a node, and most that a wish may name.
 pub const LABELS_MAX: usize = 64;
@@ -74,6 +78,11 @@ pub(super) fn parsed_each<T: FromStr<Err = FieldError>>(
 ) -> Result<Vec<T>, FieldError> {
     at_most(field, list.len(), entries_max, "entries")?;
     list.iter().enumerate().map(|(index, text)| parsed(&format!("{field}.{index}"), text)).collect()
+}
+
+/// Reads an attempt; the error names the job's field.
+pub fn attempt_id(field: &str, job: &str, epoch: u64) -> Result<AttemptId, FieldError> {
+    Ok(AttemptId { job: parsed(field, job)?, epoch: Epoch(epoch) })
 }
 
 /// Reads a name that may be absent.

@@ -19,8 +19,8 @@ mod view;
 
 pub use enums::{scope, scope_number};
 pub use fields::{
-    CERTIFICATE_REQUEST_BYTES_MAX, ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, certificate_request, labels,
-    wire_labels,
+    CERTIFICATE_REQUEST_BYTES_MAX, ENTRIES_MAX, LABELS_MAX, OUTPUT_BYTES_MAX, attempt_id,
+    certificate_request, labels, wire_labels,
 };
 pub use manifest::{
     CHECKPOINT_MANIFEST_BYTES_MAX, DATASET_MANIFEST_BYTES_MAX, checkpoint_manifest,

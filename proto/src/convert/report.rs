@@ -2,13 +2,14 @@
 
 use hatchery_common::{
     field::FieldError,
-    id::Epoch,
     self_test::SelfTest,
     session::{ATTEMPTS_MAX, AttemptPhase, AttemptReport, REPLICAS_MAX, ReplicaReport, ReplicaState, Report},
 };
 
 use super::{
-    fields::{OUTPUT_BYTES_MAX, amount, each, head, missing, needed, optional, parsed, short_text, tail},
+    fields::{
+        OUTPUT_BYTES_MAX, amount, attempt_id, each, head, missing, needed, optional, parsed, short_text, tail,
+    },
     node::{metrics, metrics_json},
 };
 use crate::v1::{self, attempt_report, replica, replica_report};
@@ -44,8 +45,8 @@ impl TryFrom<v1::Report> for Report {
 impl From<AttemptReport> for v1::AttemptReport {
     fn from(report: AttemptReport) -> Self {
         Self {
-            job: report.job.to_string(),
-            epoch: report.epoch.0,
+            job: report.id.job.to_string(),
+            epoch: report.id.epoch.0,
             phase: Some(report.phase.into()),
             progress: report.progress.map(Into::into),
             validation: report.validation.map(Into::into),
@@ -59,8 +60,7 @@ impl TryFrom<v1::AttemptReport> for AttemptReport {
 
     fn try_from(report: v1::AttemptReport) -> Result<Self, FieldError> {
         Ok(Self {
-            job: parsed("job", &report.job)?,
-            epoch: Epoch(report.epoch),
+            id: attempt_id("job", &report.job, report.epoch)?,
             phase: report.phase.ok_or_else(|| missing("phase"))?.try_into()?,
             progress: optional("progress", report.progress)?,
             validation: optional("validation", report.validation)?,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use hatchery_common::{
     field::FieldError,
     generate::{GenerationOrder, PROMPT_BYTES_MAX},
-    id::{Epoch, Name},
+    id::{AttemptId, Name},
     recipe::Reader,
     session::{
         ATTEMPTS_MAX, AgentMessage, AnswerPart, AssignedAttempt, Assignment, CoordinatorMessage,
@@ -15,8 +15,8 @@ use hatchery_common::{
 };
 
 use super::fields::{
-    ENTRIES_MAX, OUTPUT_BYTES_MAX, at_most, head, missing, needed, parsed, parsed_each, parsed_optional,
-    short_text,
+    ENTRIES_MAX, OUTPUT_BYTES_MAX, at_most, attempt_id, head, missing, needed, parsed, parsed_each,
+    parsed_optional, short_text,
 };
 use super::recipe::job_spec;
 use crate::v1::{self, generation_part, session_request, session_response};
@@ -81,8 +81,8 @@ fn entries<W, K: Ord, V>(
 impl From<AssignedAttempt> for v1::AssignedAttempt {
     fn from(attempt: AssignedAttempt) -> Self {
         Self {
-            job: attempt.job.to_string(),
-            epoch: attempt.epoch.0,
+            job: attempt.id.job.to_string(),
+            epoch: attempt.id.epoch.0,
             spec: Some(attempt.spec.into()),
             device: attempt.device.to_string(),
             resume_from: attempt.resume_from.map(|checkpoint| checkpoint.to_string()),
@@ -107,12 +107,12 @@ fn attempts(
 }
 
 fn attempt(attempt: v1::AssignedAttempt) -> Result<Result<AssignedAttempt, UnreadableAttempt>, FieldError> {
-    let (job, epoch) = (parsed("job", &attempt.job)?, Epoch(attempt.epoch));
+    let id = attempt_id("job", &attempt.job, attempt.epoch)?;
     let (device, stop) = (parsed("device", &attempt.device)?, attempt.stop);
     let resume_from = parsed_optional("resume_from", attempt.resume_from.as_deref())?;
     Ok(match job_spec(attempt.spec, Reader::Agent) {
-        Ok((_, spec)) => Ok(AssignedAttempt { job, epoch, spec, device, resume_from, stop }),
-        Err(error) => Err(UnreadableAttempt { job, epoch, stop, why: error.to_string() }),
+        Ok((_, spec)) => Ok(AssignedAttempt { id, spec, device, resume_from, stop }),
+        Err(error) => Err(UnreadableAttempt { id, stop, why: error.to_string() }),
     })
 }
 
@@ -125,7 +125,7 @@ impl From<AgentMessage> for v1::SessionRequest {
             }
             AgentMessage::Report(report) => Message::Report(report.into()),
             AgentMessage::Inventory(inventory) => Message::Inventory((*inventory).into()),
-            AgentMessage::LogLines { job, epoch, offset, text } => {
+            AgentMessage::LogLines { attempt: AttemptId { job, epoch }, offset, text } => {
                 Message::LogLines(v1::LogLines { job: job.to_string(), epoch: epoch.0, offset, text })
             }
             AgentMessage::Generation { request, part } => {
@@ -169,8 +169,7 @@ impl TryFrom<v1::SessionRequest> for AgentMessage {
             Message::LogLines(lines) => {
                 at_most("log_lines.text", lines.text.len(), LOG_CHUNK_BYTES_MAX, "bytes")?;
                 Self::LogLines {
-                    job: parsed("log_lines.job", &lines.job)?,
-                    epoch: Epoch(lines.epoch),
+                    attempt: attempt_id("log_lines.job", &lines.job, lines.epoch)?,
                     offset: lines.offset,
                     text: lines.text,
                 }

@@ -1,19 +1,20 @@
 //! What people are shown.
 
 use hatchery_common::{
-    access::Scope,
+    access::{Certificate, Scope},
     device::Device,
     field::FieldError,
     id::{Epoch, Name},
+    job::{Failure, JobPhase},
+    placement::Candidate,
     recipe::{Reader, SpecError},
     session::ReplicaState,
     swarm::PEER_ADDRESSES_MAX,
     time::Timestamp,
     trainer::FailureCause,
     view::{
-        BlobsView, CandidateView, CertificateView, CheckpointView, DatasetView, EventView, FailureView,
-        JobView, NodeState, NodeView, PeersView, PlacementView, ReplicaView, RunningView, StatusView,
-        WaitingView,
+        BlobsView, CheckpointView, DatasetView, EventView, JobView, NodeView, PeersView, PlacementView,
+        ReplicaView, RunningView, StatusView, WaitingView,
     },
 };
 
@@ -101,7 +102,7 @@ impl From<JobView> for v1::Job {
             spec: Some(job.spec.into()),
             submitter: job.submitter.into(),
             submitted_at_ms: job.submitted_at.0,
-            phase: job.phase,
+            phase: job.phase.name().to_owned(),
             why: job.why,
             epoch: job.epoch.0,
             node: job.node.map(Into::into),
@@ -134,7 +135,7 @@ impl TryFrom<v1::Job> for JobView {
             unread: unread.iter().map(ToString::to_string).collect(),
             submitter: Name::new("submitter", &job.submitter)?,
             submitted_at: Timestamp(job.submitted_at_ms),
-            phase: job.phase,
+            phase: JobPhase::named(&job.phase, job.why.clone())?,
             why: job.why,
             epoch: Epoch(job.epoch),
             node: name_optional("node", job.node.as_deref())?,
@@ -154,8 +155,8 @@ impl TryFrom<v1::Job> for JobView {
     }
 }
 
-impl From<FailureView> for v1::Failure {
-    fn from(failure: FailureView) -> Self {
+impl From<Failure<Name>> for v1::Failure {
+    fn from(failure: Failure<Name>) -> Self {
         Self {
             epoch: failure.epoch.0,
             node: failure.node.into(),
@@ -167,7 +168,7 @@ impl From<FailureView> for v1::Failure {
     }
 }
 
-impl TryFrom<v1::Failure> for FailureView {
+impl TryFrom<v1::Failure> for Failure<Name> {
     type Error = FieldError;
 
     fn try_from(failure: v1::Failure) -> Result<Self, FieldError> {
@@ -246,22 +247,13 @@ impl TryFrom<v1::Node> for NodeView {
     type Error = FieldError;
 
     fn try_from(node: v1::Node) -> Result<Self, FieldError> {
-        let state = [NodeState::Connected, NodeState::Disconnected, NodeState::Unknown]
-            .into_iter()
-            .find(|state| state.name() == node.state)
-            .ok_or_else(|| {
-                FieldError::new(
-                    "state",
-                    format!("`{}` is not one of connected, disconnected, unknown", node.state),
-                )
-            })?;
         Ok(Self {
             id: parsed("id", &node.id)?,
             name: Name::new("name", &node.name)?,
             labels: labels("labels", &node.labels)?,
             inventory: needed("inventory", node.inventory)?,
             joined_at: Timestamp(node.joined_at_ms),
-            state,
+            state: parsed("state", &node.state)?,
             last_heard_ms_ago: node.last_heard_ms_ago,
             metrics: node.metrics_json.as_deref().map(metrics).transpose()?,
             running: each("running", node.running, DEVICES_MAX)?,
@@ -302,23 +294,23 @@ impl TryFrom<node::Waiting> for WaitingView {
     }
 }
 
-impl From<CandidateView> for v1::Candidate {
-    fn from(candidate: CandidateView) -> Self {
+impl From<Candidate> for v1::Candidate {
+    fn from(candidate: Candidate) -> Self {
         Self {
             node: candidate.node.to_string(),
             node_name: candidate.node_name.into(),
             device: candidate.device.to_string(),
             steps_per_sec: candidate.steps_per_sec,
-            known: candidate.known,
+            known: candidate.known.name().to_owned(),
             start_in_ms: candidate.start_in_ms,
             end_in_ms: candidate.end_in_ms,
-            verdict: candidate.verdict,
+            verdict: candidate.verdict.name().to_owned(),
             why: candidate.why,
         }
     }
 }
 
-impl TryFrom<v1::Candidate> for CandidateView {
+impl TryFrom<v1::Candidate> for Candidate {
     type Error = FieldError;
 
     fn try_from(candidate: v1::Candidate) -> Result<Self, FieldError> {
@@ -327,10 +319,10 @@ impl TryFrom<v1::Candidate> for CandidateView {
             node_name: Name::new("node_name", &candidate.node_name)?,
             device: parsed("device", &candidate.device)?,
             steps_per_sec: candidate.steps_per_sec,
-            known: candidate.known,
+            known: parsed("known", &candidate.known)?,
             start_in_ms: candidate.start_in_ms,
             end_in_ms: candidate.end_in_ms,
-            verdict: candidate.verdict,
+            verdict: parsed("verdict", &candidate.verdict)?,
             why: candidate.why,
         })
     }
@@ -515,8 +507,8 @@ impl TryFrom<v1::Event> for EventView {
     }
 }
 
-impl From<CertificateView> for v1::Certificate {
-    fn from(certificate: CertificateView) -> Self {
+impl From<Certificate> for v1::Certificate {
+    fn from(certificate: Certificate) -> Self {
         Self {
             id: certificate.id.to_string(),
             scope: certificate.scope.number(),
@@ -528,7 +520,7 @@ impl From<CertificateView> for v1::Certificate {
     }
 }
 
-impl TryFrom<v1::Certificate> for CertificateView {
+impl TryFrom<v1::Certificate> for Certificate {
     type Error = FieldError;
 
     fn try_from(certificate: v1::Certificate) -> Result<Self, FieldError> {

@@ -16,7 +16,8 @@ use hatchery_common::{
     generate::{
         FinishReason, GenerationFinished, GenerationOrder, RawSamplingParams, SamplingParams, StopStrings,
     },
-    id::{CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
+    id::{AttemptId, CertificateId, CheckpointId, DatasetId, Epoch, JobId, Name, NodeId, RequestId},
+    job::{Failure, JobPhase},
     model::{ModelConfig, RawModelConfig},
     node::{Inventory, NodeDevice, NodeMetrics, NodeMode, TrainerState},
     recipe::{DeviceWishes, JobSpec, Labels, Recipe, StartFrom, StartHow, TrainSpec},
@@ -29,7 +30,7 @@ use hatchery_common::{
         Calibration, Ending, FailureCause, GpuReading, LossPoint, Metrics, PositionLoss, Progress, Slowdown,
         Validation,
     },
-    view::{ActiveView, FailureView, JobView, NodeState, NodeView, RunningView, WaitingView},
+    view::{ActiveView, JobView, NodeState, NodeView, RunningView, WaitingView},
 };
 use proptest::{
     collection::{btree_map, vec},
@@ -42,6 +43,10 @@ use peers::{blob_id, fetch_plan, peers_view, swarm_report, trouble};
 
 pub(crate) fn job_id() -> impl Strategy<Value = JobId> {
     any::<[u8; 16]>().prop_map(JobId::from_bytes)
+}
+
+fn attempt_id() -> impl Strategy<Value = AttemptId> {
+    (job_id(), any::<u64>()).prop_map(|(job, epoch)| AttemptId { job, epoch: Epoch(epoch) })
 }
 
 pub(crate) fn node_id() -> impl Strategy<Value = NodeId> {
@@ -198,15 +203,15 @@ fn attempt_report() -> impl Strategy<Value = AttemptReport> {
         Just(AttemptPhase::Stopping),
         (ending(), text()).prop_map(|(ending, last_output)| AttemptPhase::Ended { ending, last_output }),
     ];
-    (job_id(), any::<u64>(), phase, option::of(progress()), option::of(validation()), option::of(text()))
-        .prop_map(|(job, epoch, phase, progress, validation, running_on)| AttemptReport {
-            job,
-            epoch: Epoch(epoch),
+    (attempt_id(), phase, option::of(progress()), option::of(validation()), option::of(text())).prop_map(
+        |(id, phase, progress, validation, running_on)| AttemptReport {
+            id,
             phase,
             progress,
             validation,
             running_on,
-        })
+        },
+    )
 }
 
 fn replica_state() -> impl Strategy<Value = ReplicaState> {
@@ -256,15 +261,9 @@ fn away() -> impl Strategy<Value = Away> {
 }
 
 pub(crate) fn assignment() -> impl Strategy<Value = Assignment> {
-    let attempt = (job_id(), any::<u64>(), job_spec(), device(), option::of(checkpoint_id()), any::<bool>())
-        .prop_map(|(job, epoch, spec, device, resume_from, stop)| AssignedAttempt {
-            job,
-            epoch: Epoch(epoch),
-            spec,
-            device,
-            resume_from,
-            stop,
-        });
+    let attempt = (attempt_id(), job_spec(), device(), option::of(checkpoint_id()), any::<bool>()).prop_map(
+        |(id, spec, device, resume_from, stop)| AssignedAttempt { id, spec, device, resume_from, stop },
+    );
     let active = btree_map(job_id(), checkpoint_id(), 0..4);
     let rates = btree_map(checkpoint_id(), any::<u64>(), 0..4);
     (any::<u32>(), vec(attempt, 0..3), vec(checkpoint_id(), 0..4), active, rates).prop_map(
@@ -329,9 +328,25 @@ fn time() -> impl Strategy<Value = Timestamp> {
     any::<u64>().prop_map(Timestamp)
 }
 
+fn phase_and_why() -> impl Strategy<Value = (JobPhase, Option<String>)> {
+    let plain = [
+        JobPhase::Queued,
+        JobPhase::Running,
+        JobPhase::Paused,
+        JobPhase::Cancelling,
+        JobPhase::Completed,
+        JobPhase::Cancelled,
+    ];
+    prop_oneof![
+        (select(plain.to_vec()), option::of(text())),
+        text().prop_map(|why| (JobPhase::Failed { why: why.clone() }, Some(why))),
+        text().prop_map(|why| (JobPhase::Poisoned { why: why.clone() }, Some(why))),
+    ]
+}
+
 pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
     let failure = (any::<u64>(), name(), device(), cause(), text(), time()).prop_map(
-        |(epoch, node, device, cause, message, at)| FailureView {
+        |(epoch, node, device, cause, message, at)| Failure {
             epoch: Epoch(epoch),
             node,
             device,
@@ -340,7 +355,7 @@ pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
             at,
         },
     );
-    let what = (job_id(), job_spec(), name(), time(), text(), option::of(text()));
+    let what = (job_id(), job_spec(), name(), time(), phase_and_why());
     let attempt = (any::<u64>(), option::of(name()), option::of(device()), option::of(time()));
     let words = (option::of(time()), option::of(text()), option::of(text()));
     let figures = (option::of(progress()), option::of(validation()), option::of(checkpoint_id()));
@@ -351,8 +366,8 @@ pub(crate) fn job_view() -> impl Strategy<Value = JobView> {
         unread: Vec::new(),
         submitter: what.2,
         submitted_at: what.3,
-        phase: what.4,
-        why: what.5,
+        phase: what.4.0,
+        why: what.4.1,
         epoch: Epoch(attempt.0),
         node: attempt.1,
         device: attempt.2,
@@ -448,9 +463,8 @@ pub(crate) fn agent_message() -> impl Strategy<Value = AgentMessage> {
         inventory().prop_map(|inventory| AgentMessage::Hello(Box::new(inventory))),
         report().prop_map(AgentMessage::Report),
         inventory().prop_map(|inventory| AgentMessage::Inventory(Box::new(inventory))),
-        (job_id(), any::<u64>(), any::<u64>(), vec(any::<u8>(), 0..64)).prop_map(
-            |(job, epoch, offset, text)| AgentMessage::LogLines { job, epoch: Epoch(epoch), offset, text }
-        ),
+        (attempt_id(), any::<u64>(), vec(any::<u8>(), 0..64))
+            .prop_map(|(attempt, offset, text)| AgentMessage::LogLines { attempt, offset, text }),
         (request_id(), part).prop_map(|(request, part)| AgentMessage::Generation { request, part }),
         Just(AgentMessage::Goodbye),
         swarm_report().prop_map(AgentMessage::Swarm),

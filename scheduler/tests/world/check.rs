@@ -309,9 +309,9 @@ impl World {
         for node in self.cluster.nodes.keys() {
             let assignment = assignment(&self.cluster, *node, LEASE);
             for attempt in &assignment.attempts {
-                let job = self.job(attempt.job);
+                let job = self.job(attempt.id.job);
                 let lease = job.lease.as_ref().unwrap();
-                assert_eq!((lease.node, lease.device, job.epoch), (*node, attempt.device, attempt.epoch));
+                assert_eq!((lease.node, lease.device, job.epoch), (*node, attempt.device, attempt.id.epoch));
                 assert_eq!(attempt.stop, job.phase == JobPhase::Cancelling || job.hand_over.is_some());
                 told += 1;
             }

@@ -189,8 +189,7 @@ impl World {
             let attempts = leased.map(|job| {
                 let (step, steps_per_sec) = progress(job);
                 AttemptReport {
-                    job: job.id,
-                    epoch: job.epoch,
+                    id: job.attempt(),
                     phase: AttemptPhase::Running,
                     progress: Some(Progress { step, steps_per_sec, ..Progress::default() }),
                     validation: None,

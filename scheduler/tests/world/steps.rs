@@ -498,8 +498,7 @@ impl World {
         let attempts =
             self.cluster.jobs.values().filter(|job| job.lease.as_ref().is_some_and(|l| l.node == node));
         let attempts = attempts.map(|job| AttemptReport {
-            job: job.id,
-            epoch: job.epoch,
+            id: job.attempt(),
             phase: AttemptPhase::Running,
             progress: (progress > 1).then(|| Progress {
                 step: job.checkpoint_step + u64::from(progress) * 100,

@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 
 use hatchery_common::{
     checkpoint::{OPTIMIZER_FILE, folder_name},
-    id::{Epoch, JobId},
+    id::{AttemptId, Epoch},
     recipe::Precision,
     trainer::{AttemptOrder, Progress, TrainerEvent},
 };
@@ -16,8 +16,8 @@ use crate::checkpoint;
 /// What the optimizer's file says, as JSON: which attempt wrote the checkpoint at which step, and what it went on from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moments {
-    pub job: JobId,
-    pub epoch: Epoch,
+    #[serde(flatten)]
+    pub attempt: AttemptId,
     pub step: u64,
     /// What was learnt by this step, in hexadecimal digits.
     pub chain: String,
@@ -52,10 +52,10 @@ impl Run {
     /// Begins, or goes on from a checkpoint of such a run.
     pub fn begin(order: AttemptOrder) -> io::Result<Self> {
         let (step, epoch, chain) = match &order.resume_from {
-            None => (0, Epoch::default(), blake3::hash(order.job.to_string().as_bytes())),
+            None => (0, Epoch::default(), blake3::hash(order.attempt.job.to_string().as_bytes())),
             Some(folder) => {
                 let moments: Moments = serde_json::from_slice(&fs::read(folder.join(OPTIMIZER_FILE))?)?;
-                (moments.step, moments.epoch, moments.chain.parse().map_err(io::Error::other)?)
+                (moments.step, moments.attempt.epoch, moments.chain.parse().map_err(io::Error::other)?)
             }
         };
         Ok(Self { order, resumed_step: step, resumed_epoch: epoch, step, chain, kept: step })
@@ -97,8 +97,7 @@ impl Run {
             return Ok(None);
         }
         let moments = Moments {
-            job: self.order.job,
-            epoch: self.order.epoch,
+            attempt: self.order.attempt,
             step: self.step,
             chain: self.chain.to_string(),
             resumed_step: self.resumed_step,

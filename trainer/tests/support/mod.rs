@@ -11,7 +11,7 @@ use std::{
 
 use hatchery_common::{
     device::Device,
-    id::{Epoch, JobId},
+    id::{AttemptId, Epoch, JobId},
     model::{ModelConfig, RawModelConfig},
     recipe::{RawTrainSpec, TrainSpec},
     trainer::{AttemptOrder, Ending, TrainerCommand, TrainerEvent},
@@ -82,8 +82,7 @@ pub(crate) fn small_train() -> RawTrainSpec {
 /// An order to train the small model on the corpus into `folder`, without a lease.
 pub(crate) fn order(folder: &Path, train: RawTrainSpec) -> AttemptOrder {
     AttemptOrder {
-        job: JobId::from_bytes([7; 16]),
-        epoch: Epoch(1),
+        attempt: AttemptId { job: JobId::from_bytes([7; 16]), epoch: Epoch(1) },
         model: small_model(),
         train: TrainSpec::new(train).unwrap(),
         corpus: corpus(),

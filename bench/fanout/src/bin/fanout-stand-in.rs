@@ -127,7 +127,7 @@ async fn plant(home: &std::path::Path, join: &str, megabytes: u64, seed: u64) ->
     });
     let manifest = CheckpointManifest {
         job: job.id,
-        epoch: attempt.epoch,
+        epoch: attempt.id.epoch,
         step: STEPS,
         parent: None,
         dataset,
@@ -224,8 +224,7 @@ fn name(text: &str) -> Name {
 
 fn completed(attempt: &AssignedAttempt) -> AttemptReport {
     AttemptReport {
-        job: attempt.job,
-        epoch: attempt.epoch,
+        id: attempt.id,
         phase: AttemptPhase::Ended { ending: Ending::Completed, last_output: String::new() },
         progress: None,
         validation: None,
