@@ -305,7 +305,7 @@ mod tests {
             (
                 "devices.labels",
                 serde_json::json!({ "room": "up stairs" }),
-                "spec.devices.labels.room: \"up stairs\" may hold",
+                "spec.devices.labels.room: \"up stairs\" may contain only letters",
             ),
             ("model.n_layer", 0.into(), "spec.model.n_layer: must be from 1 to 256, not 0"),
             (
