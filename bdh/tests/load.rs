@@ -148,7 +148,7 @@ fn tensors_that_do_not_fit_are_named() {
             changed(|tensors| {
                 tensors.remove(2);
             }),
-            &["`encoder_v` is missing", "now: ", "lm_head"],
+            &["`encoder_v` is missing", "the file has: ", "lm_head"],
         ),
         (changed(|tensors| tensors[1].shape = vec![2, 32, 16]), &["`encoder`", "[2, 32, 16]", "[2, 16, 32]"]),
         (

@@ -30,7 +30,7 @@ fn a_history_of_an_older_version_replays() {
     let path = folder.path().join("hatchery.db");
     fs::copy(HISTORY, &path).unwrap();
     Authority::create_or_load(&folder.path().join("authority")).unwrap();
-    assert_eq!(findings(folder.path()), []);
+    assert_eq!(findings(folder.path()), [FindingKind::FormatOlder]);
 
     let mut store = SqliteStore::open(&path).unwrap();
     let before = store.load().unwrap();

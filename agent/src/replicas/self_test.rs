@@ -148,7 +148,7 @@ mod tests {
         let mut other = ours.self_test.clone();
         tie(&mut other);
         let error = answered(0.1).compare(&other).unwrap_err();
-        assert!(error.contains("there it was `\\x01\\x01\\x01\\x02"), "{error}");
+        assert!(error.contains("instead of `\\x01\\x01\\x01\\x02"), "{error}");
     }
 
     #[test]

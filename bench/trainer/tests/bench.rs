@@ -8,7 +8,8 @@ use std::{
 
 /// 200,000 bytes of public-domain text.
 fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../trainer/tests/data/shakespeare.txt")
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../trainer/tests/data/shakespeare.txt");
+    text.canonicalize().unwrap()
 }
 
 /// The binary, with the settings for which it would start anew.

@@ -11,11 +11,12 @@ use rusqlite::{Batch, Connection, OpenFlags, Params, Row, fallible_iterator::Fal
 use super::StoreError;
 
 /// The formats, oldest first; format N is what the first N scripts make.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("schema_1.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 /// How long to wait for another process, such as a person's `sqlite3`, to let go of the file.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);

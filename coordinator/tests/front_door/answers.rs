@@ -138,7 +138,7 @@ async fn a_caller_who_leaves_a_node_that_fails_and_a_node_that_leaves() {
     order(&mut fast).await;
     drop(fast);
     let error = soon_failed(&mut answer).await;
-    assert!(error.to_string().contains("node fast left"), "{error}");
+    assert!(error.to_string().contains("node fast disconnected"), "{error}");
 
     let mut wrong = call(None);
     wrong.max_bytes = 0;

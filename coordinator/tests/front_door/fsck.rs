@@ -108,7 +108,7 @@ async fn events_that_are_not_whole_prove_nothing() {
         (
             "another epoch",
             "UPDATE events SET body = replace(body, '\"epoch\":1', '\"epoch\":3') WHERE kind = 'lease_granted'",
-            "event lease_granted does not fit",
+            "event lease_granted contradicts the database",
         ),
     ] {
         sql(&state, &format!("{off}{statements}"));
