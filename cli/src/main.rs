@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         let home = Home::new(cli.home, cli.coordinator)?;
-        commands::run(cli.command, &home, cli.output).await
+        Box::pin(commands::run(cli.command, &home, cli.output)).await
     });
     // A thread that still reads a terminal or hashes a file must not hold up the exit.
     runtime.shutdown_background();

@@ -48,7 +48,9 @@ fn a_history_of_an_older_version_replays() {
     let last = events.last().unwrap().event.at;
     let more = restored(&before, last, Timestamp(last.0 + 1));
     store.commit(&more).unwrap();
-    more.iter().for_each(|event| replayed.evolve(event));
+    for event in &more {
+        replayed.evolve(event);
+    }
     assert_eq!(store.load().unwrap(), replayed);
     drop(store);
     assert_eq!(findings(folder.path()), []);

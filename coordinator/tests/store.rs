@@ -127,7 +127,7 @@ fn what_does_not_fit_is_refused_whole() {
     for (what, events) in wrong {
         match store.commit(&events) {
             Err(StoreError::Stale { kind, .. }) => {
-                assert_eq!(kind, events.last().unwrap().what.kind(), "{what}")
+                assert_eq!(kind, events.last().unwrap().what.kind(), "{what}");
             }
             answer => panic!("{what}: {answer:?}"),
         }

@@ -200,7 +200,7 @@ async fn refusals_are_sorted_by_what_the_caller_can_do() {
         assert_eq!(client.job(&(code as i32).to_string()).await.unwrap_err(), expected);
     }
     let error = client.job(&(tonic::Code::Unimplemented as i32).to_string()).await.unwrap_err();
-    assert!(error.to_string().contains("coordinator's release"), "{error}");
+    assert!(error.to_string().contains("both sides of the same release"), "{error}");
 }
 
 #[tokio::test]

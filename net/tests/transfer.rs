@@ -284,7 +284,7 @@ async fn a_full_store_says_so() {
         let ids = [here.put_bytes(&bytes_of(size, 8)).unwrap(), here.put_bytes(&bytes_of(size, 9)).unwrap()];
         let error = fixture.client.put(&ids, &here, |_| {}).await.unwrap_err();
         assert!(matches!(error, TransferError::Call(CallError::Full(_))), "{error:?}");
-        assert!(error.to_string().contains("may hold 100000 bytes"), "{error}");
+        assert!(error.to_string().contains("of 100000 bytes"), "{error}");
     }
     assert!(fs::read_dir(fixture.folder.path().join("partial")).unwrap().next().is_none());
 }

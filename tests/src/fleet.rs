@@ -24,7 +24,7 @@ pub struct Run {
 
 /// A running fleet, for a test: what should work and does not ends it. Everything ends with it.
 pub struct Fleet {
-    fleet: hatchery_test_support::Fleet<'static>,
+    shared: hatchery_test_support::Fleet<'static>,
     folder: TempDir,
     lease_secs: u64,
     interrupt: Interrupt,
@@ -34,7 +34,7 @@ impl Deref for Fleet {
     type Target = hatchery_test_support::Fleet<'static>;
 
     fn deref(&self) -> &Self::Target {
-        &self.fleet
+        &self.shared
     }
 }
 
@@ -50,7 +50,7 @@ impl Fleet {
             command.current_dir(&here).env_remove("LD_LIBRARY_PATH");
             command
         });
-        let mut fleet = Self { fleet, folder, lease_secs, interrupt };
+        let mut fleet = Self { shared: fleet, folder, lease_secs, interrupt };
         fleet.start_coordinator();
         fleet
     }
@@ -69,7 +69,7 @@ impl Fleet {
 
     /// From here on the coordinator and the person at its terminal have another home.
     pub fn move_home(&mut self, name: &'static str) {
-        self.fleet.move_home(name);
+        self.shared.move_home(name);
     }
 
     /// A folder for the test's own files.
@@ -80,12 +80,12 @@ impl Fleet {
     /// Starts the coordinator, again at the address that it had before.
     pub fn start_coordinator(&mut self) {
         let lease = self.lease_secs.to_string();
-        self.fleet.start_coordinator(&["--lease-secs", &lease], &[]).expect("it starts");
+        self.shared.start_coordinator(&["--lease-secs", &lease], &[]).expect("it starts");
     }
 
     /// Kills the coordinator as a power cut would.
     pub fn kill_coordinator(&mut self) {
-        self.fleet.kill_coordinator();
+        self.shared.kill_coordinator();
     }
 
     /// Starts an agent in a home of its own; the first time it joins with a fresh join string.
@@ -100,12 +100,12 @@ impl Fleet {
 
     /// The same, with more in its environment.
     pub fn start_agent_in(&mut self, name: &str, more: &[&str], environment: &[(&str, &str)]) {
-        self.fleet.start_agent(name, more, environment).expect("it starts");
+        self.shared.start_agent(name, more, environment).expect("it starts");
     }
 
     /// The agent called `name`.
     pub fn agent(&mut self, name: &str) -> &mut Daemon {
-        self.fleet.agent(name).expect("this agent was started")
+        self.shared.agent(name).expect("this agent was started")
     }
 
     /// Waits until the agent called `name` writes a line with `text`.

@@ -80,7 +80,7 @@ fn a_rollout_is_typed_watched_left_and_taken_back() {
     }
     let back = typed(&["rollback", "first"]);
     assert!(back.stdout.contains("(step 20) of first"), "{back:?}");
-    assert!(back.stdout.find("ada: nothing") < back.stdout.find("bob: nothing"), "{back:?}");
+    assert!(back.stdout.find("ada: no checkpoint") < back.stdout.find("bob: no checkpoint"), "{back:?}");
     let refused = typed(&["rollback", "first"]);
     assert!(refused.code == 5 && refused.stdout.contains("push CHECKPOINT --activate"), "{refused:?}");
     assert_eq!(fleet.json(&["rollouts"]).as_array().unwrap().len(), 0);

@@ -87,7 +87,7 @@ pub(super) struct Odd<'a> {
 
 /// A running fleet. It ends with this.
 pub(super) struct Fleet<'a> {
-    fleet: RefCell<support::Fleet<'a>>,
+    shared: RefCell<support::Fleet<'a>>,
     network: &'a Network,
     programs: &'a Programs,
     folder: TempDir,
@@ -120,7 +120,7 @@ impl<'a> Fleet<'a> {
             .listening_at(&format!("0.0.0.0:{PORT}"))
             .killed_at_end();
         let mut fleet = Self {
-            fleet: RefCell::new(fleet),
+            shared: RefCell::new(fleet),
             network,
             programs,
             folder,
@@ -134,23 +134,23 @@ impl<'a> Fleet<'a> {
             .as_ref()
             .map(|trains| (COORDINATOR_LIMIT_VARIABLE, trains.coordinator_bytes_per_sec));
         let address = format!("{}:{PORT}", network.address(0));
-        fleet.fleet.borrow_mut().start_coordinator(&["--advertise", &address], limit.as_slice())?;
+        fleet.shared.borrow_mut().start_coordinator(&["--advertise", &address], limit.as_slice())?;
         fleet.plant(wish)?;
         for machine in 1..network.links().len() {
             let odd = wish.odd.filter(|odd| odd.machine == machine);
             fleet.start_agent(machine, odd.map(|odd| odd.variable))?;
         }
-        fleet.fleet.borrow_mut().wait_for_nodes(network.links().len() - 1)?;
+        fleet.shared.borrow_mut().wait_for_nodes(network.links().len() - 1)?;
         for machine in wish.late {
-            fleet.fleet.borrow_mut().kill_agent(&node(*machine));
+            fleet.shared.borrow_mut().kill_agent(&node(*machine));
         }
         Ok(fleet)
     }
 
     fn plant(&mut self, wish: &Wish) -> Result<()> {
-        let join = self.fleet.borrow().token("planter")?;
+        let join = self.shared.borrow().token("planter")?;
         let mut command = self.network.command(0, &self.programs.stand_in);
-        command.arg("plant").arg("--home").arg(self.fleet.borrow().home()).args(["--join", &join]);
+        command.arg("plant").arg("--home").arg(self.shared.borrow().home()).args(["--join", &join]);
         command.args(["--megabytes", &wish.megabytes.to_string(), "--seed", &wish.seed.to_string()]);
         let planted: Value = serde_json::from_str(&output(&mut command)?)?;
         planted["checkpoint"].as_str().context("nothing was planted")?.clone_into(&mut self.checkpoint);
@@ -179,12 +179,12 @@ impl<'a> Fleet<'a> {
         }
         let trainer = trainer.display().to_string();
         environment.push(("HATCHERY_TRAINER", &trainer));
-        self.fleet.borrow_mut().start_agent(&node(machine), &[], &environment)
+        self.shared.borrow_mut().start_agent(&node(machine), &[], &environment)
     }
 
     /// The process of a machine.
     pub(super) fn process(&self, machine: usize) -> Option<u32> {
-        self.fleet.borrow().pid(&if machine == 0 { support::COORDINATOR.to_owned() } else { node(machine) })
+        self.shared.borrow().pid(&if machine == 0 { support::COORDINATOR.to_owned() } else { node(machine) })
     }
 
     /// Writes and removes a file of so many bytes where the nodes keep theirs, twice. A virtual machine gives its host what
@@ -209,7 +209,7 @@ impl<'a> Fleet<'a> {
 
     /// A session's round trips, told from a machine until what is returned is dropped, into the file returned.
     pub(super) fn probe(&self, machine: usize) -> Result<(Daemon, PathBuf)> {
-        let join = self.fleet.borrow().token("probe")?;
+        let join = self.shared.borrow().token("probe")?;
         let mut command = self.network.command(machine, &self.programs.stand_in);
         command.args(["probe", "--join", &join]);
         let log = self.folder.path().join("probe.log");
@@ -234,12 +234,12 @@ impl<'a> Fleet<'a> {
 
     /// A command of the person at the coordinator's machine.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
-        self.fleet.borrow().command(arguments)
+        self.shared.borrow().command(arguments)
     }
 
     /// Runs such a command and reads the JSON that it prints.
     pub(super) fn json(&self, arguments: &[&str]) -> Result<Value> {
-        self.fleet.borrow().json(arguments)
+        self.shared.borrow().json(arguments)
     }
 
     fn person(&self, arguments: &[&str]) -> Result<String> {
@@ -252,7 +252,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn read_log(&self, machine: usize) -> String {
-        fs::read_to_string(self.fleet.borrow().log(&node(machine))).unwrap_or_default()
+        fs::read_to_string(self.shared.borrow().log(&node(machine))).unwrap_or_default()
     }
 }
 

@@ -180,7 +180,9 @@ impl EventLoop {
         match input {
             Input::Command(ask) => {
                 let (events, answer) = ask(self.cluster.draft(), now);
-                events.into_iter().for_each(|event| self.cluster.step(event));
+                for event in events {
+                    self.cluster.step(event);
+                }
                 self.answers.push(answer);
             }
             Input::SessionOpened { node, session } => {

@@ -75,7 +75,7 @@ fn read(message: SessionRequest) -> Result<AgentMessage, Status> {
 /// A full disk is no reason to lose a node: its inventory is taken when it comes again.
 async fn take_inventory(context: &Context, command: SetInventory) -> Result<(), Status> {
     match context.event_loop.command(command).await {
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
         Err(error @ (CommandError::DiskFull(_) | CommandError::NotDurable(_))) => {
             tracing::warn!(%error, "cannot save an inventory");
             Ok(())

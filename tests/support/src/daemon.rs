@@ -185,7 +185,7 @@ impl Drop for Daemon {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     fn shell(script: &str, folder: &tempfile::TempDir) -> Daemon {
         Daemon::start("test", Command::new("sh").args(["-c", script]), folder.path().join("log")).unwrap()
