@@ -176,7 +176,7 @@ fn a_newer_format_is_left_alone() {
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path).err().unwrap();
     assert!(matches!(error, StoreError::TooNew { found: 99, .. }), "{error:?}");
-    assert!(error.to_string().contains("format 99, but this version reads formats up to 4"), "{error}");
+    assert!(error.to_string().contains("format 99, but this version reads formats up to 5"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
