@@ -17,7 +17,6 @@ use hatchery_net::{
     blocking,
     transport::{Listener, Network, Tcp},
 };
-use tokio::net::TcpListener;
 
 use crate::{
     machine::{
@@ -55,7 +54,7 @@ impl Platform for Host {
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
         async move {
-            let listener: Box<dyn Listener> = Box::new(TcpListener::bind(address).await?);
+            let listener: Box<dyn Listener> = Box::new(Tcp::listen(address)?);
             Ok(listener)
         }
         .boxed()

@@ -21,6 +21,7 @@ pub mod job;
 mod merge;
 pub mod model;
 pub mod node;
+pub mod open_files;
 pub mod placement;
 pub mod recipe;
 pub mod self_test;

@@ -6,7 +6,7 @@ use hatchery_net::{
     blocking,
     transport::{Listener, Network, Tcp},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::{
     core::store_thread::{self, StoreQueue},
@@ -32,7 +32,7 @@ pub struct Host;
 #[tonic::async_trait]
 impl Platform for Host {
     async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
-        Ok(Box::new(TcpListener::bind(address).await?))
+        Ok(Box::new(Tcp::listen(address)?))
     }
 
     fn network(&self) -> Arc<dyn Network> {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use hatchery_common::{
     blob::{BlobError, BlobLimits, BlobStore},
     durable::{self, FileError, FolderLock, LockError},
+    open_files,
     time::Timestamp,
     tls::{self, Authority, TlsError},
 };
@@ -12,7 +13,7 @@ use hatchery_net::{
     RateLimit, blocking,
     swarm::{PeerService, Shares},
     transfer::BlobService,
-    transport::{Listener, TlsIncoming, server_builder},
+    transport::{HANDSHAKE_TIMEOUT, Listener, TlsIncoming, server_builder, stranger_server_builder},
 };
 use hatchery_proto::{
     DESCRIPTORS, services,
@@ -122,6 +123,7 @@ pub async fn run_on(
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
     tls::install_provider();
+    open_files::raise_limit();
     durable::create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
     if settings.state.join(UNFINISHED_FOLDER).exists() {
@@ -239,7 +241,12 @@ async fn start_server(
     };
     let built = |error: tonic_reflection::server::Error| RunError::Built(error.to_string());
     let gate = AccessLayer { event_loop: context.event_loop.clone(), stopping: stopping.clone() };
-    let server = server_builder()
+    let (members, strangers) = TlsIncoming::with_strangers(listener, config, HANDSHAKE_TIMEOUT);
+    let strangers = stranger_server_builder()
+        .layer(gate.clone())
+        .add_service(services::join(AgentsService { context }))
+        .serve_with_incoming_shutdown(strangers, stopping.clone().cancelled_owned());
+    let members = server_builder()
         .layer(gate)
         .add_service(fleet)
         .add_service(agents)
@@ -248,6 +255,6 @@ async fn start_server(
         .add_service(health)
         .add_service(reflection().build_v1().map_err(built)?)
         .add_service(reflection().build_v1alpha().map_err(built)?)
-        .serve_with_incoming_shutdown(TlsIncoming::new(listener, config), stopping.cancelled_owned());
-    Ok(tokio::spawn(server))
+        .serve_with_incoming_shutdown(members, stopping.cancelled_owned());
+    Ok(tokio::spawn(async { tokio::try_join!(members, strangers).map(|_both| ()) }))
 }

@@ -4,12 +4,7 @@
 use std::{
     io,
     net::SocketAddr,
-    pin::Pin,
-    sync::{
-        Arc, LazyLock, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -24,7 +19,7 @@ use hatchery_net::transport::{
 use hatchery_proto::client::connect_error;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -75,7 +70,7 @@ impl Fixture {
     async fn start_with(config: Arc<ServerConfig>, handshake_timeout: Duration, listen: &str) -> Self {
         let listener = TcpListener::bind(listen).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let incoming = TlsIncoming::with_handshake_timeout(listener, config, handshake_timeout);
+        let (members, strangers) = TlsIncoming::with_strangers(listener, config, handshake_timeout);
         let peers = Arc::<Mutex<Vec<Peer>>>::default();
         let noted = Arc::clone(&peers);
         let note = InterceptorLayer::new(move |request: tonic::Request<()>| {
@@ -84,6 +79,7 @@ impl Fixture {
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let server = server_builder().layer(note).add_routes(Routes::default());
+        let incoming = futures::stream::select(members, strangers);
         let served = tokio::spawn(server.serve_with_incoming_shutdown(incoming, async {
             let _ = stopped.await;
         }));
@@ -232,26 +228,20 @@ async fn one_that_says_nothing_is_dropped_and_delays_nobody() {
     server.connect(client_of(&FLEET, &operator())).await.unwrap();
 }
 
-/// Notes how many of its connections stand at once.
-struct Counted {
+/// A listener whose first connections come from one address, and all after them from another.
+struct Elsewhere {
     listener: TcpListener,
-    standing: watch::Sender<usize>,
-    most: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct CountedConnection {
-    stream: TcpStream,
-    standing: watch::Sender<usize>,
+    first: usize,
+    accepted: watch::Sender<usize>,
 }
 
 #[tonic::async_trait]
-impl Listener for Counted {
+impl Listener for Elsewhere {
     async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
         let (stream, remote) = self.listener.accept().await?;
-        self.standing.send_modify(|standing| *standing += 1);
-        self.most.fetch_max(*self.standing.borrow(), Ordering::Relaxed);
-        Ok((Box::new(CountedConnection { stream, standing: self.standing.clone() }), remote))
+        self.accepted.send_modify(|accepted| *accepted += 1);
+        let last = if *self.accepted.borrow() <= self.first { 1 } else { 2 };
+        Ok((Box::new(stream), SocketAddr::new([198, 51, 100, last].into(), remote.port())))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -259,62 +249,54 @@ impl Listener for Counted {
     }
 }
 
-impl Drop for CountedConnection {
-    fn drop(&mut self) {
-        self.standing.send_modify(|standing| *standing -= 1);
-    }
-}
-
-impl AsyncRead for CountedConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for CountedConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[tokio::test]
-async fn handshakes_at_once_are_bounded_and_whoever_waits_gets_in_after_them() {
+/// A server that many silent connections have dialled, none of which it gives up by itself.
+async fn besieged(silent_after: usize) -> (SocketAddr, Vec<TcpStream>, JoinHandle<()>) {
     const SILENT: usize = HANDSHAKES_MAX + 50;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (standing, mut shown) = watch::channel(0);
-    let most = Arc::<AtomicUsize>::default();
-    let counted = Counted { listener, standing, most: Arc::clone(&most) };
-    let limit = Duration::from_secs(2);
-    let incoming = TlsIncoming::with_handshake_timeout(counted, fleet_server_config(), limit);
+    let (accepted, mut shown) = watch::channel(0);
+    let listener = Elsewhere { listener, first: SILENT + silent_after, accepted };
+    let incoming = TlsIncoming::new(listener, fleet_server_config());
     let server = server_builder().add_routes(Routes::default()).serve_with_incoming(incoming);
-    let served = tokio::spawn(server);
+    let served = tokio::spawn(async { server.await.unwrap() });
     let mut silent = Vec::new();
     for _ in 0..SILENT {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
-    shown.wait_for(|standing| *standing == HANDSHAKES_MAX).await.unwrap();
-    // It comes last, and stands in the system's queue until the first have had their time.
+    shown.wait_for(|accepted| *accepted == SILENT).await.unwrap();
+    (address, silent, served)
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_address_give_way_to_another() {
+    let (address, mut silent, served) = besieged(0).await;
     let config = client_of(&FLEET, &operator());
     let member = connect(&[address.to_string()], config, Profile::Control).await.unwrap();
     assert_eq!(call(member).await.code(), tonic::Code::Unimplemented);
-    assert_eq!(most.load(Ordering::Relaxed), HANDSHAKES_MAX, "of all that dialled at once");
+    // The oldest had to go for it.
+    assert_eq!(silent[0].read(&mut [0; 8]).await.unwrap_or(0), 0);
+    served.abort();
+}
+
+#[tokio::test]
+async fn at_the_same_address_the_silent_ones_have_their_time_first() {
+    let (address, _silent, served) = besieged(1).await;
+    let config = client_of(&FLEET, &operator());
+    let member = connect(&[address.to_string()], config, Profile::Control).await.unwrap();
+    assert_eq!(call(member).await.code(), tonic::Code::Unimplemented);
+    served.abort();
+}
+
+#[tokio::test]
+async fn where_strangers_are_not_wanted_they_are_let_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let incoming = TlsIncoming::new(listener, fleet_server_config());
+    let served = tokio::spawn(server_builder().add_routes(Routes::default()).serve_with_incoming(incoming));
+    let stranger = client_config(FLEET.certificate_pem(), None).unwrap();
+    connect(std::slice::from_ref(&address), stranger, Profile::Control).await.unwrap_err();
+    let member = connect(&[address], client_of(&FLEET, &operator()), Profile::Control).await.unwrap();
+    assert_eq!(call(member).await.code(), tonic::Code::Unimplemented);
     served.abort();
 }
 

@@ -31,7 +31,17 @@ pub fn fleet<T: Fleet>(service: T) -> FleetServer<T> {
         .max_encoding_message_size(LARGE_MESSAGE_BYTES_MAX)
 }
 
-/// The service for agents. It takes no large requests, because one may call it without a certificate.
+/// Largest message of one without a certificate, in and out: a join string, a certificate request, some labels.
+pub const STRANGER_MESSAGE_BYTES_MAX: usize = 32 << 10;
+
+/// The service for agents as strangers see it, who may only join.
+pub fn join<T: Agents>(service: T) -> AgentsServer<T> {
+    AgentsServer::new(service)
+        .max_decoding_message_size(STRANGER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(STRANGER_MESSAGE_BYTES_MAX)
+}
+
+/// The service for agents.
 pub fn agents<T: Agents>(service: T) -> AgentsServer<T> {
     AgentsServer::new(service)
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)

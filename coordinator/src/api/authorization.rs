@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hatchery_common::{
@@ -17,7 +18,7 @@ use hatchery_net::transport::Peer;
 use hatchery_scheduler::{Certificate, Cluster};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, codegen::Bytes};
 use tower::{Layer, Service};
@@ -26,6 +27,11 @@ use crate::{
     api::error::ApiError,
     core::handle::{LoopHandle, Snapshot},
 };
+
+/// How long a call may take until its answer begins, its request included: streams go on from there.
+const CALL_WITHIN: Duration = Duration::from_mins(1);
+/// The same for a dataset's manifest, which takes its time over a slow link.
+const LARGE_CALL_WITHIN: Duration = Duration::from_mins(10);
 
 /// Who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +133,14 @@ fn no_certificate() -> Status {
     Status::unauthenticated(
         "this call needs a certificate of this fleet; join with a join string from `hatchery token create`",
     )
+}
+
+fn call_within(path: &str) -> Duration {
+    if path == "/hatchery.v1.Fleet/CreateDataset" { LARGE_CALL_WITHIN } else { CALL_WITHIN }
+}
+
+fn too_slow(within: Duration) -> Status {
+    Status::deadline_exceeded(format!("this call was not complete after {} s; try again", within.as_secs()))
 }
 
 /// The record of a certificate, if it is good for anything.
@@ -250,9 +264,11 @@ where
             Err(status) => return Box::pin(async { Ok(status.into_http()) }),
         };
         let cut_off = Box::pin(self.gate.cut_off(certificate));
-        let response = self.inner.call(request);
-        Box::pin(async {
-            Ok(response.await?.map(|body| Body::new(Guarded { body, cut_off, begun: false, ended: false })))
+        let within = call_within(request.uri().path());
+        let response = timeout(within, self.inner.call(request));
+        Box::pin(async move {
+            let Ok(response) = response.await else { return Ok(too_slow(within).into_http()) };
+            Ok(response?.map(|body| Body::new(Guarded { body, cut_off, begun: false, ended: false })))
         })
     }
 }

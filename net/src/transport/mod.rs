@@ -9,6 +9,7 @@ mod error;
 mod gathered;
 mod hooked;
 mod network;
+mod places;
 mod server;
 
 use std::time::Duration;
@@ -16,7 +17,10 @@ use std::time::Duration;
 pub use client::{Profile, connect, connect_over, connect_to};
 pub use hatchery_proto::client::ConnectError;
 pub use network::{Bytes, Connection, Listener, Network, Tcp};
-pub use server::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TlsConnection, TlsIncoming, server_builder};
+pub use server::{
+    HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, StrangersIncoming, TlsConnection, TlsIncoming, server_builder,
+    stranger_server_builder,
+};
 
 /// How often an idle or busy connection is asked whether the other side still lives, by either side.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);

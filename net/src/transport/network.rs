@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader},
-    net::{TcpListener, TcpStream, lookup_host},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
 };
 
 use super::{
@@ -16,6 +16,9 @@ use super::{
 
 /// Idle time after which the system asks whether the other side still exists.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Most connections that the system holds ready until they are accepted.
+const LISTEN_QUEUE_LEN: u32 = 4096;
 
 /// Bytes that are taken from the system at once.
 const READ_AHEAD_BYTES: usize = 32 << 10;
@@ -59,6 +62,17 @@ impl Listener for Box<dyn Listener> {
 /// TCP as the system has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tcp;
+
+impl Tcp {
+    /// Listens, with room for a whole fleet that dials at once: a dial that finds none waits a second before its next try.
+    pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_QUEUE_LEN)
+    }
+}
 
 #[tonic::async_trait]
 impl Network for Tcp {
