@@ -6,7 +6,7 @@ use hatchery_common::{
     id::{Name, NodeId},
     tls::{Authority, Credentials, Identity, KeyedCertificate, Role, install_provider, server_config},
 };
-use hatchery_net::transport::{TlsIncoming, server_builder};
+use hatchery_net::transport::{HANDSHAKE_TIMEOUT, TlsIncoming, server_builder};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::service::Routes;
 
@@ -60,7 +60,8 @@ impl Server {
         let config = server_config(keyed, FLEET.certificate_pem()).unwrap();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let incoming = TlsIncoming::new(listener, config);
+        let (members, strangers) = TlsIncoming::with_strangers(listener, config, HANDSHAKE_TIMEOUT);
+        let incoming = futures::stream::select(members, strangers);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = server_builder().add_routes(routes);
         let served = tokio::spawn(server.serve_with_incoming_shutdown(incoming, async {
