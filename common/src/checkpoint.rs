@@ -1,4 +1,4 @@
-//! Checkpoints: the folder that a trainer writes, and the manifest that the house passes on.
+//! Checkpoints: the folder that a trainer writes, and the manifest that Hatchery passes on.
 //!
 //! A checkpoint folder holds, in this order of importance:
 //!

@@ -1,4 +1,4 @@
-//! Fault points: places at which tests stop the house, make it fail, or break one of its rules on purpose.
+//! Fault points: places at which tests stop Hatchery, make it fail, or break one of its rules on purpose.
 //!
 //! Only a build with the feature `failpoints` has them, which no release has; without it they are nothing at all. They are
 //! armed by name, with the actions of the `fail` crate, in the environment: `FAILPOINTS='durable::before_sync=3*off->return'`.
@@ -8,7 +8,7 @@
 //! | none | what the place says: an error, or another behaviour |
 //! | `kill` | the process ends as if its power were cut |
 //!
-//! Names that begin with `mutant::` break a rule that the house keeps. They are there to show that the tests would notice:
+//! Names that begin with `mutant::` break a rule that Hatchery keeps. They are there to show that the tests would notice:
 //!
 //! | mutant | the rule that it breaks |
 //! |---|---|

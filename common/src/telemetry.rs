@@ -1,4 +1,4 @@
-//! What the house says about itself, line by line, on stderr.
+//! What Hatchery says about itself, line by line, on stderr.
 
 use std::{
     fmt,

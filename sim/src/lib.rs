@@ -64,7 +64,7 @@ impl Outcome {
     }
 }
 
-/// Runs one seed. Once in a process: what the libraries under the house take for random goes on from run to run. For
+/// Runs one seed. Once in a process: what the libraries under Hatchery take for random goes on from run to run. For
 /// more there is [`Runs`].
 pub fn run(seed: u64) -> Outcome {
     watch_panics();

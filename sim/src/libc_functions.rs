@@ -1,5 +1,5 @@
 //! Clock and randomness at the level at which everything asks for them: three functions of the C library, defined here
-//! in its place. Threads that simulate get the simulated ones, all others the system's. So nothing in the house, nor in
+//! in its place. Threads that simulate get the simulated ones, all others the system's. So nothing in Hatchery, nor in
 //! any library that it uses, needs to know that it is simulated.
 
 #![allow(unsafe_code, reason = "functions of the C library take pointers")]

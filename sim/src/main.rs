@@ -29,7 +29,7 @@ struct Arguments {
     /// Write each trace into this folder, as `SEED.txt`
     #[arg(long, value_name = "FOLDER")]
     traces: Option<PathBuf>,
-    /// Run this seed in this very process and print its outcome as JSON; the house's own log goes to stderr, as
+    /// Run this seed in this very process and print its outcome as JSON; Hatchery's own log goes to stderr, as
     /// `RUST_LOG` says
     #[arg(long, value_name = "SEED", exclusive = true)]
     one: Option<u64>,

@@ -1,4 +1,4 @@
-//! The simulated network under the house's own TLS.
+//! The simulated network under Hatchery's own TLS.
 
 use std::{cell::Cell, io, net::SocketAddr};
 

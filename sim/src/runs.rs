@@ -28,7 +28,7 @@ impl Runs {
         Self { program: program.into(), failpoints: None }
     }
 
-    /// The same with a fault point armed: the house is broken there on purpose.
+    /// The same with a fault point armed: Hatchery is broken there on purpose.
     #[must_use]
     pub fn broken_at(mut self, point: &str) -> Self {
         self.failpoints = Some(format!("{point}=return"));

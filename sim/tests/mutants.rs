@@ -7,7 +7,7 @@ use hatchery_sim::Runs;
 /// Most seeds that it may take.
 const SEEDS_MAX: u64 = 40;
 
-/// Whether a seed says that `invariant` does not hold, with the house broken at `point`.
+/// Whether a seed says that `invariant` does not hold, with Hatchery broken at `point`.
 fn is_noticed(point: &str, invariant: &str) -> bool {
     let runs = Runs::by(env!("CARGO_BIN_EXE_hatchery-sim")).broken_at(point);
     let says_so = |seed| runs.run(seed).problems.iter().any(|problem| problem.starts_with(invariant));

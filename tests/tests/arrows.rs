@@ -1,4 +1,4 @@
-//! The arrows of the house, kept: who may depend on whom.
+//! The arrows of Hatchery, kept: who may depend on whom.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Three minutes of chaos: the house is hurt while it is used, and keeps all that it promises.
+//! Three minutes of chaos: Hatchery is hurt while it is used, and keeps all that it promises.
 #![allow(clippy::unwrap_used, reason = "in a test, a value that is not there is a failure")]
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The tests notice: each rule that the house keeps is broken on purpose, and the checks of chaos turn red. The same
-//! scenario in the house as it is leaves them green.
+//! The tests notice: each rule that Hatchery keeps is broken on purpose, and the checks of chaos turn red. The same
+//! scenario in Hatchery as it is leaves them green.
 #![allow(clippy::unwrap_used, reason = "in a test, a value that is not there is a failure")]
 
 use std::io;
@@ -20,13 +20,13 @@ use serde_json::Value;
 /// The shortest lease, so that a job moves soon.
 const LEASE_SECS: u64 = 2;
 
-/// What is found against the house after a scenario, with `points` armed in every process.
+/// What is found against Hatchery after a scenario, with `points` armed in every process.
 type Scenario = fn(points: &str) -> io::Result<Vec<Finding>>;
 
-/// Green in the house as it is, and red against `invariant` in one that is broken by `mutant`.
+/// Green in Hatchery as it is, and red against `invariant` in one that is broken by `mutant`.
 fn only_the_mutant_is_found(scenario: Scenario, mutant: &str, invariant: &str) {
     let sound = scenario("").unwrap();
-    assert_eq!(sound, [], "the house as it is");
+    assert_eq!(sound, [], "Hatchery as it is");
     let broken = scenario(&format!("{mutant}=return")).unwrap();
     assert!(
         broken.iter().any(|finding| finding.invariant == invariant),

@@ -1,4 +1,4 @@
-//! A process of the house ends when it is told to, also when nobody reads what it says any more.
+//! A process of Hatchery ends when it is told to, also when nobody reads what it says any more.
 #![allow(clippy::unwrap_used, reason = "in a test, a value that is not there is a failure")]
 
 use std::{

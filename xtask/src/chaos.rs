@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::cargo;
 use crate::phases::Phases;
 
-/// What has to be built: the house with its fault points, the trainer that trains nothing, and the runner.
+/// What has to be built: Hatchery with its fault points, the trainer that trains nothing, and the runner.
 const BUILD: [&str; 11] = [
     "--package",
     "hatchery-cli",

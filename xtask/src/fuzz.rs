@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     fuzz(&build()?, &targets, options.minutes * 60, &interrupt)
 }
 
-/// Builds the fuzzer, with coverage of the house's own crates, and says where it is.
+/// Builds the fuzzer, with coverage of Hatchery's own crates, and says where it is.
 fn build() -> Result<PathBuf> {
     let mut command =
         cargo::command(&[&["build", "--message-format=json-render-diagnostics"], &BUILD[..]].concat());

@@ -47,7 +47,7 @@ const MBIT_IN_ALL_MAX: f64 = 1100.0;
 /// The floor is the most of F/u_source, F/min(down) and N F/(u_source + sum(u)), where F is the file and u are the uplinks;
 /// no plan can be faster. Nodes are network namespaces on a bridge, with HTB on each uplink and TBF on each downlink, and
 /// run real agents; the source is a real coordinator. It takes root and Linux. Times run from the push to the moment at
-/// which a node has every byte, verified. With --simulate the house's fan-out runs on simulated links instead, without
+/// which a node has every byte, verified. With --simulate Hatchery's fan-out runs on simulated links instead, without
 /// root (`--simulate --help`).
 #[derive(Parser)]
 #[command(name = "cargo xtask bench fanout", bin_name = "cargo xtask bench fanout", max_term_width = 120)]

@@ -1,4 +1,4 @@
-//! What the house's log lines say: `agent 2026-11-26T13:01:12.123456Z  INFO module: checkpoint fetched checkpoint=... `.
+//! What Hatchery's log lines say: `agent 2026-11-26T13:01:12.123456Z  INFO module: checkpoint fetched checkpoint=... `.
 
 /// When the line with all these words was written, in seconds since 1970; none: there is no such line.
 pub(super) fn time_of(log: &str, words: &[&str]) -> Option<f64> {

@@ -82,7 +82,7 @@ impl Scenario {
     /// Why it cannot be run with this contender; none: it can.
     pub(super) fn lacks(self, contender: Contender, flipping: Option<&Path>) -> Option<&'static str> {
         match (self, contender) {
-            (_, Contender::Rsync | Contender::Aria2) => Some("scenarios are for the house's own"),
+            (_, Contender::Rsync | Contender::Aria2) => Some("scenarios are for Hatchery's own"),
             (Self::SourceDies, Contender::Star) => Some("a star without its source never ends"),
             (Self::FlippedBytes, Contender::Star) => Some("nobody but the source serves anything"),
             (Self::FlippedBytes, _) if flipping.is_none() => {

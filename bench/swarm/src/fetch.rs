@@ -1,4 +1,4 @@
-//! How a node asks: as the house does, or at random.
+//! How a node asks: as Hatchery does, or at random.
 
 use std::time::Duration;
 

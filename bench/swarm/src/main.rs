@@ -18,7 +18,7 @@ const RECEIVERS_MAX: u64 = 20_000;
 /// The floor is the most of F/u_source, F/min(down) and N F/(u_source + sum(u)), where F is the blob and u are the
 /// uplinks; no plan can be faster. Links of which nothing else is said carry 60 Mbit/s each way and are shared max-min
 /// fairly; a message takes 1 ms. Each number is the worst of all seeds. The others: everybody asks the source (star),
-/// or the one before (chain), or asks the house's parents for any piece (random).
+/// or the one before (chain), or asks Hatchery's parents for any piece (random).
 ///
 /// With `--large` fleets of 1,000 and 10,000 receivers follow, whose flows get the smaller of their equal shares at both
 /// ends (which makes links look worse than they are), and what the tracker costs by itself. This takes some minutes.

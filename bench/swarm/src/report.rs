@@ -49,7 +49,7 @@ pub struct GroupRow {
     pub others: Vec<Option<f64>>,
 }
 
-/// The policies beside the house's.
+/// The policies beside Hatchery's.
 pub const OTHERS: [(&str, Policy); 3] =
     [("star", Policy::Star), ("chain", Policy::Chain), ("random", Policy::Random)];
 
@@ -136,7 +136,7 @@ impl fmt::Display for Report {
 impl Report {
     fn write_head(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:36}{:>6}{:>5}  {:7}{:>8}", "", "", "", "", "")?;
-        writeln!(f, "  {:14}  others, last/floor", "the house")?;
+        writeln!(f, "  {:14}  others, last/floor", "Hatchery")?;
         write!(f, "{:36}{:>6}{:>5}  {:7}{:>8}", "case", "N", "MB", "who", "floor s")?;
         write!(f, "  {:>6}  {:>6}", "last", "mean")?;
         for (name, _) in OTHERS {

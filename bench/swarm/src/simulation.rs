@@ -1,4 +1,4 @@
-//! A fan-out from beginning to end: the house's tracker, receivers and servers on simulated links.
+//! A fan-out from beginning to end: Hatchery's tracker, receivers and servers on simulated links.
 
 use std::{
     collections::{BinaryHeap, HashMap},
@@ -30,7 +30,7 @@ const FLOORS_MAX: f64 = 60.0;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
-    /// The house's tracker and receivers.
+    /// Hatchery's tracker and receivers.
     House,
     /// Everybody asks the source.
     Star,

@@ -1,4 +1,4 @@
-//! Recipes: how a model is to be trained, as people write it and as the house passes it on.
+//! Recipes: how a model is to be trained, as people write it and as Hatchery passes it on.
 //!
 //! A recipe is TOML, or a preset, or both, with single keys set over it:
 //!

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::{field::nearest_key, settings::SettingsError};
 
-/// What all of the house's variables start with.
+/// What all of Hatchery's variables start with.
 const PREFIX: &str = "HATCHERY_";
 /// What stands between section, table and key.
 const SEPARATOR: &str = "__";

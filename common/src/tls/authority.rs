@@ -98,7 +98,7 @@ impl Authority {
         self.key_hash
     }
 
-    /// Makes a key and a certificate for the coordinator. It is good for [`SERVER_NAME`], which the house's own clients
+    /// Makes a key and a certificate for the coordinator. It is good for [`SERVER_NAME`], which Hatchery's own clients
     /// ask for whatever the address, and for `names`: DNS names and IP addresses by which others, such as browsers, come.
     pub fn issue_server(&self, names: &[String]) -> Result<KeyedCertificate, TlsError> {
         self.issue_with_key(&Identity::new(Role::Coordinator), names)

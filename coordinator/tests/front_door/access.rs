@@ -18,7 +18,7 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     agent::{join, token},
-    house::{House, name, soon},
+    fixture::{Fixture, name, soon},
 };
 
 /// What viewers may call; a new call that only looks is added here and in the coordinator's table.
@@ -79,14 +79,14 @@ fn code(result: Result<(), Status>) -> Code {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_is_denied_to_those_it_is_not_for() {
-    let house = House::start().await;
-    let operator = house.credentials();
-    let (agent, _) = join(&house, Scope::Agent, "box").await;
-    let (viewer, _) = join(&house, Scope::Viewer, "eve").await;
-    let fleet = house.fleet().await;
+    let fixture = Fixture::start().await;
+    let operator = fixture.credentials();
+    let (agent, _) = join(&fixture, Scope::Agent, "box").await;
+    let (viewer, _) = join(&fixture, Scope::Viewer, "eve").await;
+    let fleet = fixture.fleet().await;
     let mut revoked = Vec::new();
     for scope in [Scope::Agent, Scope::Operator, Scope::Viewer] {
-        let (credentials, _) = join(&house, scope, "gone").await;
+        let (credentials, _) = join(&fixture, scope, "gone").await;
         let channel = channel_of(&credentials).await;
         let id = credentials.identity().unwrap().certificate.to_string();
         soon(fleet.revoke_certificate(&id)).await.unwrap();
@@ -145,10 +145,10 @@ async fn every_call_is_denied_to_those_it_is_not_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_must_stand_in_the_records_as_it_is() {
-    let house = House::start().await;
+    let fixture = Fixture::start().await;
     // The authority's key in wrong hands is not enough: what it signed must be in the records.
-    let authority = Authority::create_or_load(&house.state().join("authority")).unwrap();
-    let (known, _) = join(&house, Scope::Viewer, "eve").await;
+    let authority = Authority::create_or_load(&fixture.state().join("authority")).unwrap();
+    let (known, _) = join(&fixture, Scope::Viewer, "eve").await;
     let known_id = known.identity().unwrap().certificate;
     for identity in [
         Identity::new(Role::Operator(name("mallory"))),
@@ -156,7 +156,7 @@ async fn a_certificate_must_stand_in_the_records_as_it_is() {
         Identity { role: Role::Operator(name("eve")), certificate: known_id },
     ] {
         let certificate = authority.issue_client_with_key(&identity).unwrap();
-        let forged = Credentials::new(vec![house.address()], authority.certificate_pem(), certificate);
+        let forged = Credentials::new(vec![fixture.address()], authority.certificate_pem(), certificate);
         let channel = channel_of(&forged).await;
         for path in calls().iter().filter(|path| !path.ends_with("/Join")) {
             assert_eq!(code(call(&channel, path).await), Code::Unauthenticated, "{path} as {identity:?}");
@@ -166,8 +166,8 @@ async fn a_certificate_must_stand_in_the_records_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_known_by_its_key_before_a_word_is_said() {
-    let (house, impostor) = (House::start().await, House::start().await);
-    let (text, _) = soon(house.fleet().await.create_token(&token(Scope::Agent))).await.unwrap();
+    let (fixture, impostor) = (Fixture::start().await, Fixture::start().await);
+    let (text, _) = soon(fixture.fleet().await.create_token(&token(Scope::Agent))).await.unwrap();
     let mut string: JoinString = text.parse().unwrap();
     let good = string.addresses.clone();
     string.addresses = vec![impostor.address()];

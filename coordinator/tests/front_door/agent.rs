@@ -26,15 +26,15 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::house::{House, checkpoint, name, soon};
+use crate::fixture::{Fixture, checkpoint, name, soon};
 
 pub(crate) fn token(scope: Scope) -> TokenCall {
     TokenCall { scope, name: None, labels: Labels::new(), valid: None }
 }
 
 /// Joins as `scope` under the name `called`.
-pub(crate) async fn join(house: &House, scope: Scope, called: &str) -> (Credentials, Option<NodeId>) {
-    let (text, _) = soon(house.fleet().await.create_token(&token(scope))).await.unwrap();
+pub(crate) async fn join(fixture: &Fixture, scope: Scope, called: &str) -> (Credentials, Option<NodeId>) {
+    let (text, _) = soon(fixture.fleet().await.create_token(&token(scope))).await.unwrap();
     let string: JoinString = text.parse().unwrap();
     let (credentials, given, node) =
         soon(hatchery_net::join(&string, &name(called), &Labels::new())).await.unwrap();
@@ -81,8 +81,8 @@ pub(crate) fn inventory() -> Inventory {
 }
 
 impl Agent {
-    pub(crate) async fn join(house: &House, called: &str) -> Self {
-        let (credentials, node) = join(house, Scope::Agent, called).await;
+    pub(crate) async fn join(fixture: &Fixture, called: &str) -> Self {
+        let (credentials, node) = join(fixture, Scope::Agent, called).await;
         let folder = tempfile::tempdir().unwrap();
         let limits = BlobLimits { free_bytes_min: 0, ..BlobLimits::default() };
         let blobs = BlobStore::open(folder.path(), limits).unwrap();
@@ -91,8 +91,8 @@ impl Agent {
     }
 
     /// Finds the coordinator again after it has moved to another port.
-    pub(crate) async fn move_to(&mut self, house: &House) {
-        self.credentials.addresses = vec![house.address()];
+    pub(crate) async fn move_to(&mut self, fixture: &Fixture) {
+        self.credentials.addresses = vec![fixture.address()];
         self.client = soon(AgentsClient::connect(&self.credentials)).await.unwrap();
     }
 

@@ -14,7 +14,7 @@ use hatchery_proto::client::{CallError, GenerateCall};
 
 use crate::{
     agent::{Agent, Session},
-    house::{House, soon, soon_failed, soon_when},
+    fixture::{Fixture, soon, soon_failed, soon_when},
 };
 
 fn call(node: Option<&str>) -> GenerateCall {
@@ -50,21 +50,21 @@ async fn say(session: &Session, request: RequestId, part: AnswerPart) {
 }
 
 /// A fleet of two: `slow` trains, `fast` does not; both hold the one checkpoint.
-async fn fleet_of_two() -> (House, Session, Session, CheckpointId) {
-    let house = House::start().await;
-    let slow_agent = Agent::join(&house, "slow").await;
+async fn fleet_of_two() -> (Fixture, Session, Session, CheckpointId) {
+    let fixture = Fixture::start().await;
+    let slow_agent = Agent::join(&fixture, "slow").await;
     let mut slow = slow_agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = slow.attempt().await;
     let checkpoint = slow_agent.commit(&job, &attempt, 10, None).await.unwrap();
-    let fast = Agent::join(&house, "fast").await.session().await;
-    (house, slow, fast, checkpoint)
+    let fast = Agent::join(&fixture, "fast").await.session().await;
+    (fixture, slow, fast, checkpoint)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_node_is_asked_first_and_streams_its_answer() {
-    let (house, mut slow, mut fast, checkpoint) = fleet_of_two().await;
-    let fleet = house.fleet().await;
+    let (fixture, mut slow, mut fast, checkpoint) = fleet_of_two().await;
+    let fleet = fixture.fleet().await;
     let Err(error) = soon(fleet.generate(&call(None))).await else { panic!("nobody holds it yet") };
     let CallError::Refused(message) = &error else { panic!("{error:?}") };
     assert!(message.contains("not ready on any connected node"), "{message}");
@@ -113,10 +113,10 @@ async fn an_idle_node_is_asked_first_and_streams_its_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_leaves_a_node_that_fails_and_a_node_that_leaves() {
-    let (house, mut slow, mut fast, checkpoint) = fleet_of_two().await;
+    let (fixture, mut slow, mut fast, checkpoint) = fleet_of_two().await;
     fast.report(vec![], ready(checkpoint, 9.0)).await;
     slow.report(vec![], ready(checkpoint, 1.0)).await;
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
 
     let answer = soon(fleet.generate(&call(Some("fast")))).await.unwrap();
     let (request, _) = order(&mut fast).await;

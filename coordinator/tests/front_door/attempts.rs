@@ -12,16 +12,16 @@ use tonic::Code;
 
 use crate::{
     agent::{Agent, ended, inventory, report_of},
-    house::{House, STEPS, checkpoint, soon, soon_failed, soon_when},
+    fixture::{Fixture, STEPS, checkpoint, soon, soon_failed, soon_when},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_goes_from_assignment_to_completion() {
-    let mut house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let mut fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let mut session = agent.session().await;
     assert_eq!(session.assignment(|_| true).await.attempts, []);
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     assert_eq!((attempt.id.job, attempt.id.epoch, attempt.resume_from), (job.id, Epoch(1), None));
     assert_eq!(attempt.spec, job.spec);
@@ -34,7 +34,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     running.validation = Some(Validation { step: 5, loss: 3.5, ..Validation::default() });
     running.running_on = Some("cpu, f32".into());
     session.report(vec![running.clone()], vec![]).await;
-    let seen = house.job_when(job.id, |job| job.progress.is_some()).await;
+    let seen = fixture.job_when(job.id, |job| job.progress.is_some()).await;
     assert_eq!(seen.phase.name(), "running");
     assert_eq!((seen.node.unwrap().as_str(), seen.activity.as_deref()), ("box", Some("running")));
     assert_eq!((seen.progress, seen.validation), (running.progress, running.validation));
@@ -52,7 +52,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     let last = agent.commit(&job, &attempt, STEPS, Some(first)).await.unwrap();
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
-    let done = house.job_when(job.id, |job| job.phase.is_terminal()).await;
+    let done = fixture.job_when(job.id, |job| job.phase.is_terminal()).await;
     assert_eq!((done.phase.name(), done.checkpoint, done.checkpoint_step), ("completed", Some(last), STEPS));
     assert_eq!(done.metrics.train_loss, Some(2.0));
     assert_eq!(done.progress, running.progress, "the last figures stay");
@@ -62,7 +62,7 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     let state = ReplicaState::Ready { self_test_ms: 3.5 };
     let ready = ReplicaReport { checkpoint: last, state, active: true, serving_only: false };
     session.report(vec![], vec![ready.clone()]).await;
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let shown = soon(fleet.checkpoint("latest")).await.unwrap();
     assert_eq!((shown.id, shown.job_name.as_str()), (last, "demo"));
     assert_eq!(shown.replicas[0].state, Some(ready.state));
@@ -70,8 +70,8 @@ async fn an_attempt_goes_from_assignment_to_completion() {
     assert_eq!((node.state, node.replicas_ready, node.replicas_wanted), (NodeState::Connected, 1, 2));
     assert_eq!(node.inventory, inventory());
 
-    house.restart().await;
-    let fleet = house.fleet().await;
+    fixture.restart().await;
+    let fleet = fixture.fleet().await;
     let again = soon(fleet.job("demo")).await.unwrap();
     assert_eq!((again.phase.name(), again.checkpoint), ("completed", Some(last)));
     assert_eq!(again.node.unwrap().as_str(), "box", "where it ran is still known");
@@ -81,12 +81,12 @@ async fn an_attempt_goes_from_assignment_to_completion() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_best_checkpoint_has_a_name_and_an_early_end_is_a_completion_with_its_reason() {
-    let mut house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let mut fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let error = soon(fleet.checkpoint("demo:best")).await.unwrap_err().to_string();
     assert!(error.contains("no checkpoint of the job demo was validated"), "{error}");
     let validated = |step, loss, best| Metrics {
@@ -100,12 +100,12 @@ async fn the_best_checkpoint_has_a_name_and_an_early_end_is_a_completion_with_it
     let metrics = Metrics { early_stop: Some(1), ..validated(10, 1.75, best) };
     let last = agent.commit_with(&job, &attempt, 10, metrics).await;
     session.report_blindly(vec![ended(&attempt, Ending::Completed)]).await;
-    let done = house.job_when(job.id, |job| job.phase.is_terminal()).await;
+    let done = fixture.job_when(job.id, |job| job.phase.is_terminal()).await;
     assert_eq!((done.phase.name(), done.checkpoint, done.best), ("completed", Some(last), Some(good)));
     assert_eq!(done.why.as_deref(), Some("no improvement in 1 validation since the best, 1.5000 at step 5"));
 
-    house.restart().await;
-    let fleet = house.fleet().await;
+    fixture.restart().await;
+    let fleet = fixture.fleet().await;
     for (given, id) in
         [("best", good), ("demo:best", good), ("demo:latest", last), ("latest", last), ("demo", last)]
     {
@@ -119,11 +119,11 @@ async fn the_best_checkpoint_has_a_name_and_an_early_end_is_a_completion_with_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_holder_of_the_lease_counts() {
-    let house = House::start().await;
-    let (one, two) = (Agent::join(&house, "one").await, Agent::join(&house, "two").await);
+    let fixture = Fixture::start().await;
+    let (one, two) = (Agent::join(&fixture, "one").await, Agent::join(&fixture, "two").await);
     let mut session = one.session().await;
     session.report(vec![], vec![]).await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     let mut other = two.session().await;
     other.report(vec![], vec![]).await;
@@ -142,11 +142,11 @@ async fn only_the_holder_of_the_lease_counts() {
     let mut stale = ended(&attempt, Ending::Completed);
     stale.id.epoch = Epoch(7);
     session.report(vec![stale], vec![]).await;
-    assert_eq!(house.job_when(job.id, |_| true).await.phase.name(), "running");
+    assert_eq!(fixture.job_when(job.id, |_| true).await.phase.name(), "running");
     let logs = AgentMessage::LogLines { attempt: attempt.id, offset: 0, text: b"forged\n".to_vec() };
     other.send(logs).await;
     other.report(vec![], vec![]).await;
-    let mut logs = soon(house.fleet().await.logs("demo", false)).await.unwrap();
+    let mut logs = soon(fixture.fleet().await.logs("demo", false)).await.unwrap();
     assert!(soon(logs.next()).await.is_none(), "another node's lines are not taken");
 
     // A commit without its blobs.
@@ -157,22 +157,22 @@ async fn only_the_holder_of_the_lease_counts() {
     // The attempt fails; the job comes back with the next epoch, and the old one is over for good.
     let failed = Ending::Failed { cause: FailureCause::Crashed, message: "signal 9".into() };
     session.report_blindly(vec![ended(&attempt, failed)]).await;
-    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase.name() == "running").await;
+    let job = fixture.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase.name() == "running").await;
     assert_eq!(job.failures.len(), 1);
     assert!(job.failures[0].message.contains("the last line"), "{:?}", job.failures[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_late_counts_if_it_is_further() {
-    let house = House::start().await;
-    let (one, two) = (Agent::join(&house, "one").await, Agent::join(&house, "two").await);
+    let fixture = Fixture::start().await;
+    let (one, two) = (Agent::join(&fixture, "one").await, Agent::join(&fixture, "two").await);
     let mut session = one.session().await;
     session.report(vec![], vec![]).await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let old = session.attempt().await;
     let failed = Ending::Failed { cause: FailureCause::Crashed, message: "signal 9".into() };
     session.report_blindly(vec![ended(&old, failed)]).await;
-    let job = house.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase.name() == "running").await;
+    let job = fixture.job_when(job.id, |job| job.epoch == Epoch(2) && job.phase.name() == "running").await;
     let next = session.assignment(|now| now.attempts.iter().any(|one| one.id.epoch == Epoch(2))).await;
 
     let offer = |agent: &Agent, epoch: u64, step: u64| {
@@ -181,7 +181,7 @@ async fn what_comes_late_counts_if_it_is_further() {
     };
     assert_eq!(offer(&one, 1, 10).await, Ok(()));
     let late = one.commit(&job, &old, 10, None).await.unwrap();
-    assert_eq!(house.job_when(job.id, |job| job.checkpoint_step == 10).await.checkpoint, Some(late));
+    assert_eq!(fixture.job_when(job.id, |job| job.checkpoint_step == 10).await.checkpoint, Some(late));
     assert_eq!(offer(&one, 1, 10).await, Ok(()), "it is taken already, and the same again is an answer");
     assert!(offer(&two, 1, 20).await.unwrap_err().contains("has no lease"), "that was another node's");
     one.commit(&job, &next.attempts[0], 20, None).await.unwrap();
@@ -194,10 +194,10 @@ async fn what_comes_late_counts_if_it_is_further() {
     assert!(matches!(unknown, Err(CallError::NotFound(_))), "{unknown:?}");
 
     // The history tells both, also when the coordinator is started again.
-    let mut house = house;
-    house.restart().await;
+    let mut fixture = fixture;
+    fixture.restart().await;
     let id = job.id.to_string();
-    let events = soon(house.fleet().await.events(0, false, Some(&id))).await.unwrap();
+    let events = soon(fixture.fleet().await.events(0, false, Some(&id))).await.unwrap();
     let said: Vec<String> = soon(events.map(|event| event.unwrap().text).collect()).await;
     let tells = |text: &str| said.iter().any(|line| line.contains(text));
     assert!(tells("at step 10, delivered late by attempt 1"), "{said:#?}");
@@ -209,25 +209,25 @@ async fn what_comes_late_counts_if_it_is_further() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_stops_through_its_agent() {
-    let house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     assert!(!attempt.stop);
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     assert_eq!(soon(fleet.cancel("demo")).await.unwrap().phase.name(), "cancelling");
     session.assignment(|assignment| assignment.attempts.iter().any(|attempt| attempt.stop)).await;
     session.report_blindly(vec![ended(&attempt, Ending::Stopped)]).await;
-    assert_eq!(house.job_when(job.id, |job| job.phase.is_terminal()).await.phase.name(), "cancelled");
+    assert_eq!(fixture.job_when(job.id, |job| job.phase.is_terminal()).await.phase.name(), "cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_kept_once_and_followed() {
-    let house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     let lines = |offset, text: &str| AgentMessage::LogLines {
         attempt: attempt.id,
@@ -237,7 +237,7 @@ async fn logs_are_kept_once_and_followed() {
     session.send(lines(0, "one\ntwo\nth")).await;
     session.send(lines(4, "two\nthree\n")).await;
     session.report(vec![], vec![]).await;
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let mut kept = soon(fleet.logs("demo", false)).await.unwrap();
     assert_eq!(soon_when(&mut kept, |_| true).await, (Epoch(1), b"one\ntwo\nthree\n".to_vec()));
     assert!(soon(kept.next()).await.is_none());
@@ -254,19 +254,19 @@ async fn logs_are_kept_once_and_followed() {
         .await;
     assert_eq!(soon_when(&mut followed, |_| true).await.1, b"fi", "the end of a line that never ended");
     assert!(soon(followed.next()).await.is_none(), "the job has ended");
-    assert_eq!(house.job_when(job.id, |_| true).await.phase.name(), "failed");
+    assert_eq!(fixture.job_when(job.id, |_| true).await.phase.name(), "failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_session_ends_the_older_and_a_session_begins_with_hello() {
-    let house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let mut older = agent.session().await;
     let mut newer = agent.session().await;
     let error = soon_failed(&mut older.incoming).await;
     assert!(error.to_string().contains("newer session"), "{error}");
     newer.report(vec![], vec![]).await;
-    assert_eq!(soon(house.fleet().await.status()).await.unwrap().nodes_connected, 1);
+    assert_eq!(soon(fixture.fleet().await.status()).await.unwrap().nodes_connected, 1);
 
     let mut rude = agent.raw_session().await.unwrap();
     rude.send(AgentMessage::Goodbye).await;
@@ -280,8 +280,8 @@ async fn a_newer_session_ends_the_older_and_a_session_begins_with_hello() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_does_not_fit_is_told_by_field() {
     use hatchery_net::transport::{Profile, connect};
-    let house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let config = agent.credentials.client_config().unwrap();
     let channel = soon(connect(&agent.credentials.addresses, config, Profile::Control)).await.unwrap();
     let mut raw = v1::agents_client::AgentsClient::new(channel);

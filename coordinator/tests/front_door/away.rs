@@ -10,18 +10,18 @@ use hatchery_common::{
 
 use crate::{
     agent::{Agent, ended, report_of},
-    house::{House, soon},
+    fixture::{Fixture, soon},
 };
 
 const AWAY: Away = Away { reason: AwayReason::OwnerActive, until: None };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back() {
-    let house = House::start().await;
-    let fleet = house.fleet().await;
-    let agent = Agent::join(&house, "workstation").await;
+    let fixture = Fixture::start().await;
+    let fleet = fixture.fleet().await;
+    let agent = Agent::join(&fixture, "workstation").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     let running = || vec![report_of(&attempt, AttemptPhase::Running)];
     session.report(running(), vec![]).await;
@@ -29,7 +29,7 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
     let stops = session.assignment(|now| now.attempts.iter().any(|attempt| attempt.stop)).await;
     assert_eq!(stops.attempts[0].id.epoch, attempt.id.epoch);
     assert_eq!(soon(fleet.node("workstation")).await.unwrap().away, Some(AWAY));
-    let stopping = house.job_when(job.id, |job| job.why.is_some()).await;
+    let stopping = fixture.job_when(job.id, |job| job.why.is_some()).await;
     assert_eq!(
         stopping.why.as_deref(),
         Some("stopping after a checkpoint: its node is away: its owner is using it")
@@ -37,7 +37,7 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
 
     let checkpoint = agent.commit(&job, &attempt, 10, None).await.unwrap();
     session.report_away(Some(AWAY), vec![ended(&attempt, Ending::NodeAway)]).await;
-    let waiting = house.job_when(job.id, |job| job.phase.name() == "queued").await;
+    let waiting = fixture.job_when(job.id, |job| job.phase.name() == "queued").await;
     assert!(waiting.failures.is_empty(), "nobody is to blame");
     assert_eq!(
         waiting.why.as_deref(),
@@ -59,28 +59,28 @@ async fn a_node_that_is_its_owners_hands_over_and_is_given_work_when_it_is_back(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_goes_on_elsewhere_and_a_restarted_coordinator_asks_before_it_grants() {
-    let mut house = House::start().await;
-    let mut agent = Agent::join(&house, "workstation").await;
+    let mut fixture = Fixture::start().await;
+    let mut agent = Agent::join(&fixture, "workstation").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     // The coordinator hears of nothing but the end: the agent has not waited for it.
     let until = LocalTime { at: Timestamp::now(), utc_offset_secs: 3600 };
     let outside = Away { reason: AwayReason::OutsideHours, until: Some(until) };
     session.report_away(Some(outside), vec![ended(&attempt, Ending::NodeAway)]).await;
-    let waiting = house.job_when(job.id, |job| job.phase.name() == "queued").await;
+    let waiting = fixture.job_when(job.id, |job| job.phase.name() == "queued").await;
     assert!(waiting.why.unwrap().contains("is away: outside its hours, until "));
 
-    house.restart().await;
-    agent.move_to(&house).await;
+    fixture.restart().await;
+    agent.move_to(&fixture).await;
     let mut session = agent.dial().await;
     session.report_away(Some(outside), vec![]).await;
     let waiting =
-        house.job_when(job.id, |job| job.why.as_ref().is_some_and(|why| why.contains("away"))).await;
+        fixture.job_when(job.id, |job| job.why.as_ref().is_some_and(|why| why.contains("away"))).await;
     assert_eq!(waiting.epoch, Epoch(1), "it is not given to whoever has only just dialled");
 
-    let other = Agent::join(&house, "server").await;
+    let other = Agent::join(&fixture, "server").await;
     let mut elsewhere = other.session().await;
     assert_eq!(elsewhere.attempt().await.id.epoch, Epoch(2));
-    assert!(house.job_when(job.id, |job| job.phase.name() == "running").await.failures.is_empty());
+    assert!(fixture.job_when(job.id, |job| job.phase.name() == "running").await.failures.is_empty());
 }

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::{
     agent::token,
-    house::{House, soon, spec},
+    fixture::{Fixture, soon, spec},
     state::{Busy, busy, commit, events, load, replayed},
 };
 
@@ -51,7 +51,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_is_one_instant() {
     let busy = busy().await;
-    let (fleet, dataset) = (busy.house.fleet().await, busy.job.spec.dataset);
+    let (fleet, dataset) = (busy.fixture.fleet().await, busy.job.spec.dataset);
     let stop = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&stop);
     let load_on_it = tokio::spawn(async move {
@@ -67,14 +67,14 @@ async fn a_backup_under_load_is_one_instant() {
     let mut summaries = Vec::new();
     for round in 0..4 {
         let file = folder.path().join(format!("{round}.tar"));
-        summaries.push(backup(busy.house.state(), file, WITH_BLOBS).await.unwrap());
+        summaries.push(backup(busy.fixture.state(), file, WITH_BLOBS).await.unwrap());
         // The next one has something new in it.
-        soon(busy.house.fleet().await.create_token(&token(Scope::Viewer))).await.unwrap();
+        soon(busy.fixture.fleet().await.create_token(&token(Scope::Viewer))).await.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     assert!(soon(load_on_it).await.unwrap() > 0);
     assert_eq!(names(folder.path()), ["0.tar", "1.tar", "2.tar", "3.tar"], "no scratch is left");
-    let (house, state) = busy.left().await;
+    let (fixture, state) = busy.left().await;
     let all = events(&state);
     assert!(summaries.is_sorted_by(|a, b| a.last_event < b.last_event), "{summaries:?}");
 
@@ -124,7 +124,7 @@ async fn a_backup_under_load_is_one_instant() {
         assert_eq!((summary.blobs_missing, restored.blobs_missing), (0, 0));
         assert!(admin::fsck(&to, false, &mut ()).unwrap().findings.is_empty());
     }
-    drop(house);
+    drop(fixture);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,24 +132,24 @@ async fn the_fleet_goes_on_with_the_restored_one_and_old_epochs_are_refused() {
     let mut busy = busy().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("backup.tar");
-    backup(busy.house.state(), file.clone(), WITH_BLOBS).await.unwrap();
+    backup(busy.fixture.state(), file.clone(), WITH_BLOBS).await.unwrap();
     // After the backup the job goes on, under epochs that the backup has never heard of.
     busy.session.report(vec![], vec![]).await;
-    busy.house.stop().await;
+    busy.fixture.stop().await;
 
     for round in 0..2 {
         let state = folder.path().join(format!("restored-{round}"));
         admin::restore(&file, &state, false, &mut ()).unwrap();
         let floor = load(&state).jobs[&busy.job.id].epoch;
         let started = Instant::now();
-        let mut house = House::start_with(|settings| {
+        let mut fixture = Fixture::start_with(|settings| {
             settings.state = Some(state.clone());
             settings.lease_secs = 2;
         })
         .await;
-        assert_eq!(soon(house.fleet().await.jobs(false)).await.unwrap().len(), 2);
+        assert_eq!(soon(fixture.fleet().await.jobs(false)).await.unwrap().len(), 2);
         // The agent comes with the certificate that it has.
-        busy.agent.move_to(&house).await;
+        busy.agent.move_to(&fixture).await;
         let mut session = busy.agent.session().await;
         session.report(vec![], vec![]).await;
         let attempt =
@@ -163,11 +163,11 @@ async fn the_fleet_goes_on_with_the_restored_one_and_old_epochs_are_refused() {
         assert!(!matches!(late, Err(CallError::Unreachable(_))), "{late:?}");
         let checkpoint = commit(&busy, &busy.agent, &attempt, 20).await.unwrap();
         assert_eq!(
-            house.job_when(busy.job.id, |job| job.checkpoint_step == 20).await.checkpoint,
+            fixture.job_when(busy.job.id, |job| job.checkpoint_step == 20).await.checkpoint,
             Some(checkpoint)
         );
         drop(session);
-        house.stop().await;
+        fixture.stop().await;
         // The next round restores the same backup: its epochs are above these.
         busy.attempt = attempt;
     }
@@ -333,14 +333,14 @@ async fn a_crafted_file_is_refused_and_writes_nothing_outside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_in_use_or_full_is_refused_and_its_content_is_kept() {
-    let Busy { house, .. } = busy().await;
+    let Busy { fixture, .. } = busy().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("backup.tar");
-    backup(house.state(), file.clone(), BackupOptions::default()).await.unwrap();
-    let again = backup(house.state(), file.clone(), BackupOptions::default()).await.unwrap_err();
+    backup(fixture.state(), file.clone(), BackupOptions::default()).await.unwrap();
+    let again = backup(fixture.state(), file.clone(), BackupOptions::default()).await.unwrap_err();
     assert!(matches!(again, AdminError::Exists { .. }), "{again}");
     for replace in [false, true] {
-        let error = admin::restore(&file, &house.state(), replace, &mut ()).unwrap_err();
+        let error = admin::restore(&file, &fixture.state(), replace, &mut ()).unwrap_err();
         assert!(matches!(error, AdminError::Lock(_)), "{error:?}");
     }
 
@@ -358,9 +358,9 @@ async fn a_folder_in_use_or_full_is_refused_and_its_content_is_kept() {
     // One that was cut off while it moved things is not taken for a state; one more restore mends it.
     fs::create_dir(to.join(UNFINISHED_FOLDER)).unwrap();
     fs::rename(to.join("hatchery.db"), to.join(UNFINISHED_FOLDER).join("hatchery.db")).unwrap();
-    let mut house = House::start().await;
-    house.stop().await;
-    let start = House::try_start_with(|settings| settings.state = Some(to.clone())).await.err().unwrap();
+    let mut fixture = Fixture::start().await;
+    fixture.stop().await;
+    let start = Fixture::try_start_with(|settings| settings.state = Some(to.clone())).await.err().unwrap();
     assert!(matches!(start, RunError::Unfinished(_)), "{start}");
     let error = backup(to.clone(), folder.path().join("no.tar"), WITH_BLOBS).await.unwrap_err();
     assert!(error.to_string().contains("restore again with --replace"), "{error}");
@@ -387,7 +387,7 @@ impl Watcher for Until {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_one_leaves_nothing_behind() {
-    let (house, state) = busy().await.left().await;
+    let (fixture, state) = busy().await.left().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("backup.tar");
     let mut interrupted = 0;
@@ -409,12 +409,12 @@ async fn an_interrupted_one_leaves_nothing_behind() {
         interrupted += 1;
     }
     assert!(interrupted > 5, "{interrupted}");
-    drop(house);
+    drop(fixture);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_blob_is_left_out_and_told() {
-    let (house, state) = busy().await.left().await;
+    let (fixture, state) = busy().await.left().await;
     let folder = tempfile::tempdir().unwrap();
     let files = crate::state::blob_files(&state);
     crate::state::flip(&files[0], 3);
@@ -426,5 +426,5 @@ async fn a_damaged_blob_is_left_out_and_told() {
     let to = folder.path().join("to");
     let restored = admin::restore(&summary.file, &to, false, &mut ()).unwrap();
     assert_eq!((restored.blobs, restored.blobs_missing), (files.len() - 2, 2));
-    drop(house);
+    drop(fixture);
 }

@@ -3,13 +3,13 @@
 use futures::StreamExt as _;
 use hatchery_common::{id::RequestId, view::EventView};
 
-use crate::house::{House, soon, soon_failed, soon_when};
+use crate::fixture::{Fixture, soon, soon_failed, soon_when};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_resume_from_a_number_across_a_restart() {
-    let mut house = House::start().await;
-    let job = house.submit().await;
-    let fleet = house.fleet().await;
+    let mut fixture = Fixture::start().await;
+    let job = fixture.submit().await;
+    let fleet = fixture.fleet().await;
     let all: Vec<EventView> =
         soon(soon(fleet.events(0, false, None)).await.unwrap().map(Result::unwrap).collect()).await;
     assert!(all.iter().map(|event| event.number).eq(1..=all.len() as u64));
@@ -23,12 +23,12 @@ async fn events_resume_from_a_number_across_a_restart() {
     let second = soon(fleet.submit(RequestId::random(), &job.spec)).await.unwrap().0;
     let event = soon_when(&mut followed, |_| true).await;
     assert_eq!((event.number, event.job), (last.number + 1, Some(second.id)));
-    house.stop().await;
+    fixture.stop().await;
     let error = soon_failed(&mut followed).await;
     assert!(error.is_retriable(), "{error:?}");
 
-    house.begin().await.unwrap();
-    let fleet = house.fleet().await;
+    fixture.begin().await.unwrap();
+    let fleet = fixture.fleet().await;
     let mut resumed = soon(fleet.events(event.number, true, None)).await.unwrap();
     soon(fleet.cancel(&job.id.to_string())).await.unwrap();
     let next = soon_when(&mut resumed, |_| true).await;

@@ -24,19 +24,19 @@ fn sql(state: &Path, statements: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_folder_has_nothing_to_find_and_one_in_use_is_refused() {
-    let Busy { house, session, .. } = busy().await;
-    let error = fsck(&house.state(), true, &mut ()).unwrap_err();
+    let Busy { fixture, session, .. } = busy().await;
+    let error = fsck(&fixture.state(), true, &mut ()).unwrap_err();
     assert!(matches!(error, AdminError::Lock(_)), "{error:?}");
-    let mut house = house;
+    let mut fixture = fixture;
     drop(session);
-    house.stop().await;
-    let before = load(&house.state());
+    fixture.stop().await;
+    let before = load(&fixture.state());
     for repair in [false, true] {
-        let report = check(&house.state(), repair);
+        let report = check(&fixture.state(), repair);
         assert_eq!(report.findings, []);
         assert!(report.is_sound() && report.blobs > 4 && report.last_event == before.last_event);
     }
-    assert_eq!(load(&house.state()), before);
+    assert_eq!(load(&fixture.state()), before);
     let elsewhere = tempfile::tempdir().unwrap();
     assert!(matches!(fsck(elsewhere.path(), true, &mut ()), Err(AdminError::NoState { .. })));
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "no lock, no database is made");
@@ -44,7 +44,7 @@ async fn a_sound_folder_has_nothing_to_find_and_one_in_use_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_made_anew_from_whole_events() {
-    let (mut house, state) = busy().await.left().await;
+    let (mut fixture, state) = busy().await.left().await;
     let before = load(&state);
     let differs = FindingKind::TableDiffers;
     for (what, statements, tables) in [
@@ -92,7 +92,7 @@ async fn tables_are_made_anew_from_whole_events() {
         entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("hatchery.db.before-repair-")
     });
     assert_eq!(kept.count(), 10);
-    house.begin().await.unwrap();
+    fixture.begin().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +163,7 @@ async fn a_damaged_database_file_is_made_anew_or_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_are_read_and_damaged_ones_put_aside() {
-    let (mut house, state) = busy().await.left().await;
+    let (mut fixture, state) = busy().await.left().await;
     let files = blob_files(&state);
     let id = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
     flip(&files[0], 1);
@@ -188,12 +188,12 @@ async fn blobs_are_read_and_damaged_ones_put_aside() {
     assert!(!files[0].exists());
     assert!(state.join("blobs/quarantine").join(files[0].file_name().unwrap()).exists());
     assert_eq!(kinds(&check(&state, true)), [missing, missing], "that is left until they come again");
-    house.begin().await.unwrap();
+    fixture.begin().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_needs_is_removed_and_what_nobody_names_is_kept() {
-    let (house, state) = busy().await.left().await;
+    let (fixture, state) = busy().await.left().await;
     let shard = blob_files(&state)[0].parent().unwrap().to_owned();
     let leftovers = [
         state.join("blobs/partial/put-x1"),
@@ -235,7 +235,7 @@ async fn what_nobody_needs_is_removed_and_what_nobody_names_is_kept() {
     assert!(check(&state, true).is_sound());
     fs::remove_file(state.join("authority/authority.key.pem")).unwrap();
     assert_eq!(kinds(&check(&state, true))[0], (FindingKind::Authority, FindingState::Open));
-    drop(house);
+    drop(fixture);
 }
 
 /// Both files of every blob of a store.
@@ -247,13 +247,13 @@ fn blob_files_of(store: &Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_coordinators_log_is_taken_in() {
-    let Busy { house, .. } = busy().await;
+    let Busy { fixture, .. } = busy().await;
     // What a kill leaves: the files as they are while it runs.
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     fs::create_dir_all(state.join("authority")).unwrap();
     for file in ["hatchery.db", "hatchery.db-wal", "authority/authority.pem", "authority/authority.key.pem"] {
-        fs::copy(house.state().join(file), state.join(file)).unwrap();
+        fs::copy(fixture.state().join(file), state.join(file)).unwrap();
     }
     assert!(fs::metadata(state.join("hatchery.db-wal")).unwrap().len() > 0);
     let report = check(&state, false);

@@ -22,7 +22,7 @@ use tonic::Code;
 
 use crate::{
     agent::Agent,
-    house::{House, checkpoint, soon},
+    fixture::{Fixture, checkpoint, soon},
 };
 
 /// What is changed in a list of files.
@@ -45,14 +45,14 @@ fn others(folder: &Path) -> BTreeSet<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_lies_about_its_files_is_refused() {
-    let house = House::start().await;
-    let agent = Agent::join(&house, "box").await;
+    let fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "box").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     let good = checkpoint(&agent.blobs, &job, attempt.id.epoch, 10, None);
     agent.put(&good).await;
-    let before = others(house.folder.path());
+    let before = others(fixture.folder.path());
 
     let renamed = TRICKS.map(|trick| -> (Lie, &str) {
         (Box::new(|files| files[0].name = trick.to_owned()), "must be exactly")
@@ -79,27 +79,27 @@ async fn a_checkpoint_that_lies_about_its_files_is_refused() {
     }
     let foreign = CheckpointManifest { epoch: Epoch(attempt.id.epoch.0 + 1), ..good.clone() };
     soon(agent.client.commit_checkpoint(&foreign, None)).await.unwrap_err();
-    assert_eq!(soon(house.fleet().await.checkpoints(None)).await.unwrap(), [], "none of these counts");
-    assert_eq!(others(house.folder.path()), before, "nothing lies where it does not belong");
+    assert_eq!(soon(fixture.fleet().await.checkpoints(None)).await.unwrap(), [], "none of these counts");
+    assert_eq!(others(fixture.folder.path()), before, "nothing lies where it does not belong");
     soon(agent.client.commit_checkpoint(&good, None)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dataset_that_lies_about_its_files_is_refused() {
-    let house = House::start().await;
-    house.dataset().await;
-    let fleet = house.fleet().await;
+    let fixture = Fixture::start().await;
+    fixture.dataset().await;
+    let fleet = fixture.fleet().await;
     let known = soon(fleet.datasets()).await.unwrap();
-    let before = others(house.folder.path());
+    let before = others(fixture.folder.path());
     let store_folder = tempfile::tempdir().unwrap();
     let limits = BlobLimits { free_bytes_min: 0, ..BlobLimits::default() };
     let store = BlobStore::open(store_folder.path(), limits).unwrap();
     let blob = store.put_bytes(&[7; 1000]).unwrap();
-    let blobs = soon(BlobClient::connect(&house.credentials())).await.unwrap();
+    let blobs = soon(BlobClient::connect(&fixture.credentials())).await.unwrap();
     soon(blobs.put(&[blob], &store, |_| {})).await.unwrap();
 
-    let config = house.credentials().client_config().unwrap();
-    let channel = soon(connect(&house.credentials().addresses, config, Profile::Control)).await.unwrap();
+    let config = fixture.credentials().client_config().unwrap();
+    let channel = soon(connect(&fixture.credentials().addresses, config, Profile::Control)).await.unwrap();
     let calls = v1::fleet_client::FleetClient::new(channel);
     let file = |path: &str, size_bytes: u64| json!({ "path": path, "blob": blob, "size_bytes": size_bytes });
     let create = async |files: Vec<Value>| {
@@ -123,19 +123,19 @@ async fn a_dataset_that_lies_about_its_files_is_refused() {
     }
     assert!(convert::dataset_manifest(&vec![b' '; convert::DATASET_MANIFEST_BYTES_MAX + 1]).is_err());
     assert_eq!(soon(fleet.datasets()).await.unwrap(), known, "none of these counts");
-    assert_eq!(others(house.folder.path()), before, "nothing lies where it does not belong");
+    assert_eq!(others(fixture.folder.path()), before, "nothing lies where it does not belong");
     create(vec![file("a", 1000)]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_beyond_the_quota_is_refused_and_leaves_nothing() {
-    let house = House::start_with(|settings| settings.blob_bytes_max = Some(1 << 20)).await;
+    let fixture = Fixture::start_with(|settings| settings.blob_bytes_max = Some(1 << 20)).await;
     let folder = tempfile::tempdir().unwrap();
     let limits = BlobLimits { free_bytes_min: 0, ..BlobLimits::default() };
     let store = BlobStore::open(folder.path(), limits).unwrap();
     let (small, large) =
         (store.put_bytes(&vec![1; 1000]).unwrap(), store.put_bytes(&vec![2; 2 << 20]).unwrap());
-    let client = soon(BlobClient::connect(&house.credentials())).await.unwrap();
+    let client = soon(BlobClient::connect(&fixture.credentials())).await.unwrap();
     let error = soon(client.put(&[large], &store, |_| {})).await.unwrap_err().to_string();
     assert!(error.contains("holds 0 of 1048576 bytes"), "{error}");
     assert_eq!(soon(client.missing(&[large])).await.unwrap(), [large]);

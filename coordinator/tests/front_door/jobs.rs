@@ -11,7 +11,7 @@ use hatchery_common::{
 use hatchery_proto::{client::CallError, v1};
 use tonic::{Code, transport::Channel};
 
-use crate::house::{House, name, soon, soon_when, spec};
+use crate::fixture::{Fixture, name, soon, soon_when, spec};
 
 /// Makes a good request wrong.
 type Spoil = dyn Fn(&mut v1::SubmitJobRequest);
@@ -25,10 +25,10 @@ fn set(request: &mut v1::SubmitJobRequest, path: &str, value: impl Into<serde_js
     request.spec = Some(v1::JobSpec { digest: Digest::of(&json).as_bytes().to_vec(), json });
 }
 
-/// A client without the checks of the house's own.
-async fn raw_fleet(house: &House) -> v1::fleet_client::FleetClient<Channel> {
+/// A client without the checks of the fixture's own.
+async fn raw_fleet(fixture: &Fixture) -> v1::fleet_client::FleetClient<Channel> {
     use hatchery_net::transport::{Profile, connect};
-    let credentials = house.credentials();
+    let credentials = fixture.credentials();
     let config = credentials.client_config().unwrap();
     let channel = soon(connect(&credentials.addresses, config, Profile::Control)).await.unwrap();
     v1::fleet_client::FleetClient::new(channel)
@@ -36,9 +36,9 @@ async fn raw_fleet(house: &House) -> v1::fleet_client::FleetClient<Channel> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_gives_the_same_job_also_after_a_restart() {
-    let mut house = House::start().await;
-    let (request, mut spec) = (RequestId::random(), spec(house.dataset().await));
-    let fleet = house.fleet().await;
+    let mut fixture = Fixture::start().await;
+    let (request, mut spec) = (RequestId::random(), spec(fixture.dataset().await));
+    let fleet = fixture.fleet().await;
     let (first, duplicate) = soon(fleet.submit(request, &spec)).await.unwrap();
     assert!(!duplicate);
     assert_eq!((first.phase.name(), &first.spec), ("queued", &spec));
@@ -47,8 +47,8 @@ async fn the_same_request_gives_the_same_job_also_after_a_restart() {
     let again = futures::future::join_all((0..20).map(|_| fleet.submit(request, &spec))).await;
     assert!(again.into_iter().all(|one| one.is_ok_and(|(job, duplicate)| duplicate && job.id == first.id)));
 
-    house.restart().await;
-    let fleet = house.fleet().await;
+    fixture.restart().await;
+    let fleet = fixture.fleet().await;
     let (again, duplicate) = soon(fleet.submit(request, &spec)).await.unwrap();
     assert!(duplicate && again.id == first.id);
     assert_eq!(soon(fleet.jobs(true)).await.unwrap().len(), 1);
@@ -57,16 +57,16 @@ async fn the_same_request_gives_the_same_job_also_after_a_restart() {
     let error = soon(fleet.submit(request, &spec)).await.unwrap_err();
     let CallError::Refused(message) = &error else { panic!("{error:?}") };
     assert!(message.contains("already used") && message.contains(&first.id.to_string()), "{message}");
-    let mut raw = raw_fleet(&house).await;
+    let mut raw = raw_fleet(&fixture).await;
     let request = v1::SubmitJobRequest { request_id: request.to_string(), spec: Some(spec.into()) };
     assert_eq!(soon(raw.submit_job(request)).await.unwrap_err().code(), Code::AlreadyExists);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_input_is_told_by_field() {
-    let house = House::start().await;
-    let good = spec(house.dataset().await);
-    let mut raw = raw_fleet(&house).await;
+    let fixture = Fixture::start().await;
+    let good = spec(fixture.dataset().await);
+    let mut raw = raw_fleet(&fixture).await;
     let submit = async |raw: &mut v1::fleet_client::FleetClient<Channel>, change: &Spoil| {
         let mut request = v1::SubmitJobRequest {
             request_id: RequestId::random().to_string(),
@@ -98,7 +98,7 @@ async fn wrong_input_is_told_by_field() {
         assert_eq!(code, Code::InvalidArgument, "{message}");
         assert!(message.starts_with(field), "{field} is not named in {message}");
     }
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let mut lost = good.clone();
     lost.dataset = DatasetId(Digest::of(b"nowhere"));
     let error = soon(fleet.submit(RequestId::random(), &lost)).await.unwrap_err();
@@ -116,9 +116,9 @@ async fn wrong_input_is_told_by_field() {
 /// As an older command line sends it.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_absent_have_their_defaults() {
-    let house = House::start().await;
-    let good = spec(house.dataset().await);
-    let mut raw = raw_fleet(&house).await;
+    let fixture = Fixture::start().await;
+    let good = spec(fixture.dataset().await);
+    let mut raw = raw_fleet(&fixture).await;
     let mut older: serde_json::Value = serde_json::from_slice(&good.to_json()).unwrap();
     for key in ["log_every", "accumulate", "ema_decay", "precision"] {
         older["train"].as_object_mut().unwrap().remove(key).unwrap();
@@ -143,16 +143,16 @@ async fn keys_that_are_absent_have_their_defaults() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_note_stays_with_its_job() {
-    let mut house = House::start().await;
-    let mut noted = spec(house.dataset().await);
+    let mut fixture = Fixture::start().await;
+    let mut noted = spec(fixture.dataset().await);
     noted.note = Some("the first with dropout".to_owned().try_into().unwrap());
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let job = soon(fleet.submit(RequestId::random(), &noted)).await.unwrap().0;
-    house.restart().await;
-    let fleet = house.fleet().await;
+    fixture.restart().await;
+    let fleet = fixture.fleet().await;
     assert_eq!(soon(fleet.job(&job.id.to_string())).await.unwrap().spec, noted);
 
-    let mut raw = raw_fleet(&house).await;
+    let mut raw = raw_fleet(&fixture).await;
     for (note, expected) in [
         ("x".repeat(501), "spec.note: must have at most 500 characters, not 501"),
         ("two\nlines".to_owned(), "spec.note: must be one line without control characters"),
@@ -166,15 +166,15 @@ async fn a_note_stays_with_its_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dataset_needs_its_blobs() {
-    let house = House::start().await;
-    let fleet = house.fleet().await;
+    let fixture = Fixture::start().await;
+    let fleet = fixture.fleet().await;
     let known = soon(fleet.datasets()).await.unwrap();
     assert_eq!(known, []);
     let file = |blob| DatasetFile { path: "a".into(), blob, size_bytes: 5 };
     let manifest = DatasetManifest::new(name("lost"), vec![file(BlobId(Digest::of(b"?")))]).unwrap();
     let error = soon(fleet.create_dataset(&manifest)).await.unwrap_err().to_string();
     assert!(error.contains("1 of the 1 blobs named are not here"), "{error}");
-    let id = house.dataset().await;
+    let id = fixture.dataset().await;
     let datasets = soon(fleet.datasets()).await.unwrap();
     assert_eq!(datasets.len(), 1);
     assert_eq!((datasets[0].id, datasets[0].files, datasets[0].name.as_str()), (id, 1, "hamlet"));
@@ -182,11 +182,11 @@ async fn a_dataset_needs_its_blobs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_found_watched_and_cancelled() {
-    let house = House::start().await;
-    let fleet = house.fleet().await;
+    let fixture = Fixture::start().await;
+    let fleet = fixture.fleet().await;
     let error = soon(fleet.job("latest")).await.unwrap_err();
     assert!(matches!(error, CallError::NotFound(_)), "{error:?}");
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     for given in ["latest", "demo", &job.id.to_string(), &job.id.to_string()[..6]] {
         assert_eq!(soon(fleet.job(given)).await.unwrap().id, job.id, "{given}");
     }

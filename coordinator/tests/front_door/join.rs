@@ -11,19 +11,19 @@ use hatchery_proto::client::{AgentsClient, CallError, FleetClient};
 
 use crate::{
     agent::{Agent, join, token},
-    house::{House, name, soon, soon_failed},
+    fixture::{Fixture, name, soon, soon_failed},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_string_is_good_once() {
-    let house = House::start().await;
-    let fleet = house.fleet().await;
+    let fixture = Fixture::start().await;
+    let fleet = fixture.fleet().await;
     let mut wish = token(Scope::Agent);
     wish.name = Some(name("attic"));
     wish.labels = Labels::from([(name("room"), name("attic"))]);
     let (text, _) = soon(fleet.create_token(&wish)).await.unwrap();
     let string: JoinString = text.parse().unwrap();
-    assert_eq!(string.addresses, [house.address()]);
+    assert_eq!(string.addresses, [fixture.address()]);
     let labels = Labels::from([(name("os"), name("linux"))]);
     let (credentials, given, node) = soon(hatchery_net::join(&string, &name("mine"), &labels)).await.unwrap();
     assert_eq!(given.as_str(), "attic", "the string's name comes first");
@@ -37,7 +37,7 @@ async fn a_join_string_is_good_once() {
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0].labels.len(), 2);
 
-    let (_, twin) = join(&house, Scope::Viewer, "eve").await;
+    let (_, twin) = join(&fixture, Scope::Viewer, "eve").await;
     assert_eq!(twin, None);
     let second = soon(fleet.create_token(&wish)).await.unwrap().0.parse().unwrap();
     let (_, given, _) = soon(hatchery_net::join(&second, &name("x"), &labels)).await.unwrap();
@@ -50,9 +50,9 @@ async fn a_join_string_is_good_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_renewed_and_revoked() {
-    let house = House::start().await;
-    let fleet = house.fleet().await;
-    let agent = Agent::join(&house, "box").await;
+    let fixture = Fixture::start().await;
+    let fleet = fixture.fleet().await;
+    let agent = Agent::join(&fixture, "box").await;
     let renewed = soon(agent.client.renew(&agent.credentials)).await.unwrap();
     let (old, new) = (agent.credentials.identity().unwrap(), renewed.identity().unwrap());
     assert_ne!(old.certificate, new.certificate);
@@ -85,14 +85,14 @@ async fn certificates_are_renewed_and_revoked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_operator_needs_no_flag() {
-    let mut house = House::start().await;
-    let first = house.credentials();
+    let mut fixture = Fixture::start().await;
+    let first = fixture.credentials();
     let Identity { role: Role::Operator(_), certificate } = first.identity().unwrap() else { panic!() };
-    house.restart().await;
-    let second = house.credentials();
+    fixture.restart().await;
+    let second = fixture.credentials();
     assert_eq!(second.certificate_pem, first.certificate_pem, "kept over a restart");
-    assert_eq!(second.addresses, [house.address()], "and told the new address");
-    let fleet = house.fleet().await;
+    assert_eq!(second.addresses, [fixture.address()], "and told the new address");
+    let fleet = fixture.fleet().await;
     let mut events = soon(fleet.events(0, true, None)).await.unwrap();
     soon(events.next()).await.unwrap().unwrap();
     // Locked out by hand; the next start mends it.
@@ -106,19 +106,19 @@ async fn the_local_operator_needs_no_flag() {
     })
     .await;
     assert!(matches!(error, CallError::Denied(_)), "{error:?}");
-    house.restart().await;
-    assert_ne!(house.credentials().certificate_pem, first.certificate_pem);
-    soon(house.fleet().await.status()).await.unwrap();
+    fixture.restart().await;
+    assert_ne!(fixture.credentials().certificate_pem, first.certificate_pem);
+    soon(fixture.fleet().await.status()).await.unwrap();
 
     // Credentials of another fleet are put aside, not lost.
-    let other = House::start().await;
-    other.credentials().save(&house.client_folder()).unwrap();
-    house.restart().await;
-    soon(house.fleet().await.status()).await.unwrap();
-    assert!(house.client_folder().join("credentials.other-fleet.toml").exists());
+    let other = Fixture::start().await;
+    other.credentials().save(&fixture.client_folder()).unwrap();
+    fixture.restart().await;
+    soon(fixture.fleet().await.status()).await.unwrap();
+    assert!(fixture.client_folder().join("credentials.other-fleet.toml").exists());
     let stranger = soon(FleetClient::connect(&{
         let mut credentials = other.credentials();
-        credentials.addresses = vec![house.address()];
+        credentials.addresses = vec![fixture.address()];
         credentials
     }))
     .await

@@ -4,14 +4,14 @@ use hatchery_common::{node::NodeMetrics, view::NodeState};
 
 use crate::{
     agent::Agent,
-    house::{House, soon},
+    fixture::{Fixture, soon},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_report_s_figures_are_shown_until_the_coordinator_starts_anew() {
-    let mut house = House::start().await;
-    let fleet = house.fleet().await;
-    let agent = Agent::join(&house, "ada").await;
+    let mut fixture = Fixture::start().await;
+    let fleet = fixture.fleet().await;
+    let agent = Agent::join(&fixture, "ada").await;
     let mut session = agent.dial().await;
     assert_eq!(soon(fleet.node("ada")).await.unwrap().metrics, None, "nothing has been reported");
     let events = soon(fleet.status()).await.unwrap().last_event;
@@ -36,7 +36,7 @@ async fn the_last_report_s_figures_are_shown_until_the_coordinator_starts_anew()
     let silent = silent.await;
     assert_eq!((silent.metrics, silent.last_heard_ms_ago.is_some()), (Some(last), true));
 
-    house.restart().await;
-    let forgotten = soon(house.fleet().await.node("ada")).await.unwrap();
+    fixture.restart().await;
+    let forgotten = soon(fixture.fleet().await.node("ada")).await.unwrap();
     assert_eq!((forgotten.metrics, forgotten.last_heard_ms_ago), (None, None));
 }

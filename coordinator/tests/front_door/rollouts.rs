@@ -13,7 +13,7 @@ use hatchery_scheduler::limits::ROLLOUTS_KEPT;
 
 use crate::{
     agent::{Agent, Session},
-    house::{House, checkpoint, name, soon},
+    fixture::{Fixture, checkpoint, name, soon},
     state::{events, load, replayed},
 };
 
@@ -28,7 +28,7 @@ fn replica(checkpoint: CheckpointId, active: bool) -> ReplicaReport {
 
 /// Which checkpoint answers when the job is asked, and where.
 async fn who_answers(
-    house: &House,
+    fixture: &Fixture,
     job: &str,
     node: Option<&str>,
 ) -> Result<(String, CheckpointId), CallError> {
@@ -40,17 +40,17 @@ async fn who_answers(
         sampling: SamplingParams::greedy(),
         stop: StopStrings::default(),
     };
-    let mut answer = soon(house.fleet().await.generate(&call)).await?;
+    let mut answer = soon(fixture.fleet().await.generate(&call)).await?;
     match soon(answer.next()).await.unwrap()? {
         GenerationPart::Chosen { node_name, checkpoint, .. } => Ok((node_name.to_string(), checkpoint)),
         other => panic!("{other:?}"),
     }
 }
 
-async fn push(house: &House, checkpoint: CheckpointId, to: NodeSelector) {
+async fn push(fixture: &Fixture, checkpoint: CheckpointId, to: NodeSelector) {
     let checkpoint = checkpoint.to_string();
     let call = PushCall { checkpoint, to, activate: true, bytes_per_sec_max: Some(1 << 20) };
-    soon(house.fleet().await.push(&call)).await.unwrap();
+    soon(fixture.fleet().await.push(&call)).await.unwrap();
 }
 
 async fn until_active(session: &mut Session, id: CheckpointId) {
@@ -59,39 +59,39 @@ async fn until_active(session: &mut Session, id: CheckpointId) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
-    let house = House::start().await;
-    let ada = Agent::join(&house, "ada").await;
+    let fixture = Fixture::start().await;
+    let ada = Agent::join(&fixture, "ada").await;
     let mut on_ada = ada.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = on_ada.attempt().await;
     let first = ada.commit(&job, &attempt, 5, None).await.unwrap();
     let second = ada.commit(&job, &attempt, 10, None).await.unwrap();
-    let bob = Agent::join(&house, "bob").await;
+    let bob = Agent::join(&fixture, "bob").await;
     let mut on_bob = bob.session().await;
     until_active(&mut on_bob, second).await;
 
-    let error = who_answers(&house, "demo", None).await.unwrap_err();
+    let error = who_answers(&fixture, "demo", None).await.unwrap_err();
     assert!(error.to_string().contains("is not ready on any connected node"), "{error}");
     on_bob.report(vec![], vec![replica(first, true), replica(second, false)]).await;
-    let answered = who_answers(&house, "demo", None).await.unwrap();
+    let answered = who_answers(&fixture, "demo", None).await.unwrap();
     assert_eq!(answered, ("bob".to_owned(), first), "the old one answers until the new one is active");
     on_ada.report(vec![], vec![replica(second, true)]).await;
-    let answered = who_answers(&house, "demo", None).await.unwrap();
+    let answered = who_answers(&fixture, "demo", None).await.unwrap();
     assert_eq!(answered, ("ada".to_owned(), second), "a node that is where it should be comes first");
-    assert_eq!(who_answers(&house, "demo:latest", Some("bob")).await.unwrap().1, second, "one by its name");
+    assert_eq!(who_answers(&fixture, "demo:latest", Some("bob")).await.unwrap().1, second, "one by its name");
 
     let places = async |id: CheckpointId| {
-        let shown = soon(house.fleet().await.checkpoint(&id.to_string())).await.unwrap();
+        let shown = soon(fixture.fleet().await.checkpoint(&id.to_string())).await.unwrap();
         shown.replicas.iter().map(|one| (one.node_name.to_string(), one.to_be_active)).collect::<Vec<_>>()
     };
-    push(&house, first, NodeSelector::All).await;
+    push(&fixture, first, NodeSelector::All).await;
     assert!(places(first).await.iter().all(|(_, to_be_active)| *to_be_active));
     assert!(places(second).await.iter().all(|(_, to_be_active)| !to_be_active));
     until_active(&mut on_bob, first).await;
     on_bob.report(vec![], vec![replica(first, true)]).await;
-    let answered = who_answers(&house, "demo", None).await.unwrap();
+    let answered = who_answers(&fixture, "demo", None).await.unwrap();
     assert_eq!(answered, ("bob".to_owned(), first));
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let rollouts = soon(fleet.rollouts(false)).await.unwrap();
     assert_eq!(rollouts.len(), 2, "the push and the job's own policy: {rollouts:?}");
     let pushed = &rollouts[0];
@@ -127,17 +127,17 @@ async fn a_job_is_answered_for_by_what_is_active_and_a_rollback_changes_that() {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_stay_bounded_however_often_something_is_pushed_and_taken_back() {
     const PUSHES: usize = 3 * ROLLOUTS_KEPT;
-    let mut house = House::start().await;
-    let ada = Agent::join(&house, "ada").await;
+    let mut fixture = Fixture::start().await;
+    let ada = Agent::join(&fixture, "ada").await;
     let mut on_ada = ada.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = on_ada.attempt().await;
     let first = ada.commit(&job, &attempt, 5, None).await.unwrap();
     let second = ada.commit(&job, &attempt, 10, None).await.unwrap();
     for index in 0..PUSHES {
-        push(&house, [first, second][index % 2], NodeSelector::All).await;
+        push(&fixture, [first, second][index % 2], NodeSelector::All).await;
     }
-    let fleet = house.fleet().await;
+    let fleet = fixture.fleet().await;
     let shown = soon(fleet.rollouts(true)).await.unwrap();
     assert_eq!(shown.len(), ROLLOUTS_KEPT + 1, "and the job's own policy");
     assert!(shown.iter().all(|rollout| rollout.withdrawn_at.is_none()));
@@ -149,7 +149,7 @@ async fn records_stay_bounded_however_often_something_is_pushed_and_taken_back()
         assert_eq!(active, if index > 0 { [first, second][(index - 1) % 2] } else { second });
     }
     soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap_err();
-    push(&house, first, NodeSelector::All).await;
+    push(&fixture, first, NodeSelector::All).await;
     let last = soon(fleet.roll_back("demo", &NodeSelector::All)).await.unwrap().rollout.id;
     let shown = soon(fleet.rollouts(true)).await.unwrap();
     assert_eq!(
@@ -158,10 +158,10 @@ async fn records_stay_bounded_however_often_something_is_pushed_and_taken_back()
         "the oldest has made room for the newest"
     );
 
-    house.restart().await;
-    assert_eq!(soon(house.fleet().await.rollouts(true)).await.unwrap(), shown);
-    house.stop().await;
-    let state = house.state();
+    fixture.restart().await;
+    assert_eq!(soon(fixture.fleet().await.rollouts(true)).await.unwrap(), shown);
+    fixture.stop().await;
+    let state = fixture.state();
     assert_eq!(replayed(&events(&state)), load(&state), "events replayed are the tables");
     let forgotten = events(&state).iter().filter(|event| event.what.kind() == "rollout_forgotten").count();
     assert_eq!(forgotten, PUSHES + 1 - ROLLOUTS_KEPT);
@@ -169,18 +169,18 @@ async fn records_stay_bounded_however_often_something_is_pushed_and_taken_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rollouts_are_listed_however_long_the_sets_of_their_nodes_are() {
-    let house = House::start().await;
-    let ada = Agent::join(&house, "ada").await;
+    let fixture = Fixture::start().await;
+    let ada = Agent::join(&fixture, "ada").await;
     let mut on_ada = ada.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = on_ada.attempt().await;
     let first = ada.commit(&job, &attempt, 5, None).await.unwrap();
     let long = |which: usize| {
         let label = |index: usize| (name(&format!("{which:0>30}-{index:0>30}")), name(&"v".repeat(60)));
         NodeSelector::Labels((0..64).map(label).collect())
     };
-    push(&house, first, long(0)).await;
-    let fleet = house.fleet().await;
+    push(&fixture, first, long(0)).await;
+    let fleet = fixture.fleet().await;
     let id = soon(fleet.rollouts(false)).await.unwrap()[0].id.unwrap().to_string();
     for which in 1..=10 {
         soon(fleet.withdraw(&id, &long(which))).await.unwrap();
@@ -191,10 +191,10 @@ async fn rollouts_are_listed_however_long_the_sets_of_their_nodes_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_checkpoint_answers_where_it_was_made_outlives_a_restart() {
-    let mut house = House::start().await;
-    let mut ada = Agent::join(&house, "ada").await;
+    let mut fixture = Fixture::start().await;
+    let mut ada = Agent::join(&fixture, "ada").await;
     let mut session = ada.session().await;
-    let job = house.submit().await;
+    let job = fixture.submit().await;
     let attempt = session.attempt().await;
     let manifest = checkpoint(&ada.blobs, &job, attempt.id.epoch, 5, None);
     ada.put(&manifest).await;
@@ -205,7 +205,7 @@ async fn what_a_checkpoint_answers_where_it_was_made_outlives_a_restart() {
     assert!(error.to_string().contains("self_test.answer"), "{error}");
     let id = soon(ada.client.commit_checkpoint(&manifest, Some(self_test.clone()))).await.unwrap();
     drop(session);
-    house.restart().await;
-    ada.move_to(&house).await;
+    fixture.restart().await;
+    ada.move_to(&fixture).await;
     assert_eq!(soon(ada.client.checkpoint_manifest(id)).await.unwrap(), (manifest, Some(self_test)));
 }

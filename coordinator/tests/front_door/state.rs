@@ -17,12 +17,12 @@ use hatchery_scheduler::{Cluster, Event};
 
 use crate::{
     agent::{Agent, Session, report_of},
-    house::House,
+    fixture::Fixture,
 };
 
-/// A house with a node that trains, and what it is at.
+/// A fixture with a node that trains, and what it is at.
 pub(crate) struct Busy {
-    pub(crate) house: House,
+    pub(crate) fixture: Fixture,
     pub(crate) agent: Agent,
     pub(crate) session: Session,
     pub(crate) job: JobView,
@@ -32,24 +32,24 @@ pub(crate) struct Busy {
 
 /// A job runs and has committed its first checkpoint; another one waits.
 pub(crate) async fn busy() -> Busy {
-    let house = House::start().await;
-    let agent = Agent::join(&house, "alder").await;
+    let fixture = Fixture::start().await;
+    let agent = Agent::join(&fixture, "alder").await;
     let mut session = agent.session().await;
-    let job = house.submit().await;
-    house.submit().await;
+    let job = fixture.submit().await;
+    fixture.submit().await;
     let attempt = session.attempt().await;
     session.report(vec![report_of(&attempt, AttemptPhase::Running)], vec![]).await;
     let checkpoint = agent.commit(&job, &attempt, 10, None).await.unwrap();
-    Busy { house, agent, session, job, attempt, checkpoint }
+    Busy { fixture, agent, session, job, attempt, checkpoint }
 }
 
 impl Busy {
-    /// Lets the coordinator go, and gives its state folder. The house keeps it.
-    pub(crate) async fn left(mut self) -> (House, PathBuf) {
+    /// Lets the coordinator go, and gives its state folder. The fixture keeps it.
+    pub(crate) async fn left(mut self) -> (Fixture, PathBuf) {
         drop(self.session);
-        self.house.stop().await;
-        let state = self.house.state();
-        (self.house, state)
+        self.fixture.stop().await;
+        let state = self.fixture.state();
+        (self.fixture, state)
     }
 }
 

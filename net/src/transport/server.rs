@@ -79,7 +79,7 @@ pub struct Peer {
     pub remote: SocketAddr,
 }
 
-/// A tonic server with the house's limits: keepalive, windows for bulk data, calls per connection, size of headers.
+/// A tonic server with Hatchery's limits: keepalive, windows for bulk data, calls per connection, size of headers.
 pub fn server_builder() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

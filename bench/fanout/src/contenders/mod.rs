@@ -19,9 +19,9 @@ use super::fleet::Programs;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Contender {
-    /// The house: agents fetch from one another.
+    /// Hatchery: agents fetch from one another.
     Swarm,
-    /// The house's agents, from the coordinator alone, over tonic.
+    /// Hatchery's agents, from the coordinator alone, over tonic.
     Star,
     /// rsync from a daemon at the source, without encryption.
     Rsync,

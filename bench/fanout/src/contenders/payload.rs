@@ -1,4 +1,4 @@
-//! The file that is brought, where it is no checkpoint of the house.
+//! The file that is brought, where it is no checkpoint of Hatchery.
 
 use std::fs;
 use std::path::Path;

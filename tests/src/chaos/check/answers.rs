@@ -129,7 +129,7 @@ pub(super) fn refusals_are_typed(evidence: &Evidence) -> Vec<Finding> {
     findings
 }
 
-/// The coordinator's memory stays small, and no process of the house panics.
+/// The coordinator's memory stays small, and no process of Hatchery panics.
 pub(super) fn memory_is_bounded_and_nobody_panics(evidence: &Evidence) -> Vec<Finding> {
     let most = evidence.records.memory_bytes_max;
     let large = (most > MEMORY_BYTES_MAX)

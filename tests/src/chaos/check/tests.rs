@@ -1,4 +1,4 @@
-//! Each check finds what it is for. `tests/tests/mutants.rs` shows the same of a house that is really broken.
+//! Each check finds what it is for. `tests/tests/mutants.rs` shows the same of a Hatchery that is really broken.
 
 use serde_json::{Value, json};
 

@@ -35,7 +35,7 @@ pub(crate) fn name(text: &str) -> Name {
     Name::new("name", text).unwrap()
 }
 
-pub(crate) struct House {
+pub(crate) struct Fixture {
     pub(crate) folder: TempDir,
     settings: CoordinatorSettings,
     running: Option<Running>,
@@ -47,7 +47,7 @@ struct Running {
     task: JoinHandle<Result<(), RunError>>,
 }
 
-impl House {
+impl Fixture {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
@@ -66,9 +66,9 @@ impl House {
             ..CoordinatorSettings::default()
         };
         change(&mut settings);
-        let mut house = Self { folder, settings, running: None };
-        house.begin().await?;
-        Ok(house)
+        let mut fixture = Self { folder, settings, running: None };
+        fixture.begin().await?;
+        Ok(fixture)
     }
 
     /// Starts the coordinator; on an error it has ended.
