@@ -46,6 +46,7 @@ use hatchery_common::{
     field::FieldError,
     id::Name,
     node::Inventory,
+    open_files,
     tls::{CREDENTIALS_FILE, Credentials, JoinString, TlsError},
 };
 use hatchery_proto::client::CallError;
@@ -143,6 +144,7 @@ pub async fn run(
     credentials: Credentials,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
+    open_files::raise_limit();
     run_on(Arc::new(this_machine(&settings)), settings, credentials, shutdown).await
 }
 

@@ -112,6 +112,7 @@ pub async fn run(
     shutdown: CancellationToken,
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
+    open_files::raise_limit();
     run_on(&Host, settings, shutdown, on_ready).await
 }
 
@@ -123,7 +124,6 @@ pub async fn run_on(
     on_ready: oneshot::Sender<Ready>,
 ) -> Result<(), RunError> {
     tls::install_provider();
-    open_files::raise_limit();
     durable::create_folder(&settings.state)?;
     let _lock = FolderLock::acquire(&settings.state)?;
     if settings.state.join(UNFINISHED_FOLDER).exists() {

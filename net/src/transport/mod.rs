@@ -1,8 +1,8 @@
 //! The connections that carry the wire: always TLS 1.3, on loopback too; plain text is never spoken.
 //!
-//! A server gets its connections from [`TlsIncoming`] and finds the [`Peer`] of each among a request's extensions. A
-//! client calls [`connect`], which says in words why a connection did not come about. Bulk data travels on a connection of
-//! its own ([`Profile::Bulk`]), so that no heartbeat queues behind it.
+//! A server gets its members' connections from [`TlsIncoming`], those without a certificate apart, and finds the [`Peer`]
+//! of each among a request's extensions. A client calls [`connect`], which says in words why a connection did not come
+//! about. Bulk data travels on a connection of its own ([`Profile::Bulk`]), so that no heartbeat queues behind it.
 
 mod client;
 mod error;

@@ -67,7 +67,6 @@ impl Tcp {
     /// Listens, with room for a whole fleet that dials at once: a dial that finds none waits a second before its next try.
     pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        #[cfg(unix)]
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(LISTEN_QUEUE_LEN)

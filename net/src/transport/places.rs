@@ -1,8 +1,8 @@
-//! Places for those whom nobody has vouched for yet, shared among the addresses that they come from.
+//! A bounded number of places for connections that have not proved who they are, shared among their addresses.
 //!
-//! So many are served at once. When all places are taken, a newcomer from an address that holds fewer of them takes the
-//! oldest place of the busiest address; one from the busiest address itself waits in line. Whoever dials a thousand times
-//! over delays himself alone, and a fleet behind one address that comes back at once loses nobody.
+//! When all places are taken, a newcomer from an address that holds fewer of them takes the oldest place of the busiest
+//! address; one from the busiest address itself waits in line. An address that dials a thousand times over delays only
+//! itself, and a fleet behind one address that comes back at once loses nobody.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -37,7 +37,7 @@ use super::{
 
 /// How long a connection may take from its acceptance to the end of its handshake, the wait for a place included.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may say nothing that begins a handshake, once it has a place.
+/// Longest time from a place to a complete ClientHello.
 const HELLO_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Most handshakes at once.
 pub const HANDSHAKES_MAX: usize = 256;
@@ -81,9 +81,7 @@ pub struct Peer {
 
 /// A tonic server with Hatchery's limits: keepalive, windows for bulk data, calls per connection, size of headers.
 pub fn server_builder() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+    server_kept_alive()
         .initial_stream_window_size(BULK_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(BULK_CONNECTION_WINDOW_BYTES)
         .max_frame_size(BULK_FRAME_BYTES_MAX)
@@ -93,9 +91,7 @@ pub fn server_builder() -> Server {
 
 /// A tonic server for strangers: what a join takes, and no more.
 pub fn stranger_server_builder() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+    server_kept_alive()
         .initial_stream_window_size(STRANGER_WINDOW_BYTES)
         .initial_connection_window_size(STRANGER_WINDOW_BYTES)
         .max_concurrent_streams(STRANGER_STREAMS_MAX)
@@ -103,6 +99,12 @@ pub fn stranger_server_builder() -> Server {
         .timeout(STRANGER_STAY_MAX)
         .max_connection_age(STRANGER_STAY_MAX)
         .max_connection_age_grace(STRANGER_GRACE)
+}
+
+fn server_kept_alive() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
 /// The members' connections that come in at a listener, each after its TLS handshake. Handshakes run side by side, bounded
@@ -152,7 +154,7 @@ impl Stream for TlsIncoming {
     }
 }
 
-/// What a connection passes on its way in.
+/// The way of a connection from its acceptance to its server.
 struct Door {
     config: Arc<ServerConfig>,
     limit: Duration,
@@ -207,7 +209,7 @@ impl Door {
         let place = handshakes.take(remote.ip()).await.ok_or("too many wait")?;
         tokio::select! {
             connection = self.handshake(stream, remote) => connection,
-            () = place.lost().cancelled_owned() => Err("others were to have a place too".to_owned()),
+            () = place.lost().cancelled_owned() => Err("its place went to another address".to_owned()),
         }
     }
 
